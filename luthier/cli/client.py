@@ -1,0 +1,309 @@
+"""The Python client: the native API and OpenAI's routes over HTTP; error bodies come back as the errors they were."""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from luthier.cli.profile import load_profile
+from luthier.errors import InvalidInput, LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
+from luthier.platform.jobs import JobStatus
+from luthier.platform.settings import load_settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Rows = list[dict[str, Any]]
+Paths = list[Path]
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
+POLL_SECONDS = 0.5
+TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+
+
+class Client:
+    """Talks to one server. Without arguments: LUTHIER_URL and LUTHIER_API_KEY, else the local profile."""
+
+    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
+        profile = load_profile(load_settings())
+        url = url or os.environ.get("LUTHIER_URL") or (profile.url if profile else None)
+        api_key = api_key or os.environ.get("LUTHIER_API_KEY") or (profile.api_key if profile else None)
+        if not url or not api_key:
+            raise NotAuthenticated("No server or key known. Run `luthier up`, or set LUTHIER_URL and LUTHIER_API_KEY.")
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=TIMEOUT)
+        self.finetune = Finetune(self)
+        self.tables = Tables(self)
+        self.models = Models(self)
+
+    def complete(
+        self,
+        model: str,
+        prompt: str | Sequence[Mapping[str, str]],
+        options: Mapping[str, Any] | None = None,
+        system: str | None = None,
+    ) -> Any:
+        """The answer's text; with `options` (temperature, top_p, max_tokens, ...) COMPLETE's documented object."""
+        answer = self.call("POST", "/v1/chat/completions", json=_chat_body(model, prompt, options, system))
+        text = answer["choices"][0]["message"]["content"]
+        if options is None:
+            return text
+        kept = {key: answer[key] for key in ("created", "model", "usage")}
+        return {"choices": [{"messages": text}], **kept}
+
+    def stream(
+        self,
+        model: str,
+        prompt: str | Sequence[Mapping[str, str]],
+        options: Mapping[str, Any] | None = None,
+        system: str | None = None,
+    ) -> Iterator[str]:
+        """The answer's text in pieces, as they are generated."""
+        body = {**_chat_body(model, prompt, options, system), "stream": True}
+        with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+            if response.is_error:
+                response.read()
+                raise _to_error(response)
+            for line in response.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield _piece(json.loads(line.removeprefix("data: ")))
+
+    def sql(self, statement: str) -> "pa.Table":
+        """One statement of SQL; the result as an Arrow table."""
+        import pyarrow as pa
+
+        response = self._send(
+            "POST", "/luthier/v1/sql", json={"statement": statement}, headers={"Accept": ARROW_STREAM}
+        )
+        return pa.ipc.open_stream(response.content).read_all()
+
+    def usage(
+        self, kind: str, since: int | None = None, until: int | None = None, group_by: Sequence[str] = ()
+    ) -> Rows:
+        """`kind`: finetuning, completions or credits; times in epoch milliseconds; sums when grouped."""
+        given = {"since": since, "until": until, "group_by": list(group_by)}
+        params = {name: value for name, value in given.items() if value not in (None, [])}
+        usage: Rows = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)["usage"]
+        return usage
+
+    def base_models(self) -> Rows:
+        rows: Rows = self.call("GET", "/luthier/v1/base-models")["base_models"]
+        return rows
+
+    def call(self, method: str, path: str, **kwargs: Any) -> Any:
+        """One request; its JSON, or the error it stands for."""
+        return self._send(method, path, **kwargs).json()
+
+    def download(self, path: str, file: Path) -> None:
+        with self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise _to_error(response)
+            with file.open("wb") as out:
+                for part in response.iter_bytes():
+                    out.write(part)
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **kwargs)
+        except httpx.TransportError as error:
+            raise Unavailable(f"No answer from {self.url} ({error}). Is it up? `luthier status` tells.") from error
+        if response.is_error:
+            raise _to_error(response)
+        return response
+
+
+class Finetune:
+    """FINETUNE, as methods."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(
+        self,
+        name: str,
+        base_model: str,
+        training_data: str,
+        validation_data: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> "FinetuneJob":
+        """Starts a job. Data is a SELECT with the columns prompt and completion, or the path of a file with them."""
+        body = self._body(name, base_model, training_data, validation_data, options)
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        job = self._client.call("POST", "/luthier/v1/jobs", json=body, headers=headers)
+        return FinetuneJob(self._client, job["id"])
+
+    def dry_run(
+        self,
+        name: str,
+        base_model: str,
+        training_data: str,
+        validation_data: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Rows, tokens and credits of what `create` would start; starts nothing."""
+        body = self._body(name, base_model, training_data, validation_data, options)
+        report: dict[str, Any] = self._client.call("POST", "/luthier/v1/jobs", json=body, params={"dry_run": True})
+        return report
+
+    def show(self) -> Rows:
+        jobs: Rows = self._client.call("GET", "/luthier/v1/jobs")["jobs"]
+        return jobs
+
+    def job(self, job_id: str) -> "FinetuneJob":
+        return FinetuneJob(self._client, job_id)
+
+    def _body(
+        self, name: str, base_model: str, training: str, validation: str | None, options: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        return {
+            "model": name,
+            "base_model": base_model,
+            "training_data": self._client.tables.as_query(training),
+            "validation_data": validation and self._client.tables.as_query(validation),
+            "options": dict(options or {}),
+        }
+
+
+class FinetuneJob:
+    """A job by its id."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client, self.id = client, job_id
+
+    def describe(self) -> dict[str, Any]:
+        job: dict[str, Any] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}")
+        return job
+
+    def events(self) -> Rows:
+        events: Rows = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/events")["events"]
+        return events
+
+    def cancel(self) -> dict[str, Any]:
+        job: dict[str, Any] = self._client.call("POST", f"/luthier/v1/jobs/{self.id}/cancel")
+        return job
+
+    def watch(self) -> Iterator[dict[str, Any]]:
+        """Descriptions until the job has ended, the last one included; waits through restarts of the server."""
+        while True:
+            try:
+                job = self.describe()
+            except Unavailable:
+                time.sleep(POLL_SECONDS)
+                continue
+            yield job
+            if JobStatus(job["status"]).is_final:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def wait(self) -> dict[str, Any]:
+        """The description of the job that succeeded; TrainingFailed otherwise."""
+        *_, job = self.watch()
+        if job["status"] != JobStatus.SUCCESS:
+            reason = job["error"]["message"] if "error" in job else "it was cancelled"
+            raise TrainingFailed(f"Job {self.id} ended as {job['status']}: {reason}")
+        return job
+
+
+class Tables:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create(self, name: str, file: str | Path, replace: bool = False) -> dict[str, Any]:
+        """Uploads a CSV, JSONL or Parquet file as a table."""
+        path = Path(file)
+        if not path.is_file():
+            raise InvalidInput(f"No file {file}.")
+        params: dict[str, Any] = {"name": name, "filename": path.name, "replace": replace}
+        with path.open("rb") as body:
+            table: dict[str, Any] = self._client.call("POST", "/luthier/v1/tables", params=params, content=body)
+        return table
+
+    def list(self) -> Rows:
+        tables: Rows = self._client.call("GET", "/luthier/v1/tables")["tables"]
+        return tables
+
+    def drop(self, name: str) -> dict[str, Any]:
+        table: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/tables/{_quoted(name)}")
+        return table
+
+    def as_query(self, data: str) -> str:
+        """A SELECT as it stands; the path of a file becomes a table named by its content, and a SELECT over that."""
+        if not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;"):
+            return data
+        path = Path(data)
+        if not path.is_file():
+            raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file.")
+        with path.open("rb") as file:
+            name = "FILE_" + hashlib.file_digest(file, "sha256").hexdigest()[:16].upper()
+        if name not in {table["name"] for table in self.list()}:
+            self.create(name, path)
+        return f"SELECT prompt, completion FROM {name}"
+
+
+class Models:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> Rows:
+        models: Rows = self._client.call("GET", "/luthier/v1/models")["models"]
+        return models
+
+    def get(self, name: str) -> dict[str, Any]:
+        model: dict[str, Any] = self._client.call("GET", f"/luthier/v1/models/{_quoted(name)}")
+        return model
+
+    def drop(self, name: str) -> dict[str, Any]:
+        model: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/models/{_quoted(name)}")
+        return model
+
+    def artifacts(self, name: str) -> Rows:
+        path = f"/luthier/v1/models/{_quoted(name)}/artifacts"
+        artifacts: Rows = self._client.call("GET", path)["artifacts"]
+        return artifacts
+
+    def export(self, name: str, folder: str | Path) -> Paths:
+        """Downloads the adapter with its results and manifest into a folder."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        files = [target / artifact["name"] for artifact in self.artifacts(name)]
+        for file in files:
+            self._client.download(f"/luthier/v1/models/{_quoted(name)}/artifacts/{file.name}", file)
+        return files
+
+
+def _chat_body(
+    model: str, prompt: str | Sequence[Mapping[str, str]], options: Mapping[str, Any] | None, system: str | None
+) -> dict[str, Any]:
+    """Greedy unless asked otherwise, as COMPLETE is."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+    head = [{"role": "system", "content": system}] if system else []
+    return {"model": model, "messages": [*head, *turns], "temperature": 0.0, **(options or {})}
+
+
+def _piece(event: dict[str, Any]) -> str:
+    if error := event.get("error"):
+        raise all_errors().get(error["code"], LuthierError)(error["message"])
+    return "".join(choice["delta"].get("content", "") for choice in event["choices"])
+
+
+def _to_error(response: httpx.Response) -> LuthierError:
+    try:
+        error = response.json()["error"]
+        return all_errors().get(error["code"], LuthierError)(error["message"])
+    except (ValueError, KeyError, TypeError):
+        # Not an answer of ours: a proxy in between, or Serve before the gateway is up.
+        return Unavailable(f"HTTP {response.status_code} from {response.url.path}: {response.text[:200].strip()}")
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    return quote(name, safe="")

@@ -1,0 +1,298 @@
+"""up, down, status: composes the cluster. The one place that reaches both train and serve, inside functions.
+
+`up` reads downward: home -> ports -> base models -> Ray -> registry -> key -> doors -> ready. What fails on the way
+takes down what was started.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from filelock import FileLock, Timeout
+
+from luthier.cli.profile import Profile, load_profile, save_profile
+from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
+from luthier.errors import ClusterError, NotAuthenticated
+from luthier.platform.access import KEY_PREFIX, hash_key, new_key
+from luthier.platform.base_models import Catalog, load_catalog
+from luthier.platform.frozen import Frozen
+from luthier.platform.settings import Settings
+
+CONNECT_SECONDS = 60.0
+READY_SECONDS = 600.0
+
+Say = Callable[[str], None]
+
+
+class Cluster(Frozen):
+    """The record of what `up` started; `down` goes by it alone."""
+
+    id: str
+    address: str
+    root_pid: int | None
+    """The Ray that we started; None when we joined one."""
+    url: str
+    dashboard: str | None
+    base_models: tuple[str, ...]
+
+
+class Started(Frozen):
+    cluster: Cluster
+    new_key: str | None = None
+    """Shown once."""
+    was_up: bool = False
+
+
+def up(settings: Settings, address: str | None, say: Say) -> Started:
+    """Starts everything, or finds it started. Raises ClusterError with nothing left half-started."""
+    _set_environment(settings, address)
+    catalog = load_catalog(settings)
+    for name in settings.serve_base_models:
+        catalog.get(name)
+    with _locked_home(settings):
+        old = read_record(settings)
+        if old and _answers(old):
+            return Started(cluster=old, was_up=True)
+        if old:
+            say("cleaning up after a cluster that ended by itself")
+            _end(settings, old)
+        _check_ports(settings, address)
+        _fetch(settings, catalog, say)
+        cluster = _begin(settings, address, say)
+        try:
+            return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
+        except BaseException:
+            say("stopping what was started")
+            _end(settings, cluster)
+            raise
+
+
+def down(settings: Settings) -> bool:
+    """Stops what `up` started, by its record; False when there is none."""
+    with _locked_home(settings):
+        cluster = read_record(settings)
+        if cluster is not None:
+            _set_environment(settings, cluster.address if cluster.root_pid is None else None)
+            _end(settings, cluster)
+        return cluster is not None
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """What runs, as a user sees it."""
+    cluster = read_record(settings)
+    if cluster is None:
+        return {"up": False, "reason": "not started here"}
+    found: dict[str, Any] = {"up": False, **cluster.model_dump(exclude={"id"}), "docs": f"{cluster.url}/docs"}
+    try:
+        ready = httpx.get(f"{cluster.url}/readyz", timeout=10).json()
+    except (httpx.HTTPError, ValueError) as error:
+        return {**found, "reason": f"the API does not answer ({error})"}
+    return {**found, "up": True, "ready": ready["ready"], "engines": ready["base_models"]}
+
+
+def read_record(settings: Settings) -> Cluster | None:
+    file = _record_file(settings)
+    return Cluster.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
+    cluster_id = uuid.uuid4().hex
+    root_pid = None
+    if address is None:
+        say("starting Ray")
+        root_pid = start_ray(settings, cluster_id)
+    cluster = Cluster(
+        id=cluster_id,
+        address=address or f"127.0.0.1:{settings.ray_port}",
+        root_pid=root_pid,
+        url=f"http://{settings.host}:{settings.port}",
+        dashboard=None if address else f"http://127.0.0.1:{settings.dashboard_port}",
+        base_models=settings.serve_base_models,
+    )
+    _record_file(settings).write_text(cluster.model_dump_json(indent=2))
+    return cluster
+
+
+def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -> str | None:
+    """Registry, key and doors on a Ray that runs; returns the new key, if one had to be made."""
+    from luthier.platform.registry.actor import RegistryClient, start_registry
+    from luthier.serve.app import start_doors
+    from luthier.train.supervisor import RayLauncher
+
+    with _connected(settings, cluster):
+        say("starting the registry")
+        start_registry(settings, RayLauncher(settings))
+        key = _ensure_key(settings, cluster, RegistryClient())
+        say(f"starting the gateway and the engines of {', '.join(settings.serve_base_models)}")
+        start_doors(settings, catalog)
+        _wait_ready(settings, cluster)
+    return key
+
+
+def _ensure_key(settings: Settings, cluster: Cluster, registry: Any) -> str | None:
+    """The profile's key if the registry knows it, else a new one."""
+    profile = load_profile(settings)
+    if profile is not None:
+        try:
+            registry.access.authenticate(hash_key(profile.api_key))
+            save_profile(settings, Profile(url=cluster.url, api_key=profile.api_key))
+            return None
+        except NotAuthenticated:
+            pass  # a profile of another database: the new key takes its place
+    key = new_key()
+    registry.access.add_admin_key(settings.account, hash_key(key), key[: len(KEY_PREFIX) + 4])
+    save_profile(settings, Profile(url=cluster.url, api_key=key))
+    return key
+
+
+def _wait_ready(settings: Settings, cluster: Cluster) -> None:
+    from ray import serve
+
+    deadline = time.monotonic() + READY_SECONDS
+    while not _is_ready(cluster):
+        for name, application in serve.status().applications.items():
+            if application.status == "DEPLOY_FAILED":
+                raise ClusterError(
+                    f"{name} did not start: {_why(application)}\nThe logs are in {settings.home / 'logs'}."
+                )
+        if time.monotonic() > deadline:
+            raise ClusterError(f"The engines were not ready within {READY_SECONDS:.0f} s.")
+        time.sleep(0.25)
+
+
+def _why(application: Any) -> str:
+    messages = [application.message, *(each.message for each in application.deployments.values())]
+    return next((message for message in reversed(messages) if message), "no reason given")
+
+
+def _is_ready(cluster: Cluster) -> bool:
+    try:
+        return httpx.get(f"{cluster.url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _answers(cluster: Cluster) -> bool:
+    """The cluster of this record is the one that answers."""
+    alive = cluster.root_pid is None or is_root_alive(cluster.root_pid, cluster.id)
+    return alive and _is_ready(cluster)
+
+
+def _end(settings: Settings, cluster: Cluster) -> None:
+    if cluster.root_pid is not None:
+        end_processes(cluster.root_pid, cluster.id)
+    else:
+        _leave(settings, cluster)
+    _record_file(settings).unlink(missing_ok=True)
+
+
+def _leave(settings: Settings, cluster: Cluster) -> None:
+    """Takes our parts off a Ray that is not ours; if that Ray is gone, so are they."""
+    import ray
+
+    try:
+        with _connected(settings, cluster):
+            from luthier.platform.registry.actor import NAMESPACE, stop_registry
+            from luthier.serve.app import stop_doors
+
+            stop_doors(settings)
+            stop_registry()
+            for actor in ray.util.list_named_actors(all_namespaces=True):
+                if actor["namespace"] == NAMESPACE:
+                    ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
+    except ClusterError:
+        return
+
+
+@contextmanager
+def _connected(settings: Settings, cluster: Cluster) -> Iterator[None]:
+    """A driver on the cluster. Ray's own connecting may hang: it gets a limit."""
+    import ray
+
+    def connect() -> None:
+        try:
+            ray.init(cluster.address, namespace="luthier", log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # whatever Ray says of it, it is handed to the waiting thread
+            outcome.append(error)
+
+    outcome: list[Exception] = []
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if thread.is_alive() or outcome:
+        reason = str(outcome[0]).splitlines()[0] if outcome else f"no answer within {CONNECT_SECONDS:.0f} s"
+        raise ClusterError(f"Cannot connect to Ray at {cluster.address}: {reason}")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _set_environment(settings: Settings, address: str | None) -> None:
+    """Must happen before anything imports ray. A Ray that we join keeps the user's own settings."""
+    if address is None:
+        os.environ.update(ray_environment(settings))
+
+
+def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:
+    from luthier.platform.base_models import PathSource, base_model_dir
+
+    for name in settings.serve_base_models:
+        base = catalog.get(name)
+        if isinstance(base.source, PathSource) or not base_model_dir(settings, base).is_dir():
+            from luthier.train.base_weights import fetch
+
+            say(f"fetching base model {name} (once)")
+            fetch(settings, base)
+
+
+def _check_ports(settings: Settings, address: str | None) -> None:
+    ports = {"port": settings.port}
+    if address is None:
+        ports |= {"ray_port": settings.ray_port, "dashboard_port": settings.dashboard_port}
+    else:
+        _check_reachable(address)
+    for name, port in ports.items():
+        if is_listening(port):
+            raise ClusterError(
+                f"Port {port} ({name}) is taken by another program. Free it, or set LUTHIER_{name.upper()} to another."
+            )
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address}: write HOST:PORT of Ray's GCS, such as 10.0.0.5:6379.")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ClusterError(f"No Ray answers at {address} ({error}). Is it started?") from error
+
+
+@contextmanager
+def _locked_home(settings: Settings) -> Iterator[None]:
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(settings.home / "cluster.lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClusterError(f"Another `luthier up` or `down` is at work on {settings.home}. Wait for it.") from None
+    except OSError as error:
+        raise ClusterError(
+            f"The home {settings.home} cannot be written ({error.strerror}). Set LUTHIER_HOME."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record_file(settings: Settings) -> Path:
+    return settings.home / "cluster.json"

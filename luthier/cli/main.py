@@ -1,0 +1,44 @@
+"""The `luthier` command. The one place that turns an error into one line on stderr and an exit status."""
+
+import sys
+from typing import Any
+
+import click
+
+import luthier
+from luthier.cli import cluster_commands, complete, finetune, models, sql, tables, usage
+from luthier.errors import LuthierError
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LuthierError as error:
+            click.echo(f"Error: {error.message}", err=True)
+            ctx.exit(error.exit)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(luthier.__version__, prog_name="luthier")
+def main() -> None:
+    """Fine-tune language models on your own data and serve them, on your own Ray cluster."""
+
+
+for command in (
+    cluster_commands.up,
+    cluster_commands.down,
+    cluster_commands.status,
+    cluster_commands.demo,
+    finetune.finetune,
+    complete.complete,
+    sql.sql,
+    models.models,
+    models.base_models,
+    tables.tables,
+    usage.usage,
+):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    sys.exit(main())

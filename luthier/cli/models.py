@@ -1,0 +1,65 @@
+"""luthier models list | show | artifacts | export | drop, and luthier base-models list."""
+
+import click
+
+from luthier.cli.client import Client
+from luthier.cli.options import AS_JSON
+from luthier.cli.render import show, show_one
+
+
+@click.group()
+def models() -> None:
+    """Tuned models."""
+
+
+@models.command("list")
+@AS_JSON
+def list_models(as_json: bool) -> None:
+    """List the tuned models."""
+    empty = "No tuned models yet. `luthier finetune create` makes one."
+    show(Client().models.list(), ("model", "version", "base_model", "rank", "job_id", "created_on"), as_json, empty)
+
+
+@models.command("show")
+@click.argument("model")
+@AS_JSON
+def show_model(model: str, as_json: bool) -> None:
+    """Show one model."""
+    show_one(Client().models.get(model), as_json)
+
+
+@models.command()
+@click.argument("model")
+@AS_JSON
+def artifacts(model: str, as_json: bool) -> None:
+    """List the files of a model: adapter, training results, manifest."""
+    show(Client().models.artifacts(model), ("name", "bytes"), as_json, "No artifacts.")
+
+
+@models.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(file_okay=False))
+def export(model: str, folder: str) -> None:
+    """Download a model's files into FOLDER."""
+    for file in Client().models.export(model, folder):
+        click.echo(file)
+
+
+@models.command()
+@click.argument("model")
+def drop(model: str) -> None:
+    """Drop a model: it stops answering."""
+    click.echo(f"Dropped model {Client().models.drop(model)['model']}.")
+
+
+@click.group("base-models")
+def base_models() -> None:
+    """Base models: what can be tuned and served."""
+
+
+@base_models.command("list")
+@AS_JSON
+def list_base_models(as_json: bool) -> None:
+    """List the catalog."""
+    columns = ("name", "served", "context_window", "rows_per_epoch", "price_class", "licence", "description")
+    show(Client().base_models(), columns, as_json, "The catalog is empty.")

@@ -1,0 +1,172 @@
+"""The local Ray that `luthier up` starts: its processes, its token, its end. Touches no other Ray on the machine."""
+
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from luthier.errors import ClusterError
+from luthier.platform.settings import Settings
+
+MARK = "LUTHIER_CLUSTER"
+"""Environment variable that every process of a cluster inherits: how its own are told from others."""
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+OBJECT_STORE_BYTES = 300_000_000
+
+
+def ray_environment(settings: Settings) -> dict[str, str]:
+    """What must stand in the environment before `import ray`, in the cluster's processes and in its clients alike."""
+    return {
+        # The name misleads: 0 makes every listener of Ray bind to 127.0.0.1, on Linux too.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(_token_file(settings)),
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+def start_ray(settings: Settings, cluster_id: str) -> int:
+    """Starts a head node and returns the pid of its root process once it listens."""
+    _ensure_token(settings)
+    logs = settings.home / "logs"
+    logs.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings)]
+    home = {"LUTHIER_HOME": str(settings.home), "LUTHIER_CACHE": str(settings.cache), MARK: cluster_id}
+    with (logs / "ray.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, **ray_environment(settings), **home},
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not is_listening(settings.ray_port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            end_processes(process.pid, cluster_id)
+            raise ClusterError(f"Ray did not start. {logs / 'ray.log'} has the reason:\n{_tail(logs / 'ray.log')}")
+        time.sleep(0.1)
+    return process.pid
+
+
+def end_processes(root_pid: int, cluster_id: str) -> None:
+    """Ends the root process with all it started: politely first, then whatever is left."""
+    own = _own_processes(root_pid, cluster_id)
+    for process in own:
+        if process.pid == root_pid:
+            _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(own, timeout=STOP_SECONDS)
+    left = {*alive, *_own_processes(root_pid, cluster_id)}
+    for process in left:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(list(left), timeout=STOP_SECONDS)
+
+
+def is_root_alive(root_pid: int, cluster_id: str) -> bool:
+    """The root process of this very cluster: a pid alone may belong to somebody else by now."""
+    try:
+        return psutil.Process(root_pid).environ().get(MARK) == cluster_id
+    except psutil.Error:
+        return False
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _own_processes(root_pid: int, cluster_id: str) -> list[psutil.Process]:
+    """The tree under the root, and marked processes that lost their parent."""
+    found = {process for process in psutil.process_iter() if _is_marked(process, cluster_id)}
+    if is_root_alive(root_pid, cluster_id):
+        found.update(psutil.Process(root_pid).children(recursive=True))
+    for process in list(found):
+        found.update(_children(process))
+    found.discard(psutil.Process())
+    return list(found)
+
+
+def _is_marked(process: psutil.Process, cluster_id: str) -> bool:
+    try:
+        return bool(process.environ().get(MARK) == cluster_id)
+    except psutil.Error:
+        return False
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return  # it ended by itself in between
+
+
+def _options(settings: Settings) -> list[str]:
+    agent, metrics, client = _free_ports(3)
+    return [
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1",
+        f"--port={settings.ray_port}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={settings.dashboard_port}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--metrics-export-port={metrics}",
+        f"--ray-client-server-port={client}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--temp-dir={_temp_dir(settings)}",
+    ]
+
+
+def _temp_dir(settings: Settings) -> Path:
+    """Short, as Ray's unix sockets lie in it (107 bytes at most), and the home's own."""
+    name = hashlib.sha256(str(settings.home.resolve()).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"luthier-{name}"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports free just now, above Ray's worker range (10002-19999)."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _token_file(settings: Settings) -> Path:
+    return settings.home / "ray.token"
+
+
+def _ensure_token(settings: Settings) -> None:
+    file = _token_file(settings)
+    if not file.is_file():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(secrets.token_hex(32))
+
+
+def _tail(file: Path, num_lines: int = 15) -> str:
+    return "\n".join(file.read_text(errors="replace").splitlines()[-num_lines:])

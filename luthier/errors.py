@@ -1,0 +1,92 @@
+"""The one family of errors that a user can meet.
+
+Each class carries its wire code, HTTP status and exit status; each message says what, where and what to do.
+One message argument only, so that every error pickles through Ray.
+"""
+
+
+class LuthierError(Exception):
+    """Root of the family. Raised as such only for faults of ours."""
+
+    code, http, exit = "internal_error", 500, 70
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else self.code
+
+
+class InvalidInput(LuthierError):
+    """A value that cannot be accepted as it stands."""
+
+    code, http, exit = "invalid_parameter_value", 400, 2
+
+
+class InvalidSql(InvalidInput):
+    """A statement that does not parse, is not allowed here, or fails when run."""
+
+    code, http = "sql_compilation_error", 422
+
+
+class BadDataset(InvalidInput):
+    """Training data without the right columns or rows; found before any training, never billed."""
+
+    code, http = "invalid_training_data", 422
+
+
+class ContextTooLong(InvalidInput):
+    """A prompt that leaves no room in the base model's context window."""
+
+    code = "context_length_exceeded"
+
+
+class NotAuthenticated(LuthierError):
+    """No key, or a key that nobody has."""
+
+    code, http, exit = "invalid_api_key", 401, 4
+
+
+class NotAllowed(LuthierError):
+    """The caller is known, the action is not his."""
+
+    code, http, exit = "not_authorized", 403, 4
+
+
+class NotFound(LuthierError):
+    """No such job, model, table or base model that the caller can see."""
+
+    code, http, exit = "not_found", 404, 3
+
+
+class Conflict(LuthierError):
+    """The thing is there, but in a state, or under a name, that forbids the request."""
+
+    code, http, exit = "conflict", 409, 5
+
+
+class Unavailable(LuthierError):
+    """A part of the platform does not answer just now; the same request may be sent again."""
+
+    code, http, exit = "unavailable", 503, 6
+
+
+class ClusterError(LuthierError):
+    """The cluster cannot be started, joined or stopped as asked."""
+
+    code, http, exit = "cluster_error", 500, 7
+
+
+class TrainingFailed(LuthierError):
+    """A training run that ended without a model."""
+
+    code, http, exit = "training_failed", 500, 8
+
+
+def all_errors() -> dict[str, type[LuthierError]]:
+    """Every class of the family by its wire code; the first class that claims a code owns it."""
+    found: dict[str, type[LuthierError]] = {}
+    queue: list[type[LuthierError]] = [LuthierError]
+    while queue:
+        cls = queue.pop(0)
+        found.setdefault(cls.code, cls)
+        queue.extend(cls.__subclasses__())
+    return found

@@ -1,0 +1,82 @@
+"""Usage records: what was counted, at which price. Append-only, unique by (kind, source id)."""
+
+from enum import StrEnum
+
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.prices import PriceList
+
+
+class UsageKind(StrEnum):
+    TRAINING = "training"
+    COMPLETION = "completion"
+
+
+class UsageRecord(Frozen):
+    """Tokens by the engine's or trainer's own counters; amount in micro-credits at `price_version`."""
+
+    kind: UsageKind
+    source_id: str
+    """Job id or request id: a second arrival of the same record changes nothing."""
+    account: str
+    user: str
+    role: str
+    function: str
+    """FINETUNE, COMPLETE, or the dialect's route."""
+    base_model: str
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    trained_tokens: int = 0
+    price_version: str
+    amount_ucr: int
+    time: int
+    """Epoch milliseconds at which the work ended."""
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens + self.trained_tokens
+
+
+class Source(Frozen):
+    """What a record is about."""
+
+    id: str
+    function: str
+    base_model: str
+    price_class: str
+    model: str
+
+
+def training_usage(caller: Caller, source: Source, prices: PriceList, trained_tokens: int, time: int) -> UsageRecord:
+    return UsageRecord(
+        kind=UsageKind.TRAINING,
+        source_id=source.id,
+        **caller.model_dump(),
+        function=source.function,
+        base_model=source.base_model,
+        model=source.model,
+        trained_tokens=trained_tokens,
+        price_version=prices.version,
+        amount_ucr=prices.training_ucr(source.price_class, trained_tokens),
+        time=time,
+    )
+
+
+def completion_usage(
+    caller: Caller, source: Source, prices: PriceList, tokens: tuple[int, int], time: int
+) -> UsageRecord:
+    """`tokens` are (prompt, completion), from the engine."""
+    return UsageRecord(
+        kind=UsageKind.COMPLETION,
+        source_id=source.id,
+        **caller.model_dump(),
+        function=source.function,
+        base_model=source.base_model,
+        model=source.model,
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        price_version=prices.version,
+        amount_ucr=prices.completion_ucr(source.price_class, *tokens),
+        time=time,
+    )

@@ -1,0 +1,41 @@
+"""Tables and models: the named objects of account > database > schema. Pure."""
+
+from luthier.platform.frozen import Frozen
+
+
+class TableInfo(Frozen):
+    """A table of training data, kept as one Parquet file."""
+
+    name: str
+    """Dotted name."""
+    owner: str
+    path: str
+    num_rows: int
+    columns: list[str]
+    created_on: int
+
+
+class ModelVersion(Frozen):
+    """An immutable version of a tuned model: a LoRA adapter on disk, named by content."""
+
+    number: int
+    """Row id, never reused: the engine's LoRA id on every replica, so a new version never meets old weights."""
+    model: str
+    """Dotted name of the model."""
+    version: int
+    job_id: str
+    base_model: str
+    path: str
+    sha256: str
+    rank: int
+    owner: str
+    created_on: int
+
+
+class Resolved(Frozen):
+    """What answers a request: a base model, with or without an adapter on it."""
+
+    name: str
+    """As it is called in answers and on the bill."""
+    base_model: str
+    adapter: ModelVersion | None = None

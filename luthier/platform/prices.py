@@ -1,0 +1,64 @@
+"""Prices: credits per million tokens, versioned. Integers only: 1 credit = 1,000,000 micro-credits (ucr)."""
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import field_validator
+
+from luthier.errors import InvalidInput
+from luthier.platform.frozen import Frozen
+
+UCR_PER_CREDIT = 1_000_000
+TOKENS_PER_PRICE = 1_000_000
+
+
+class Price(Frozen):
+    """Micro-credits per million tokens of each kind."""
+
+    training: int
+    prompt: int
+    completion: int
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _credits_to_ucr(cls, value: object) -> int:
+        if not isinstance(value, str):
+            raise ValueError("write a price as a string of decimal credits, such as '0.10'")
+        ucr = Decimal(value) * UCR_PER_CREDIT
+        if ucr < 0 or ucr != ucr.to_integral_value():
+            raise ValueError("a price is not negative and has at most six decimals")
+        return int(ucr)
+
+
+class PriceList(Frozen):
+    version: str
+    classes: dict[str, Price]
+
+    def training_ucr(self, price_class: str, trained_tokens: int) -> int:
+        return _amount(trained_tokens * self._price(price_class).training)
+
+    def completion_ucr(self, price_class: str, prompt_tokens: int, completion_tokens: int) -> int:
+        price = self._price(price_class)
+        return _amount(prompt_tokens * price.prompt + completion_tokens * price.completion)
+
+    def _price(self, price_class: str) -> Price:
+        if price_class not in self.classes:
+            raise InvalidInput(
+                f"prices.toml {self.version} has no class {price_class!r}: add it, or mend the base model."
+            )
+        return self.classes[price_class]
+
+
+def load_prices(file: Path) -> PriceList:
+    return PriceList.model_validate(tomllib.loads(file.read_text()))
+
+
+def to_credits(ucr: int) -> Decimal:
+    """Micro-credits as exact decimal credits, for display."""
+    return Decimal(ucr) / UCR_PER_CREDIT
+
+
+def _amount(ucr_tokens: int) -> int:
+    """Rounded up to a whole micro-credit, once a record: work is never free and a sum of records is exact."""
+    return -(-ucr_tokens // TOKENS_PER_PRICE)

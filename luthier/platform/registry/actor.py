@@ -1,0 +1,118 @@
+"""The registry as one named, detached Ray actor, and a client with the same verbs."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from luthier.errors import LuthierError, Unavailable
+from luthier.platform.registry.access import Access
+from luthier.platform.registry.jobs import Jobs, Launcher
+from luthier.platform.registry.ledger import Ledger
+from luthier.platform.registry.models import Models
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.tables import Tables
+from luthier.platform.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NAME = "luthier-registry"
+NAMESPACE = "luthier"
+TICK_SECONDS = 0.5
+CALL_TIMEOUT_SECONDS = 30.0
+
+
+class RegistryActor:
+    """Single-threaded: calls run one after another, so no verb ever meets another half-done."""
+
+    def __init__(self, settings: Settings, launcher: Launcher) -> None:
+        self._registry = Registry(settings, launcher)
+        me = ray.get_runtime_context().current_actor
+        threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
+
+    def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return getattr(getattr(self._registry, part), verb)(*args, **kwargs)
+
+
+class RegistryClient:
+    """The verbs of `Registry`, each a call to the actor. Blocking; safe from many threads."""
+
+    def __init__(self) -> None:
+        self.access = cast(Access, _Part("access"))
+        self.tables = cast(Tables, _Part("tables"))
+        self.models = cast(Models, _Part("models"))
+        self.ledger = cast(Ledger, _Part("ledger"))
+        self.jobs = cast(Jobs, _Part("jobs"))
+
+
+def start_registry(settings: Settings, launcher: Launcher) -> None:
+    """Starts the actor, or finds the one that is there; returns when it answers."""
+    actor = ray.remote(RegistryActor).options(
+        name=NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        resources={"node:__internal_head__": 0.001},
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    handle = actor.remote(settings, launcher)
+    ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
+
+
+def stop_registry() -> None:
+    """Ends the actor; its state stays in the store."""
+    try:
+        ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
+    except ValueError:
+        return  # not running
+
+
+class _Part:
+    """One group of verbs; any public name is a verb. Pickles, as it travels to a run's workers."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def __reduce__(self) -> tuple[type["_Part"], tuple[str]]:
+        return _Part, (self._part,)
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        if verb.startswith("_"):
+            raise AttributeError(verb)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return _call(self._part, verb, args, kwargs)
+
+        return call
+
+
+def _call(part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return ray.get(_actor().call.remote(part, verb, args, kwargs), timeout=CALL_TIMEOUT_SECONDS)
+    except RayTaskError as error:
+        if isinstance(error.cause, LuthierError):
+            raise error.cause from None
+        raise
+    except (ValueError, GetTimeoutError, RayActorError) as error:
+        raise Unavailable(f"The registry does not answer ({verb}). Try again; `luthier status` shows more.") from error
+
+
+def _actor() -> ActorHandle:
+    return ray.get_actor(NAME, namespace=NAMESPACE)
+
+
+def _tick_forever(me: ActorHandle) -> None:
+    """Queues a tick behind the waiting calls, and the next one only when it is done."""
+    while True:
+        try:
+            ray.get(me.call.remote("jobs", "tick", (), {}))
+        except RayTaskError:  # the next tick tries again; a thread that ended here would strand every job
+            log.exception("tick failed")
+        time.sleep(TICK_SECONDS)

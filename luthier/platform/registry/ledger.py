@@ -1,0 +1,65 @@
+"""Verbs on the ledger: append usage records, once each, and add them up."""
+
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict
+from luthier.platform.access import Caller
+from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.store import Store
+
+GroupBy = Literal["model", "base_model", "function", "user", "day", "hour"]
+HOUR_MS = 3_600_000
+_PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
+_COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
+
+
+class Ledger:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._usage = store.table("usage")
+
+    def append(self, records: list[UsageRecord]) -> int:
+        """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused."""
+        with self._store.transaction() as tx:
+            return self.append_in(tx, records)
+
+    def append_in(self, tx: sa.Connection, records: list[UsageRecord]) -> int:
+        added = self._store.insert_missing(tx, "usage", [record.model_dump(mode="json") for record in records])
+        if added < len(records):
+            for record in records:
+                self._check_same(tx, record)
+        return added
+
+    def records(self, caller: Caller, kind: UsageKind, since: int = 0, until: int = 2**62) -> list[UsageRecord]:
+        columns = self._usage.c
+        query = sa.select(self._usage).where(*self._within(caller, since, until), columns.kind == kind.value)
+        rows = self._store.rows(query.order_by(columns.time, columns.id))
+        return [UsageRecord(**{key: value for key, value in row.items() if key != "id"}) for row in rows]
+
+    def totals(
+        self, caller: Caller, group_by: list[GroupBy], since: int = 0, until: int = 2**62
+    ) -> list[dict[str, Any]]:
+        """Sums by kind and the columns named; `day` and `hour` are the period's start in epoch milliseconds."""
+        keys = [self._usage.c.kind, *(self._key(name) for name in group_by)]
+        sums = [sa.func.sum(self._usage.c[name]).label(name) for name in _COUNTS]
+        query = sa.select(*keys, sa.func.count().label("records"), *sums).where(*self._within(caller, since, until))
+        rows = self._store.rows(query.group_by(*keys).order_by(*keys))
+        return [{**row, **{name: int(row[name]) for name in _COUNTS}} for row in rows]
+
+    def _within(self, caller: Caller, since: int, until: int) -> list[sa.ColumnElement[bool]]:
+        columns = self._usage.c
+        return [columns.account == caller.account, columns.time >= since, columns.time < until]
+
+    def _key(self, name: GroupBy) -> sa.ColumnElement[Any]:
+        if period := _PERIOD_MS.get(name):
+            return (self._usage.c.time - self._usage.c.time % period).label(name)
+        return self._usage.c[name]
+
+    def _check_same(self, tx: sa.Connection, record: UsageRecord) -> None:
+        columns = self._usage.c
+        same = sa.and_(columns.kind == record.kind.value, columns.source_id == record.source_id)
+        row = tx.execute(sa.select(self._usage).where(same)).mappings().one()
+        if any(row[name] != value for name, value in record.model_dump(mode="json").items()):
+            raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")

@@ -1,0 +1,75 @@
+"""Verbs on tuned models and their versions."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import NotFound
+from luthier.platform.access import Caller
+from luthier.platform.jobs import FinishedModel, Job
+from luthier.platform.models import ModelVersion
+from luthier.platform.names import QualifiedName
+from luthier.platform.registry.objects import is_named, object_row
+from luthier.platform.store import Store
+
+
+class Models:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._models = store.table("models")
+        self._versions = store.table("versions")
+
+    def show(self, caller: Caller) -> list[ModelVersion]:
+        """The newest version of each model."""
+        return [_to_version(row) for row in self._store.rows(self._newest(self._models.c.account == caller.account))]
+
+    def get(self, caller: Caller, name: QualifiedName) -> ModelVersion:
+        """The newest version of a model."""
+        found = self._store.rows(self._newest(is_named(self._models, caller, name)))
+        if not found:
+            raise NotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+        return _to_version(found[0])
+
+    def drop(self, caller: Caller, name: QualifiedName) -> ModelVersion:
+        """Forgets the model: it stops answering. Its artifacts stay in storage until they are collected."""
+        version = self.get(caller, name)
+        with self._store.transaction() as tx:
+            tx.execute(sa.delete(self._models).where(is_named(self._models, caller, name)))
+        return version
+
+    def exists(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
+        query = sa.select(self._models.c.id).where(is_named(self._models, caller, name))
+        return tx.execute(query).first() is not None
+
+    def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> None:
+        """Adds the model with its first version, inside the transaction that ends the job."""
+        owner = Caller(account=job.account, user=job.owner, role=job.role)
+        model_id = tx.execute(sa.insert(self._models).values(**object_row(owner, name, now))).inserted_primary_key[0]
+        row = {
+            "model_id": model_id,
+            "version": 1,
+            "job_id": job.id,
+            "base_model": job.base_model,
+            "path": made.path,
+            "sha256": made.sha256,
+            "rank": made.rank,
+            "created_on": now,
+        }
+        tx.execute(sa.insert(self._versions).values(**row))
+
+    def _newest(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        versions, models = self._versions, self._models
+        newest = sa.select(sa.func.max(versions.c.version)).where(versions.c.model_id == models.c.id).scalar_subquery()
+        joined = sa.join(models, versions, versions.c.model_id == models.c.id)
+        columns = [*versions.c, models.c.display, models.c.owner]
+        return (
+            sa.select(*columns)
+            .select_from(joined)
+            .where(where, versions.c.version == newest)
+            .order_by(models.c.display)
+        )
+
+
+def _to_version(row: dict[str, Any]) -> ModelVersion:
+    fields = ("number", "version", "job_id", "base_model", "path", "sha256", "rank", "owner", "created_on")
+    return ModelVersion(model=row["display"], **{field: row[field] for field in fields})

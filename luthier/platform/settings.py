@@ -1,0 +1,70 @@
+"""Settings: configs/platform.toml, then LUTHIER_* variables. Read once a process, frozen."""
+
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def configs_dir() -> Path:
+    """configs/ of a checkout, or the copy inside an installed wheel; LUTHIER_CONFIGS names another."""
+    if named := os.environ.get("LUTHIER_CONFIGS"):
+        return Path(named)
+    package = Path(__file__).resolve().parent.parent
+    beside = package.parent / "configs"
+    return beside if beside.is_dir() else package / "_configs"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="LUTHIER_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".luthier")
+    """Everything that must survive: database, tables, runs, adapters."""
+    cache: Path = Field(default_factory=lambda: Path.home() / ".cache" / "luthier")
+    """What can be fetched or made again: base model weights. Shared by all homes."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty means SQLite in the home."""
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    ray_port: int = Field(6399, ge=1, le=65535)
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+    serve_base_models: tuple[str, ...] = ("smollm2-135m",)
+    account: str = "main"
+    database: str = "LUTHIER"
+    schema_name: str = "PUBLIC"
+    max_running_jobs: int = Field(0, ge=0)
+    max_attempts: int = Field(4, ge=1)
+    max_upload_mib: int = Field(4096, ge=1)
+    max_body_mib: int = Field(16, ge=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, configs_dir() / "platform.toml")
+
+    @cached_property
+    def store_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'luthier.db'}"
+
+    @cached_property
+    def storage(self) -> Path:
+        return self.home / "storage"
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

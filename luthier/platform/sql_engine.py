@@ -1,0 +1,386 @@
+"""A locked DuckDB over exactly the tables one caller may read: queries, training rows, functions in Python.
+
+Safe by two fences: sql_dialect lets only reading statements through, and the connection can open no file but its own.
+"""
+
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb.func import FunctionNullHandling, PythonUDFType
+from duckdb.sqltypes import VARCHAR
+
+from luthier.errors import BadDataset, InvalidInput, InvalidSql, NotFound
+from luthier.platform.names import QualifiedName, parse_name, quote
+from luthier.platform.sql_dialect import to_duckdb, training_query
+from luthier.platform.sql_files import BATCH_ROWS, fresh_connection, literal, lock, read_file
+
+__all__ = ["SqlEngine", "SqlFunction", "TableFile", "read_file"]
+
+MAX_ROWS_NAMED = 5
+
+TRAINING_SCHEMA = pa.schema([("prompt", pa.string()), ("completion", pa.string())])
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table and the Parquet file that holds its rows."""
+
+    name: QualifiedName
+    path: Path
+
+
+@dataclass(frozen=True)
+class SqlFunction:
+    """A scalar function in Python: equally long string arrays in, one string array out.
+
+    Arguments that are not text arrive as JSON text, NULL as None. With `parameters` the function also takes arguments
+    by name, those left out are NULL, and `call` always gets all of them; otherwise `call` gets as many as were written.
+    """
+
+    name: str
+    arities: Sequence[int]
+    call: Callable[[list[pa.Array]], pa.Array]
+    parameters: tuple[str, ...] = ()
+
+
+class SqlEngine:
+    """One caller's view of the data; every statement passes the gate of sql_dialect first."""
+
+    def __init__(  # noqa: PLR0913 - the four limits and extras are keywords with defaults
+        self,
+        tables: Sequence[TableFile],
+        database: str,
+        schema: str,
+        *,
+        functions: Mapping[str, SqlFunction] | None = None,
+        views: Mapping[str, pa.Table] | None = None,
+        memory_limit_mb: int = 512,
+        threads: int = 1,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        """`database` and `schema` are folded keys; the files of `tables` must be there."""
+        self._home = f"{quote(database)}.{quote(schema)}"
+        self._paths = {str(table.path.resolve()): table.name.dotted for table in tables}
+        self._names = [table.name for table in tables] + [parse_name(name, database, schema) for name in views or {}]
+        self._memory_limit_mb = memory_limit_mb
+        self._timeout_seconds = timeout_seconds
+        self._arities = {_last(each.name): sorted(set(each.arities)) for each in (functions or {}).values()}
+        self._raised: dict[str, Exception] = {}
+        _refuse_twins(self._names)
+        self._root = fresh_connection(memory_limit_mb, threads)
+        try:
+            self._build(tables, database, schema, functions or {}, views or {})
+            lock(self._root, list(self._paths))
+        except duckdb.Error as error:
+            self._root.close()
+            raise InvalidInput(f"The tables cannot be opened: {self._reason(error)}") from error
+        except BaseException:
+            self._root.close()
+            raise
+
+    def columns(self, sql: str) -> list[str]:
+        """The column names of a query, found without running it."""
+        return [name for name, _ in self._describe(to_duckdb(sql))]
+
+    def query(self, sql: str) -> pa.RecordBatchReader:
+        """The rows of a query as a stream; faults met on the way are raised while reading."""
+        return self._stream(to_duckdb(sql))
+
+    def table(self, sql: str) -> pa.Table:
+        return self.query(sql).read_all()
+
+    def training_rows(self, sql: str) -> pa.RecordBatchReader:
+        """Exactly the text columns prompt and completion, in one run of the query.
+
+        Raises BadDataset at once for missing columns and for no rows; for empty values at the end of the stream, so
+        that all of them are counted. No batch is handed out from the first faulty row on.
+        """
+        described = self._describe(to_duckdb(sql))
+        prompt, completion = (_text_of(_training_column(described, name)) for name in TRAINING_SCHEMA.names)
+        batches = self._stream(training_query(sql, prompt, completion))
+        first = next(batches, None)
+        if first is None:
+            raise BadDataset("The training query gives no rows: at least one prompt and completion is needed.")
+        return pa.RecordBatchReader.from_batches(TRAINING_SCHEMA, _complete_rows(first, batches))
+
+    def close(self) -> None:
+        self._root.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _build(
+        self,
+        tables: Sequence[TableFile],
+        database: str,
+        schema: str,
+        functions: Mapping[str, SqlFunction],
+        views: Mapping[str, pa.Table],
+    ) -> None:
+        self._make_schema(database, schema)
+        for table in tables:
+            if not table.path.is_file():
+                raise NotFound(f"The file of table {table.name.dotted} is missing: upload the table again.")
+            where = self._place(table.name)
+            self._root.execute(
+                f"CREATE VIEW {where} AS SELECT * FROM read_parquet({literal(str(table.path.resolve()))})"
+            )
+        for name, rows in views.items():
+            self._root.register("luthier_incoming", rows)
+            self._root.execute(
+                f"CREATE TABLE {self._place(parse_name(name, database, schema))} AS FROM luthier_incoming"
+            )
+            self._root.unregister("luthier_incoming")
+        for function in functions.values():
+            self._add_function(function, database, schema)
+
+    def _place(self, name: QualifiedName) -> str:
+        self._make_schema(name.database, name.schema)
+        return ".".join(quote(part) for part in name.parts)
+
+    def _make_schema(self, database: str, schema: str) -> None:
+        if database.lower() in ("system", "temp", "memory"):
+            raise InvalidInput(f"The database name {database} is taken by the SQL engine: use another one.")
+        self._root.execute(f"ATTACH IF NOT EXISTS ':memory:' AS {quote(database)}")
+        self._root.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(database)}.{quote(schema)}")
+
+    def _add_function(self, function: SqlFunction, database: str, schema: str) -> None:
+        """A UDF cannot live in a schema: it hides in the system schema and a macro there carries its name."""
+        name = parse_name(function.name, database, schema)
+        hidden = "__" + re.sub(r"\W", "_", ".".join(name.parts)).lower()
+        self._root.create_function(
+            hidden,
+            self._wrapped(function),
+            None,
+            VARCHAR,
+            type=PythonUDFType.ARROW,
+            side_effects=True,  # without it a constant call already runs while a statement is only planned
+            null_handling=FunctionNullHandling.SPECIAL,
+        )
+        variants = [[f"p{index + 1}" for index in range(arity)] for arity in sorted(set(function.arities))]
+        if function.parameters:
+            variants = [list(function.parameters)]
+        num_required = min(function.arities)
+        heads = ", ".join(
+            f"{_macro_head(names, num_required if function.parameters else len(names))} AS "
+            f"system.main.{hidden}({', '.join(f'to_json({quote(each)})::VARCHAR' for each in names)})"
+            for names in variants
+        )
+        self._root.execute(f"CREATE MACRO {self._place(name)} {heads}")
+
+    def _wrapped(self, function: SqlFunction) -> Callable[..., pa.Array]:
+        """DuckDB keeps only an exception's text: the text is a token here, and the exception waits under it."""
+
+        def run(*columns: pa.ChunkedArray) -> pa.Array:
+            try:
+                result = function.call([_plain_text(column) for column in columns])
+                return result.cast(pa.string())
+            except Exception as error:
+                token = f"luthier-{secrets.token_hex(16)}"
+                self._raised[token] = error
+                raise RuntimeError(token) from error
+
+        return run
+
+    def _describe(self, rendered: str) -> list[tuple[str, str]]:
+        """Column names and DuckDB types of a rendered query."""
+        with self._root.cursor() as cursor, self._watched(cursor, _Clock(self._timeout_seconds)):
+            relation = self._relation(cursor, rendered)
+            return [(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
+
+    def _relation(self, cursor: duckdb.DuckDBPyConnection, rendered: str) -> duckdb.DuckDBPyRelation:
+        statements = cursor.extract_statements(rendered)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise InvalidSql("Only one reading query is allowed here.")
+        cursor.execute(f"USE {self._home}")
+        return cursor.sql(rendered)
+
+    def _stream(self, rendered: str) -> pa.RecordBatchReader:
+        """The limit counts the engine's time alone: a slow reader of the stream does not use it up."""
+        clock, cursor = _Clock(self._timeout_seconds), self._root.cursor()
+        try:
+            with self._watched(cursor, clock):
+                reader = self._relation(cursor, rendered).to_arrow_reader(BATCH_ROWS)
+        except BaseException:
+            cursor.close()
+            raise
+        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(cursor, reader, clock))
+
+    def _batches(
+        self, cursor: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, clock: "_Clock"
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            while True:
+                try:
+                    with self._watched(cursor, clock):
+                        batch = reader.read_next_batch()
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            reader.close()
+            cursor.close()
+
+    @contextmanager
+    def _watched(self, cursor: duckdb.DuckDBPyConnection, clock: "_Clock") -> Iterator[None]:
+        try:
+            with clock.running(cursor):
+                yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            token = re.search(r"luthier-[0-9a-f]{32}", str(error))
+            if token and token[0] in self._raised:
+                raise self._raised.pop(token[0]) from None
+            if clock.ran_out:
+                raise InvalidSql(
+                    f"The statement ran longer than {self._timeout_seconds:g} seconds and was stopped: "
+                    f"read fewer rows, or split it."
+                ) from error
+            raise InvalidSql(self._reason(error)) from error
+
+    def _reason(self, error: Exception) -> str:
+        """DuckDB's text in one line, without its prefix, its guesses and the paths of the table files."""
+        text = str(error)
+        missing = re.search(r'Table with name "?(.+?)"? does not exist', text)
+        if missing:
+            return self._no_such_table(missing[1])
+        call = re.search(r"Macro (\w+)\(\) does not support", text)
+        if call and call[1].lower() in self._arities:
+            counts = " or ".join(map(str, self._arities[call[1].lower()]))
+            return f"{call[1].upper()} takes {counts} arguments, and here it is called in another way."
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return f"The statement needs more than its {self._memory_limit_mb} MB of memory: read or sort fewer rows."
+        for path, name in self._paths.items():
+            text = text.replace(path, name)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        kept = [lines[0], *(line for line in lines[1:] if line.startswith("Candidate bindings"))]
+        return re.sub(r"^[\w ]+ Error: ", "", " ".join(kept))
+
+    def _no_such_table(self, name: str) -> str:
+        known = {each.dotted.lower(): each.dotted for each in self._names}
+        known |= {each.name.lower(): each.dotted for each in reversed(self._names)}
+        close = list(dict.fromkeys(known[key] for key in get_close_matches(name.lower(), known, n=3)))
+        if close:
+            return f"There is no table {name} that you can read. Close names: {', '.join(close)}."
+        listed = ", ".join(each.dotted for each in self._names[:5]) or "none yet"
+        return f"There is no table {name} that you can read. Tables: {listed}."
+
+
+class _Clock:
+    """The time an engine may still use, counted only while it works."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self.ran_out = False
+
+    @contextmanager
+    def running(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        done, started = threading.Event(), time.monotonic()
+
+        def stop() -> None:
+            wait = max(self._left, 0.0)
+            while not done.wait(wait):  # again and again: an interrupt between two steps is lost
+                self.ran_out = True
+                cursor.interrupt()
+                wait = 0.1
+
+        watcher = threading.Thread(target=stop, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            self._left -= time.monotonic() - started
+
+
+def _refuse_twins(names: Sequence[QualifiedName]) -> None:
+    """DuckDB finds names in any case, quoted or not: of two that differ by case alone only one could be reached."""
+    seen: dict[tuple[str, ...], QualifiedName] = {}
+    for name in names:
+        twin = seen.setdefault(tuple(part.lower() for part in name.parts), name)
+        if twin is not name:
+            raise InvalidInput(
+                f"The tables {twin.dotted} and {name.dotted} differ by case or quotes alone: rename one."
+            )
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1].lower()
+
+
+def _macro_head(names: Sequence[str], num_required: int) -> str:
+    written = [quote(name) if at < num_required else f"{quote(name)} := NULL" for at, name in enumerate(names)]
+    return f"({', '.join(written)})"
+
+
+def _plain_text(column: pa.ChunkedArray) -> pa.Array:
+    """Every value arrives as JSON: a JSON string becomes its text, a JSON null None, and the rest stays JSON."""
+    return pa.array([_plain_value(value) for value in column.to_pylist()], pa.string())
+
+
+def _plain_value(value: str | None) -> str | None:
+    if value is None or value == "null":
+        return None
+    return json.loads(value) if value.startswith('"') else value
+
+
+def _training_column(described: Sequence[tuple[str, str]], wanted: str) -> tuple[str, str]:
+    found = [column for column in described if column[0].lower() == wanted]
+    present = ", ".join(name for name, _ in described)
+    if not found:
+        raise BadDataset(
+            f"The training query gives no column {wanted}. Its columns are: {present}. Rename one with AS {wanted}."
+        )
+    if len(found) > 1:
+        raise BadDataset(
+            f"The training query gives the column {wanted} {len(found)} times. Its columns are: {present}."
+        )
+    return found[0]
+
+
+def _text_of(column: tuple[str, str]) -> str:
+    """The SQL that gives a column as text; a JSON string without its quotes."""
+    name, kind = column
+    return f"json_extract_string({quote(name)}, '$')" if kind == "JSON" else f"CAST({quote(name)} AS VARCHAR)"
+
+
+def _complete_rows(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches as they come until a faulty row; then only counts, and raises at the end."""
+    num_rows = num_faulty = 0
+    rows_named: list[int] = []
+    for batch in (each for group in ([first], rest) for each in group):
+        faulty = pc.or_(_is_blank(batch.column(0)), _is_blank(batch.column(1)))
+        num_here = pc.sum(faulty).as_py() or 0
+        if num_here and len(rows_named) < MAX_ROWS_NAMED:
+            where = pc.indices_nonzero(faulty).to_pylist()
+            rows_named += [num_rows + index + 1 for index in where[: MAX_ROWS_NAMED - len(rows_named)]]
+        num_faulty += num_here
+        num_rows += batch.num_rows
+        if not num_faulty:
+            yield batch
+    if num_faulty:
+        numbers = ", ".join(map(str, rows_named)) + (", ..." if num_faulty > len(rows_named) else "")
+        raise BadDataset(
+            f"{num_faulty} of {num_rows} training rows have a NULL or empty prompt or completion "
+            f"(row {numbers}): fill them in or leave them out with WHERE."
+        )
+
+
+def _is_blank(column: pa.Array) -> pa.Array:
+    return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(column, ""))), 0)

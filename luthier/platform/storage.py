@@ -1,0 +1,64 @@
+"""Artifact storage: where tables, frozen data, runs and adapters lie, and how a file appears there whole or not at all."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from luthier.platform.frozen import Frozen
+
+
+class WrittenFile(Frozen):
+    path: Path
+    num_rows: int
+    sha256: str
+
+
+class Storage:
+    """Folders under one root that every node of the cluster can reach."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def table_file(self) -> Path:
+        """A fresh name: a table's file is never written over."""
+        return self.root / "tables" / f"{uuid.uuid4().hex}.parquet"
+
+    def job_dir(self, job_id: str) -> Path:
+        """The frozen data of a job: train.parquet, validation.parquet."""
+        return self.root / "jobs" / job_id
+
+    @property
+    def runs(self) -> Path:
+        """Ray Train's checkpoints, one folder a job."""
+        return self.root / "runs"
+
+    @property
+    def adapters(self) -> Path:
+        """Published adapters, one folder each, named by content."""
+        return self.root / "adapters"
+
+
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> WrittenFile:
+    """Streams batches into a Parquet file that appears under its name only when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    num_rows = 0
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                num_rows += batch.num_rows
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return WrittenFile(path=path, num_rows=num_rows, sha256=file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

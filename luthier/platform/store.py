@@ -1,0 +1,78 @@
+"""The store: tables by reflection of the migrations, short transactions. SQLite (WAL) or PostgreSQL.
+
+Knows no rules: those stand in registry.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+
+class Store:
+    """A database at the newest migration."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = sa.create_engine(url)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _tune_sqlite)
+        upgrade(self.engine)
+        self.tables = sa.MetaData()
+        self.tables.reflect(self.engine)
+
+    def table(self, name: str) -> sa.Table:
+        return self.tables.tables[name]
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One write transaction: all or nothing."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def insert_missing(self, connection: sa.Connection, name: str, values: list[Mapping[str, Any]]) -> int:
+        """Inserts the rows whose unique keys are not there yet; returns how many were new."""
+        if not values:
+            return 0
+        table = self.table(name)
+        if self.engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+            return connection.execute(postgres_insert(table).on_conflict_do_nothing(), values).rowcount
+        return connection.execute(sa.insert(table).prefix_with("OR IGNORE"), values).rowcount
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Brings the database to a revision."""
+    _alembic(engine, command.upgrade, revision)
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    _alembic(engine, command.downgrade, revision)
+
+
+def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        verb(config, revision)
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,124 @@
+"""Bodies of requests and replies that are not simply a noun; shared by server and clients."""
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from luthier.errors import InvalidInput
+from luthier.platform.frozen import Frozen
+from luthier.platform.jobs import Job, JobStatus
+
+
+class CreateJob(Frozen):
+    """FINETUNE('CREATE', model, base_model, training_data [, validation_data [, options]])."""
+
+    model: str
+    """Name of the model to make; unqualified names resolve in the current database and schema."""
+    base_model: str
+    training_data: str
+    """A SELECT that gives the columns prompt and completion."""
+    validation_data: str | None = None
+    options: dict[str, Any] | None = None
+
+
+class RunSql(Frozen):
+    statement: str
+
+
+class CompleteRequest(Frozen):
+    """What every dialect of COMPLETE comes down to. A prompt is text as it stands, messages go through the template."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[dict[str, str]] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    stop: list[str] = Field(default_factory=list, max_length=16)
+    seed: int | None = None
+    n: int = Field(1, ge=1, le=16)
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+
+
+class Usage(Frozen):
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Choice(Frozen):
+    index: int
+    text: str
+    finish_reason: str | None = None
+
+
+class Chunk(Frozen):
+    """A piece of an answer. The last one, and it alone, carries the engine's token counts."""
+
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class ErrorBody(Frozen):
+    """The native error: {"error": {...}}, as OpenAI's clients read it too."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+def options_from_json(text: str | None) -> dict[str, Any] | None:
+    """Options as SQL brings them: JSON text, an object's JSON, an empty string or NULL."""
+    if text is None or not text.strip():
+        return None
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"options is not valid JSON: {error}. Example: '{{\"max_epochs\": 3}}'") from error
+    if not isinstance(options, dict):
+        raise InvalidInput("options must be a JSON object, such as '{\"max_epochs\": 3}'")
+    return options
+
+
+def snowflake_row(job: Job) -> dict[str, Any]:
+    """An element of FINETUNE('SHOW')."""
+    return {"id": job.id, "status": job.status.value, "base_model": job.base_model, "created_on": job.created_on}
+
+
+def snowflake_description(job: Job) -> dict[str, Any]:
+    """FINETUNE('DESCRIBE'). `options` stays out: the Snowflake Python client refuses keys that it does not know."""
+    described = {
+        **snowflake_row(job),
+        "progress": 1.0 if job.status is JobStatus.SUCCESS else job.progress.share,
+        "training_data": job.training_data,
+        "validation_data": job.validation_data,
+    }
+    if job.finished_on is not None:
+        described["finished_on"] = job.finished_on
+    if job.status is JobStatus.SUCCESS:
+        described["model"] = job.model
+        described["trained_tokens"] = job.trained_tokens
+        described["training_result"] = {"validation_loss": job.validation_loss, "training_loss": job.training_loss}
+    if job.error is not None:
+        described["error"] = job.error.model_dump()
+    return described
+
+
+def native_description(job: Job) -> dict[str, Any]:
+    """The native API's job: Snowflake's description, plus what it leaves out."""
+    return {
+        **snowflake_description(job),
+        "model": job.model,
+        "options": job.options.model_dump(),
+        "progress_details": job.progress.model_dump(),
+        "report": job.report,
+        "attempt": job.attempt,
+        "owner": job.owner,
+        "started_on": job.started_on,
+    }

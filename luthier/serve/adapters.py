@@ -1,0 +1,47 @@
+"""Names to adapters: what a model name means now, remembered for a moment."""
+
+import time
+from collections.abc import Callable
+
+from luthier.errors import LuthierError, NotFound
+from luthier.platform.access import Caller
+from luthier.platform.base_models import Catalog
+from luthier.platform.models import Resolved
+from luthier.platform.names import parse_name
+from luthier.platform.registry.models import Models
+from luthier.platform.settings import Settings
+
+FRESH_SECONDS = 1.0
+"""A dropped model answers for at most so long; a new one at once, as misses are never remembered."""
+MAX_NAMES = 10_000
+
+
+class Resolver:
+    """Base models win over tuned ones of the same name. Blocking on a miss."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, models: Models, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings, self._catalog, self._models, self._clock = settings, catalog, models, clock
+        self._known: dict[tuple[str, str], tuple[float, Resolved]] = {}
+
+    def known(self, caller: Caller, model: str) -> Resolved | None:
+        """The answer if it is fresh; never blocks."""
+        if model in self._catalog:
+            return Resolved(name=model, base_model=model)
+        at, resolved = self._known.get((caller.account, model), (0.0, None))
+        return resolved if self._clock() - at < FRESH_SECONDS else None
+
+    def resolve(self, caller: Caller, model: str) -> Resolved:
+        if resolved := self.known(caller, model):
+            return resolved
+        try:
+            version = self._models.get(caller, parse_name(model, self._settings.database, self._settings.schema_name))
+        except LuthierError as error:
+            self._known.pop((caller.account, model), None)
+            raise NotFound(f"Unknown model {model!r}: neither a base model nor a tuned model that is ready.") from error
+        resolved = Resolved(name=version.model, base_model=version.base_model, adapter=version)
+        if len(self._known) >= MAX_NAMES:
+            self._known.clear()
+        self._known[(caller.account, model)] = (self._clock(), resolved)
+        return resolved

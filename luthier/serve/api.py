@@ -1,0 +1,83 @@
+"""The HTTP app: routes of all dialects, one table of errors, a request id on every answer. Runs without Ray."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+import luthier
+from luthier.errors import InvalidInput, LuthierError, NotFound, Unavailable
+from luthier.platform.wire import ErrorBody
+from luthier.serve.deps import KeyCheck
+from luthier.serve.dialects import native, openai
+from luthier.serve.services import Services
+
+UPLOAD_PATH = "/luthier/v1/tables"
+
+
+def build_api(services: Services) -> FastAPI:
+    app = FastAPI(title="Luthier", version=luthier.__version__, description="Fine-tune and serve language models.")
+    app.state.services = services
+    app.state.keys = KeyCheck(services.registry)
+    app.middleware("http")(_with_request_id)
+    app.include_router(native.router)
+    app.include_router(openai.router)
+    app.add_exception_handler(LuthierError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(ValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_fault)
+    return app
+
+
+def error_response(error: LuthierError, param: str | None = None) -> JSONResponse:
+    """{"error": {message, type, code, param}}: the form that OpenAI's clients read, and ours."""
+    family = "invalid_request_error" if error.http < 500 else "server_error"
+    body = ErrorBody(message=error.message, type=family, code=error.code, param=param)
+    headers = {"Retry-After": "2"} if isinstance(error, Unavailable) else None
+    return JSONResponse({"error": body.model_dump()}, status_code=error.http, headers=headers)
+
+
+async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Every answer names its request; a body over the limit is refused before it is read."""
+    request.state.id = f"req_{uuid.uuid4().hex}"
+    services: Services = request.app.state.services
+    is_upload = request.url.path == UPLOAD_PATH
+    limit = services.settings.max_upload_mib if is_upload else services.settings.max_body_mib
+    if int(request.headers.get("content-length") or 0) > limit << 20:
+        response: Response = error_response(InvalidInput(f"The request body is over the limit of {limit} MiB."))
+    else:
+        response = await call_next(request)
+    response.headers["X-Request-Id"] = request.state.id
+    return response
+
+
+async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LuthierError)
+    return error_response(error)
+
+
+async def _answer_validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError | ValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return error_response(InvalidInput(f"The request body is not valid JSON: {first['ctx']['error']}."))
+    return error_response(InvalidInput(f"{where or 'body'}: {first['msg']}."), param=where or None)
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
+    body = ErrorBody(message=str(error.detail), type="invalid_request_error", code=str(error.status_code))
+    return JSONResponse({"error": body.model_dump()}, status_code=error.status_code, headers=error.headers)
+
+
+async def _answer_fault(request: Request, _error: Exception) -> JSONResponse:
+    """A fault of ours: the trace goes to the log (the server raises it again), the caller gets the request id."""
+    return error_response(LuthierError(f"An internal error happened. The logs have more under {request.state.id}."))

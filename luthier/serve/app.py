@@ -1,0 +1,102 @@
+"""Composes the Serve applications: one for each base model, and the gateway in front of them.
+
+Replica numbers, resources and names that the dashboard shows stand only here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from luthier.errors import LuthierError, Unavailable
+from luthier.platform.base_models import BaseModel, Catalog
+from luthier.platform.registry.actor import RegistryClient
+from luthier.platform.settings import Settings
+from luthier.platform.wire import Chunk
+from luthier.serve.api import build_api
+from luthier.serve.replica import Replica
+from luthier.serve.services import Ask, make_services
+
+GATEWAY = "gateway"
+MAX_ONGOING = 1000
+
+
+def start_doors(settings: Settings, catalog: Catalog) -> None:
+    """Starts HTTP, the gateway and an engine for each served base model; engines start side by side."""
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    engines = [
+        serve.RunTarget(_engine_app(settings, catalog.get(name)), name=name, route_prefix=None)
+        for name in settings.serve_base_models
+    ]
+    gateway = serve.RunTarget(_gateway_app(settings), name=GATEWAY, route_prefix="/")
+    serve.run_many([*engines, gateway], wait_for_applications_running=False)
+
+
+def stop_doors(settings: Settings) -> None:
+    """Ends the gateway and the engines, and nothing else that Serve may run."""
+    for name in (GATEWAY, *settings.serve_base_models):
+        serve.delete(name, _blocking=True)
+
+
+class HandleCompletions:
+    """Completions through Serve's handles to the engines' replicas."""
+
+    def __init__(self, base_models: tuple[str, ...]) -> None:
+        self._base_models = base_models
+        self._handles: dict[str, DeploymentHandle] = {}
+
+    async def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+        handle = self._handle(base_model).options(stream=True, method_name="complete")
+        chunks = handle.remote(ask)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except RayTaskError as error:
+            if isinstance(error.cause, LuthierError):
+                raise error.cause from None
+            raise
+        except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
+            raise Unavailable(f"The engine of {base_model} does not answer just now. Try again in a moment.") from error
+        finally:
+            chunks.cancel()
+
+    async def ready(self) -> dict[str, bool]:
+        statuses = await asyncio.to_thread(lambda: serve.status().applications)
+        return {name: name in statuses and statuses[name].status == "RUNNING" for name in self._base_models}
+
+    def _handle(self, base_model: str) -> DeploymentHandle:
+        if base_model not in self._handles:
+            self._handles[base_model] = serve.get_app_handle(base_model)
+        return self._handles[base_model]
+
+
+def _gateway_app(settings: Settings) -> serve.Application:
+    def build() -> FastAPI:
+        return build_api(make_services(settings, RegistryClient(), HandleCompletions(settings.serve_base_models)))
+
+    deployment = serve.deployment(serve.ingress(build)())
+    options: dict[str, Any] = {
+        "name": GATEWAY,
+        "max_ongoing_requests": MAX_ONGOING,
+        "ray_actor_options": {"num_cpus": 0},
+    }
+    return deployment.options(**options).bind()
+
+
+def _engine_app(settings: Settings, base: BaseModel) -> serve.Application:
+    num_gpus = base.engine.num_gpus if ray.cluster_resources().get("GPU") else 0
+    deployment = serve.deployment(Replica).options(
+        name=base.name,
+        max_ongoing_requests=MAX_ONGOING,
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=10,
+        # On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both.
+        ray_actor_options={"num_cpus": 0, "num_gpus": num_gpus},
+    )
+    return deployment.bind(settings, base.name)

@@ -1,0 +1,201 @@
+"""The native API, /luthier/v1: jobs, tables, models, SQL, usage, status."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from luthier.errors import NotFound
+from luthier.platform.metering import UsageKind
+from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.prices import to_credits
+from luthier.platform.registry.ledger import GroupBy
+from luthier.platform.wire import CreateJob, RunSql, native_description
+from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.dialects.snowflake_sql import run_sql
+from luthier.serve.services import Services
+from luthier.serve.uploads import create_table
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+
+router = APIRouter(tags=["Luthier"])
+v1 = APIRouter(prefix="/luthier/v1")
+
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
+Groups = Annotated[list[GroupBy] | None, Query()]
+
+
+# jobs
+
+
+@v1.post("/jobs", status_code=201)
+def create_job(
+    body: CreateJob, caller: CallerOf, services: ServicesOf, key: IdempotencyKey = None, dry_run: bool = False
+) -> dict[str, Any]:
+    """FINETUNE('CREATE'). With `dry_run` the answer is the data report and nothing is started."""
+    if dry_run:
+        return services.finetune.dry_run(caller, body).model_dump()
+    return native_description(services.finetune.create(caller, body, key))
+
+
+@v1.get("/jobs")
+def show_jobs(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """FINETUNE('SHOW'), newest first."""
+    return {"jobs": [native_description(job) for job in services.finetune.show(caller)]}
+
+
+@v1.get("/jobs/{job_id}")
+def describe_job(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """FINETUNE('DESCRIBE')."""
+    return native_description(services.finetune.describe(caller, job_id))
+
+
+@v1.post("/jobs/{job_id}/cancel")
+def cancel_job(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """FINETUNE('CANCEL')."""
+    return native_description(services.finetune.cancel(caller, job_id))
+
+
+@v1.get("/jobs/{job_id}/events")
+def job_events(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return {"events": [event.model_dump() for event in services.registry.jobs.events(caller, job_id)]}
+
+
+# tables
+
+
+@v1.post("/tables", status_code=201)
+async def upload_table(
+    request: Request, name: str, filename: str, caller: CallerOf, services: ServicesOf, replace: bool = False
+) -> dict[str, Any]:
+    """The body is the file; `filename` ends in .csv, .jsonl or .parquet."""
+    table = await create_table(services, caller, _named(services, name), filename, request.stream(), replace)
+    return table.model_dump(exclude={"path"})
+
+
+@v1.get("/tables")
+def list_tables(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return {"tables": [table.model_dump(exclude={"path"}) for table in services.registry.tables.show(caller)]}
+
+
+@v1.delete("/tables/{name}")
+def drop_table(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    table = services.registry.tables.drop(caller, _named(services, name))
+    Path(table.path).unlink(missing_ok=True)
+    return table.model_dump(exclude={"path"})
+
+
+# models
+
+
+@v1.get("/models")
+def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return {"models": [model.model_dump(exclude={"path"}) for model in services.registry.models.show(caller)]}
+
+
+@v1.get("/models/{name}")
+def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return services.registry.models.get(caller, _named(services, name)).model_dump(exclude={"path"})
+
+
+@v1.delete("/models/{name}")
+def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return services.registry.models.drop(caller, _named(services, name)).model_dump(exclude={"path"})
+
+
+@v1.get("/models/{name}/artifacts")
+def list_artifacts(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """The files of the newest version: adapter, training_results.csv, manifest."""
+    folder = Path(services.registry.models.get(caller, _named(services, name)).path)
+    return {"artifacts": [{"name": file.name, "bytes": file.stat().st_size} for file in sorted(folder.iterdir())]}
+
+
+@v1.get("/models/{name}/artifacts/{file}")
+def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -> FileResponse:
+    folder = Path(services.registry.models.get(caller, _named(services, name)).path)
+    if file not in {found.name for found in folder.iterdir()}:
+        raise NotFound(f"Model {name} has no artifact {file!r}.")
+    return FileResponse(folder / file, filename=file)
+
+
+@v1.get("/base-models")
+def list_base_models(_caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    served = set(services.settings.serve_base_models)
+    rows = [
+        {**base.model_dump(exclude={"source", "engine"}), "served": base.name in served} for base in services.catalog
+    ]
+    return {"base_models": rows}
+
+
+# SQL
+
+
+@v1.post("/sql")
+async def sql(request: Request, body: RunSql, caller: CallerOf, services: ServicesOf) -> Response:
+    """One statement. Arrow IPC stream if asked for by `Accept`, else {"columns": [...], "rows": [[...]]}."""
+    table = await run_sql(services, caller, body.statement, request.state.id)
+    if ARROW_STREAM in request.headers.get("accept", ""):
+        return Response(_to_arrow(table), media_type=ARROW_STREAM)
+    import json
+
+    rows = [list(row.values()) for row in table.to_pylist()]
+    text = json.dumps({"columns": table.column_names, "rows": rows}, default=str)
+    return Response(text, media_type="application/json")
+
+
+# usage and status
+
+
+@v1.get("/usage/{kind}")
+def usage(
+    kind: Literal["finetuning", "completions", "credits"],
+    caller: CallerOf,
+    services: ServicesOf,
+    since: int = 0,
+    until: int = 2**62,
+    group_by: Groups = None,
+) -> dict[str, Any]:
+    """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds."""
+    kinds = {"finetuning": UsageKind.TRAINING, "completions": UsageKind.COMPLETION}
+    ledger = services.registry.ledger
+    if kind == "credits" or group_by:
+        totals = ledger.totals(caller, group_by or [], since, until)
+        wanted = [row for row in totals if kind == "credits" or row["kind"] == kinds[kind].value]
+        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
+    records = ledger.records(caller, kinds[kind], since, until)
+    return {"usage": [{**record.model_dump(), "credits": str(to_credits(record.amount_ucr))} for record in records]}
+
+
+@v1.get("/whoami")
+def whoami(caller: CallerOf) -> dict[str, str]:
+    return caller.model_dump()
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """This process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
+    """200 when every base model's engine answers, else 503."""
+    ready = await services.completions.ready()
+    response.status_code = 200 if all(ready.values()) else 503
+    return {"ready": all(ready.values()), "base_models": ready}
+
+
+router.include_router(v1)
+
+
+def _named(services: Services, name: str) -> QualifiedName:
+    return parse_name(name, services.settings.database, services.settings.schema_name)
+
+
+def _to_arrow(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,138 @@
+"""The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from luthier.errors import ContextTooLong, InvalidInput, Unavailable
+from luthier.platform.base_models import BaseModel
+from luthier.platform.models import ModelVersion
+from luthier.platform.prompts import Prompts, load_prompts
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+
+DEFAULT_MAX_TOKENS = 4096
+"""As Snowflake's COMPLETE, when the context leaves room for it."""
+
+
+class VllmEngine:
+    """One base model in vLLM. Start it inside a running event loop."""
+
+    def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
+        _prepare_environment(base, use_gpu)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._limit = base.engine.max_model_len
+        self._prompts: Prompts = load_prompts(base_dir)
+        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(base, base_dir, use_gpu)))
+
+    async def check(self) -> None:
+        """Raises when the engine is dead."""
+        await self._engine.check_health()
+
+    async def generate(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
+    ) -> AsyncIterator[Chunk]:
+        """Pieces of the answer as they come, then one chunk without text that carries the counts.
+
+        Closed early, the generation is aborted. ContextTooLong before anything is generated.
+        """
+        ids = self.render(request)
+        params = self._sampling(request, len(ids))
+        outputs = self._engine.generate(
+            {"prompt_token_ids": ids}, params, request_id, lora_request=_lora_request(adapter)
+        )
+        try:
+            async for output in outputs:
+                yield _chunk(output, len(ids))
+        except _engine_dead() as error:
+            raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
+
+    def render(self, request: CompleteRequest) -> list[int]:
+        """The prompt in tokens: messages through the chat template, a bare prompt as it stands."""
+        if request.messages is not None:
+            return self._prompts.chat(request.messages)
+        ids = self._prompts.encode(request.prompt or "")
+        if not ids:
+            raise InvalidInput("The prompt is empty.")
+        return ids
+
+    def _sampling(self, request: CompleteRequest, num_prompt: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        room = self._limit - num_prompt
+        if room < 1 or (request.max_tokens or 0) > room:
+            raise ContextTooLong(
+                f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
+                f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens."
+            )
+        return SamplingParams(
+            n=request.n,
+            max_tokens=request.max_tokens or min(DEFAULT_MAX_TOKENS, room),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            stop=request.stop or None,
+            seed=request.seed,
+            presence_penalty=request.presence_penalty,
+            frequency_penalty=request.frequency_penalty,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+
+def _chunk(output: Any, num_prompt: int) -> Chunk:
+    """A DELTA output of vLLM. Its usage counts this piece alone: the prompt is counted by the caller, once."""
+    choices = [
+        Choice(index=piece.index, text=piece.text, finish_reason=piece.finish_reason) for piece in output.outputs
+    ]
+    num_new = sum(len(piece.token_ids) for piece in output.outputs)
+    return Chunk(choices=choices, usage=Usage(prompt_tokens=num_prompt, completion_tokens=num_new))
+
+
+def _lora_request(adapter: ModelVersion | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    if not Path(adapter.path, "adapter_model.safetensors").is_file():
+        raise Unavailable(f"The adapter of model {adapter.model} is missing in storage ({adapter.sha256[:12]}).")
+    # vLLM keys its LoRA cache by the number and its KV cache by the name: neither is ever used again for other weights.
+    return LoRARequest(f"{adapter.model}@{adapter.sha256[:16]}", adapter.number, adapter.path)
+
+
+def _engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
+    engine = base.engine
+    return {
+        "model": str(base_dir),
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "enable_lora": True,
+        "max_loras": engine.max_loras,
+        "max_cpu_loras": engine.max_cpu_loras,
+        "max_lora_rank": _lora_room(base.max_rank),
+        "dtype": engine.dtype,
+        "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
+        "enforce_eager": not use_gpu,
+    }
+
+
+def _lora_room(rank: int) -> int:
+    """The next rank that vLLM has kernels for."""
+    return next(room for room in (8, 16, 32, 64, 128, 256) if room >= rank)
+
+
+def _prepare_environment(base: BaseModel, use_gpu: bool) -> None:
+    """vLLM reads these when it is imported, and hands them to its processes."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not use_gpu:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def _engine_dead() -> type[Exception]:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError

@@ -1,0 +1,84 @@
+"""What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from luthier.errors import Unavailable
+from luthier.platform.access import Caller
+from luthier.platform.base_models import Catalog, load_catalog
+from luthier.platform.finetune import Finetune
+from luthier.platform.prices import PriceList, load_prices
+from luthier.platform.registry.access import Access
+from luthier.platform.registry.jobs import Jobs
+from luthier.platform.registry.ledger import Ledger
+from luthier.platform.registry.models import Models
+from luthier.platform.registry.tables import Tables
+from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.adapters import Resolver
+
+
+class Verbs(Protocol):
+    """The registry, in this process or behind its actor."""
+
+    access: Access
+    tables: Tables
+    models: Models
+    ledger: Ledger
+    jobs: Jobs
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request for a completion: who, what, through which door."""
+
+    id: str
+    caller: Caller
+    function: str
+    """COMPLETE or the route, for the ledger."""
+    request: CompleteRequest
+
+
+class Completions(Protocol):
+    """Answers; the last chunk carries the engine's token counts. Closing the iterator aborts the generation."""
+
+    def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]: ...
+
+    async def ready(self) -> dict[str, bool]: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    catalog: Catalog
+    prices: PriceList
+    registry: Verbs
+    finetune: Finetune
+    resolver: Resolver
+    completions: Completions
+
+    async def base_model_of(self, caller: Caller, model: str) -> str:
+        """The base model that answers for a name, and is served here."""
+        resolved = self.resolver.known(caller, model)
+        resolved = resolved or await asyncio.to_thread(self.resolver.resolve, caller, model)
+        if resolved.base_model not in self.settings.serve_base_models:
+            raise Unavailable(
+                f"Base model {resolved.base_model} is not served here: add it to serve_base_models and run `luthier up`."
+            )
+        return resolved.base_model
+
+
+def make_services(settings: Settings, registry: Verbs, completions: Completions) -> Services:
+    """The parts, put together over a registry and something that answers."""
+    catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        prices=prices,
+        registry=registry,
+        finetune=Finetune(settings, catalog, prices, registry.tables, registry.jobs),
+        resolver=Resolver(settings, catalog, registry.models),
+        completions=completions,
+    )

@@ -1,0 +1,62 @@
+"""A file on its way to a table: body -> scratch file -> checked as what its ending says -> Parquet -> registry."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from luthier.errors import InvalidInput
+from luthier.platform.access import Caller
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import TableInfo
+from luthier.platform.names import QualifiedName
+from luthier.platform.sql_engine import read_file
+from luthier.platform.storage import Storage, write_parquet
+from luthier.serve.services import Services
+
+
+async def create_table(
+    services: Services, caller: Caller, name: QualifiedName, filename: str, body: AsyncIterator[bytes], replace: bool
+) -> TableInfo:
+    """`filename` tells the format by its ending; its folders are not used."""
+    storage = Storage(services.settings.storage)
+    scratch = storage.root / "uploads" / (uuid.uuid4().hex + Path(filename).suffix.lower())
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        await _receive(scratch, body, services.settings.max_upload_mib)
+        return await asyncio.to_thread(_store, services, caller, name, scratch, Path(filename).name, replace)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+async def _receive(scratch: Path, body: AsyncIterator[bytes], limit_mib: int) -> None:
+    size = 0
+    with scratch.open("wb") as file:
+        async for part in body:
+            size += len(part)
+            if size > limit_mib << 20:
+                raise InvalidInput(f"The file is over the limit of {limit_mib} MiB (max_upload_mib).")
+            file.write(part)
+
+
+def _store(
+    services: Services, caller: Caller, name: QualifiedName, scratch: Path, filename: str, replace: bool
+) -> TableInfo:
+    reader = read_file(scratch, filename)
+    written = write_parquet(Storage(services.settings.storage).table_file(), reader.schema, reader)
+    info = TableInfo(
+        name=name.display,
+        owner=caller.user,
+        path=str(written.path),
+        num_rows=written.num_rows,
+        columns=reader.schema.names,
+        created_on=now_ms(),
+    )
+    try:
+        if not written.num_rows:
+            raise InvalidInput(f"{filename} has no rows.")
+        return services.registry.tables.create(caller, name, info, replace)
+    except BaseException:
+        os.unlink(written.path)
+        raise

@@ -1,0 +1,373 @@
+"""The locked engine: names, functions, training rows, limits, both fences, and uploaded files."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from luthier.errors import BadDataset, InvalidInput, InvalidSql, LuthierError, NotFound, Unavailable
+from luthier.platform.names import parse_name
+from luthier.platform.sql_engine import SqlEngine, SqlFunction, TableFile, read_file
+
+USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
+calls: list[list[list[str | None]]] = []
+
+
+def record(columns: list[pa.Array]) -> pa.Array:
+    """Writes its arguments down and gives back the second."""
+    calls.append([column.to_pylist() for column in columns])
+    return columns[1] if len(columns) > 1 else columns[0]
+
+
+def refuse(columns: list[pa.Array]) -> pa.Array:
+    raise Unavailable("The model is loading: send it again.")
+
+
+def break_down(columns: list[pa.Array]) -> pa.Array:
+    raise ZeroDivisionError("ours")
+
+
+FUNCTIONS = {
+    function.name: function
+    for function in (
+        SqlFunction("SNOWFLAKE.CORTEX.COMPLETE", [2, 3], record),
+        SqlFunction("SNOWFLAKE.CORTEX.FINETUNE", range(1, 7), record),
+        SqlFunction("SNOWFLAKE.CORTEX.REFUSE", [1], refuse),
+        SqlFunction("SNOWFLAKE.CORTEX.BREAK_DOWN", [1], break_down),
+        SqlFunction("AI_COMPLETE", [2, 3], record, ("model", "prompt", "model_parameters")),
+    )
+}
+
+
+def table_file(folder: Path, name: str, rows: pa.Table) -> TableFile:
+    path = folder / f"{len(list(folder.iterdir()))}.parquet"
+    pq.write_table(rows, path)
+    return TableFile(parse_name(name, "LUTHIER", "PUBLIC"), path)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[SqlEngine]:
+    calls.clear()
+    rows = pa.table({"prompt": ["a", "b", "c"], "completion": ["x", "y", "z"], "score": [1, 2, 3]})
+    tables = [
+        table_file(tmp_path, "train", rows),
+        table_file(tmp_path, '"quoted lower"', rows.rename_columns(["Prompt", "cOMPLETION", "score"])),
+        table_file(tmp_path, 'other."my schema".t', rows.slice(0, 1)),
+    ]
+    with SqlEngine(
+        tables, "LUTHIER", "PUBLIC", functions=FUNCTIONS, views={USAGE: pa.table({"TOKENS": [7]})}, timeout_seconds=20
+    ) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    ("sql", "count"),
+    [
+        ("SELECT * FROM train", 3),
+        ("select * from Public.Train;", 3),
+        ("SELECT * FROM LUTHIER.PUBLIC.TRAIN", 3),
+        ('SELECT * FROM "LUTHIER"."PUBLIC"."TRAIN"', 3),
+        ('SELECT * FROM "quoted lower"', 3),
+        ('SELECT * FROM other."my schema".t', 1),
+        ("SELECT train.prompt FROM train WHERE score > 1", 2),
+        ("SELECT * FROM train a JOIN train b ON a.score = b.score", 3),
+        ("VALUES (1), (2)", 2),
+        (f"SELECT * FROM {USAGE}", 1),
+    ],
+)
+def test_names_resolve(engine: SqlEngine, sql: str, count: int) -> None:
+    assert engine.table(sql).num_rows == count
+
+
+def test_columns_do_not_run_the_query(engine: SqlEngine) -> None:
+    assert engine.columns("SELECT prompt AS p, AI_COMPLETE('m', 'x') AS answer FROM train") == ["p", "answer"]
+    assert calls == []
+
+
+def test_query_streams_and_leaves_the_engine_free(engine: SqlEngine) -> None:
+    reader = engine.query("SELECT i FROM range(100000) t(i)")
+    assert reader.read_next_batch().num_rows < 100000
+    assert engine.table("SELECT 1 AS a").to_pylist() == [{"a": 1}]
+    assert sum(batch.num_rows for batch in reader) > 50000
+
+
+def test_cortex_arguments(engine: SqlEngine) -> None:
+    sql = "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', [{'role':'user','content':prompt}], {'temperature':0}) AS a FROM train"
+    answers = engine.table(sql)["a"].to_pylist()
+    assert answers == [f'[{{"role":"user","content":"{letter}"}}]' for letter in "abc"]
+    assert calls == [[["m"] * 3, answers, ['{"temperature":0}'] * 3]]
+
+
+def test_null_and_odd_texts_reach_the_function(engine: SqlEngine) -> None:
+    engine.table("SELECT SNOWFLAKE.CORTEX.COMPLETE('m', NULL), SNOWFLAKE.CORTEX.COMPLETE(NULL, 'q\"\n{}')")
+    assert sorted(calls, key=str) == [[["m"], [None]], [[None], ['q"\n{}']]]
+
+
+def test_finetune_as_the_python_client_sends_it(engine: SqlEngine) -> None:
+    engine.table(
+        r"SELECT SNOWFLAKE.CORTEX.FINETUNE('CREATE','a','b','SELECT p FROM t WHERE x=\'y\'',"
+        r"NULL,OBJECT_CONSTRUCT('max_epochs',3))"
+    )
+    engine.table("SELECT SNOWFLAKE.CORTEX.FINETUNE('SHOW')")
+    query = "SELECT p FROM t WHERE x='y'"
+    assert calls == [[["CREATE"], ["a"], ["b"], [query], [None], ['{"max_epochs":3}']], [["SHOW"]]]
+
+
+def test_arguments_by_name(engine: SqlEngine) -> None:
+    engine.table("SELECT AI_COMPLETE(prompt => 'p', model => 'm')")
+    engine.table("SELECT AI_COMPLETE('m', 'p', {'a': [1, TRUE, 'x', NULL]})")
+    assert calls == [[["m"], ["p"], [None]], [["m"], ["p"], ['{"a":[1,true,"x",null]}']]]
+
+
+def test_nested_calls_run_once_each(engine: SqlEngine) -> None:
+    engine.table("SELECT AI_COMPLETE('outer', AI_COMPLETE('inner', 'x'))")
+    assert [call[0] for call in calls] == [["inner"], ["outer"]]
+
+
+def test_wrong_number_of_arguments(engine: SqlEngine) -> None:
+    with pytest.raises(InvalidSql, match="COMPLETE takes 2 or 3 arguments"):
+        engine.table("SELECT SNOWFLAKE.CORTEX.COMPLETE('m')")
+
+
+def test_errors_of_functions_come_out_as_they_are(engine: SqlEngine) -> None:
+    with pytest.raises(Unavailable) as caught:
+        engine.table("SELECT SNOWFLAKE.CORTEX.REFUSE(prompt) FROM train")
+    assert caught.value.message == "The model is loading: send it again."
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        engine.table("SELECT SNOWFLAKE.CORTEX.BREAK_DOWN('x')")
+    with pytest.raises(Unavailable):
+        engine.query("SELECT IFF(i < 50000, '', SNOWFLAKE.CORTEX.REFUSE('x')) FROM range(100000) t(i)").read_all()
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELECT * FROM trian", ["no table trian", "LUTHIER.PUBLIC.TRAIN"]),
+        ("SELECT * FROM luthier.public.trian", ["trian", "LUTHIER.PUBLIC.TRAIN"]),
+        ("SELECT * FROM nowhere.public.zzzz", ["zzzz"]),
+        ("SELECT promt FROM train", ["promt", '"prompt"']),
+        ("SELECT prompt::int FROM train", ["'a'"]),
+        ("SELECT no_such(1)", ["no_such"]),
+        ("SELECT count(*) FROM (SELECT 1", ["does not parse"]),
+    ],
+)
+def test_faults_in_a_line_without_paths(engine: SqlEngine, tmp_path: Path, sql: str, words: list[str]) -> None:
+    with pytest.raises(InvalidSql) as caught:
+        engine.table(sql)
+    assert all(word in caught.value.message for word in words)
+    assert "\n" not in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_endless_query_is_stopped(tmp_path: Path) -> None:
+    with SqlEngine([], "LUTHIER", "PUBLIC", timeout_seconds=0.3) as engine:
+        began = time.monotonic()
+        with pytest.raises(InvalidSql, match=r"0\.3 seconds"):
+            engine.table("SELECT count(*) FROM range(1000000000000000)")
+        assert time.monotonic() - began < 10
+        assert engine.table("SELECT 1 AS a").num_rows == 1
+
+
+def test_memory_limit_is_named(tmp_path: Path) -> None:
+    with SqlEngine([], "LUTHIER", "PUBLIC", memory_limit_mb=64) as engine, pytest.raises(InvalidSql, match="64 MB"):
+        engine.table("SELECT list(i) FROM range(50000000) t(i)")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "COPY (SELECT 1) TO 'out.csv'",
+        "ATTACH 'other.db' AS o",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET allowed_paths = ['/etc/passwd']",
+        "SET memory_limit = '64GB'",
+        "EXPORT DATABASE 'out'",
+        "SELECT * FROM 'https://example.com/x.parquet'",
+        "SELECT * FROM read_csv('https://example.com/x.csv')",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM no_such_python_variable",
+    ],
+)
+def test_both_fences_hold_alone(engine: SqlEngine, sql: str) -> None:
+    with pytest.raises(InvalidSql):
+        engine.table(sql)
+    no_such_python_variable = pa.table({"a": [1]})  # DuckDB would read the caller's variables by their names
+    assert no_such_python_variable.num_rows == 1
+    with pytest.raises(duckdb.Error):
+        engine._root.cursor().sql(sql).to_arrow_table()
+
+
+def test_table_files_are_never_written(engine: SqlEngine, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    path = next(iter(before))
+    for sql in (
+        f"COPY (SELECT 1 AS a) TO '{path}' (USE_TMP_FILE false)",
+        "WITH d AS (DELETE FROM train RETURNING *) SELECT * FROM d",
+        f"SELECT * FROM '{path}'",
+        f'SELECT * FROM "{path}"',
+    ):
+        with pytest.raises(InvalidSql):
+            engine.table(sql)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
+    rows = pa.table({"a": [1]})
+    twins = [table_file(tmp_path, "t", rows), table_file(tmp_path, '"t"', rows)]
+    with pytest.raises(InvalidInput, match="differ by case"):
+        SqlEngine(twins, "LUTHIER", "PUBLIC")
+    with pytest.raises(InvalidInput, match="MEMORY"):
+        SqlEngine([table_file(tmp_path, "memory.a.t", rows)], "LUTHIER", "PUBLIC")
+    gone = TableFile(parse_name("t", "LUTHIER", "PUBLIC"), tmp_path / "gone.parquet")
+    with pytest.raises(NotFound, match=r"LUTHIER\.PUBLIC\.T"):
+        SqlEngine([gone], "LUTHIER", "PUBLIC")
+
+
+def test_training_rows_are_two_text_columns(engine: SqlEngine) -> None:
+    reader = engine.training_rows('SELECT score AS completion, * EXCLUDE (completion) FROM "quoted lower";')
+    assert reader.schema == pa.schema([("prompt", pa.string()), ("completion", pa.string())])
+    assert reader.read_all().to_pylist()[0] == {"prompt": "a", "completion": "1"}
+
+
+def test_training_rows_of_json_are_plain_text(engine: SqlEngine) -> None:
+    sql = 'SELECT PARSE_JSON(\'{"q": "say \\\\"hi\\\\""}\'):q AS PROMPT, {\'a\': 1} AS completion'
+    assert engine.training_rows(sql).read_all().to_pylist() == [{"prompt": 'say "hi"', "completion": '{"a":1}'}]
+
+
+def test_training_query_runs_once(engine: SqlEngine) -> None:
+    assert engine.training_rows("SELECT prompt, AI_COMPLETE('m', prompt) AS completion FROM train").read_all().num_rows
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELECT prompt AS question, completion FROM train", ["no column prompt", "question, completion"]),
+        ("SELECT prompt FROM train", ["no column completion"]),
+        ("SELECT prompt, completion, 1 AS PROMPT FROM train", ["prompt 2 times"]),
+        ("SELECT * FROM train WHERE score > 9", ["no rows"]),
+        ("SELECT prompt, NULLIF(completion, 'y') AS completion FROM train", ["1 of 3", "(row 2)"]),
+        ("SELECT ' \n' AS prompt, completion FROM train", ["3 of 3", "(row 1, 2, 3)"]),
+        (
+            "SELECT IFF(i < 30000, 'q', '') AS prompt, 'a' AS completion FROM range(30010) t(i)",
+            ["10 of 30010", "(row 30001, 30002, 30003, 30004, 30005, ...)"],
+        ),
+    ],
+)
+def test_bad_training_data(engine: SqlEngine, sql: str, words: list[str]) -> None:
+    with pytest.raises(BadDataset) as caught:
+        engine.training_rows(sql).read_all()
+    assert all(word in caught.value.message for word in words)
+
+
+def uploaded(folder: Path, name: str, content: str | bytes) -> pa.Table:
+    path = folder / "upload"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_file(path, name).read_all()
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("prompt,completion\nhi,12\n", [{"prompt": "hi", "completion": "12"}]),
+        ('a,b\r\n"x\ny, ""q""",2\r\n', [{"a": 'x\ny, "q"', "b": 2}]),
+        ("a;b\n1.5;x\n2;y\n", [{"a": 1.5, "b": "x"}, {"a": 2.0, "b": "y"}]),
+        ("\ufeffa\tb\n007\ttrue\n", [{"a": "007", "b": True}]),
+        ("version,a\n1.10,\n", [{"version": "1.10", "a": None}]),
+        ("a,b\n#c,2", [{"a": "#c", "b": 2}]),
+        ("a,b\n1,2\nx,3\n", [{"a": "1", "b": 2}, {"a": "x", "b": 3}]),
+    ],
+)
+def test_csv(tmp_path: Path, content: str, rows: list[dict[str, object]]) -> None:
+    assert uploaded(tmp_path, "data.CSV", content).to_pylist() == rows
+
+
+def test_long_csv_keeps_every_row(tmp_path: Path) -> None:
+    content = "prompt,n\n" + "".join(f'"line\n""{i}""",{i}\n' for i in range(30000)) + "last,x\n"
+    table = uploaded(tmp_path, "a.csv", content)
+    assert table.num_rows == 30001
+    assert table["prompt"][29999].as_py() == 'line\n"29999"'
+    assert table["n"].type == pa.string()
+    assert pc.max(pc.utf8_length(table["n"])).as_py() == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('{"a":1,"b":"x"}\n\n{"b":"y","c":{"k":[1]}}', [[1, "x", None], [None, "y", '{"k":[1]}']]),
+        ('{"prompt":1,"d":"2024-01-01"}\r\n', [["1", "2024-01-01"]]),
+        ('{"n":1,"m":"x"}\n{"n":2.5,"m":3}\n', [[1.0, "x"], [2.5, "3"]]),
+        ('{"a/b~c\'\\"":"x","t":true}\n', [["x", True]]),
+        ('{"a":"two\\nlines \\u00e9"}', [["two\nlines \u00e9"]]),
+        ('{"a":18446744073709551615}', [["18446744073709551615"]]),
+    ],
+)
+def test_jsonl(tmp_path: Path, content: str, rows: list[list[object]]) -> None:
+    assert [list(row.values()) for row in uploaded(tmp_path, "a.jsonl", content).to_pylist()] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "x", "accepted endings are .csv, .jsonl, .ndjson, .parquet"),
+        ("a", "x", "accepted endings"),
+        ("a.csv", "", "empty"),
+        ("a.csv", "a,b\n", "no rows"),
+        ("a.csv", "\n\n", "no columns"),
+        ("a.csv", "a,A\n1,2\n", "column A twice"),
+        ("a.csv", "a,\n1,2\n", "Column 2"),
+        ("a.csv", b"PAR1\0\1", "binary"),
+        ("a.csv", b"a,b\n1,\xff\n", "UTF-8"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "Line 3 of a.csv does not fit: it has 3 fields"),
+        ("a.csv", "a,b\n1\n", "it has 1 fields"),
+        ("a.csv", 'a,b\n1,2\n"x,3\n4,5\n', "line 3 of a.csv has a quote that is never closed"),
+        ("a.csv", 'a,b\n"x" y,1\n', "Line 2 of a.csv"),
+        ("a.jsonl", '[{"a":1}]', "JSON array"),
+        ("a.jsonl", '[\n{"a":1}\n]', "JSON array"),
+        ("a.jsonl", '{"a":1}\n\n{"a":\n', "Line 3 of a.jsonl is not JSON"),
+        ("a.ndjson", '{"a":1}\n3\n', "Line 2 of a.ndjson is not a JSON object"),
+        ("a.jsonl", b'{"a":"\xff"}', "Line 1 of a.jsonl is not UTF-8"),
+        ("a.jsonl", "{}\n", "no columns"),
+        ("a.jsonl", '{"a":1,"A":2}', "column A twice"),
+        ("a.jsonl", b"\0\1\2", "Line 1"),
+        ("a.parquet", "a,b\n1,2\n", "not a Parquet file"),
+        ("a.parquet", "PAR1 and no more", "a.parquet cannot be read"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        uploaded(tmp_path, name, content)
+    assert words in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "upload"
+    rows = pa.table({"prompt": ["a"], "n": [1]})
+    pq.write_table(rows, path)
+    assert read_file(path, "a.parquet").read_all() == rows
+    pq.write_table(rows.slice(0, 0), path)
+    with pytest.raises(InvalidInput, match="no rows"):
+        read_file(path, "a.parquet")
+    pq.write_table(pa.table([[1], [2]], names=["a", "A"]), path)
+    with pytest.raises(InvalidInput, match="twice"):
+        read_file(path, "a.parquet")
+
+
+def test_every_error_is_of_the_family(engine: SqlEngine) -> None:
+    with pytest.raises(LuthierError):
+        engine.table("SELECT error('stop')")
+
+
+def test_times_with_a_zone_come_out(engine: SqlEngine) -> None:
+    assert engine.table("SELECT CURRENT_TIMESTAMP() AS now")["now"].to_pylist()[0].utcoffset() is not None
