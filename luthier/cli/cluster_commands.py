@@ -10,8 +10,6 @@ from luthier.cli.render import show_one
 from luthier.platform.settings import load_settings
 
 
-
-
 @click.command()
 @click.option("--address", metavar="HOST:PORT", help="Join the Ray whose GCS listens there, instead of starting one.")
 @AS_JSON
@@ -34,7 +32,9 @@ def up(address: str | None, as_json: bool) -> None:
         click.echo(f"  Ray dashboard  {found['dashboard']}   (token: {settings.home / 'ray.token'})")
     click.echo(f"  Base models    {', '.join(found['base_models'])}")
     if started.new_key:
-        click.echo(f"  API key        {started.new_key}   (user admin; shown once, kept in {settings.home}/profile.json)")
+        click.echo(
+            f"  API key        {started.new_key}   (user admin; shown once, kept in {settings.home}/profile.json)"
+        )
 
 
 @click.command()

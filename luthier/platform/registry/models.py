@@ -59,7 +59,8 @@ class Models:
 
     def _newest(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
         versions, models = self._versions, self._models
-        newest = sa.select(sa.func.max(versions.c.version)).where(versions.c.model_id == models.c.id).scalar_subquery()
+        others = versions.alias()
+        newest = sa.select(sa.func.max(others.c.version)).where(others.c.model_id == models.c.id).scalar_subquery()
         joined = sa.join(models, versions, versions.c.model_id == models.c.id)
         columns = [*versions.c, models.c.display, models.c.owner]
         return (
