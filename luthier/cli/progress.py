@@ -12,8 +12,7 @@ from luthier.cli.client import FinetuneJob
 def watch_job(job: FinetuneJob) -> dict[str, Any]:
     """Shows the job until it has ended; its last description."""
     console = Console(stderr=True, highlight=False)
-    last = _bar(job, console) if console.is_terminal else _lines(job)
-    return last
+    return _bar(job, console) if console.is_terminal else _lines(job)
 
 
 def _bar(job: FinetuneJob, console: Console) -> dict[str, Any]:

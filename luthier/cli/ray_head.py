@@ -78,7 +78,7 @@ def end_processes(root_pid: int, cluster_id: str) -> None:
 def is_root_alive(root_pid: int, cluster_id: str) -> bool:
     """The root process of this very cluster: a pid alone may belong to somebody else by now."""
     try:
-        return psutil.Process(root_pid).environ().get(MARK) == cluster_id
+        return bool(psutil.Process(root_pid).environ().get(MARK) == cluster_id)
     except psutil.Error:
         return False
 

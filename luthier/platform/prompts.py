@@ -59,7 +59,7 @@ class Prompts:
         if len(head) > max_prompt:
             head = self._chat_within(prompt, max_prompt, len(head))
         if len(body) > max_completion:
-            body = body[: max_completion - 1] + [self.eos_id]
+            body = [*body[: max_completion - 1], self.eos_id]
         return Sample(ids=(*head, *body), num_prompt=len(head), was_cut=cut)
 
     def _chat_within(self, prompt: str, limit: int, length: int) -> list[int]:

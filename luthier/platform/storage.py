@@ -1,4 +1,4 @@
-"""Artifact storage: where tables, frozen data, runs and adapters lie, and how a file appears there whole or not at all."""
+"""Artifact storage: where tables, frozen data, runs and adapters lie. A file appears there whole or not at all."""
 
 import hashlib
 import os

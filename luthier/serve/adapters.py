@@ -1,5 +1,6 @@
 """Names to adapters: what a model name means now, remembered for a moment."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ MAX_NAMES = 10_000
 
 
 class Resolver:
-    """Base models win over tuned ones of the same name. Blocking on a miss."""
+    """Base models win over tuned ones of the same name."""
 
     def __init__(
         self, settings: Settings, catalog: Catalog, models: Models, clock: Callable[[], float] = time.monotonic
@@ -25,16 +26,17 @@ class Resolver:
         self._settings, self._catalog, self._models, self._clock = settings, catalog, models, clock
         self._known: dict[tuple[str, str], tuple[float, Resolved]] = {}
 
-    def known(self, caller: Caller, model: str) -> Resolved | None:
-        """The answer if it is fresh; never blocks."""
+    async def resolve(self, caller: Caller, model: str) -> Resolved:
+        """What answers for a name; NotFound if nothing does."""
+        return self._fresh(caller, model) or await asyncio.to_thread(self._ask, caller, model)
+
+    def _fresh(self, caller: Caller, model: str) -> Resolved | None:
         if model in self._catalog:
             return Resolved(name=model, base_model=model)
-        at, resolved = self._known.get((caller.account, model), (0.0, None))
-        return resolved if self._clock() - at < FRESH_SECONDS else None
+        known = self._known.get((caller.account, model))
+        return known[1] if known and self._clock() - known[0] < FRESH_SECONDS else None
 
-    def resolve(self, caller: Caller, model: str) -> Resolved:
-        if resolved := self.known(caller, model):
-            return resolved
+    def _ask(self, caller: Caller, model: str) -> Resolved:
         try:
             version = self._models.get(caller, parse_name(model, self._settings.database, self._settings.schema_name))
         except LuthierError as error:

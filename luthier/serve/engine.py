@@ -135,4 +135,5 @@ def _prepare_environment(base: BaseModel, use_gpu: bool) -> None:
 def _engine_dead() -> type[Exception]:
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    return EngineDeadError
+    error: type[Exception] = EngineDeadError
+    return error

@@ -1,6 +1,5 @@
 """A replica of one base model: its engine, its resolver, its way to the ledger, in one process."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import ray
@@ -20,7 +19,7 @@ from luthier.serve.usage import UsageSpool
 class Replica:
     """The class behind each base model's Serve deployment."""
 
-    async def __init__(self, settings: Settings, base_model: str) -> None:
+    async def __init__(self, settings: Settings, base_model: str) -> None:  # type: ignore[misc] # Serve awaits it
         registry, catalog = RegistryClient(), load_catalog(settings)
         base = catalog.get(base_model)
         self._resolver = Resolver(settings, catalog, registry.models)
@@ -33,8 +32,6 @@ class Replica:
         await self._engine.check()
 
     async def complete(self, ask: Ask) -> AsyncIterator[Chunk]:
-        caller, model = ask.caller, ask.request.model
-        resolved = self._resolver.known(caller, model)
-        resolved = resolved or await asyncio.to_thread(self._resolver.resolve, caller, model)
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
         async for chunk in self._completer.complete(ask, resolved):
             yield chunk

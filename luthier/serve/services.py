@@ -1,6 +1,5 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,11 +60,10 @@ class Services:
 
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here."""
-        resolved = self.resolver.known(caller, model)
-        resolved = resolved or await asyncio.to_thread(self.resolver.resolve, caller, model)
+        resolved = await self.resolver.resolve(caller, model)
         if resolved.base_model not in self.settings.serve_base_models:
             raise Unavailable(
-                f"Base model {resolved.base_model} is not served here: add it to serve_base_models and run `luthier up`."
+                f"Base model {resolved.base_model} is not served here. Add it to serve_base_models; `luthier up` again."
             )
         return resolved.base_model
 

@@ -155,7 +155,9 @@ class Jobs:
 
     def _relaunch(self, job: Job) -> None:
         if job.attempt >= self._max_attempts:
-            reason = f"The run was lost {job.attempt} times (its processes ended without a word). See `luthier finetune logs`."
+            reason = (
+                f"The run was lost {job.attempt} times: its processes ended without a word. Ray's logs may say why."
+            )
             self.fail(job.id, JobError(code="RUN_LOST", message=reason), billable=False)
         else:
             self._launch(job, "RESTARTED", "The run was lost; it continues from its last checkpoint")

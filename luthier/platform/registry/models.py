@@ -44,9 +44,10 @@ class Models:
     def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> None:
         """Adds the model with its first version, inside the transaction that ends the job."""
         owner = Caller(account=job.account, user=job.owner, role=job.role)
-        model_id = tx.execute(sa.insert(self._models).values(**object_row(owner, name, now))).inserted_primary_key[0]
+        inserted = tx.execute(sa.insert(self._models).values(**object_row(owner, name, now)))
+        assert inserted.inserted_primary_key is not None
         row = {
-            "model_id": model_id,
+            "model_id": inserted.inserted_primary_key[0],
             "version": 1,
             "job_id": job.id,
             "base_model": job.base_model,

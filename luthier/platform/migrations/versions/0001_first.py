@@ -1,5 +1,7 @@
 """Accounts, users, roles, keys; tables, jobs, events, models, versions; usage."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -74,7 +76,7 @@ def _time(name: str, nullable: bool = False) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=nullable)
 
 
-def _object_columns() -> list[sa.Column[object]]:
+def _object_columns() -> list[sa.Column[Any]]:
     """What every object in account > database > schema has."""
     return [
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
