@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -19,7 +20,8 @@ from luthier.platform.settings import Settings, configs_dir, load_settings
 BASE = "smollm2-135m"
 MODEL = "ticket_writer"
 TRAIN, HELD_OUT = "demo_messages", "demo_held_out"
-CREATE = f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CREATE', '{MODEL}', '{BASE}', 'SELECT message AS prompt, ticket AS completion FROM {TRAIN}')"
+TRAINING_QUERY = f"SELECT message AS prompt, ticket AS completion FROM {TRAIN}"
+CREATE = f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CREATE', '{MODEL}', '{BASE}', '{TRAINING_QUERY}')"
 NUM_SHOWN = 3
 MAX_TOKENS = 24
 
@@ -67,10 +69,8 @@ def _answers(client: Client, model: str) -> list[dict[str, Any]]:
 
 
 def _tune(client: Client) -> dict[str, Any]:
-    try:
+    with suppress(NotFound):
         client.models.drop(MODEL)  # of an earlier demo
-    except NotFound:
-        pass
     job_id = client.sql(CREATE).column(0)[0].as_py()
     job = watch_job(client.finetune.job(job_id))
     if job["status"] != JobStatus.SUCCESS:
@@ -80,7 +80,9 @@ def _tune(client: Client) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     for row in rows[:NUM_SHOWN]:
-        click.echo(f"  message  {row['message']}\n  wanted   {row['ticket']}\n  answer   {' '.join(row['answer'].split())}\n")
+        for label, text in (("message", row["message"]), ("wanted", row["ticket"]), ("answer", row["answer"])):
+            click.echo(f"  {label:<8} {' '.join(text.split())}")
+        click.echo()
 
 
 def _compare(client: Client, answers: dict[str, list[dict[str, Any]]], job: dict[str, Any], began: int) -> None:
@@ -101,7 +103,7 @@ def _next_steps(job_id: str) -> None:
     click.echo("Go on with (after `luthier up`, or in a demo that was kept):")
     for command in (
         f"luthier complete {MODEL} 'The A peg of my viola slips whenever I tune it'",
-        f'luthier sql "SELECT message, SNOWFLAKE.CORTEX.COMPLETE(\'{MODEL}\', message) FROM {HELD_OUT} LIMIT 5"',
+        f"luthier sql \"SELECT message, SNOWFLAKE.CORTEX.COMPLETE('{MODEL}', message) FROM {HELD_OUT} LIMIT 5\"",
         f"luthier finetune describe {job_id}",
         f"luthier models artifacts {MODEL}",
         "luthier usage credits --group-by model",

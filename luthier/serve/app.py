@@ -4,6 +4,7 @@ Replica numbers, resources and names that the dashboard shows stand only here.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,7 @@ MAX_ONGOING = 1000
 
 def start_doors(settings: Settings, catalog: Catalog) -> None:
     """Starts HTTP, the gateway and an engine for each served base model; engines start side by side."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this driver only: replicas have their own
     serve.start(http_options={"host": settings.host, "port": settings.port})
     engines = [
         serve.RunTarget(_engine_app(settings, catalog.get(name)), name=name, route_prefix=None)
