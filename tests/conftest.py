@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings, load_settings
+from tests.factories import add_admin, make_settings
+from tests.fakes import Launcher
+
 # Ray reads these when it is imported: only loopback listeners, no usage reports.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -17,6 +22,36 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads the settings, profile or key of whoever runs it."""
+    for name in [name for name in os.environ if name.startswith("LUTHIER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "home"))
+    load_settings.cache_clear()
+    yield
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def settings(own_home: None, tmp_path: Path) -> Settings:
+    """A fresh home whose one base model, `tiny`, has no weights."""
+    return make_settings(tmp_path / "home", tmp_path / "no-weights")
+
+
+@pytest.fixture
+def launcher() -> Launcher:
+    return Launcher()
+
+
+@pytest.fixture
+def registry(settings: Settings, launcher: Launcher) -> Registry:
+    """With an admin whose key is factories.KEY."""
+    registry = Registry(settings, launcher, clock=lambda: 5_000)
+    add_admin(registry)
+    return registry
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +68,7 @@ class Client:
     ) -> Iterator[str]:
         """The answer's text in pieces, as they are generated."""
         body = {**_chat_body(model, prompt, options, system), "stream": True}
-        with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.is_error:
-                response.read()
-                raise _to_error(response)
+        with self._streamed("POST", "/v1/chat/completions", json=body) as response:
             for line in response.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield _piece(json.loads(line.removeprefix("data: ")))
@@ -102,22 +100,26 @@ class Client:
         return self._send(method, path, **kwargs).json()
 
     def download(self, path: str, file: Path) -> None:
-        with self._http.stream("GET", path) as response:
-            if response.is_error:
-                response.read()
-                raise _to_error(response)
-            with file.open("wb") as out:
-                for part in response.iter_bytes():
-                    out.write(part)
+        with self._streamed("GET", path) as response, file.open("wb") as out:
+            for part in response.iter_bytes():
+                out.write(part)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        with self._streamed(method, path, **kwargs) as response:
+            response.read()
+        return response
+
+    @contextmanager
+    def _streamed(self, method: str, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
+        """An answer whose body is still to be read, or the error that it stands for."""
         try:
-            response = self._http.request(method, path, **kwargs)
+            with self._http.stream(method, path, **kwargs) as response:
+                if response.is_error:
+                    response.read()
+                    raise _to_error(response)
+                yield response
         except httpx.TransportError as error:
             raise Unavailable(f"No answer from {self.url} ({error}). Is it up? `luthier status` tells.") from error
-        if response.is_error:
-            raise _to_error(response)
-        return response
 
 
 class Finetune:
@@ -243,7 +245,7 @@ class Tables:
             raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file.")
         with path.open("rb") as file:
             name = "FILE_" + hashlib.file_digest(file, "sha256").hexdigest()[:16].upper()
-        if name not in {table["name"] for table in self.list()}:
+        if not any(table["name"].endswith(f".{name}") for table in self.list()):
             self.create(name, path)
         return f"SELECT prompt, completion FROM {name}"
 

@@ -202,7 +202,7 @@ def _leave(settings: Settings, cluster: Cluster) -> None:
             from luthier.platform.registry.actor import NAMESPACE, stop_registry
             from luthier.serve.app import stop_doors
 
-            stop_doors(settings)
+            stop_doors(cluster.base_models)
             stop_registry()
             for actor in ray.util.list_named_actors(all_namespaces=True):
                 if actor["namespace"] == NAMESPACE:

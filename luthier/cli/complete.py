@@ -1,7 +1,6 @@
 """luthier complete."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -31,7 +30,7 @@ def complete(  # noqa: PLR0913 - click hands over one argument an option
 ) -> None:
     """Ask MODEL (a base or tuned model) to answer PROMPT. A PROMPT of - is read from stdin."""
     client = Client()
-    text = Path("/dev/stdin").read_text() if prompt == "-" else prompt
+    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if stream:

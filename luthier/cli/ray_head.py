@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ from luthier.platform.settings import Settings
 MARK = "LUTHIER_CLUSTER"
 """Environment variable that every process of a cluster inherits: how its own are told from others."""
 START_SECONDS = 60.0
+POLITE_SECONDS = 2.0
 STOP_SECONDS = 15.0
 OBJECT_STORE_BYTES = 300_000_000
 
@@ -63,16 +66,17 @@ def start_ray(settings: Settings, cluster_id: str) -> int:
 
 
 def end_processes(root_pid: int, cluster_id: str) -> None:
-    """Ends the root process with all it started: politely first, then whatever is left."""
+    """Ends the root process and all it started: politely first, then whatever is left.
+
+    Nothing is lost by haste: jobs and usage are on disk before anybody is told of them.
+    """
     own = _own_processes(root_pid, cluster_id)
-    for process in own:
-        if process.pid == root_pid:
-            _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(own, timeout=STOP_SECONDS)
-    left = {*alive, *_own_processes(root_pid, cluster_id)}
-    for process in left:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(list(left), timeout=STOP_SECONDS)
+    _end(own, signal.SIGTERM, POLITE_SECONDS)
+    left = {*own, *_own_processes(root_pid, cluster_id)}
+    # A resource tracker ends by itself after the process it serves, once it has given back that one's shared memory.
+    _end([process for process in left if not _is_tracker(process)], signal.SIGKILL, STOP_SECONDS)
+    psutil.wait_procs([process for process in left if _is_tracker(process)], timeout=POLITE_SECONDS)
+    _end([process for process in left if process.is_running()], signal.SIGKILL, STOP_SECONDS)
 
 
 def is_root_alive(root_pid: int, cluster_id: str) -> bool:
@@ -114,11 +118,20 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
+def _end(processes: Iterable[psutil.Process], number: signal.Signals, seconds: float) -> None:
+    """Signals them all and waits for their end."""
+    asked = list(processes)
+    for process in asked:
+        with suppress(psutil.NoSuchProcess):  # it ended by itself in between
+            process.send_signal(number)
+    psutil.wait_procs(asked, timeout=seconds)
+
+
+def _is_tracker(process: psutil.Process) -> bool:
     try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return  # it ended by itself in between
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _options(settings: Settings) -> list[str]:

@@ -1,14 +1,13 @@
 """The catalog of base models: one TOML file a model, in configs/base_models/ and in the home's base_models/."""
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from luthier.errors import InvalidInput, NotFound
-from luthier.platform.frozen import Frozen
+from luthier.errors import NotFound
+from luthier.platform.frozen import Frozen, read_toml
 from luthier.platform.settings import Settings, configs_dir
 
 
@@ -91,7 +90,7 @@ class Catalog:
 def load_catalog(settings: Settings) -> Catalog:
     """Reads every row; a bad file is refused with its path and the faulty key."""
     files = [*_toml_files(configs_dir() / "base_models"), *_toml_files(settings.home / "base_models")]
-    rows = [_read(file) for file in files]
+    rows = [read_toml(file, BaseModel) for file in files]
     return Catalog({row.name: row for row in rows})
 
 
@@ -104,14 +103,3 @@ def base_model_dir(settings: Settings, base: BaseModel) -> Path:
 
 def _toml_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.toml"))
-
-
-def _read(file: Path) -> BaseModel:
-    try:
-        return BaseModel.model_validate(tomllib.loads(file.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{file}: not valid TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{file}: {where}: {first['msg']}") from error

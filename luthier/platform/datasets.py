@@ -62,7 +62,7 @@ def split(training: pa.Table, validation: pa.Table | None, seed: int) -> Dataset
 def judge(data: Dataset, base: BaseModel, options: FinetuneOptions, prompts: Prompts, prices: PriceList) -> DataReport:
     """Counts exactly what the trainer will see; too many rows for the base model are refused."""
     limit = base.rows_per_epoch // options.max_epochs
-    num_rows = data.training.num_rows + (0 if data.is_split else data.validation.num_rows)
+    num_rows = data.training.num_rows + (0 if data.validation is data.training else data.validation.num_rows)
     if num_rows > limit:
         raise BadDataset(
             f"{num_rows} rows are too many: {base.name} takes {base.rows_per_epoch} rows / {options.max_epochs} epochs "

@@ -29,6 +29,7 @@ MOVES = {
     JobStatus.IN_PROGRESS: {JobStatus.SUCCESS, JobStatus.ERROR, JobStatus.CANCELLED},
 }
 """No entry: the status is final."""
+ACTIVE = tuple(status.value for status in MOVES)
 
 
 def check_move(job_id: str, now: JobStatus, to: JobStatus) -> None:

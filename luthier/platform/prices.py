@@ -1,13 +1,12 @@
 """Prices: credits per million tokens, versioned. Integers only: 1 credit = 1,000,000 micro-credits (ucr)."""
 
-import tomllib
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from pydantic import field_validator
 
 from luthier.errors import InvalidInput
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, read_toml
 
 UCR_PER_CREDIT = 1_000_000
 TOKENS_PER_PRICE = 1_000_000
@@ -25,8 +24,11 @@ class Price(Frozen):
     def _credits_to_ucr(cls, value: object) -> int:
         if not isinstance(value, str):
             raise ValueError("write a price as a string of decimal credits, such as '0.10'")
-        ucr = Decimal(value) * UCR_PER_CREDIT
-        if ucr < 0 or ucr != ucr.to_integral_value():
+        try:
+            ucr = Decimal(value) * UCR_PER_CREDIT
+        except InvalidOperation as error:
+            raise ValueError(f"{value!r} is not a decimal number") from error
+        if not ucr.is_finite() or ucr < 0 or ucr != ucr.to_integral_value():
             raise ValueError("a price is not negative and has at most six decimals")
         return int(ucr)
 
@@ -51,7 +53,8 @@ class PriceList(Frozen):
 
 
 def load_prices(file: Path) -> PriceList:
-    return PriceList.model_validate(tomllib.loads(file.read_text()))
+    """The prices of a file; a bad one is refused with its path and the faulty key."""
+    return read_toml(file, PriceList)
 
 
 def to_credits(ucr: int) -> Decimal:

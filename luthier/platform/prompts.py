@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import InvalidInput
+from luthier.errors import InvalidInput, Unavailable
 from luthier.platform.frozen import Frozen
 
 Message = dict[str, str]
@@ -27,6 +27,10 @@ class Prompts:
     """The tokenizer and chat template of one base model."""
 
     def __init__(self, base_dir: Path) -> None:
+        if not (base_dir / "tokenizer.json").is_file():
+            raise Unavailable(
+                f"The base model {base_dir.name} is not fetched: add it to serve_base_models; `luthier up` fetches it."
+            )
         from transformers import PreTrainedTokenizerFast
 
         self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(base_dir))
@@ -50,8 +54,8 @@ class Prompts:
     def sample(self, prompt: str, completion: str, max_prompt: int, max_completion: int) -> Sample:
         """A prompt-completion row as one user turn and its answer, each cut at its share of the context.
 
-        The rendered prompt is cut at its left end's text (the question's tail is dropped) so that the template stays
-        whole; the completion keeps its first tokens and always ends with the end-of-sequence token.
+        A long prompt loses its text's tail, so that the template around it stays whole; a long completion keeps its
+        first tokens. Every completion ends with the end-of-sequence token.
         """
         head = self.chat([{"role": "user", "content": prompt}])
         body = [*self.encode(completion), self.eos_id]

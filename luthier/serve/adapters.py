@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from luthier.errors import LuthierError, NotFound
+from luthier.errors import InvalidInput, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.models import Resolved
@@ -28,7 +28,9 @@ class Resolver:
 
     async def resolve(self, caller: Caller, model: str) -> Resolved:
         """What answers for a name; NotFound if nothing does."""
-        return self._fresh(caller, model) or await asyncio.to_thread(self._ask, caller, model)
+        if fresh := self._fresh(caller, model):
+            return fresh
+        return await asyncio.to_thread(self._ask, caller, model)
 
     def _fresh(self, caller: Caller, model: str) -> Resolved | None:
         if model in self._catalog:
@@ -39,9 +41,9 @@ class Resolver:
     def _ask(self, caller: Caller, model: str) -> Resolved:
         try:
             version = self._models.get(caller, parse_name(model, self._settings.database, self._settings.schema_name))
-        except LuthierError as error:
+        except (NotFound, InvalidInput) as error:
             self._known.pop((caller.account, model), None)
-            raise NotFound(f"Unknown model {model!r}: neither a base model nor a tuned model that is ready.") from error
+            raise NotFound(f"Unknown model {model!r}, not a base model. {error.message}") from error
         resolved = Resolved(name=version.model, base_model=version.base_model, adapter=version)
         if len(self._known) >= MAX_NAMES:
             self._known.clear()

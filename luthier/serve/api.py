@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -9,7 +10,6 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-import luthier
 from luthier.errors import InvalidInput, LuthierError, NotFound, Unavailable
 from luthier.platform.wire import ErrorBody
 from luthier.serve.deps import KeyCheck
@@ -20,7 +20,7 @@ UPLOAD_PATH = "/luthier/v1/tables"
 
 
 def build_api(services: Services) -> FastAPI:
-    app = FastAPI(title="Luthier", version=luthier.__version__, description="Fine-tune and serve language models.")
+    app = FastAPI(title="Luthier", version=version("luthier"), description="Fine-tune and serve language models.")
     app.state.services = services
     app.state.keys = KeyCheck(services.registry)
     app.middleware("http")(_with_request_id)
@@ -74,7 +74,14 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return error_response(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
-    body = ErrorBody(message=str(error.detail), type="invalid_request_error", code=str(error.status_code))
+    message, code = str(error.detail), str(error.status_code)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "none")
+        message, code = (
+            f"{request.method} does not work on {request.url.path}; allowed: {allowed}.",
+            "method_not_allowed",
+        )
+    body = ErrorBody(message=message, type="invalid_request_error", code=code)
     return JSONResponse({"error": body.model_dump()}, status_code=error.status_code, headers=error.headers)
 
 

@@ -40,10 +40,12 @@ def start_doors(settings: Settings, catalog: Catalog) -> None:
     serve.run_many([*engines, gateway], wait_for_applications_running=False)
 
 
-def stop_doors(settings: Settings) -> None:
-    """Ends the gateway and the engines, and nothing else that Serve may run."""
-    for name in (GATEWAY, *settings.serve_base_models):
+def stop_doors(base_models: tuple[str, ...]) -> None:
+    """Ends the gateway and these engines, and Serve with its port when nothing else runs on it."""
+    for name in (GATEWAY, *base_models):
         serve.delete(name, _blocking=True)
+    if not serve.status().applications:
+        serve.shutdown()
 
 
 class HandleCompletions:

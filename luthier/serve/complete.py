@@ -3,7 +3,8 @@
 Whatever happens in between (client gone, engine dead, replica stopping), what the engine counted is settled.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 from luthier.errors import InvalidInput
@@ -19,7 +20,7 @@ from luthier.serve.services import Ask
 class Engine(Protocol):
     def generate(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
-    ) -> AsyncIterator[Chunk]: ...
+    ) -> AsyncGenerator[Chunk, None]: ...
 
 
 class Completer:
@@ -30,18 +31,18 @@ class Completer:
     ) -> None:
         self._base, self._engine, self._prices, self._settle = base, engine, prices, settle
 
-    async def complete(self, ask: Ask, resolved: Resolved) -> AsyncIterator[Chunk]:
+    async def complete(self, ask: Ask, resolved: Resolved) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; the last chunk carries the counts of the whole."""
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
         num_prompt = num_completion = 0
-        pieces = self._engine.generate(ask.id, ask.request, resolved.adapter)
         try:
-            async for piece in pieces:
-                assert piece.usage is not None
-                num_prompt = piece.usage.prompt_tokens
-                num_completion += piece.usage.completion_tokens
-                yield Chunk(choices=piece.choices)
+            async with aclosing(self._engine.generate(ask.id, ask.request, resolved.adapter)) as pieces:
+                async for piece in pieces:
+                    assert piece.usage is not None
+                    num_prompt = piece.usage.prompt_tokens
+                    num_completion += piece.usage.completion_tokens
+                    yield Chunk(choices=piece.choices)
             yield Chunk(choices=[], usage=Usage(prompt_tokens=num_prompt, completion_tokens=num_completion))
         finally:
             if num_prompt:

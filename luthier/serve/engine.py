@@ -1,7 +1,7 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class VllmEngine:
 
     async def generate(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """Pieces of the answer as they come, then one chunk without text that carries the counts.
 
         Closed early, the generation is aborted. ContextTooLong before anything is generated.

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.errors import LuthierError
+import psutil
+
+from luthier.errors import Conflict
 from luthier.platform.metering import UsageRecord
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ class UsageSpool:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._append = folder, append
         self._file = folder / f"{os.getpid()}.jsonl"
-        self._lock = threading.Lock()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._waiting: list[UsageRecord] = []
         self._wake = threading.Event()
         self._take_over()
@@ -41,14 +43,25 @@ class UsageSpool:
 
     def flush(self) -> None:
         """Sends what waits; on failure everything stays where it is."""
-        with self._lock:
-            batch = self._waiting[:MAX_BATCH]
-        if not batch:
-            return
-        self._append(batch)
-        with self._lock:
-            del self._waiting[: len(batch)]
-            self._file.write_text("".join(record.model_dump_json() + "\n" for record in self._waiting))
+        with self._flushing:
+            with self._lock:
+                batch = self._waiting[:MAX_BATCH]
+            if not batch:
+                return
+            self._send(batch)
+            with self._lock:
+                del self._waiting[: len(batch)]
+                self._rewrite()
+
+    def _send(self, batch: list[UsageRecord]) -> None:
+        try:
+            self._append(batch)
+        except Conflict:  # the ledger has one of them with other content: that one alone is refused
+            for record in batch:
+                try:
+                    self._append([record])
+                except Conflict as error:
+                    log.error("usage refused: %s", error)
 
     def _flush_forever(self) -> None:
         while True:
@@ -56,27 +69,31 @@ class UsageSpool:
             self._wake.clear()
             try:
                 self.flush()
-            except LuthierError as error:  # the registry is away: the records wait on disk, the next round sends them
+            except Exception as error:  # whatever it is, the records wait on disk and the next round sends them
                 log.warning("usage not flushed yet: %s", error)
                 threading.Event().wait(FLUSH_SECONDS)
 
     def _take_over(self) -> None:
-        for left in self._folder.glob("*.jsonl"):
-            if left == self._file or not _is_alive(int(left.stem)):
-                records = [
-                    UsageRecord.model_validate_json(line)
-                    for line in left.read_text().splitlines()
-                    if line.endswith("}")
-                ]
-                for record in records:
-                    self.settle(record)
-                if left != self._file:
-                    left.unlink()
+        """What dead processes left, and one of this very id: ids come again."""
+        left = [file for file in self._folder.glob("*.jsonl") if file == self._file or not _is_alive(int(file.stem))]
+        self._waiting = [record for file in left for record in _read(file)]
+        self._rewrite()
+        for file in left:
+            if file != self._file:
+                file.unlink()
+
+    def _rewrite(self) -> None:
+        """The file with what waits, whole or as it was."""
+        part = self._file.with_suffix(".part")
+        part.write_text("".join(record.model_dump_json() + "\n" for record in self._waiting))
+        os.replace(part, self._file)
+
+
+def _read(file: Path) -> list[UsageRecord]:
+    """Whole lines only: a process that dies while it writes leaves half of the last one."""
+    *lines, _torn = file.read_text().split("\n")
+    return [UsageRecord.model_validate_json(line) for line in lines]
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    return bool(psutil.pid_exists(pid))

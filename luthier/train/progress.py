@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
+from luthier.errors import Unavailable
 from luthier.platform.jobs import Job, Progress
 from luthier.platform.registry.jobs import Jobs
 from luthier.train.config import StepRecord
@@ -27,7 +29,8 @@ class Reporter:
         self._records.update({record.step: record for record in records})
         if self._records:
             history = [self._records[step] for step in sorted(self._records)]
-            self._jobs.report(self._job_id, self._progress(history, total_steps))
+            with suppress(Unavailable):  # the registry is away: the next report tells all that this one would have
+                self._jobs.report(self._job_id, self._progress(history, total_steps))
 
     def _progress(self, history: Sequence[StepRecord], total_steps: int) -> Progress:
         tokens = sum(record.num_tokens for record in history)

@@ -10,7 +10,6 @@ import uuid
 from importlib.metadata import version
 from pathlib import Path
 
-import luthier
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.storage import Storage, file_sha256
@@ -68,7 +67,7 @@ def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, file
         "training_loss": fit.training_loss,
         "validation_loss": fit.validation_loss,
         "versions": {
-            "luthier": luthier.__version__,
+            "luthier": version("luthier"),
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
         },

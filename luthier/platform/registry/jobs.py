@@ -11,15 +11,13 @@ import sqlalchemy as sa
 from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
-from luthier.platform.jobs import Event, FinishedModel, Job, JobError, JobStatus, Progress, check_move
+from luthier.platform.jobs import ACTIVE, Event, FinishedModel, Job, JobError, JobStatus, Progress, check_move
 from luthier.platform.metering import Source, training_usage
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import PriceList
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.store import Store
-
-ACTIVE = (JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value)
 
 
 class Launcher(Protocol):

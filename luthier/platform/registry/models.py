@@ -6,9 +6,9 @@ import sqlalchemy as sa
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
-from luthier.platform.jobs import FinishedModel, Job
+from luthier.platform.jobs import ACTIVE, FinishedModel, Job
 from luthier.platform.models import ModelVersion
-from luthier.platform.names import QualifiedName
+from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.registry.objects import is_named, object_row
 from luthier.platform.store import Store
 
@@ -18,6 +18,7 @@ class Models:
         self._store = store
         self._models = store.table("models")
         self._versions = store.table("versions")
+        self._jobs = store.table("jobs")
 
     def show(self, caller: Caller) -> list[ModelVersion]:
         """The newest version of each model."""
@@ -27,7 +28,7 @@ class Models:
         """The newest version of a model."""
         found = self._store.rows(self._newest(is_named(self._models, caller, name)))
         if not found:
-            raise NotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+            raise self._missing(caller, name)
         return _to_version(found[0])
 
     def drop(self, caller: Caller, name: QualifiedName) -> ModelVersion:
@@ -57,6 +58,19 @@ class Models:
             "created_on": now,
         }
         tx.execute(sa.insert(self._versions).values(**row))
+
+    def _missing(self, caller: Caller, name: QualifiedName) -> NotFound:
+        columns = self._jobs.c
+        active = sa.select(columns.id, columns.model, columns.status).where(
+            columns.account == caller.account, columns.status.in_(ACTIVE)
+        )
+        for job in self._store.rows(active):
+            if parse_name(job["model"], "", "") == name:
+                return NotFound(
+                    f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
+                    f"`luthier finetune watch {job['id']}` follows it."
+                )
+        return NotFound(f"No model {name.display}. `luthier models list` shows those there are.")
 
     def _newest(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
         versions, models = self._versions, self._models

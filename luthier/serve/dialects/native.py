@@ -1,5 +1,6 @@
 """The native API, /luthier/v1: jobs, tables, models, SQL, usage, status."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,8 +141,9 @@ async def sql(request: Request, body: RunSql, caller: CallerOf, services: Servic
         return Response(_to_arrow(table), media_type=ARROW_STREAM)
     import json
 
-    rows = [list(row.values()) for row in table.to_pylist()]
-    text = json.dumps({"columns": table.column_names, "rows": rows}, default=str)
+    columns = [column.to_pylist() for column in table.columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    text = json.dumps({"columns": table.column_names, "rows": rows}, default=_to_json)
     return Response(text, media_type="application/json")
 
 
@@ -192,6 +194,13 @@ router.include_router(v1)
 
 def _named(services: Services, name: str) -> QualifiedName:
     return parse_name(name, services.settings.database, services.settings.schema_name)
+
+
+def _to_json(value: Any) -> int | str:
+    """Whole decimals (a SUM of integers is one) are numbers; other decimals, times and bytes are text."""
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:
+        return int(value)
+    return str(value)
 
 
 def _to_arrow(table: pa.Table) -> bytes:

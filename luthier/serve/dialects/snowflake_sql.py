@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from luthier.errors import InvalidInput, LuthierError
 from luthier.platform.access import Caller
@@ -122,7 +122,7 @@ class _Functions:
     async def _try_complete(self, row: Cells) -> str | None:
         try:
             return await self._complete(row)
-        except LuthierError:  # this is what TRY_ means
+        except (LuthierError, ValidationError):  # this is what TRY_ means
             return None
 
     def _concurrently(self, one: Callable[[Cells], Awaitable[str | None]]) -> Callable[[list[pa.Array]], pa.Array]:

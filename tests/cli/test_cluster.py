@@ -1,0 +1,99 @@
+"""What stops `luthier up` before it starts anything: one line on stderr, its own exit status, nothing half-started."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from luthier.cli.ray_head import MARK
+from luthier.errors import ClusterError, NotFound
+
+Up = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Up:
+    """`luthier up` in a home of its own."""
+
+    def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        port, ray_port, dashboard_port = map(str, free(3))
+        ports = {"LUTHIER_PORT": port, "LUTHIER_RAY_PORT": ray_port, "LUTHIER_DASHBOARD_PORT": dashboard_port}
+        env = {"LUTHIER_HOME": str(tmp_path), "LUTHIER_CACHE": str(tmp_path / "cache"), **ports, **settings}
+        command = [sys.executable, "-m", "luthier.cli.main", "up", *arguments]
+        return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+def free(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def check_refused(done: subprocess.CompletedProcess[str], home: Path, status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert [word for word in words if word not in line] == []
+    assert not (home / "cluster.json").exists()
+    assert [process for process in psutil.process_iter() if _is_of(process, home)] == []
+
+
+def _is_of(process: psutil.Process, home: Path) -> bool:
+    try:
+        environ = process.environ()
+    except psutil.Error:
+        return False
+    return MARK in environ and environ.get("LUTHIER_HOME") == str(home)
+
+
+@pytest.mark.parametrize("name", ["LUTHIER_PORT", "LUTHIER_RAY_PORT", "LUTHIER_DASHBOARD_PORT"])
+def test_a_port_that_is_taken(up: Up, tmp_path: Path, name: str) -> None:
+    with listening() as port:
+        check_refused(up(**{name: str(port)}), tmp_path, ClusterError.exit, str(port), name)
+
+
+def test_a_ray_that_does_not_answer(up: Up, tmp_path: Path) -> None:
+    (port,) = free(1)
+    check_refused(up("--address", f"127.0.0.1:{port}"), tmp_path, ClusterError.exit, f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("address", ["ray.example", "127.0.0.1:x", ":6379"])
+def test_an_address_that_is_none(up: Up, tmp_path: Path, address: str) -> None:
+    check_refused(up("--address", address), tmp_path, ClusterError.exit, address, "HOST:PORT")
+
+
+def test_a_home_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    check_refused(up(LUTHIER_HOME=str(file / "home")), tmp_path, ClusterError.exit, str(file), "LUTHIER_HOME")
+
+
+def test_a_base_model_that_nobody_knows(up: Up, tmp_path: Path) -> None:
+    done = up(LUTHIER_SERVE_BASE_MODELS='["gpt-0"]')
+    check_refused(done, tmp_path, NotFound.exit, "gpt-0", "smollm2-135m")
+
+
+def test_an_up_while_another_is_at_work(up: Up, tmp_path: Path) -> None:
+    with FileLock(tmp_path / "cluster.lock"):
+        check_refused(up(), tmp_path, ClusterError.exit, "at work", str(tmp_path))

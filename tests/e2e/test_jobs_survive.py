@@ -1,0 +1,67 @@
+"""kill -9 to each process of a running job: it ends in SUCCESS, billed once. And cancel, which must leave nothing."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from luthier.cli.client import FinetuneJob
+from luthier.errors import Unavailable
+from tests.e2e.jobs import LONG, MEMORISE, check_success, start_long, step_of, table_of
+from tests.e2e.live import BASE, CONTROLLER, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+CANCEL_SECONDS = 10.0
+
+
+def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> None:
+    query = table_of(cluster, "longer_table", tmp_path, repeats=3000)
+    job = cluster.client.finetune.create("cancelled", BASE, query, options=LONG)
+    until(lambda: step_of(job) > 50, JOB_SECONDS, "progress")
+    running = [*cluster.roles(CONTROLLER), *cluster.roles(WORKER), *cluster.roles(SUPERVISOR)]
+    assert len(running) == 3
+    following = cluster.client.finetune.create(
+        "after_cancel", BASE, table_of(cluster, "after_table", tmp_path), options=MEMORISE
+    )
+    assert following.describe()["status"] == "PENDING"
+
+    text = next(iter(cluster.sql(f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CANCEL', '{job.id}')")[0].values()))
+    assert text == f"Canceled Cortex Fine-tuning job: {job.id}"
+    assert not psutil.wait_procs(running, timeout=CANCEL_SECONDS)[1]
+    described = job.describe()
+    assert described["status"] == "CANCELLED"
+    (bill,) = [record for record in cluster.client.usage("finetuning") if record["source_id"] == job.id]
+    assert 0 < bill["trained_tokens"] == described["progress_details"]["trained_tokens"]
+    assert bill["trained_tokens"] < described["report"]["trained_tokens"]
+    check_success(cluster, following, tmp_path)
+
+
+@pytest.mark.parametrize("role", [WORKER, CONTROLLER, SUPERVISOR])
+def test_a_killed_process_of_a_run_costs_nothing(cluster: LiveCluster, tmp_path: Path, role: str) -> None:
+    job = start_long(cluster, f"without_{role}", tmp_path)
+    cluster.kill(role)
+    check_success(cluster, job, tmp_path)
+
+
+def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path) -> None:
+    job = start_long(cluster, "without_registry", tmp_path)
+
+    def known() -> object:
+        client = cluster.client
+        jobs = {shown["id"]: shown["created_on"] for shown in client.finetune.show()}
+        return jobs, client.models.list(), client.tables.list(), client.usage("credits")
+
+    before = known()
+    cluster.kill(REGISTRY)
+    assert until(lambda: _retried(known), 30, "the registry") == before
+    check_success(cluster, job, tmp_path)
+    assert cluster.client.complete("first", "the fox") == "quick"
+
+
+def _retried(ask: object) -> object:
+    assert callable(ask)
+    try:
+        return ask()
+    except Unavailable:
+        return None

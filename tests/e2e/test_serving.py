@@ -1,0 +1,105 @@
+"""Many models in one batch, requests that are refused, clients that go away, engines that die."""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import psutil
+import pytest
+
+from luthier.cli.client import FinetuneJob
+from tests.e2e.jobs import FIRST, SECOND
+from tests.e2e.live import BASE, MAX_LORAS, REPLICA, LiveCluster, until
+from tests.e2e.test_first_model import usage_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+RECOVERY_SECONDS = 180.0
+NUM_TOGETHER = 32
+
+
+def answer(cluster: LiveCluster, model: str, prompt: str) -> str:
+    messages = [{"role": "user", "content": prompt}]
+    done = cluster.openai.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=16)
+    return done.choices[0].message.content
+
+
+def engine_processes(cluster: LiveCluster) -> list[psutil.Process]:
+    """vLLM's processes, the one that holds the model last."""
+    (replica,) = cluster.roles(REPLICA)
+    return sorted(replica.children(recursive=True), key=lambda process: process.memory_info().rss)
+
+
+def answers_again(cluster: LiveCluster, model: str, prompt: str) -> str:
+    """The first answer after a fault; until then every error must say that the request may be sent again."""
+
+    def attempt() -> str | None:
+        try:
+            return answer(cluster, model, prompt)
+        except openai.APIStatusError as error:
+            if (error.status_code, error.code) != (503, "unavailable"):
+                raise
+            return None
+
+    return until(attempt, RECOVERY_SECONDS, f"an answer of {model}")
+
+
+def test_models_in_one_batch_answer_as_they_do_alone(
+    cluster: LiveCluster, first_job: FinetuneJob, second_job: FinetuneJob
+) -> None:
+    """Guards base requests against whatever adapter lies in the last slot: all slots are full here."""
+    tuned = {"first": FIRST, "second": SECOND}
+    assert len(tuned) == MAX_LORAS
+    asks = list(itertools.product([*tuned, BASE], FIRST))
+    alone = {(model, prompt): answer(cluster, model, prompt) for model, prompt in asks}
+    for model, answers in tuned.items():
+        assert {prompt: alone[model, prompt] for prompt in FIRST} == answers
+    mixed = list(itertools.islice(itertools.cycle(asks), NUM_TOGETHER))
+    with ThreadPoolExecutor(NUM_TOGETHER) as pool:
+        together = list(pool.map(lambda ask: answer(cluster, *ask), mixed))
+    assert [(ask, got) for ask, got in zip(mixed, together, strict=True) if got != alone[ask]] == []
+
+
+@pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])
+def test_what_exceeds_the_context_is_refused(cluster: LiveCluster, num_words: int, max_tokens: int | None) -> None:
+    messages = [{"role": "user", "content": "the fox " * num_words}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        cluster.openai.chat.completions.create(model=BASE, messages=messages, max_completion_tokens=max_tokens)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_stream_that_the_client_leaves_is_billed_so_far(cluster: LiveCluster) -> None:
+    limit = 480
+    stream = cluster.openai.completions.create(
+        model=BASE, prompt="the", temperature=0, max_tokens=limit, stream=True, timeout=60
+    )
+    chunks = list(itertools.islice(stream, 3))
+    stream.response.close()
+    prompt_tokens, completion_tokens = usage_of(cluster, chunks[0].id)
+    assert prompt_tokens >= 1
+    assert 3 <= completion_tokens < limit
+    assert answer(cluster, BASE, "the fox")
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(lambda cluster: engine_processes(cluster)[-1], id="vllm"),
+        pytest.param(lambda cluster: cluster.roles(REPLICA)[0], id="replica"),
+    ],
+)
+def test_a_killed_engine_comes_back_by_itself(
+    cluster: LiveCluster, first_job: FinetuneJob, victim: Callable[[LiveCluster], psutil.Process]
+) -> None:
+    old = engine_processes(cluster)
+    before = answer(cluster, BASE, "the fox")
+    stream = cluster.openai.completions.create(model=BASE, prompt="the", max_tokens=480, stream=True)
+    next(iter(stream))
+    victim(cluster).kill()
+    with pytest.raises((openai.APIError, openai.APIConnectionError)):
+        list(stream)
+    assert answers_again(cluster, "first", "the fox") == FIRST["the fox"]
+    assert answers_again(cluster, BASE, "the fox") == before
+    assert not psutil.wait_procs(old, timeout=30)[1]
+    assert len(engine_processes(cluster)) == len(old)

@@ -1,0 +1,70 @@
+"""What a user sees of a cluster that runs: the command again, the Ray dashboard, its doors on loopback."""
+
+import ipaddress
+import json
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from luthier.cli.client import FinetuneJob
+from tests.e2e.live import BASE, LiveCluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def test_up_again_finds_it_up(cluster: LiveCluster) -> None:
+    before = cluster.record
+    assert "Luthier is up already." in cluster.up()
+    assert cluster.record == before
+
+
+def test_status_tells_what_runs(cluster: LiveCluster) -> None:
+    told = cluster.run("status", "--json")
+    assert told.returncode == 0
+    status = json.loads(told.stdout)
+    assert (status["up"], status["ready"], status["engines"]) == (True, True, {BASE: True})
+    assert httpx.get(status["docs"], timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+def test_the_dashboard_asks_for_the_token(cluster: LiveCluster, headers: dict[str, str]) -> None:
+    url = f"http://127.0.0.1:{cluster.dashboard_port}/api/v0/actors"
+    assert httpx.get(url, headers=headers, timeout=10).status_code in (401, 403)
+    assert (cluster.home / "ray.token").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_dashboard_shows_jobs_actors_and_applications(cluster: LiveCluster, first_job: FinetuneJob) -> None:
+    actors = {
+        actor["name"]: actor for actor in cluster.dashboard("/api/v0/actors?detail=1")["data"]["result"]["result"]
+    }
+    assert actors["luthier-registry"]["state"] == "ALIVE"
+    assert actors[first_job.id]["class_name"] == "Supervisor"
+    runs = {run["name"] for run in cluster.dashboard("/api/train/v2/runs/v1")["train_runs"]}
+    assert first_job.id in runs
+    applications = cluster.dashboard("/api/serve/applications/")["applications"]
+    assert {name: application["status"] for name, application in applications.items()} == {
+        "gateway": "RUNNING",
+        BASE: "RUNNING",
+    }
+
+
+def test_nothing_listens_beyond_loopback(cluster: LiveCluster) -> None:
+    processes = cluster.processes()
+    heard = [
+        (connection.laddr.ip, connection.laddr.port, process.pid)
+        for process in processes
+        for connection in _connections(process)
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    ports = {port for _, port, _ in heard}
+    assert {cluster.ray_port, cluster.dashboard_port, int(cluster.url.rpartition(":")[2])} <= ports
+    assert [each for each in heard if not ipaddress.ip_address(each[0]).is_loopback] == []
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections(kind="inet"))
+    except psutil.NoSuchProcess:
+        return []

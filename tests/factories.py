@@ -1,0 +1,97 @@
+"""Nouns with defaults: a test shows only what matters to it."""
+
+from pathlib import Path
+from typing import Any
+
+from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller, hash_key
+from luthier.platform.jobs import FinetuneOptions, FinishedModel, Job, Progress
+from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+
+KEY = "lt_test_key"
+ADMIN = Caller(account="main", user=ADMIN_USER, role=ADMIN_ROLE)
+BASE_MODEL = """
+name = "tiny"
+hf = "tests/tiny"
+revision = "0"
+licence = "none"
+description = "A random model for tests."
+price_class = "small"
+context_window = 512
+prompt_tokens = 384
+completion_tokens = 128
+rows_per_epoch = 100
+max_rank = 16
+
+[source]
+kind = "path"
+path = "{path}"
+
+[engine]
+max_model_len = 512
+"""
+
+
+def make_settings(home: Path, base_dir: Path, **given: Any) -> Settings:
+    """A home with one base model, `tiny`."""
+    folder = home / "base_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tiny.toml").write_text(BASE_MODEL.format(path=base_dir))
+    return Settings(home=home, cache=home / "cache", serve_base_models=("tiny",), **given)
+
+
+def add_admin(registry: Registry, key: str = KEY) -> None:
+    registry.access.add_admin_key(ADMIN.account, hash_key(key), key[:6])
+
+
+def make_job(job_id: str = "ft_1", model: str = "LUTHIER.PUBLIC.TUNED", **given: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": job_id,
+        "account": ADMIN.account,
+        "owner": ADMIN.user,
+        "role": ADMIN.role,
+        "model": model,
+        "base_model": "tiny",
+        "training_data": "SELECT 1",
+        "validation_data": "",
+        "options": FinetuneOptions(),
+        "report": {"rows": 2, "trained_tokens": 60},
+        "created_on": 1_000,
+    }
+    return Job(**{**fields, **given})
+
+
+def make_progress(step: int = 1, total_steps: int = 4, trained_tokens: int = 10) -> Progress:
+    return Progress(step=step, total_steps=total_steps, epoch=1, training_loss=2.0, trained_tokens=trained_tokens)
+
+
+def make_finished(path: Path | str = "adapter", **given: Any) -> FinishedModel:
+    fields: dict[str, Any] = {
+        "path": str(path),
+        "sha256": "ab" * 32,
+        "rank": 8,
+        "trained_tokens": 60,
+        "training_loss": 0.5,
+        "validation_loss": 0.75,
+    }
+    return FinishedModel(**{**fields, **given})
+
+
+def make_record(source_id: str = "req_1", **given: Any) -> UsageRecord:
+    fields: dict[str, Any] = {
+        "kind": UsageKind.COMPLETION,
+        "source_id": source_id,
+        "account": ADMIN.account,
+        "user": ADMIN.user,
+        "role": ADMIN.role,
+        "function": "COMPLETE",
+        "base_model": "tiny",
+        "model": "tiny",
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "price_version": "1",
+        "amount_ucr": 1,
+        "time": 1_000,
+    }
+    return UsageRecord(**{**fields, **given})

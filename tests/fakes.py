@@ -1,0 +1,104 @@
+"""Doubles: a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from luthier.errors import ContextTooLong, Unavailable
+from luthier.platform.base_models import load_catalog
+from luthier.platform.metering import UsageRecord
+from luthier.platform.models import ModelVersion
+from luthier.platform.prices import load_prices
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.serve.adapters import Resolver
+from luthier.serve.complete import Completer
+from luthier.serve.services import Ask
+
+
+class Launcher:
+    """Supervisors are names in a set; a test loses one by taking its name out."""
+
+    def __init__(self, num_slots: int = 1) -> None:
+        self.num_slots = num_slots
+        self.alive: set[str] = set()
+
+    def slots(self) -> int:
+        return self.num_slots
+
+    def is_alive(self, job_id: str) -> bool:
+        return job_id in self.alive
+
+    def launch(self, job_id: str) -> None:
+        self.alive.add(job_id)
+
+    def stop(self, job_id: str) -> None:
+        self.alive.discard(job_id)
+
+
+class EchoEngine:
+    """Answers `<adapter or base>: <last message>`, a word at a time; a word is a token."""
+
+    def __init__(self, context: int = 512) -> None:
+        self._context = context
+        self.dies_after: int | None = None
+        """Pieces after which the engine dies."""
+        self.requests: list[CompleteRequest] = []
+        self.num_open = 0
+
+    async def generate(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
+    ) -> AsyncGenerator[Chunk, None]:
+        self.requests.append(request)
+        prompt = request.messages[-1]["content"] if request.messages else request.prompt or ""
+        num_prompt = len(prompt.split())
+        if num_prompt + (request.max_tokens or 1) > self._context:
+            raise ContextTooLong(f"The context window is {self._context} tokens.")
+        self.num_open += 1
+        try:
+            words = f"{adapter.model if adapter else 'base'}: {prompt}".split()
+            pieces = [piece for index in range(request.n) for piece in _pieces(index, words, request)]
+            for number, piece in enumerate(pieces):
+                if number == self.dies_after:
+                    raise Unavailable("The engine stopped while it answered.")
+                yield Chunk(choices=[piece], usage=Usage(prompt_tokens=num_prompt, completion_tokens=1))
+        finally:
+            self.num_open -= 1
+
+
+def _pieces(index: int, words: list[str], request: CompleteRequest) -> list[Choice]:
+    kept, finish = words[: request.max_tokens], "stop"
+    if len(kept) < len(words):
+        finish = "length"
+    for at, word in enumerate(kept):
+        if word in request.stop:
+            kept, finish = kept[:at], "stop"
+            break
+    last = len(kept) - 1
+    return [
+        Choice(index=index, text=word if at == 0 else f" {word}", finish_reason=finish if at == last else None)
+        for at, word in enumerate(kept)
+    ]
+
+
+class LocalCompletions:
+    """What the engines' replicas do, in this process: resolve, complete, settle straight into the ledger."""
+
+    def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine) -> None:
+        catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
+        self.is_ready = True
+        self._resolver = Resolver(settings, catalog, registry.models)
+        self._completers = {
+            base.name: Completer(base, engine, prices, lambda record: _settle(registry, record)) for base in catalog
+        }
+
+    async def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
+        async for chunk in self._completers[base_model].complete(ask, resolved):
+            yield chunk
+
+    async def ready(self) -> dict[str, bool]:
+        return dict.fromkeys(self._completers, self.is_ready)
+
+
+def _settle(registry: Registry, record: UsageRecord) -> None:
+    registry.ledger.append([record])

@@ -1,0 +1,114 @@
+"""What every route shares: keys, bodies, routes, request ids, health."""
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from luthier.platform.registry.registry import Registry
+from tests.factories import KEY
+from tests.fakes import LocalCompletions
+from tests.flow.conftest import error_of
+
+ROUTES = [
+    ("GET", "/luthier/v1/jobs"),
+    ("POST", "/luthier/v1/sql"),
+    ("GET", "/luthier/v1/tables"),
+    ("GET", "/luthier/v1/usage/credits"),
+    ("GET", "/luthier/v1/whoami"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_key(app: FastAPI, method: str, path: str) -> None:
+    response = TestClient(app).request(method, path, json={} if method == "POST" else None)
+    assert "Authorization: Bearer KEY" in error_of(response, 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_wrong_key(app: FastAPI, method: str, path: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}x"}
+    response = TestClient(app).request(method, path, headers=headers, json={} if method == "POST" else None)
+    message = error_of(response, 401, "invalid_api_key")
+    assert "not known here" in message
+    assert KEY not in message
+
+
+def test_no_route_is_open_by_mistake(app: FastAPI) -> None:
+    """All but these want a key."""
+    is_open = {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+    schema = app.openapi()["paths"]
+    client = TestClient(app)
+    for path, methods in schema.items():
+        for method in methods if path not in is_open else ():
+            answer = client.request(
+                method.upper(), path.replace("{kind}", "credits"), params={"name": "n", "filename": "f"}
+            )
+            assert answer.status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize("path", ["/luthier/v1/jobs", "/luthier/v1/sql", "/v1/chat/completions"])
+def test_a_body_that_is_no_json(api: TestClient, path: str) -> None:
+    response = api.post(path, content=b'{"model": ', headers={"Content-Type": "application/json"})
+    assert "not valid JSON" in error_of(response, 400, "invalid_parameter_value")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'"text"'])
+def test_a_body_that_is_no_object(api: TestClient, body: bytes) -> None:
+    response = api.post("/luthier/v1/sql", content=body, headers={"Content-Type": "application/json"})
+    assert "body" in error_of(response, 400, "invalid_parameter_value")
+
+
+def test_a_missing_field_is_named(api: TestClient) -> None:
+    response = api.post("/luthier/v1/sql", json={})
+    assert "statement: Field required" in error_of(response, 400, "invalid_parameter_value")
+    assert response.json()["error"]["param"] == "statement"
+
+
+def test_an_oversized_body(api: TestClient) -> None:
+    response = api.post("/luthier/v1/sql", json={"statement": "x" * (1 << 20)})
+    assert "over the limit of 1 MiB" in error_of(response, 400, "invalid_parameter_value")
+
+
+def test_an_unknown_route(api: TestClient) -> None:
+    message = error_of(api.get("/v1/nothing"), 404, "not_found")
+    assert "GET /v1/nothing" in message
+    assert "/docs" in message
+
+
+def test_a_wrong_method(api: TestClient) -> None:
+    response = api.put("/luthier/v1/whoami")
+    assert error_of(response, 405, "method_not_allowed") == "PUT does not work on /luthier/v1/whoami; allowed: GET."
+    assert response.headers["allow"] == "GET"
+
+
+def test_a_fault_of_ours_says_which_request(app: FastAPI, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(registry.jobs, "show", break_down)
+    client = TestClient(app, raise_server_exceptions=False, headers={"Authorization": f"Bearer {KEY}"})
+    response = client.get("/luthier/v1/jobs")
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert error["code"] == "internal_error"
+    assert "req_" in error["message"]
+    assert "secret" not in response.text
+
+
+def test_whoami(api: TestClient) -> None:
+    assert api.get("/luthier/v1/whoami").json() == {"account": "main", "user": "admin", "role": "ACCOUNTADMIN"}
+
+
+def test_request_ids_differ(api: TestClient) -> None:
+    assert len({api.get("/healthz").headers["x-request-id"] for _ in range(3)}) == 3
+
+
+def test_health_needs_no_key(app: FastAPI, completions: LocalCompletions) -> None:
+    client = TestClient(app)
+    assert client.get("/healthz").json() == {"status": "ok"}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["ready"], ready.json()["base_models"]["tiny"]) == (200, True, True)
+    completions.is_ready = False
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()["ready"]) == (503, False)

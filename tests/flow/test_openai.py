@@ -1,0 +1,224 @@
+"""OpenAI's protocol with its official client over a real socket."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from starlette.testclient import TestClient
+
+from tests.factories import KEY
+from tests.fakes import EchoEngine
+from tests.flow.conftest import create, error_of
+
+ASK: list[Any] = [{"role": "user", "content": "how are you"}]
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+def counts(usage: Any) -> tuple[int, int, int]:
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+
+
+def test_chat(client: openai.OpenAI, engine: EchoEngine) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=ASK, temperature=0.5, seed=3)
+    choice = answer.choices[0]
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == (
+        "assistant",
+        "base: how are you",
+        "stop",
+    )
+    assert counts(answer.usage) == (3, 4, 7)
+    assert (answer.object, answer.model, answer.id[:9]) == ("chat.completion", "tiny", "chatcmpl-")
+    assert (engine.requests[0].temperature, engine.requests[0].seed) == (0.5, 3)
+
+
+def test_defaults_are_those_of_openai(client: openai.OpenAI, engine: EchoEngine) -> None:
+    client.chat.completions.create(model="tiny", messages=ASK)
+    client.completions.create(model="tiny", prompt="a b")
+    assert [request.temperature for request in engine.requests] == [1.0, 1.0]
+    assert [request.max_tokens for request in engine.requests] == [None, 16]
+
+
+def test_messages_in_parts_and_from_developers(client: openai.OpenAI, engine: EchoEngine) -> None:
+    parts: list[Any] = [
+        {"role": "developer", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
+    ]
+    client.chat.completions.create(model="tiny", messages=parts)
+    assert engine.requests[0].messages == [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "a b"},
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["a b c", ["a b c"]])
+def test_completions(client: openai.OpenAI, prompt: Any) -> None:
+    answer = client.completions.create(model="tiny", prompt=prompt, max_tokens=3)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("base: a b", "length")
+    assert (answer.object, answer.id[:5]) == ("text_completion", "cmpl-")
+    assert counts(answer.usage) == (3, 3, 6)
+
+
+def test_many_choices(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=ASK, n=2)
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [
+        (0, "base: how are you"),
+        (1, "base: how are you"),
+    ]
+    assert counts(answer.usage) == (3, 8, 11)
+
+
+@pytest.mark.parametrize("stop", ["are", ["are", "never"]])
+def test_stop(client: openai.OpenAI, stop: Any) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=ASK, stop=stop)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("base: how", "stop")
+
+
+@pytest.mark.parametrize("given", [{"max_tokens": 2}, {"max_completion_tokens": 2}])
+def test_max_tokens(client: openai.OpenAI, given: dict[str, Any]) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=ASK, **given)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("base: how", "length")
+
+
+def test_a_tuned_model(client: openai.OpenAI, tuned: str) -> None:
+    answer = client.chat.completions.create(model=tuned, messages=ASK)
+    assert answer.choices[0].message.content == "LUTHIER.PUBLIC.tuned: how are you"
+    assert answer.model == tuned
+
+
+@pytest.mark.parametrize("num_choices", [1, 2])
+def test_a_chat_stream(client: openai.OpenAI, num_choices: int) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="tiny", messages=ASK, stream=True, n=num_choices, stream_options={"include_usage": True}
+        )
+    )
+    assert [choice.delta.role for choice in chunks[0].choices] == ["assistant"] * num_choices
+    texts = dict.fromkeys(range(num_choices), "")
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        texts[choice.index] += choice.delta.content or ""
+    assert set(texts.values()) == {"base: how are you"}
+    finished = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    assert finished == ["stop"] * num_choices
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].choices == []
+    assert counts(chunks[-1].usage) == (3, 4 * num_choices, 3 + 4 * num_choices)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_without_usage(client: openai.OpenAI) -> None:
+    chunks = list(client.completions.create(model="tiny", prompt="a b", stream=True))
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "base: a b"
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+
+
+def test_the_wire_of_a_stream(api: TestClient) -> None:
+    body = {"model": "tiny", "messages": ASK, "stream": True}
+    response = api.post("/v1/chat/completions", json=body)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_streams_are_billed(client: openai.OpenAI, api: TestClient) -> None:
+    list(client.chat.completions.create(model="tiny", messages=ASK, stream=True))
+    (record,) = api.get("/luthier/v1/usage/completions").json()["usage"]
+    assert (record["function"], record["prompt_tokens"], record["completion_tokens"]) == ("CHAT_COMPLETIONS", 3, 4)
+
+
+def test_an_engine_that_dies_within_a_stream(client: openai.OpenAI, engine: EchoEngine) -> None:
+    engine.dies_after = 2
+    stream = client.chat.completions.create(model="tiny", messages=ASK, stream=True)
+    texts = [next(stream).choices[0].delta.content for _ in range(3)]
+    assert texts == ["", "base:", " how"]
+    with pytest.raises(openai.APIError, match="stopped while it answered") as caught:
+        next(stream)
+    assert caught.value.code == "unavailable"
+
+
+def test_an_engine_that_dies_before_a_stream_keeps_its_status(client: openai.OpenAI, engine: EchoEngine) -> None:
+    engine.dies_after = 0
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model="tiny", messages=ASK, stream=True)
+    assert (caught.value.status_code, caught.value.code) == (503, "unavailable")
+
+
+def test_models(client: openai.OpenAI, tuned: str) -> None:
+    listed = {model.id: model for model in client.models.list()}
+    assert set(listed) == {"tiny", "LUTHIER.PUBLIC.tuned"}
+    assert (listed["tiny"].object, listed["tiny"].owned_by) == ("model", "tests")
+    assert client.models.retrieve("tiny").id == "tiny"
+    found = client.models.retrieve(tuned)
+    assert (found.id, found.owned_by) == ("LUTHIER.PUBLIC.tuned", "admin")
+    assert found.model_dump()["root"] == "tiny"
+
+
+def test_unknown_models(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="nobody", messages=ASK)
+    assert caught.value.code == "not_found"
+    assert "Unknown model 'nobody'" in caught.value.message
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+def test_a_model_that_is_still_training(
+    client: openai.OpenAI, api: TestClient, faq: str, train: Callable[[str], Path]
+) -> None:
+    job = create(api).json()
+    with pytest.raises(openai.NotFoundError, match=f"not ready: job {job['id']} is making it"):
+        client.chat.completions.create(model="tuned", messages=ASK)
+    train(job["id"])
+    assert client.chat.completions.create(model="tuned", messages=ASK).choices
+
+
+def test_a_wrong_key(server: str) -> None:
+    with pytest.raises(openai.AuthenticationError) as caught:
+        openai.OpenAI(base_url=f"{server}/v1", api_key="lt_wrong", max_retries=0).models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"temperature": 3}, "temperature"),
+        ({"n": 17}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_p": 0}, "top_p"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
+        ({"extra_body": {"made_up": 1}}, "made_up"),
+    ],
+)
+def test_parameters_that_are_refused(client: openai.OpenAI, given: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**{"model": "tiny", "messages": ASK, **given})
+    assert param in (caught.value.param or "")
+    assert param in caught.value.message
+
+
+def test_a_prompt_that_does_not_fit(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="512") as caught:
+        client.chat.completions.create(model="tiny", messages=ASK, max_tokens=600)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_many_prompts_in_one_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="one prompt a request"):
+        client.completions.create(model="tiny", prompt=["a", "b"])
+
+
+def test_a_base_model_that_is_not_served(api: TestClient) -> None:
+    response = api.post("/v1/chat/completions", json={"model": "smollm2-135m", "messages": ASK})
+    assert "serve_base_models" in error_of(response, 503, "unavailable")

@@ -1,0 +1,249 @@
+"""The registry's verbs: each twice is harmless; lost runs; order; names; keys."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, NotAuthenticated, NotFound
+from luthier.platform.access import Caller, hash_key, new_key
+from luthier.platform.jobs import FinetuneOptions, JobError, JobStatus
+from luthier.platform.metering import UsageKind
+from luthier.platform.models import TableInfo
+from luthier.platform.names import parse_name
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.platform.store import Store
+from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_progress
+from tests.fakes import Launcher
+
+STRANGER = Caller(account="other", user="u", role="r")
+TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
+BAD = JobError(code="BAD", message="bad rows")
+
+
+def status(registry: Registry, job_id: str = "ft_1") -> JobStatus:
+    return registry.jobs.run(job_id).status
+
+
+def running(registry: Registry, job_id: str = "ft_1") -> None:
+    registry.jobs.submit(make_job(job_id))
+    registry.jobs.tick()
+    assert status(registry, job_id) is JobStatus.IN_PROGRESS
+
+
+def billed(registry: Registry) -> list[tuple[str, int, int]]:
+    records = registry.ledger.records(ADMIN, UsageKind.TRAINING)
+    return [(record.source_id, record.trained_tokens, record.amount_ucr) for record in records]
+
+
+def test_keys(registry: Registry, settings: Settings) -> None:
+    assert registry.access.authenticate(hash_key(KEY)) == ADMIN
+    add_admin(registry)
+    assert registry.access.authenticate(hash_key(KEY)) == ADMIN
+    with pytest.raises(NotAuthenticated, match="not known here, or was revoked"):
+        registry.access.authenticate(hash_key(new_key()))
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        stored = tx.execute(sa.select(store.table("keys"))).mappings().one()
+        assert KEY not in map(str, stored.values())
+        tx.execute(sa.update(store.table("keys")).values(revoked_on=1))
+    with pytest.raises(NotAuthenticated):
+        registry.access.authenticate(hash_key(KEY))
+
+
+def test_submit_twice(registry: Registry) -> None:
+    first = registry.jobs.submit(make_job(), "key")
+    assert registry.jobs.submit(make_job(), "key") == first
+    assert registry.jobs.submit(make_job("ft_2"), "key") == first
+    assert [job.id for job in registry.jobs.show(ADMIN)] == ["ft_1"]
+    assert [event.type for event in registry.jobs.events(ADMIN, "ft_1")] == ["CREATED"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "LUTHIER.PUBLIC.B"}, {"training_data": "SELECT 2"}, {"options": FinetuneOptions(max_epochs=1)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_key_with_another_body_is_refused(registry: Registry, change: dict[str, object]) -> None:
+    registry.jobs.submit(make_job(), "key")
+    with pytest.raises(Conflict, match="'key' was used for another request"):
+        registry.jobs.submit(make_job("ft_2", **change), "key")
+
+
+def test_keys_of_two_accounts_do_not_meet(registry: Registry, settings: Settings) -> None:
+    registry.access.add_admin_key("other", "hash", "lt_")
+    registry.jobs.submit(make_job(), "key")
+    second = registry.jobs.submit(make_job("ft_2", account="other", training_data="SELECT 2"), "key")
+    assert second.id == "ft_2"
+
+
+def test_finish_twice(registry: Registry) -> None:
+    running(registry)
+    done = registry.jobs.finish("ft_1", make_finished())
+    assert done.status is JobStatus.SUCCESS
+    assert registry.jobs.finish("ft_1", make_finished()) == done
+    assert billed(registry) == [("ft_1", 60, 6)]
+    assert len(registry.models.show(ADMIN)) == 1
+
+
+def test_fail_twice(registry: Registry) -> None:
+    running(registry)
+    registry.jobs.report("ft_1", make_progress(2, trained_tokens=30))
+    failed = registry.jobs.fail("ft_1", BAD, billable=True)
+    assert (failed.status, failed.error, failed.trained_tokens) == (JobStatus.ERROR, BAD, 30)
+    assert registry.jobs.fail("ft_1", BAD, billable=True) == failed
+    assert billed(registry) == [("ft_1", 30, 3)]
+
+
+def test_a_fault_of_ours_costs_nothing(registry: Registry) -> None:
+    running(registry)
+    registry.jobs.report("ft_1", make_progress(2, trained_tokens=30))
+    assert registry.jobs.fail("ft_1", BAD, billable=False).trained_tokens == 0
+    assert billed(registry) == []
+
+
+def test_cancel_twice(registry: Registry, launcher: Launcher) -> None:
+    running(registry)
+    registry.jobs.report("ft_1", make_progress(2, trained_tokens=30))
+    cancelled = registry.jobs.cancel(ADMIN, "ft_1")
+    assert cancelled.status is JobStatus.CANCELLED
+    assert launcher.alive == set()
+    assert registry.jobs.cancel(ADMIN, "ft_1") == cancelled
+    assert billed(registry) == [("ft_1", 30, 3)]
+    registry.jobs.tick()
+    assert status(registry) is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("end", ["finish", "fail"])
+def test_an_ended_job_cannot_be_cancelled(registry: Registry, end: str) -> None:
+    running(registry)
+    if end == "finish":
+        registry.jobs.finish("ft_1", make_finished())
+    else:
+        registry.jobs.fail("ft_1", BAD, billable=False)
+    with pytest.raises(Conflict, match=r"ft_1 is (SUCCESS|ERROR) and cannot become CANCELLED"):
+        registry.jobs.cancel(ADMIN, "ft_1")
+
+
+def test_a_run_that_comes_too_late_is_refused(registry: Registry) -> None:
+    running(registry)
+    registry.jobs.cancel(ADMIN, "ft_1")
+    with pytest.raises(Conflict):
+        registry.jobs.finish("ft_1", make_finished())
+    assert registry.models.show(ADMIN) == []
+
+
+def test_late_reports_change_nothing(registry: Registry) -> None:
+    running(registry)
+    registry.jobs.report("ft_1", make_progress(3))
+    registry.jobs.report("ft_1", make_progress(2))
+    assert registry.jobs.run("ft_1").progress.step == 3
+    registry.jobs.finish("ft_1", make_finished())
+    registry.jobs.report("ft_1", make_progress(4))
+    assert registry.jobs.run("ft_1").progress.step == 3
+
+
+def test_first_in_first_out(registry: Registry, launcher: Launcher) -> None:
+    for number, created in ((1, 30), (2, 10), (3, 20)):
+        registry.jobs.submit(make_job(f"ft_{number}", f"LUTHIER.PUBLIC.M{number}", created_on=created))
+    started = []
+    for _ in range(3):
+        registry.jobs.tick()
+        registry.jobs.tick()
+        assert len(launcher.alive) == 1
+        started += launcher.alive
+        registry.jobs.cancel(ADMIN, started[-1])
+    assert started == ["ft_2", "ft_3", "ft_1"]
+
+
+def test_a_lost_run_starts_again_until_its_attempts_are_used_up(registry: Registry, launcher: Launcher) -> None:
+    running(registry)
+    for attempt in (1, 2, 3, 4):
+        assert registry.jobs.run("ft_1").attempt == attempt
+        launcher.stop("ft_1")
+        registry.jobs.tick()
+    job = registry.jobs.run("ft_1")
+    assert (job.status, job.attempt) == (JobStatus.ERROR, 4)
+    assert job.error is not None
+    assert job.error.code == "RUN_LOST"
+    assert "lost 4 times" in job.error.message
+    assert billed(registry) == []
+    types = [event.type for event in registry.jobs.events(ADMIN, "ft_1")]
+    assert types == ["CREATED", "STARTED", "RESTARTED", "RESTARTED", "RESTARTED", "FAILED"]
+
+
+def test_a_launch_that_fails_is_tried_again(registry: Registry, launcher: Launcher) -> None:
+    def refuse(job_id: str) -> None:
+        raise OSError("no room")
+
+    registry.jobs.submit(make_job())
+    launcher.launch = refuse  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="no room"):
+        registry.jobs.tick()
+    del launcher.launch
+    registry.jobs.tick()
+    assert launcher.alive == {"ft_1"}
+
+
+@pytest.mark.parametrize("rival", ["LUTHIER.PUBLIC.tuned", 'LUTHIER.PUBLIC."TUNED"'])
+def test_a_name_is_taken_by_a_job_and_then_by_its_model(registry: Registry, rival: str) -> None:
+    running(registry)
+    with pytest.raises(Conflict, match="Job ft_1 is making a model"):
+        registry.jobs.submit(make_job("ft_2", rival))
+    registry.jobs.finish("ft_1", make_finished())
+    with pytest.raises(Conflict, match="is there already"):
+        registry.jobs.submit(make_job("ft_2", rival))
+    registry.models.drop(ADMIN, TUNED)
+    assert registry.jobs.submit(make_job("ft_2", rival)).id == "ft_2"
+
+
+def test_a_model_that_is_still_made_is_not_ready(registry: Registry) -> None:
+    running(registry)
+    with pytest.raises(NotFound, match=r"not ready: job ft_1 is making it \(IN_PROGRESS\)"):
+        registry.models.get(ADMIN, TUNED)
+    with pytest.raises(NotFound, match=r"No model LUTHIER\.PUBLIC\.OTHER"):
+        registry.models.get(ADMIN, parse_name("LUTHIER.PUBLIC.OTHER", "", ""))
+    registry.jobs.finish("ft_1", make_finished())
+    assert registry.models.get(ADMIN, TUNED).job_id == "ft_1"
+
+
+def test_numbers_of_versions_are_never_used_again(registry: Registry) -> None:
+    numbers = []
+    for job_id in ("ft_1", "ft_2"):
+        running(registry, job_id)
+        registry.jobs.finish(job_id, make_finished())
+        numbers.append(registry.models.drop(ADMIN, TUNED).number)
+    assert numbers[1] > numbers[0]
+    with pytest.raises(NotFound):
+        registry.models.drop(ADMIN, TUNED)
+
+
+def test_strangers_see_nothing(registry: Registry) -> None:
+    running(registry)
+    registry.jobs.finish("ft_1", make_finished())
+    assert registry.jobs.show(STRANGER) == []
+    assert registry.models.show(STRANGER) == []
+    for ask in (registry.jobs.get, registry.jobs.events, registry.jobs.cancel):
+        with pytest.raises(NotFound, match="No fine-tuning job 'ft_1'"):
+            ask(STRANGER, "ft_1")
+    with pytest.raises(NotFound):
+        registry.models.get(STRANGER, TUNED)
+
+
+def test_tables(registry: Registry, tmp_path: Path) -> None:
+    name = parse_name("train", "LUTHIER", "PUBLIC")
+
+    def info(path: str) -> TableInfo:
+        return TableInfo(name=name.display, owner="admin", path=path, num_rows=1, columns=["prompt"], created_on=1)
+
+    assert registry.tables.create(ADMIN, name, info("a")) == info("a")
+    registry.tables.create(ADMIN, name, info("a"))
+    assert registry.tables.show(ADMIN) == [info("a")]
+    with pytest.raises(Conflict, match=r"LUTHIER\.PUBLIC\.train is there already"):
+        registry.tables.create(ADMIN, name, info("b"))
+    registry.tables.create(ADMIN, name, info("b"), replace=True)
+    assert registry.tables.show(STRANGER) == []
+    assert registry.tables.drop(ADMIN, name) == info("b")
+    with pytest.raises(NotFound, match="No table"):
+        registry.tables.drop(ADMIN, name)

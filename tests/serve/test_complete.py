@@ -1,0 +1,118 @@
+"""One completion: what was counted is settled, however it ends, and the engine is told at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from luthier.errors import ContextTooLong, InvalidInput, Unavailable
+from luthier.platform.base_models import load_catalog
+from luthier.platform.metering import UsageRecord
+from luthier.platform.models import Resolved
+from luthier.platform.prices import load_prices
+from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.complete import Completer
+from luthier.serve.services import Ask
+from tests.factories import ADMIN
+from tests.fakes import EchoEngine
+
+TINY = Resolved(name="tiny", base_model="tiny")
+
+
+class Door:
+    """A completer over an engine that echoes, and what it settled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine = EchoEngine(context=20)
+        self.settled: list[UsageRecord] = []
+        prices = load_prices(configs_dir() / "prices.toml")
+        self._completer = Completer(load_catalog(settings).get("tiny"), self.engine, prices, self.settled.append)
+
+    def complete(self, prompt: str, resolved: Resolved = TINY, **given: object) -> AsyncGenerator[Chunk, None]:
+        request = CompleteRequest.model_validate({"model": resolved.name, "prompt": prompt, **given})
+        return self._completer.complete(Ask("req_1", ADMIN, "COMPLETE", request), resolved)
+
+    @property
+    def counts(self) -> list[tuple[int, int]]:
+        return [(record.prompt_tokens, record.completion_tokens) for record in self.settled]
+
+
+@pytest.fixture
+def door(settings: Settings) -> Door:
+    return Door(settings)
+
+
+async def collect(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
+    return [chunk async for chunk in chunks]
+
+
+def test_a_whole_answer(door: Door) -> None:
+    chunks = asyncio.run(collect(door.complete("a b c")))
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "base: a b c"
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * 4
+    last = chunks[-1]
+    assert last.choices == []
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 4)
+    record = door.settled[0]
+    assert (record.source_id, record.function, record.model, record.user) == ("req_1", "COMPLETE", "tiny", "admin")
+    assert door.counts == [(3, 4)]
+
+
+def test_many_answers_to_one_prompt_count_it_once(door: Door) -> None:
+    asyncio.run(collect(door.complete("a b", n=3)))
+    assert door.counts == [(2, 9)]
+
+
+def test_a_client_that_leaves_pays_for_what_was_made(door: Door) -> None:
+    async def leave_after_two() -> None:
+        chunks = door.complete("a b c")
+        await anext(chunks)
+        await anext(chunks)
+        await chunks.aclose()
+        assert door.engine.num_open == 0
+
+    asyncio.run(leave_after_two())
+    assert door.counts == [(3, 2)]
+
+
+def test_a_cancelled_task_pays_too(door: Door) -> None:
+    async def cancelled() -> None:
+        first = asyncio.Event()
+
+        async def consume() -> None:
+            async for _ in door.complete("a b c"):
+                first.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(consume())
+        await first.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert door.counts == [(3, 1)]
+
+
+def test_an_engine_that_dies_is_settled_up_to_there(door: Door) -> None:
+    door.engine.dies_after = 2
+    with pytest.raises(Unavailable, match="stopped while it answered"):
+        asyncio.run(collect(door.complete("a b c")))
+    assert door.counts == [(3, 2)]
+    assert door.engine.num_open == 0
+
+
+@pytest.mark.parametrize("dies_after", [0, None])
+def test_nothing_counted_is_nothing_settled(door: Door, dies_after: int | None) -> None:
+    door.engine.dies_after = dies_after
+    with pytest.raises((Unavailable, ContextTooLong)):
+        asyncio.run(collect(door.complete("a", max_tokens=3 if dies_after == 0 else 20)))
+    assert door.settled == []
+
+
+def test_a_model_of_another_base_is_refused(door: Door) -> None:
+    with pytest.raises(InvalidInput, match="stands on other, not on tiny"):
+        asyncio.run(collect(door.complete("a", Resolved(name="t", base_model="other"))))
+    assert door.engine.requests == []

@@ -1,0 +1,73 @@
+"""Keys to callers: what is refused, what is remembered, and for how long."""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+
+from luthier.errors import NotAuthenticated
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.platform.store import Store
+from luthier.serve import deps
+from luthier.serve.deps import KeyCheck
+from tests.factories import ADMIN, KEY, add_admin
+
+
+def revoke(settings: Settings) -> None:
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        tx.execute(sa.update(store.table("keys")).values(revoked_on=1))
+
+
+@pytest.mark.parametrize("header", [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer  "])
+def test_a_missing_key(registry: Registry, header: str | None) -> None:
+    with pytest.raises(NotAuthenticated, match="Authorization: Bearer KEY"):
+        asyncio.run(KeyCheck(registry).caller(header))
+
+
+@pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} "])
+def test_a_good_key(registry: Registry, header: str) -> None:
+    assert asyncio.run(KeyCheck(registry).caller(header)) == ADMIN
+
+
+@pytest.mark.parametrize("key", [KEY + "x", KEY[:-1], KEY.upper(), "\u00fc"])
+def test_a_wrong_key(registry: Registry, key: str) -> None:
+    with pytest.raises(NotAuthenticated, match="not known here, or was revoked"):
+        asyncio.run(KeyCheck(registry).caller(f"Bearer {key}"))
+
+
+def test_a_wrong_key_is_not_remembered(registry: Registry) -> None:
+    check = KeyCheck(registry)
+    with pytest.raises(NotAuthenticated):
+        asyncio.run(check.caller("Bearer lt_new"))
+    add_admin(registry, "lt_new")
+    assert asyncio.run(check.caller("Bearer lt_new")) == ADMIN
+
+
+def test_a_revoked_key_ends_after_a_moment(
+    registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = KeyCheck(registry)
+    assert asyncio.run(check.caller(f"Bearer {KEY}")) == ADMIN
+    revoke(settings)
+    assert asyncio.run(check.caller(f"Bearer {KEY}")) == ADMIN
+    monkeypatch.setattr(deps, "FRESH_SECONDS", -1.0)
+    for _ in range(2):
+        with pytest.raises(NotAuthenticated, match="revoked"):
+            asyncio.run(check.caller(f"Bearer {KEY}"))
+
+
+def test_a_key_revoked_before_is_refused_at_once(registry: Registry, settings: Settings) -> None:
+    revoke(settings)
+    with pytest.raises(NotAuthenticated):
+        asyncio.run(KeyCheck(registry).caller(f"Bearer {KEY}"))
+
+
+def test_the_memory_is_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deps, "MAX_KEYS", 2)
+    check = KeyCheck(registry)
+    for number in range(4):
+        add_admin(registry, f"lt_{number}")
+        assert asyncio.run(check.caller(f"Bearer lt_{number}")) == ADMIN
+    assert len(check._known) <= 2

@@ -1,0 +1,64 @@
+"""A checkpoint becomes a folder named by its content."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.platform.base_models import load_catalog
+from luthier.platform.settings import Settings
+from luthier.platform.storage import Storage, file_sha256
+from luthier.train.config import FitConfig, FitResult, StepRecord
+from luthier.train.publish import MANIFEST, RESULTS, publish
+from tests.factories import make_job
+
+HISTORY = (
+    StepRecord(step=1, epoch=1, training_loss=2.0, num_tokens=10),
+    StepRecord(step=2, epoch=1, training_loss=1.0, validation_loss=1.5, num_tokens=10),
+)
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> FitResult:
+    adapter = tmp_path / "checkpoint" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_config.json").write_text("{}")
+    return FitResult(
+        checkpoint_dir=adapter.parent, history=HISTORY, trained_tokens=20, training_loss=1.5, validation_loss=1.5
+    )
+
+
+@pytest.fixture
+def parts(tmp_path: Path):
+    config = FitConfig(job_id="ft_1", base_dir=tmp_path, train_file=tmp_path / "train", storage_path=tmp_path)
+    base = load_catalog(Settings(home=tmp_path)).get("smollm2-135m")
+    report = {"rows": 2, "validation_rows": 1, "train_sha256": "a", "validation_sha256": "b", "trained_tokens": 20}
+    return make_job(base_model=base.name, report=report), base, config
+
+
+def test_results_manifest_and_hashes(fit, parts, tmp_path) -> None:
+    made = publish(*parts, fit, Storage(tmp_path))
+    folder = Path(made.path)
+    assert folder.name == made.sha256
+    rows = list(csv.DictReader((folder / RESULTS).open()))
+    assert [row["validation_loss"] for row in rows] == ["", "1.5"]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest["trained_tokens"] == 20
+    assert manifest["base_model"]["revision"] == parts[1].revision
+    assert manifest["sha256"] == {
+        file.name: file_sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST
+    }
+
+
+def test_the_same_checkpoint_twice_is_one_folder(fit, parts, tmp_path) -> None:
+    first, second = (publish(*parts, fit, Storage(tmp_path)) for _ in range(2))
+    assert first == second
+    assert [each.name for each in (tmp_path / "adapters").iterdir()] == [first.sha256]
+
+
+def test_other_weights_get_another_name(fit, parts, tmp_path) -> None:
+    first = publish(*parts, fit, Storage(tmp_path))
+    (fit.checkpoint_dir / "adapter" / "adapter_model.safetensors").write_bytes(b"other weights")
+    assert publish(*parts, fit, Storage(tmp_path)).sha256 != first.sha256
