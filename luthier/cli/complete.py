@@ -1,6 +1,7 @@
 """luthier complete."""
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -30,7 +31,7 @@ def complete(  # noqa: PLR0913 - click hands over one argument an option
 ) -> None:
     """Ask MODEL (a base or tuned model) to answer PROMPT. A PROMPT of - is read from stdin."""
     client = Client()
-    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if stream:

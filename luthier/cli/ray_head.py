@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from luthier.platform.settings import Settings
 MARK = "LUTHIER_CLUSTER"
 """Environment variable that every process of a cluster inherits: how its own are told from others."""
 START_SECONDS = 60.0
-POLITE_SECONDS = 2.0
+TRACKER_SECONDS = 3.0
 STOP_SECONDS = 15.0
 OBJECT_STORE_BYTES = 300_000_000
 
@@ -66,17 +65,12 @@ def start_ray(settings: Settings, cluster_id: str) -> int:
 
 
 def end_processes(root_pid: int, cluster_id: str) -> None:
-    """Ends the root process and all it started: politely first, then whatever is left.
-
-    Nothing is lost by haste: jobs and usage are on disk before anybody is told of them.
-    """
+    """Kills the root process and all it started. Haste loses nothing: jobs and usage are on disk before they count."""
     own = _own_processes(root_pid, cluster_id)
-    _end(own, signal.SIGTERM, POLITE_SECONDS)
-    left = {*own, *_own_processes(root_pid, cluster_id)}
-    # A resource tracker ends by itself after the process it serves, once it has given back that one's shared memory.
-    _end([process for process in left if not _is_tracker(process)], signal.SIGKILL, STOP_SECONDS)
-    psutil.wait_procs([process for process in left if _is_tracker(process)], timeout=POLITE_SECONDS)
-    _end([process for process in left if process.is_running()], signal.SIGKILL, STOP_SECONDS)
+    # A resource tracker gives back the shared memory of killed processes and ends; Ray's own exit would kill it first.
+    _kill([process for process in own if not _is_tracker(process)])
+    psutil.wait_procs([process for process in own if _is_tracker(process)], timeout=TRACKER_SECONDS)
+    _kill({*own, *_own_processes(root_pid, cluster_id)})
 
 
 def is_root_alive(root_pid: int, cluster_id: str) -> bool:
@@ -118,13 +112,13 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _end(processes: Iterable[psutil.Process], number: signal.Signals, seconds: float) -> None:
-    """Signals them all and waits for their end."""
-    asked = list(processes)
-    for process in asked:
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """Returns when they have ended."""
+    killed = list(processes)
+    for process in killed:
         with suppress(psutil.NoSuchProcess):  # it ended by itself in between
-            process.send_signal(number)
-    psutil.wait_procs(asked, timeout=seconds)
+            process.kill()
+    psutil.wait_procs(killed, timeout=STOP_SECONDS)
 
 
 def _is_tracker(process: psutil.Process) -> bool:

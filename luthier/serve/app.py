@@ -21,7 +21,7 @@ from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
 from luthier.serve.api import build_api
-from luthier.serve.replica import Replica
+from luthier.serve.replica import Replica, keep_on_loopback
 from luthier.serve.services import Ask, make_services
 
 GATEWAY = "gateway"
@@ -82,6 +82,7 @@ class HandleCompletions:
 
 def _gateway_app(settings: Settings) -> serve.Application:
     def build() -> FastAPI:
+        keep_on_loopback()
         return build_api(make_services(settings, RegistryClient(), HandleCompletions(settings.serve_base_models)))
 
     deployment = serve.deployment(serve.ingress(build)())
@@ -98,7 +99,7 @@ def _engine_app(settings: Settings, base: BaseModel) -> serve.Application:
     deployment = serve.deployment(Replica).options(
         name=base.name,
         max_ongoing_requests=MAX_ONGOING,
-        health_check_period_s=5,
+        health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
         # On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both.
         ray_actor_options={"num_cpus": 0, "num_gpus": num_gpus},

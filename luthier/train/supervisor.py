@@ -5,6 +5,7 @@ import threading
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from luthier.errors import InvalidInput, LuthierError, Unavailable
 from luthier.platform.jobs import JobError, JobStatus
@@ -37,8 +38,8 @@ class Supervisor:
                 resources = ray.cluster_resources()
                 env = TrainEnv(self._settings, jobs, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)))
                 run_job(job, env)
-        except Unavailable:  # the registry is away: it starts this job again, from its last checkpoint
-            log.warning("job %s: the registry does not answer", self._job_id)
+        except (RayActorError, Unavailable):  # the run or the registry is gone: the job starts again from a checkpoint
+            log.exception("job %s was lost", self._job_id)
         except Exception as error:  # the edge of a run: whatever ended it is the job's reason
             log.exception("job %s failed", self._job_id)
             code, message = _reason(error)

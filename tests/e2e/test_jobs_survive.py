@@ -41,7 +41,8 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
 def test_a_killed_process_of_a_run_costs_nothing(cluster: LiveCluster, tmp_path: Path, role: str) -> None:
     job = start_long(cluster, f"without_{role}", tmp_path)
     cluster.kill(role)
-    check_success(cluster, job, tmp_path)
+    described = check_success(cluster, job, tmp_path)
+    assert described["attempt"] == (2 if role == CONTROLLER else 1)
 
 
 def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path) -> None:

@@ -60,7 +60,13 @@ def test_nothing_listens_beyond_loopback(cluster: LiveCluster) -> None:
     ]
     ports = {port for _, port, _ in heard}
     assert {cluster.ray_port, cluster.dashboard_port, int(cluster.url.rpartition(":")[2])} <= ports
-    assert [each for each in heard if not ipaddress.ip_address(each[0]).is_loopback] == []
+    assert [each for each in heard if not _is_loopback(each[0])] == []
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
 
 
 def _connections(process: psutil.Process) -> list[Any]:

@@ -24,8 +24,8 @@ SELECT = "SELECT question AS prompt, answer AS completion FROM faq"
 
 
 @pytest.fixture
-def settings(own_home: None, tmp_path: Path, tiny_model: Path) -> Settings:
-    return make_settings(tmp_path / "home", tiny_model, max_body_mib=1, max_upload_mib=2)
+def settings(home: Path, tiny_model: Path) -> Settings:
+    return make_settings(home, tiny_model, max_body_mib=1, max_upload_mib=2)
 
 
 @pytest.fixture

@@ -180,4 +180,4 @@ class JobsMachine(RuleBasedStateMachine):
 
 
 TestJobsMachine = JobsMachine.TestCase
-TestJobsMachine.settings = hypothesis_settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestJobsMachine.settings = hypothesis_settings(max_examples=25, stateful_step_count=20, deadline=None)

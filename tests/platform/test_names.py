@@ -31,7 +31,7 @@ def test_folding(text: str, key: str) -> None:
 def test_qualifying(text: str, parts: tuple[str, str, str]) -> None:
     name = parse_name(text, "DB", "S")
     assert name.parts == parts
-    assert name.display == text.strip()
+    assert parse_name(name.display, "", "") == name
 
 
 @pytest.mark.parametrize(
