@@ -26,6 +26,8 @@ Paths = list[Path]
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 POLL_SECONDS = 0.5
+RESTART_SECONDS = 300.0
+"""How long a watcher waits for a server that went away."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
@@ -193,13 +195,17 @@ class FinetuneJob:
         return job
 
     def watch(self) -> Iterator[dict[str, Any]]:
-        """Descriptions until the job has ended, the last one included; waits through restarts of the server."""
+        """Descriptions until the job has ended, the last one included; a server that restarts is waited for."""
+        heard = time.monotonic()
         while True:
             try:
                 job = self.describe()
             except Unavailable:
+                if time.monotonic() - heard > RESTART_SECONDS:
+                    raise
                 time.sleep(POLL_SECONDS)
                 continue
+            heard = time.monotonic()
             yield job
             if JobStatus(job["status"]).is_final:
                 return

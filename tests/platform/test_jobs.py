@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.base_models import BaseModel, Catalog
@@ -34,7 +34,7 @@ ALLOWED = {
     (JobStatus.IN_PROGRESS, JobStatus.CANCELLED),
 }
 MAX_ATTEMPTS = 2
-job_ids = st.sampled_from([f"ft_{number}" for number in range(5)])
+job_ids = st.sampled_from([f"ft_{number}" for number in range(4)])
 
 
 @pytest.mark.parametrize("to", JobStatus)
@@ -93,7 +93,7 @@ class JobsMachine(RuleBasedStateMachine):
         store = Store("sqlite:///:memory:")
         with store.transaction() as tx:
             tx.execute(sa.insert(store.table("accounts")).values(name=ADMIN.account, created_on=0))
-        self.launcher = Launcher(num_slots=2)
+        self.launcher = Launcher(num_slots=1)
         self.ledger, self.models = Ledger(store), Models(store)
         base = BaseModel.model_validate(tomllib.loads(BASE_MODEL.format(path="x")))
         billing = Billing(Catalog({"tiny": base}), load_prices(configs_dir() / "prices.toml"), self.ledger)
@@ -105,7 +105,17 @@ class JobsMachine(RuleBasedStateMachine):
         with suppress(Conflict, NotFound):
             verb(*args)
 
-    @rule(job_id=job_ids, name=st.sampled_from(["A", "a", '"A"', "B"]), key=st.sampled_from([None, "k1", "k2"]))
+    @initialize(is_running=st.booleans())
+    def two_jobs_wait(self, is_running: bool) -> None:
+        """Most runs would else spend their steps on jobs that are not there."""
+        for number in range(2):
+            self.jobs.submit(make_job(f"ft_{number}", f"LUTHIER.PUBLIC.M{number}"))
+        if is_running:
+            self.jobs.tick()
+
+    @rule(
+        job_id=job_ids, name=st.sampled_from(["M0", "m0", '"M0"', "M1", "M2"]), key=st.sampled_from([None, None, "k1"])
+    )
     def submit(self, job_id: str, name: str, key: str | None) -> None:
         self.attempt(self.jobs.submit, make_job(job_id, f"LUTHIER.PUBLIC.{name}"), key)
 
@@ -113,9 +123,11 @@ class JobsMachine(RuleBasedStateMachine):
     def tick(self) -> None:
         self.jobs.tick()
 
-    @rule(job_id=job_ids)
-    def lose(self, job_id: str) -> None:
-        self.launcher.stop(job_id)
+    @rule(is_noticed=st.booleans())
+    def lose(self, is_noticed: bool) -> None:
+        self.launcher.alive.clear()
+        if is_noticed:
+            self.jobs.tick()
 
     @rule(job_id=job_ids, step=st.integers(0, 4))
     def report(self, job_id: str, step: int) -> None:
