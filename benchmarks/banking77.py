@@ -1,4 +1,4 @@
-"""The first ten intents of banking77, by name, through the CLI: tables -> FINETUNE from a query with aliases -> exact matches.
+"""The first ten intents of banking77, by name: tables -> FINETUNE by the CLI, from a query with aliases -> matches.
 
 python -m benchmarks.banking77 DATA [--epochs N] [--out FILE], where DATA has banking77's train.csv and test.csv.
 """
