@@ -13,9 +13,10 @@ from luthier.platform.store import Store
 from tests.factories import add_admin, make_settings
 from tests.fakes import Launcher
 
-# Ray reads these when it is imported: only loopback listeners, no usage reports.
+# Ray reads these when it is imported: only loopback listeners, no usage reports, workers at normal priority.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_worker_niceness"] = "0"
 
 
 @pytest.fixture(scope="session")
