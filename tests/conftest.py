@@ -16,7 +16,7 @@ from tests.fakes import Launcher
 # Ray reads these when it is imported: only loopback listeners, no usage reports, workers at normal priority.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 
 @pytest.fixture(scope="session")
