@@ -34,7 +34,7 @@ class VllmEngine:
     async def generate(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
     ) -> AsyncGenerator[Chunk, None]:
-        """Pieces of the answer as they come, then one chunk without text that carries the counts.
+        """Pieces of the answer as they come; each counts its own new tokens, and the prompt's.
 
         Closed early, the generation is aborted. ContextTooLong before anything is generated.
         """

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from luthier.errors import InvalidInput
+
 ATTENTION = "luthier_documents"
 HEAD_CHUNK = 512
 """Labelled tokens scored at once; the logits of one chunk are the largest tensor of a step."""
@@ -84,7 +86,9 @@ def document_attention(
     scaling, sliding_window = others.get("scaling"), others.get("sliding_window")
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
-            raise NotImplementedError(f"attention with {name}")
+            raise InvalidInput(
+                f"The base model's attention uses {name}, which cannot be trained here. Choose another."
+            )
     dtype = query.dtype
     if query.device.type == "cpu":  # the backward of bf16 attention is several times slower there than fp32's
         query, key, value = query.float(), key.float(), value.float()

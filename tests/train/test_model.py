@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from luthier.errors import InvalidInput
 from luthier.platform.prompts import Prompts, Sample
 from luthier.train.config import LoraSettings
+from luthier.train.kernels import document_attention
 from luthier.train.model import TunedModel
 from luthier.train.packing import IGNORED, pack
 
@@ -142,3 +143,10 @@ def test_a_model_that_bends_its_logits_is_refused(tmp_path: Path) -> None:
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(InvalidInput, match="cannot be trained"):
         TunedModel.load(tmp_path, LORA, 0, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
+def test_attention_of_another_kind_is_refused(name: str) -> None:
+    q = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(InvalidInput, match=name):
+        document_attention(torch.nn.Identity(), q, q, q, None, bounds=[(0, 3)], **{name: 1.0})
