@@ -86,9 +86,7 @@ def document_attention(
     scaling, sliding_window = others.get("scaling"), others.get("sliding_window")
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
-            raise InvalidInput(
-                f"The base model's attention uses {name}, which cannot be trained here. Choose another."
-            )
+            raise InvalidInput(f"The base model's attention uses {name}, which cannot be trained here. Choose another.")
     dtype = query.dtype
     if query.device.type == "cpu":  # the backward of bf16 attention is several times slower there than fp32's
         query, key, value = query.float(), key.float(), value.float()
