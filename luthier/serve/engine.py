@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from luthier.errors import ContextTooLong, InvalidInput, Unavailable
 from luthier.platform.base_models import BaseModel
@@ -26,10 +29,22 @@ class VllmEngine:
         self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(base_dir)
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(base, base_dir, use_gpu)))
+        self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:
-        """Raises when the engine is dead."""
-        await self._engine.check_health()
+        """Raises Unavailable when the engine, or one of its processes, is dead: vLLM may miss the death of a worker."""
+        try:
+            await self._engine.check_health()
+        except _engine_dead() as error:
+            raise Unavailable("The engine is dead.") from error
+        if not all(_is_alive(each) for each in self._processes):
+            raise Unavailable("A process of the engine is dead.")
+
+    def kill(self) -> None:
+        """Ends the engine's processes, hung or not."""
+        for each in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
     async def generate(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
@@ -130,6 +145,19 @@ def _prepare_environment(base: BaseModel, use_gpu: bool) -> None:
     if not use_gpu:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def _is_vllm(process: psutil.Process) -> bool:
+    """Its engine core or a worker, by the title that vLLM gives them."""
+    with suppress(psutil.NoSuchProcess):
+        return any(part.startswith("VLLM::") for part in process.cmdline()[:1])
+    return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _engine_dead() -> type[Exception]:

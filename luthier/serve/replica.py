@@ -8,6 +8,7 @@ import ray
 from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica as serve_replica
 
+from luthier.errors import Unavailable
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.actor import RegistryClient
@@ -48,8 +49,9 @@ class Replica:
         """Serve asks this. A dead engine ends the process: Serve would ask thrice, then wait for its requests."""
         try:
             await self._engine.check()
-        except Exception:
+        except Unavailable:
             log.exception("the engine died")
+            self._engine.kill()
             os._exit(1)
 
     async def complete(self, ask: Ask) -> AsyncIterator[Chunk]:

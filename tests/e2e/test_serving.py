@@ -94,9 +94,10 @@ def test_a_killed_engine_comes_back_by_itself(
 ) -> None:
     old = engine_processes(cluster)
     before = answer(cluster, BASE, "the fox")
-    stream = cluster.openai.completions.create(model=BASE, prompt="the", max_tokens=480, stream=True)
+    killed = victim(cluster)
+    stream = cluster.openai.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=480, stream=True)
     next(iter(stream))
-    victim(cluster).kill()
+    killed.kill()
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
         list(stream)
     assert answers_again(cluster, "first", "the fox") == FIRST["the fox"]
