@@ -150,13 +150,13 @@ def _prepare_environment(base: BaseModel, use_gpu: bool) -> None:
 def _is_vllm(process: psutil.Process) -> bool:
     """Its engine core or a worker, by the title that vLLM gives them."""
     with suppress(psutil.NoSuchProcess):
-        return any(part.startswith("VLLM::") for part in process.cmdline()[:1])
+        return "VLLM::" in " ".join(process.cmdline())
     return False
 
 
 def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
