@@ -33,6 +33,12 @@ class BadDataset(InvalidInput):
     code, http = "invalid_training_data", 422
 
 
+class TooLarge(InvalidInput):
+    """A request body over the limit."""
+
+    code, http = "request_too_large", 413
+
+
 class ContextTooLong(InvalidInput):
     """A prompt that leaves no room in the base model's context window."""
 

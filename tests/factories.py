@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller, hash_key
-from luthier.platform.jobs import FinetuneOptions, FinishedModel, Job, Progress
+from luthier.platform.jobs import FinishedModel, Job, Progress
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 

@@ -1,12 +1,14 @@
 """Doubles: a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Literal
 
 from luthier.errors import ContextTooLong, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import ModelVersion
 from luthier.platform.prices import load_prices
+from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
@@ -18,12 +20,13 @@ from luthier.serve.services import Ask
 class Launcher:
     """Supervisors are names in a set; a test loses one by taking its name out."""
 
-    def __init__(self, num_slots: int = 1) -> None:
-        self.num_slots = num_slots
+    def __init__(self, num_jobs: int = 1, num_workers: int = 4) -> None:
+        self.num_jobs, self.num_workers = num_jobs, num_workers
+        self.unit: Literal["GPU", "CPU"] = "CPU"
         self.alive: set[str] = set()
 
-    def slots(self) -> int:
-        return self.num_slots
+    def capacity(self) -> Capacity:
+        return Capacity(jobs=self.num_jobs, workers=self.num_workers, unit=self.unit)
 
     def is_alive(self, job_id: str) -> bool:
         return job_id in self.alive

@@ -1,8 +1,8 @@
 """The Python client: the native API and OpenAI's routes over HTTP; error bodies come back as the errors they were."""
 
-import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from luthier.cli.profile import load_profile
+from luthier.cli.texts import content_hash, write_texts
 from luthier.errors import InvalidInput, LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
 from luthier.platform.jobs import JobStatus
 from luthier.platform.settings import load_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from httpx_sse import ServerSentEvent
 
 Rows = list[dict[str, Any]]
 Paths = list[Path]
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
+FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 POLL_SECONDS = 0.5
 RESTART_SECONDS = 300.0
 """How long a watcher waits for a server that went away."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+STREAM_TIMEOUT = httpx.Timeout(45.0, connect=5.0)
+"""A stream of events is never silent for longer than 15 seconds."""
 
 
 class Client:
@@ -93,9 +97,15 @@ class Client:
         usage: Rows = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)["usage"]
         return usage
 
-    def base_models(self) -> Rows:
-        rows: Rows = self.call("GET", "/luthier/v1/base-models")["base_models"]
+    def base_models(self, include_retired: bool = False) -> Rows:
+        """The catalog: what can be tuned and served, and what the server has of it."""
+        rows: Rows = self.call("GET", "/luthier/v1/base-models", params={"all": include_retired})["base_models"]
         return rows
+
+    def base_model(self, name: str) -> dict[str, Any]:
+        """One row in full, by its name, an alias or its Hugging Face name."""
+        row: dict[str, Any] = self.call("GET", f"/luthier/v1/base-models/{_quoted(name)}")
+        return row
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         """One request; its JSON, or the error it stands for."""
@@ -105,6 +115,15 @@ class Client:
         with self._streamed("GET", path) as response, file.open("wb") as out:
             for part in response.iter_bytes():
                 out.write(part)
+
+    def messages(self, path: str, params: Mapping[str, Any]) -> Iterator["ServerSentEvent"]:
+        """Server-sent events, until the server ends them. A keep-alive comes out of the library as one without data."""
+        from httpx_sse import EventSource
+
+        accept = {"Accept": "text/event-stream"}
+        with self._streamed("GET", path, params=params, headers=accept, timeout=STREAM_TIMEOUT) as response:
+            # A comment that keeps the stream alive comes out as a message without data.
+            yield from (message for message in EventSource(response).iter_sse() if message.data)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         with self._streamed(method, path, **kwargs) as response:
@@ -138,7 +157,7 @@ class Finetune:
         validation_data: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> "FinetuneJob":
-        """Starts a job. Data is a SELECT with the columns prompt and completion, or the path of a file with them."""
+        """Starts a job. Data is a SELECT with the columns of its task, or the path of a file or folder with them."""
         body = self._body(name, base_model, training_data, validation_data, options)
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         job = self._client.call("POST", "/luthier/v1/jobs", json=body, headers=headers)
@@ -190,25 +209,57 @@ class FinetuneJob:
         events: Rows = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/events")["events"]
         return events
 
+    def metrics(self, since_step: int = 0, points: int | None = None) -> dict[str, list[Any]]:
+        """Columns with a value for each step after `since_step`; with `points` about so many, evenly spread."""
+        params = {"since_step": since_step, **({"points": points} if points else {})}
+        answer = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/metrics", params=params)
+        metrics: dict[str, list[Any]] = answer["metrics"]
+        return metrics
+
+    def logs(self) -> dict[str, str]:
+        """The end of what each of the run's processes has logged, by the file's name."""
+        logs: dict[str, str] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/logs")["logs"]
+        return logs
+
     def cancel(self) -> dict[str, Any]:
         job: dict[str, Any] = self._client.call("POST", f"/luthier/v1/jobs/{self.id}/cancel")
         return job
 
     def watch(self) -> Iterator[dict[str, Any]]:
-        """Descriptions until the job has ended, the last one included; a server that restarts is waited for."""
-        heard = time.monotonic()
+        """Descriptions, one at each change, until the job has ended; a server that restarts is waited for."""
+        described: dict[str, Any] = {}
+        for kind, news in self.follow():
+            if kind == "progress":
+                is_final = JobStatus(news["status"]).is_final
+                described = self.described() if is_final or not described else {**described, **news}
+                yield described
+
+    def follow(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each new `event`, and `progress` at each change, as they happen; a server that restarts is waited for.
+
+        The last one is the progress of a job that has ended.
+        """
+        patience, last_id = _Patience(), "0"
         while True:
             try:
-                job = self.describe()
-            except Unavailable:
-                if time.monotonic() - heard > RESTART_SECONDS:
-                    raise
-                time.sleep(POLL_SECONDS)
-                continue
-            heard = time.monotonic()
-            yield job
-            if JobStatus(job["status"]).is_final:
-                return
+                for message in self._client.messages(f"/luthier/v1/jobs/{self.id}/events", {"after": last_id}):
+                    patience, last_id = _Patience(), message.id or last_id
+                    news = message.json()
+                    yield message.event, news
+                    if message.event == "progress" and JobStatus(news["status"]).is_final:
+                        return
+            except Unavailable as error:
+                patience.bear(error)
+            time.sleep(POLL_SECONDS)
+
+    def described(self) -> dict[str, Any]:
+        """As `describe`, but a server that restarts is waited for."""
+        patience = _Patience()
+        while True:
+            try:
+                return self.describe()
+            except Unavailable as error:
+                patience.bear(error)
             time.sleep(POLL_SECONDS)
 
     def wait(self) -> dict[str, Any]:
@@ -225,8 +276,10 @@ class Tables:
         self._client = client
 
     def create(self, name: str, file: str | Path, replace: bool = False) -> dict[str, Any]:
-        """Uploads a CSV, JSONL or Parquet file as a table."""
+        """Uploads a file as a table: CSV, JSONL, Parquet, plain text as one row, or a folder of .txt files."""
         path = Path(file)
+        if path.is_dir():
+            return self._create_from_folder(name, path, replace)
         if not path.is_file():
             raise InvalidInput(f"No file {file}.")
         params: dict[str, Any] = {"name": name, "filename": path.name, "replace": replace}
@@ -243,17 +296,23 @@ class Tables:
         return table
 
     def as_query(self, data: str) -> str:
-        """A SELECT as it stands; the path of a file becomes a table named by its content, and a SELECT over that."""
-        if not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;"):
+        """A SELECT as it stands; the path of a file or folder becomes a table named by its content, and a SELECT."""
+        is_folder = os.path.isdir(data)
+        if not is_folder and (not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;")):
             return data
         path = Path(data)
-        if not path.is_file():
-            raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file.")
-        with path.open("rb") as file:
-            name = "FILE_" + hashlib.file_digest(file, "sha256").hexdigest()[:16].upper()
+        if not is_folder and not path.is_file():
+            raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file or folder.")
+        name = f"FILE_{content_hash(path)[:16].upper()}"
         if not any(table["name"].endswith(f".{name}") for table in self.list()):
             self.create(name, path)
-        return f"SELECT prompt, completion FROM {name}"
+        return f"SELECT * FROM {name}"
+
+    def _create_from_folder(self, name: str, folder: Path, replace: bool) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "texts.parquet"
+            write_texts(folder, file)
+            return self.create(name, file, replace)
 
 
 class Models:
@@ -283,8 +342,21 @@ class Models:
         target.mkdir(parents=True, exist_ok=True)
         files = [target / artifact["name"] for artifact in self.artifacts(name)]
         for file in files:
-            self._client.download(f"/luthier/v1/models/{_quoted(name)}/artifacts/{file.name}", file)
+            self._client.download(f"/luthier/v1/models/{_quoted(name)}/artifacts/{_quoted(file.name)}", file)
         return files
+
+
+class _Patience:
+    """With a server that is away: it ends so long after the first failure."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def bear(self, error: Unavailable) -> None:
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > RESTART_SECONDS:
+            raise error
 
 
 def _chat_body(

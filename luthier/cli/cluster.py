@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from filelock import FileLock, Timeout
 
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
-from luthier.errors import ClusterError, NotAuthenticated
+from luthier.errors import ClusterError, InvalidInput, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
-from luthier.platform.base_models import Catalog, load_catalog
+from luthier.platform.base_models import (
+    BaseModel,
+    Catalog,
+    PathSource,
+    base_model_dir,
+    check_can_serve,
+    load_catalog,
+    retirement_warning,
+)
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
 
@@ -54,8 +63,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
     """Starts everything, or finds it started. Raises ClusterError with nothing left half-started."""
     _set_environment(settings, address)
     catalog = load_catalog(settings)
-    for name in settings.serve_base_models:
-        catalog.get(name)
+    _check_served(settings, catalog, say)
     with _locked_home(settings):
         old = read_record(settings)
         if old and _answers(old):
@@ -97,9 +105,31 @@ def status(settings: Settings) -> dict[str, Any]:
     return {**found, "up": True, "ready": ready["ready"], "engines": ready["base_models"]}
 
 
+def fetch_base_model(settings: Settings, base: BaseModel, say: Say) -> Path:
+    """The folder of a base model's weights on this machine; fetched if they are not there."""
+    folder = base_model_dir(settings, base)
+    if isinstance(base.source, PathSource) or not folder.is_dir():
+        from luthier.train.base_weights import fetch
+
+        say(f"fetching base model {base.name} (once)")
+        fetch(settings, base)
+    return folder
+
+
 def read_record(settings: Settings) -> Cluster | None:
     file = _record_file(settings)
     return Cluster.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+def _check_served(settings: Settings, catalog: Catalog, say: Say) -> None:
+    today = datetime.now(UTC).date()
+    for name in settings.serve_base_models:
+        base = catalog.get(name)
+        if base.name != name:  # Serve's applications are found by the name itself
+            raise InvalidInput(f"serve_base_models: write {base.name} for {name}.")
+        check_can_serve(base, today)
+        if warning := retirement_warning(base, today):
+            say(warning)
 
 
 def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
@@ -242,15 +272,8 @@ def _set_environment(settings: Settings, address: str | None) -> None:
 
 
 def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:
-    from luthier.platform.base_models import PathSource, base_model_dir
-
     for name in settings.serve_base_models:
-        base = catalog.get(name)
-        if isinstance(base.source, PathSource) or not base_model_dir(settings, base).is_dir():
-            from luthier.train.base_weights import fetch
-
-            say(f"fetching base model {name} (once)")
-            fetch(settings, base)
+        fetch_base_model(settings, catalog.get(name), say)
 
 
 def _check_ports(settings: Settings, address: str | None) -> None:

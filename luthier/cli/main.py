@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import luthier
-from luthier.cli import cluster_commands, complete, finetune, models, sql, tables, usage
+from luthier.cli import base_models, cluster_commands, complete, finetune, models, sql, tables, usage
 from luthier.errors import LuthierError
 
 
@@ -34,7 +34,7 @@ for command in (
     complete.complete,
     sql.sql,
     models.models,
-    models.base_models,
+    base_models.base_models,
     tables.tables,
     usage.usage,
 ):

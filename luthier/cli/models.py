@@ -1,4 +1,4 @@
-"""luthier models list | show | artifacts | export | drop, and luthier base-models list."""
+"""luthier models list | show | artifacts | export | drop."""
 
 import click
 
@@ -50,16 +50,3 @@ def export(model: str, folder: str) -> None:
 def drop(model: str) -> None:
     """Drop a model: it stops answering."""
     click.echo(f"Dropped model {Client().models.drop(model)['model']}.")
-
-
-@click.group("base-models")
-def base_models() -> None:
-    """Base models: what can be tuned and served."""
-
-
-@base_models.command("list")
-@AS_JSON
-def list_base_models(as_json: bool) -> None:
-    """List the catalog."""
-    columns = ("name", "served", "context_window", "rows_per_epoch", "price_class", "licence", "description")
-    show(Client().base_models(), columns, as_json, "The catalog is empty.")

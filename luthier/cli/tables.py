@@ -18,7 +18,7 @@ def tables() -> None:
 @click.option("--replace", is_flag=True, help="Take the place of a table of that name.")
 @AS_JSON
 def create(name: str, file: str, replace: bool, as_json: bool) -> None:
-    """Upload FILE (.csv, .jsonl or .parquet) as the table NAME."""
+    """Upload FILE (.csv, .jsonl, .parquet, .txt, or a folder of .txt files) as the table NAME."""
     table = Client().tables.create(name, file, replace)
     if as_json:
         show_one(table, as_json)

@@ -1,14 +1,27 @@
-"""The catalog of base models: one TOML file a model, in configs/base_models/ and in the home's base_models/."""
+"""The catalog of base models: the rows of configs/base_models/ and of the home's base_models/.
 
+A file there is one row, or `rows` under the keys that all of them share; a row's own key wins.
+"""
+
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.errors import NotFound
-from luthier.platform.frozen import Frozen, read_toml
+from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.platform.frozen import Frozen, TomlFile, nearest
+from luthier.platform.options import Method
+from luthier.platform.prices import load_prices
 from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.tasks import TaskType
+from luthier.platform.toml_lines import Place
+
+MOST_COMPLETION_TOKENS = 4096
+"""Of a window of 16k or more; of a smaller one a quarter. All six windows that Snowflake documents are cut so."""
 
 
 class WheelSource(Frozen):
@@ -28,15 +41,16 @@ class PathSource(Frozen):
 
 
 class HubSource(Frozen):
-    """A repository on the Hugging Face hub, at the catalog row's revision."""
+    """The repository `hf` on the Hugging Face hub, at the row's revision."""
 
-    kind: Literal["hub"]
+    kind: Literal["hub"] = "hub"
 
 
 class EngineSettings(Frozen):
     """What the serving engine reserves for this base model."""
 
     max_model_len: int = Field(ge=1)
+    """Tokens; the row's context window when not given."""
     max_loras: int = Field(4, ge=1)
     """Adapters in one batch."""
     max_cpu_loras: int = Field(64, ge=1)
@@ -46,52 +60,117 @@ class EngineSettings(Frozen):
     kv_cache_gib: int = Field(1, ge=1)
     """CPU only: memory for the KV cache. On a GPU vLLM takes its usual share."""
     num_gpus: int = Field(1, ge=1)
-    """GPU only: tensor-parallel size."""
+    """GPU only: tensor-parallel size, in GPUs of 80 GB."""
+
+
+class Retirement(Frozen):
+    after: date
+    """The last day on which the base model is tuned and served."""
+    replacement: str
+    """A base model of the catalog."""
+
+
+def _count(value: object) -> object:
+    """A number, or one as model cards write it: 135M, 1.7B."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MB])", value) if isinstance(value, str) else None
+    return round(float(found[1]) * {"M": 10**6, "B": 10**9}[found[2]]) if found else value
 
 
 class BaseModel(Frozen):
     """A catalog row. All limits in tokens unless the name says rows."""
 
     name: str
+    aliases: tuple[str, ...] = ()
+    """Other names that find it."""
     hf: str
-    revision: str
+    """Its repository on the Hugging Face hub; finds it too."""
+    revision: str = "main"
     licence: str
     description: str
+    figures_from: str = ""
+    """The public document that the row's figures are from."""
+    parameters: Annotated[int | None, BeforeValidator(_count)] = Field(None, ge=1)
     price_class: str
     context_window: int = Field(ge=1)
+    max_context_length: int = Field(ge=1)
+    """What the option context_length may ask for; the context window when not given."""
     prompt_tokens: int = Field(ge=1)
+    """What of the window a prompt may take; when not given, all but the completion's share."""
     completion_tokens: int = Field(ge=1)
     rows_per_epoch: int = Field(ge=1)
+    """Training and validation rows of a job of one epoch; of more epochs accordingly less."""
     max_rank: int = Field(32, ge=1)
-    source: WheelSource | PathSource | HubSource = Field(discriminator="kind")
+    tasks: tuple[TaskType, ...] = tuple(TaskType)
+    methods: tuple[Method, ...] = tuple(Method)
+    """None: it is served, not tuned."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Last names of the modules that get an adapter, unless a job says otherwise."""
+    train_gpus: int = Field(ge=1)
+    """GPUs of 80 GB that a LoRA job takes; the engine's number when not given."""
+    retired: Retirement | None = None
+    source: WheelSource | PathSource | HubSource = Field(HubSource(), discriminator="kind")
     engine: EngineSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_window(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or not isinstance(window := row.get("context_window"), int):
+            return row
+        completion = row.get("completion_tokens", max(1, min(window // 4, MOST_COMPLETION_TOKENS)))
+        defaults = {
+            "max_context_length": window,
+            "prompt_tokens": window - completion if isinstance(completion, int) else 0,
+            "completion_tokens": completion,
+        }
+        if isinstance(engine := row.get("engine", {}), dict):
+            defaults["train_gpus"] = engine.get("num_gpus", 1)
+            row = {**row, "engine": {"max_model_len": window, **engine}}
+        return {**defaults, **row}
+
+    @model_validator(mode="after")
+    def _fits_the_window(self) -> Self:
+        if self.prompt_tokens + self.completion_tokens > self.context_window:
+            raise ValueError("prompt_tokens and completion_tokens together are more than context_window")
+        if self.context_window > self.max_context_length:
+            raise ValueError("context_window is more than max_context_length")
+        return self
 
 
 class Catalog:
-    """All base models, by name."""
+    """All base models, by name, alias and Hugging Face name; upper and lower case are one."""
 
     def __init__(self, base_models: dict[str, BaseModel]) -> None:
         self._base_models = base_models
+        rows = base_models.values()
+        # A row of the home comes last: its weights are the ones meant by a Hugging Face name that two rows have.
+        by_hf = {base.hf.lower(): base for base in rows}
+        by_alias = {alias.lower(): base for base in rows for alias in base.aliases}
+        self._known = {**by_hf, **by_alias, **{base.name.lower(): base for base in rows}}
 
     def __iter__(self) -> Iterator[BaseModel]:
         return iter(self._base_models.values())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._base_models
+        return self.find(name) is not None
+
+    def find(self, name: str) -> BaseModel | None:
+        return self._known.get(name.lower())
 
     def get(self, name: str) -> BaseModel:
-        """The row of that name; NotFound names those there are."""
-        if found := self._base_models.get(name):
+        """The row of that name; NotFound names the nearest."""
+        if found := self.find(name):
             return found
-        known = ", ".join(sorted(self._base_models)) or "none"
-        raise NotFound(f"Unknown base model {name!r}. Base models here: {known}.")
+        near = nearest(name, [spelling for base in self for spelling in (base.name, *base.aliases, base.hf)])
+        meant = f" Do you mean {' or '.join(near)}?" if near else ""
+        raise NotFound(f"Unknown base model {name!r}.{meant} `luthier base-models list` shows all.")
 
 
 def load_catalog(settings: Settings) -> Catalog:
-    """Reads every row; a bad file is refused with its path and the faulty key."""
-    files = [*_toml_files(configs_dir() / "base_models"), *_toml_files(settings.home / "base_models")]
-    rows = [read_toml(file, BaseModel) for file in files]
-    return Catalog({row.name: row for row in rows})
+    """Reads every row; a bad file is refused with its path, the line and the faulty key."""
+    folders = (configs_dir() / "base_models", settings.home / "base_models")
+    rows = [row for folder in folders for file in sorted(folder.glob("*.toml")) for row in _rows(file)]
+    _check_together(rows)
+    return Catalog({row.base.name: row.base for row in rows})
 
 
 def base_model_dir(settings: Settings, base: BaseModel) -> Path:
@@ -101,5 +180,79 @@ def base_model_dir(settings: Settings, base: BaseModel) -> Path:
     return settings.cache / "base_models" / f"{base.name}@{base.revision}"
 
 
-def _toml_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.toml"))
+def is_retired(base: BaseModel, today: date) -> bool:
+    return base.retired is not None and today > base.retired.after
+
+
+def check_can_tune(base: BaseModel, today: date, task: TaskType | None = None, method: Method | None = None) -> None:
+    """Raises when a new job may not begin with this base model: retired, or not for this task or method."""
+    check_can_serve(base, today)
+    if not base.methods:
+        raise InvalidInput(f"Base model {base.name} can be served here, not tuned. Choose another.")
+    if method is not None and method not in base.methods:
+        raise InvalidInput(f"Option method = {method}: base model {base.name} takes {', '.join(base.methods)}.")
+    if task is not None and task not in base.tasks:
+        raise InvalidInput(f"Option task_type = {task}: base model {base.name} takes {', '.join(base.tasks)}.")
+
+
+def check_can_serve(base: BaseModel, today: date) -> None:
+    """Raises Conflict when the base model is retired."""
+    if base.retired and is_retired(base, today):
+        gone, other = base.retired.after, base.retired.replacement
+        raise Conflict(f"Base model {base.name} was retired after {gone}. Use {other} instead.")
+
+
+def retirement_warning(base: BaseModel, today: date) -> str | None:
+    """What to tell whoever uses a base model that will be retired."""
+    if base.retired is None or is_retired(base, today):
+        return None
+    return f"Base model {base.name} will be retired after {base.retired.after}: move to {base.retired.replacement}."
+
+
+@dataclass(frozen=True)
+class _Row:
+    base: BaseModel
+    file: TomlFile
+    place: Place
+
+    def fault(self, key: Place, reason: str) -> InvalidInput:
+        return self.file.fault(key, reason, self.place, ())
+
+    @property
+    def where(self) -> str:
+        return self.file.where(self.place)
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    file = TomlFile(path)
+    if "rows" not in file.data:
+        yield _Row(file.noun(BaseModel), file, ())
+        return
+    shared, rows = {key: value for key, value in file.data.items() if key != "rows"}, file.data["rows"]
+    if not isinstance(rows, list) or not all(isinstance(own, dict) for own in rows):
+        raise file.fault(("rows",), "write a list of rows: [{ name = ..., ... }, ...]")
+    for number, own in enumerate(rows):
+        place = ("rows", number)
+        yield _Row(file.noun(BaseModel, _over(shared, own), place, ()), file, place)
+
+
+def _over(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A row over what it shares; of a table (engine, retired) the single keys."""
+    tables = {key: {**shared[key], **own[key]} for key in own if isinstance(own[key], dict) and key in shared}
+    return {**shared, **own, **tables}
+
+
+def _check_together(rows: list[_Row]) -> None:
+    """Names that are taken, replacements and price classes that are not there."""
+    taken: dict[str, _Row] = {}
+    for row in rows:
+        for key, name in [("name", row.base.name), *(("aliases", alias) for alias in row.base.aliases)]:
+            if other := taken.get(name.lower()):
+                raise row.fault((key,), f"{name!r} is a name of {other.base.name} in {other.where}")
+            taken[name.lower()] = row
+    prices = load_prices(configs_dir() / "prices.toml")
+    for row in rows:
+        if row.base.price_class not in prices.classes:
+            raise row.fault(("price_class",), f"prices.toml has {', '.join(prices.classes)}")
+        if row.base.retired and row.base.retired.replacement.lower() not in taken:
+            raise row.fault(("retired", "replacement"), f"no base model {row.base.retired.replacement!r}")

@@ -5,74 +5,70 @@ CREATE reads downward: name, base model, options -> rows -> report -> frozen sna
 
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from luthier.errors import InvalidInput
+from luthier.errors import BadDataset, InvalidInput, NotFound
 from luthier.platform import datasets
 from luthier.platform.access import Caller
-from luthier.platform.base_models import BaseModel, Catalog, base_model_dir
-from luthier.platform.datasets import DataReport, Dataset
-from luthier.platform.jobs import FinetuneOptions, Job, new_job_id, now_ms, parse_options
+from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
+from luthier.platform.continuing import starting_point
+from luthier.platform.jobs import Job, new_job_id, now_ms
+from luthier.platform.judge import judge
 from luthier.platform.models import TableInfo
-from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.names import parse_name
+from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.prompts import load_prompts
+from luthier.platform.recipe import Terms
 from luthier.platform.registry.jobs import Jobs
+from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
+from luthier.platform.report import DataReport, Judged, clean_data
 from luthier.platform.settings import Settings
 from luthier.platform.sql_engine import SqlEngine, TableFile
 from luthier.platform.storage import Storage
 from luthier.platform.wire import CreateJob
 
 
-class Checked(CreateJob, arbitrary_types_allowed=True):
-    """A CREATE whose parts are known to be good."""
+class Verbs(Protocol):
+    """What CREATE asks of the registry."""
 
-    name: QualifiedName
-    base: BaseModel
-    parsed: FinetuneOptions
-    data: Dataset
-    judged: DataReport
+    tables: Tables
+    models: Models
+    jobs: Jobs
 
 
 class Finetune:
-    def __init__(self, settings: Settings, catalog: Catalog, prices: PriceList, tables: Tables, jobs: Jobs) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, prices: PriceList, registry: Verbs) -> None:
         self._settings, self._catalog, self._prices = settings, catalog, prices
-        self._tables, self._jobs = tables, jobs
+        self._tables, self._models, self._jobs = registry.tables, registry.models, registry.jobs
         self._storage = Storage(settings.storage)
 
     def create(self, caller: Caller, request: CreateJob, idempotency_key: str | None = None) -> Job:
-        """Accepts a job, or raises with everything as it was before."""
-        checked = self._check(caller, request)
-        job_id = new_job_id()
-        hashes = datasets.freeze(checked.data, self._storage, job_id)
-        job = Job(
-            id=job_id,
-            account=caller.account,
-            owner=caller.user,
-            role=caller.role,
-            model=checked.name.display,
-            base_model=checked.base.name,
-            training_data=request.training_data,
-            validation_data=request.validation_data or "",
-            options=checked.parsed,
-            report={**checked.judged.model_dump(), **hashes},
-            created_on=now_ms(),
-        )
+        """Accepts a job, or raises with everything as it was before. A key that had its answer reads no data."""
+        draft = self._draft(caller, request)
+        if first := self._jobs.precheck(draft, idempotency_key):
+            return first
+        judged = self._judge(caller, draft)
+        hashes = datasets.freeze(clean_data(judged), self._storage, draft.id)
+        job = draft.model_copy(update={"report": {**judged.report.model_dump(mode="json"), **hashes}})
         accepted = None
         try:
             accepted = self._jobs.submit(job, idempotency_key)
         finally:
-            if accepted is None or accepted.id != job_id:
-                shutil.rmtree(self._storage.job_dir(job_id))
+            if accepted is None or accepted.id != job.id:
+                shutil.rmtree(self._storage.job_dir(job.id))
         return accepted
 
     def dry_run(self, caller: Caller, request: CreateJob) -> DataReport:
-        """What CREATE would train and cost; starts nothing, keeps nothing."""
-        return self._check(caller, request).judged
+        """What CREATE would train and cost, or the faults that it would refuse; starts nothing, keeps nothing."""
+        draft = self._draft(caller, request)
+        self._jobs.precheck(draft)
+        return self._judge(caller, draft).report
 
     def show(self, caller: Caller) -> list[Job]:
         return self._jobs.show(caller)
@@ -83,26 +79,71 @@ class Finetune:
     def cancel(self, caller: Caller, job_id: str) -> Job:
         return self._jobs.cancel(caller, job_id)
 
-    def _check(self, caller: Caller, request: CreateJob) -> Checked:
+    def _draft(self, caller: Caller, request: CreateJob) -> Job:
+        """The job without its report: all that can be said before data is read."""
         name = parse_name(request.model, self._settings.database, self._settings.schema_name)
         base = self._catalog.get(request.base_model)
         options = parse_options(request.options)
-        if options.lora_rank > base.max_rank:
-            raise InvalidInput(
-                f"Option lora_rank = {options.lora_rank}: {base.name} can be served up to {base.max_rank}."
-            )
-        data = self._read(self._tables.show(caller), request, options.seed)
-        prompts = load_prompts(base_model_dir(self._settings, base))
-        judged = datasets.judge(data, base, options, prompts, self._prices)
-        return Checked(**request.model_dump(), name=name, base=base, parsed=options, data=data, judged=judged)
+        check_can_tune(base, datetime.now(UTC).date(), options.task_type, options.method)
+        _check_can_serve(options, base)
+        return Job(
+            id=new_job_id(),
+            account=caller.account,
+            owner=caller.user,
+            role=caller.role,
+            model=name.display,
+            base_model=base.name,
+            training_data=request.training_data,
+            validation_data=request.validation_data or "",
+            options=options,
+            report={},
+            created_on=now_ms(),
+        )
 
-    def _read(self, tables: Sequence[TableInfo], request: CreateJob, seed: int) -> Dataset:
+    def _judge(self, caller: Caller, draft: Job) -> Judged:
+        base, options = self._catalog.get(draft.base_model), draft.options
+        if options.continue_from is not None:
+            self._check_continues(caller, options, base)
+        prompts = load_prompts(base_model_dir(self._settings, base))
+        speeds = self._jobs.speeds(base.name, options.method)
+        training, validation = self._read(self._tables.show(caller), draft, base)
+        return judge(training, validation, Terms(base, options, prompts, self._prices, speeds))
+
+    def _read(self, tables: Sequence[TableInfo], draft: Job, base: BaseModel) -> tuple[pa.Table, pa.Table | None]:
+        task, limit = draft.options.task_type, base.rows_per_epoch
         with open_engine(self._settings, tables) as engine:
-            training = engine.training_rows(request.training_data).read_all()
-            validation: pa.Table | None = None
-            if request.validation_data and request.validation_data.strip():
-                validation = engine.training_rows(request.validation_data).read_all()
-        return datasets.split(training, validation, seed)
+            training = engine.training_rows(draft.training_data, task, limit)
+            if not draft.validation_data.strip():
+                return training, None
+            validation = engine.training_rows(draft.validation_data, task, limit, "validation")
+        if validation.column_names != training.column_names:
+            raise BadDataset(
+                f"The training data has the columns {', '.join(training.column_names)}, the validation data "
+                f"{', '.join(validation.column_names)}: give both the same."
+            )
+        return training, validation
+
+    def _check_continues(self, caller: Caller, options: FinetuneOptions, base: BaseModel) -> None:
+        """What the run begins with must fit the base model and the method."""
+        try:
+            start = starting_point(caller, options, self._settings, self._models, self._jobs)
+        except NotFound as error:
+            raise NotFound(f"Option continue_from = {options.continue_from!r}: {error.message}") from error
+        if start.base_model != base.name or start.method is not options.method:
+            raise InvalidInput(
+                f"Option continue_from = {options.continue_from!r}: that is {start.method} on {start.base_model}, "
+                f"and this job is {options.method} on {base.name}."
+            )
+        if start.rank and start.rank != options.lora_rank:
+            raise InvalidInput(
+                f"Option lora_rank = {options.lora_rank}: {options.continue_from} has rank {start.rank}, and a run "
+                f"that continues from it keeps that. Give lora_rank = {start.rank}."
+            )
+
+
+def _check_can_serve(options: FinetuneOptions, base: BaseModel) -> None:
+    if options.method is not Method.FULL and options.lora_rank > base.max_rank:
+        raise InvalidInput(f"Option lora_rank = {options.lora_rank}: {base.name} can be served up to {base.max_rank}.")
 
 
 def open_engine(settings: Settings, tables: Sequence[TableInfo], **extras: Any) -> SqlEngine:

@@ -2,14 +2,13 @@
 
 import time
 import uuid
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field, ValidationError
-
-from luthier.errors import Conflict, InvalidInput
+from luthier.errors import Conflict
 from luthier.platform.frozen import Frozen
+from luthier.platform.options import FinetuneOptions, Method
+from luthier.platform.tasks import TaskType
 
 
 class JobStatus(StrEnum):
@@ -36,21 +35,6 @@ def check_move(job_id: str, now: JobStatus, to: JobStatus) -> None:
     """Raises Conflict when a job in `now` may not become `to`."""
     if to not in MOVES.get(now, set()):
         raise Conflict(f"Job {job_id} is {now.value} and cannot become {to.value}.")
-
-
-class FinetuneOptions(Frozen):
-    """What CREATE's options may say."""
-
-    max_epochs: int = Field(3, ge=1, le=10)
-    """Passes over the training data; each pass is billed."""
-    learning_rate: float = Field(5e-4, gt=0, le=0.1)
-    """Peak of a linear warm-up and decay."""
-    batch_size: int = Field(8, ge=1, le=1024)
-    """Rows an optimizer step."""
-    lora_rank: int = Field(16, ge=1, le=256)
-    """Rank of the adapter; the base model's row says how much can be served."""
-    seed: int = Field(0, ge=0, le=2**31 - 1)
-    """Fixes the validation split, the order of rows and the adapter's first weights."""
 
 
 class JobError(Frozen):
@@ -103,21 +87,68 @@ class Job(Frozen):
     finished_on: int | None = None
 
 
+class EventType(StrEnum):
+    """Databricks' names, and three that say what a run met on its way."""
+
+    CREATED = "CREATED"
+    CHECK_PASSED = "CHECK_PASSED"
+    WAITING = "WAITING"
+    """For room, its account's limit, or a larger cluster."""
+    STARTED = "STARTED"
+    MODEL_INITIALIZED = "MODEL_INITIALIZED"
+    DATA_VALIDATED = "DATA_VALIDATED"
+    BATCH_SIZE = "BATCH_SIZE"
+    TRAIN_STARTED = "TRAIN_STARTED"
+    TRAIN_UPDATED = "TRAIN_UPDATED"
+    """Once an epoch."""
+    CHECKPOINT_SAVED = "CHECKPOINT_SAVED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    WORKER_LOST = "WORKER_LOST"
+    TRAIN_FINISHED = "TRAIN_FINISHED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    REQUEUED = "REQUEUED"
+    """The whole run was lost and begins another attempt."""
+
+
+ATTEMPT_BEGINS = (EventType.STARTED, EventType.REQUEUED)
+
+
 class Event(Frozen):
     """One line of a job's life."""
 
+    id: int = 0
+    """Rises from event to event; 0 until the registry has it."""
     time: int
     type: str
     message: str
 
 
+class JobNews(Frozen):
+    """A job as it stands, and its events after the last that the reader has seen."""
+
+    job: Job
+    events: list[Event]
+
+
+class JobCensus(Frozen):
+    """An account's jobs by status, and those that run now."""
+
+    counts: dict[JobStatus, int]
+    running: list[Job]
+
+
 class FinishedModel(Frozen):
-    """What a run hands over: the published adapter and what it took."""
+    """What a run hands over: the published adapter, or weights, and what it took."""
 
     path: str
     sha256: str
     """Hash over the adapter's files: the version's identity, never reused."""
     rank: int
+    """Of the adapter; 0 for full weights."""
+    method: Method = Method.LORA
+    task_type: TaskType = TaskType.CHAT_COMPLETION
     trained_tokens: int
     training_loss: float
     validation_loss: float
@@ -129,19 +160,3 @@ def new_job_id() -> str:
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def parse_options(options: Mapping[str, Any] | None) -> FinetuneOptions:
-    """Options as CREATE got them; InvalidInput names the key, the value and what is allowed."""
-    try:
-        return FinetuneOptions.model_validate(dict(options or {}), strict=True)
-    except ValidationError as error:
-        raise InvalidInput(_explain(error)) from error
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"Unknown option {key!r}. Options: {', '.join(FinetuneOptions.model_fields)}."
-    return f"Option {key} = {first['input']!r}: {first['msg']}."

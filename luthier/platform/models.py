@@ -1,6 +1,8 @@
 """Tables and models: the named objects of account > database > schema. Pure."""
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.options import Method
+from luthier.platform.tasks import TaskType
 
 
 class TableInfo(Frozen):
@@ -16,7 +18,7 @@ class TableInfo(Frozen):
 
 
 class ModelVersion(Frozen):
-    """An immutable version of a tuned model: a LoRA adapter on disk, named by content."""
+    """An immutable version of a tuned model: a LoRA adapter, or weights, on disk, named by content."""
 
     number: int
     """Row id, never reused: the engine's LoRA id on every replica, so a new version never meets old weights."""
@@ -28,6 +30,11 @@ class ModelVersion(Frozen):
     path: str
     sha256: str
     rank: int
+    """Of the adapter; 0 for full weights."""
+    method: Method = Method.LORA
+    task_type: TaskType = TaskType.CHAT_COMPLETION
+    parent: str | None = None
+    """The model or job whose weights it began with."""
     owner: str
     created_on: int
 

@@ -24,13 +24,7 @@ class Price(Frozen):
     def _credits_to_ucr(cls, value: object) -> int:
         if not isinstance(value, str):
             raise ValueError("write a price as a string of decimal credits, such as '0.10'")
-        try:
-            ucr = Decimal(value) * UCR_PER_CREDIT
-        except InvalidOperation as error:
-            raise ValueError(f"{value!r} is not a decimal number") from error
-        if not ucr.is_finite() or ucr < 0 or ucr != ucr.to_integral_value():
-            raise ValueError("a price is not negative and has at most six decimals")
-        return int(ucr)
+        return to_ucr(value)
 
 
 class PriceList(Frozen):
@@ -39,6 +33,11 @@ class PriceList(Frozen):
 
     def training_ucr(self, price_class: str, trained_tokens: int) -> int:
         return _amount(trained_tokens * self._price(price_class).training)
+
+    def training_tokens(self, price_class: str, ucr: int) -> int:
+        """The most tokens that may be trained for an amount."""
+        price = self._price(price_class).training
+        return ucr * TOKENS_PER_PRICE // price if price else 2**62
 
     def completion_ucr(self, price_class: str, prompt_tokens: int, completion_tokens: int) -> int:
         price = self._price(price_class)
@@ -60,6 +59,17 @@ def load_prices(file: Path) -> PriceList:
 def to_credits(ucr: int) -> Decimal:
     """Micro-credits as exact decimal credits, for display."""
     return Decimal(ucr) / UCR_PER_CREDIT
+
+
+def to_ucr(credits: str) -> int:
+    """Decimal credits as micro-credits; ValueError when they are none."""
+    try:
+        ucr = Decimal(credits) * UCR_PER_CREDIT
+    except InvalidOperation as error:
+        raise ValueError(f"{credits!r} is not a decimal number") from error
+    if not ucr.is_finite() or ucr < 0 or ucr != ucr.to_integral_value():
+        raise ValueError("a price is not negative and has at most six decimals")
+    return int(ucr)
 
 
 def _amount(ucr_tokens: int) -> int:

@@ -5,22 +5,28 @@ loads no torch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import InvalidInput, Unavailable
-from luthier.platform.frozen import Frozen
 
 Message = dict[str, str]
 
 
-class Sample(Frozen):
-    """One training row in tokens: ids[:num_prompt] is context, ids[num_prompt:] is learned."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training document in tokens."""
 
     ids: tuple[int, ...]
-    num_prompt: int
+    learned: tuple[tuple[int, int], ...]
+    """Start and end of each run of tokens that is learned; everything else is context."""
     was_cut: bool = False
+
+    @property
+    def num_learned(self) -> int:
+        return sum(end - start for start, end in self.learned)
 
 
 class Prompts:
@@ -34,48 +40,41 @@ class Prompts:
         from transformers import PreTrainedTokenizerFast
 
         self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(base_dir))
+        self._fast: Any = self._tokenizer.backend_tokenizer
+        self._fast.no_truncation()
+        self._fast.no_padding()
 
     @property
     def eos_id(self) -> int:
         return int(self._tokenizer.eos_token_id)
 
+    @property
+    def eos_text(self) -> str:
+        return str(self._tokenizer.eos_token)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, nothing added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same of many texts, on all cores."""
+        # Of the tokenizer's methods this one alone lets other threads run meanwhile, and may be called by many at once.
+        return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation through the base model's chat template, open for the assistant's answer."""
+        return self.encode(self.chat_text(messages))
+
+    def chat_text(self, messages: Sequence[Message]) -> str:
+        """The same as text."""
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
         except Exception as error:  # the template is the base model's own code and raises what it likes
             raise InvalidInput(f"The base model's chat template refuses these messages: {error}") from error
-        return self.encode(text)
 
-    def sample(self, prompt: str, completion: str, max_prompt: int, max_completion: int) -> Sample:
-        """A prompt-completion row as one user turn and its answer, each cut at its share of the context.
-
-        A long prompt loses its text's tail, so that the template around it stays whole; a long completion keeps its
-        first tokens. Every completion ends with the end-of-sequence token.
-        """
-        head = self.chat([{"role": "user", "content": prompt}])
-        body = [*self.encode(completion), self.eos_id]
-        cut = len(head) > max_prompt or len(body) > max_completion
-        if len(head) > max_prompt:
-            head = self._chat_within(prompt, max_prompt, len(head))
-        if len(body) > max_completion:
-            body = [*body[: max_completion - 1], self.eos_id]
-        return Sample(ids=(*head, *body), num_prompt=len(head), was_cut=cut)
-
-    def _chat_within(self, prompt: str, limit: int, length: int) -> list[int]:
-        ids = self.encode(prompt)
-        keep = len(ids) - (length - limit)
-        while keep > 0:
-            text = self._tokenizer.decode(ids[:keep], skip_special_tokens=False)
-            head = self.chat([{"role": "user", "content": text}])
-            if len(head) <= limit:
-                return head
-            keep -= max(1, len(head) - limit)
-        raise InvalidInput(f"The prompt share of {limit} tokens is smaller than the chat template itself.")
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens shown."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
 @lru_cache(maxsize=16)

@@ -2,9 +2,10 @@
 
 import os
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,9 +41,20 @@ class Settings(BaseSettings):
     database: str = "LUTHIER"
     schema_name: str = "PUBLIC"
     max_running_jobs: int = Field(0, ge=0)
+    max_running_jobs_per_account: int = Field(0, ge=0)
     max_attempts: int = Field(4, ge=1)
     max_upload_mib: int = Field(4096, ge=1)
     max_body_mib: int = Field(16, ge=1)
+    mlflow_tracking_uri: str = ""
+    """Runs are sent there as they go; empty means nowhere. Credentials by MLflow's own variables."""
+    mlflow_experiment: str = Field("luthier", min_length=1)
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _mlflow_is_there(cls, uri: str) -> str:
+        if uri and not find_spec("mlflow"):
+            raise ValueError("mlflow is not installed: pip install 'luthier[mlflow]'")
+        return uri
 
     @classmethod
     def settings_customise_sources(

@@ -6,7 +6,7 @@ The tree is judged twice, as the user wrote it and as DuckDB will read it. Knows
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sqlglot import exp, parse
 from sqlglot.errors import ErrorLevel, SqlglotError
@@ -80,9 +80,10 @@ def strip_semicolon(sql: str) -> str:
     return re.sub(r"[;\s]+\Z", "", sql).lstrip()
 
 
-def training_query(sql: str, prompt: str = '"prompt"', completion: str = '"completion"') -> str:
-    """The two training columns of a query, as DuckDB's SQL: quoted names are found in any case there."""
-    return f"SELECT {prompt} AS prompt, {completion} AS completion FROM ({to_duckdb(sql)}) AS training_rows"
+def training_query(sql: str, columns: Mapping[str, str]) -> str:
+    """The training columns of a query, as DuckDB's SQL: each name with the expression that gives it."""
+    selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
+    return f"SELECT {selected} FROM ({to_duckdb(sql)}) AS training_rows"
 
 
 def _only_query(sql: str, dialect: str) -> exp.Expr:

@@ -18,7 +18,6 @@ from typing import Self
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from duckdb.func import FunctionNullHandling, PythonUDFType
 from duckdb.sqltypes import VARCHAR
 
@@ -26,12 +25,9 @@ from luthier.errors import BadDataset, InvalidInput, InvalidSql, NotFound
 from luthier.platform.names import QualifiedName, parse_name, quote
 from luthier.platform.sql_dialect import to_duckdb, training_query
 from luthier.platform.sql_files import BATCH_ROWS, fresh_connection, literal, lock, read_file
+from luthier.platform.tasks import ALIASES, FORMATS, TaskType, form_of, forms_text
 
 __all__ = ["SqlEngine", "SqlFunction", "TableFile", "read_file"]
-
-MAX_ROWS_NAMED = 5
-
-TRAINING_SCHEMA = pa.schema([("prompt", pa.string()), ("completion", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -102,19 +98,26 @@ class SqlEngine:
     def table(self, sql: str) -> pa.Table:
         return self.query(sql).read_all()
 
-    def training_rows(self, sql: str) -> pa.RecordBatchReader:
-        """Exactly the text columns prompt and completion, in one run of the query.
+    def training_rows(self, sql: str, task: TaskType, max_rows: int, of: str = "training") -> pa.Table:
+        """The columns of the task's form as text, in one run of the query; other columns are left out.
 
-        Raises BadDataset at once for missing columns and for no rows; for empty values at the end of the stream, so
-        that all of them are counted. No batch is handed out from the first faulty row on.
+        Values that are lists or objects become JSON. BadDataset for missing columns, for no rows, and for more than
+        max_rows, which are not read; `of` names the query in messages.
         """
         described = self._describe(to_duckdb(sql))
-        prompt, completion = (_text_of(_training_column(described, name)) for name in TRAINING_SCHEMA.names)
-        batches = self._stream(training_query(sql, prompt, completion))
-        first = next(batches, None)
-        if first is None:
-            raise BadDataset("The training query gives no rows: at least one prompt and completion is needed.")
-        return pa.RecordBatchReader.from_batches(TRAINING_SCHEMA, _complete_rows(first, batches))
+        form = form_of(task, (name.lower() for name, _ in described))
+        if form is None:
+            raise BadDataset(_no_form(task, described, of))
+        columns = {name: _text_of(_training_column(described, name, of)) for name in form}
+        schema = pa.schema([(name, pa.string()) for name in form])
+        batches: list[pa.RecordBatch] = []
+        for batch in self._stream(training_query(sql, columns)):
+            batches.append(batch)
+            if sum(each.num_rows for each in batches) > max_rows:
+                raise BadDataset(f"The {of} query gives more than {max_rows} rows. Select fewer.")
+        if not batches:
+            raise BadDataset(f"The {of} query gives no rows: at least one is needed.")
+        return pa.Table.from_batches(batches).cast(schema)
 
     def close(self) -> None:
         self._root.close()
@@ -340,47 +343,28 @@ def _plain_value(value: str | None) -> str | None:
     return json.loads(value) if value.startswith('"') else value
 
 
-def _training_column(described: Sequence[tuple[str, str]], wanted: str) -> tuple[str, str]:
-    found = [column for column in described if column[0].lower() == wanted]
+def _no_form(task: TaskType, described: Sequence[tuple[str, str]], of: str) -> str:
     present = ", ".join(name for name, _ in described)
-    if not found:
-        raise BadDataset(
-            f"The training query gives no column {wanted}. Its columns are: {present}. Rename one with AS {wanted}."
-        )
+    there = {ALIASES.get(name.lower(), name.lower()) for name, _ in described}
+    missing = [name for name in FORMATS[task][-1] if name not in there]
+    return (
+        f"The {of} query gives no column {missing[0]}: {task} wants {forms_text(task)}. "
+        f"Its columns are: {present}. Rename one with AS {missing[0]}."
+    )
+
+
+def _training_column(described: Sequence[tuple[str, str]], wanted: str, of: str) -> tuple[str, str]:
+    found = [column for column in described if ALIASES.get(column[0].lower(), column[0].lower()) == wanted]
     if len(found) > 1:
-        raise BadDataset(
-            f"The training query gives the column {wanted} {len(found)} times. Its columns are: {present}."
-        )
+        present = ", ".join(name for name, _ in described)
+        raise BadDataset(f"The {of} query gives the column {wanted} {len(found)} times. Its columns are: {present}.")
     return found[0]
 
 
 def _text_of(column: tuple[str, str]) -> str:
-    """The SQL that gives a column as text; a JSON string without its quotes."""
+    """The SQL that gives a column as text: a JSON string without its quotes, lists and objects as JSON."""
     name, kind = column
-    return f"json_extract_string({quote(name)}, '$')" if kind == "JSON" else f"CAST({quote(name)} AS VARCHAR)"
-
-
-def _complete_rows(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches as they come until a faulty row; then only counts, and raises at the end."""
-    num_rows = num_faulty = 0
-    rows_named: list[int] = []
-    for batch in (each for group in ([first], rest) for each in group):
-        faulty = pc.or_(_is_blank(batch.column(0)), _is_blank(batch.column(1)))
-        num_here = pc.sum(faulty).as_py() or 0
-        if num_here and len(rows_named) < MAX_ROWS_NAMED:
-            where = pc.indices_nonzero(faulty).to_pylist()
-            rows_named += [num_rows + index + 1 for index in where[: MAX_ROWS_NAMED - len(rows_named)]]
-        num_faulty += num_here
-        num_rows += batch.num_rows
-        if not num_faulty:
-            yield batch
-    if num_faulty:
-        numbers = ", ".join(map(str, rows_named)) + (", ..." if num_faulty > len(rows_named) else "")
-        raise BadDataset(
-            f"{num_faulty} of {num_rows} training rows have a NULL or empty prompt or completion "
-            f"(row {numbers}): fill them in or leave them out with WHERE."
-        )
-
-
-def _is_blank(column: pa.Array) -> pa.Array:
-    return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(column, ""))), 0)
+    if kind == "JSON":
+        return f"json_extract_string({quote(name)}, '$')"
+    is_nested = kind.endswith("]") or kind.startswith(("STRUCT", "MAP"))
+    return f"CAST(to_json({quote(name)}) AS VARCHAR)" if is_nested else f"CAST({quote(name)} AS VARCHAR)"

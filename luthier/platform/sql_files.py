@@ -1,4 +1,4 @@
-"""Locked DuckDB connections, and uploaded files (CSV, JSON lines, Parquet) read through them as Arrow.
+"""Locked DuckDB connections, and uploaded files (CSV, JSON lines, Parquet, plain text) read as Arrow.
 
 Knows no tables and no SQL of users. A file's text becomes a type only where the type gives the same text back.
 """
@@ -26,7 +26,7 @@ _KIND = (
     "CASE WHEN json_type(value) = 'UBIGINT' AND TRY_CAST(value::VARCHAR AS BIGINT) IS NULL THEN 'VARCHAR' "
     "ELSE json_type(value) END"
 )
-_ALWAYS_TEXT = ("prompt", "completion")
+_ALWAYS_TEXT = ("prompt", "completion", "response", "messages", "chosen", "rejected", "text")
 
 
 def fresh_connection(memory_limit_mb: int, threads: int) -> duckdb.DuckDBPyConnection:
@@ -61,10 +61,13 @@ def read_file(path: Path, name: str) -> pa.RecordBatchReader:
     """The rows of an uploaded file, read as the ending of `name` says. Raises InvalidInput with the line at fault."""
     readers = {".csv": _csv_query, ".jsonl": _jsonl_query, ".ndjson": _jsonl_query, ".parquet": _parquet_query}
     ending = Path(name).suffix.lower()
-    if ending not in readers:
-        raise InvalidInput(f"The file {name} cannot be read as a table: accepted endings are {', '.join(readers)}.")
+    if ending not in (*readers, ".txt"):
+        endings = ", ".join((*readers, ".txt"))
+        raise InvalidInput(f"The file {name} cannot be read as a table: accepted endings are {endings}.")
     if path.stat().st_size == 0:
         raise InvalidInput(f"The file {name} is empty.")
+    if ending == ".txt":
+        return pa.table({"text": [read_text(path, name)]}).to_reader()
     connection = fresh_connection(memory_limit_mb=1024, threads=1)
     try:
         lock(connection, [str(path.resolve())])
@@ -77,6 +80,19 @@ def read_file(path: Path, name: str) -> pa.RecordBatchReader:
         connection.close()
         raise
     return pa.RecordBatchReader.from_batches(reader.schema, _batches(connection, reader, first, (path, name)))
+
+
+def read_text(path: Path, name: str) -> str:
+    """The whole of a text file as it stands. InvalidInput when it is not UTF-8, or has no text."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"The file {name} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+    if "\0" in text:
+        raise InvalidInput(f"The file {name} is not text: it has binary content.")
+    if not text.strip():
+        raise InvalidInput(f"The file {name} has no text.")
+    return text
 
 
 def _batches(

@@ -17,7 +17,7 @@ class CreateJob(Frozen):
     """Name of the model to make; unqualified names resolve in the current database and schema."""
     base_model: str
     training_data: str
-    """A SELECT that gives the columns prompt and completion."""
+    """A SELECT that gives the columns of the job's task: by default messages, or prompt and completion."""
     validation_data: str | None = None
     options: dict[str, Any] | None = None
 
@@ -110,15 +110,24 @@ def snowflake_description(job: Job) -> dict[str, Any]:
     return described
 
 
-def native_description(job: Job) -> dict[str, Any]:
+def native_description(job: Job, queue_position: int | None = None) -> dict[str, Any]:
     """The native API's job: Snowflake's description, plus what it leaves out."""
     return {
         **snowflake_description(job),
         "model": job.model,
-        "options": job.options.model_dump(),
+        "options": job.options.model_dump(mode="json"),
         "progress_details": job.progress.model_dump(),
         "report": job.report,
+        "queue_position": queue_position,
         "attempt": job.attempt,
         "owner": job.owner,
         "started_on": job.started_on,
     }
+
+
+def progress_news(job: Job) -> dict[str, Any]:
+    """The part of a description that changes while a job runs."""
+    described = snowflake_description(job)
+    changing = ("id", "status", "progress", "error")
+    news: dict[str, Any] = {name: described[name] for name in changing if name in described}
+    return {**news, "attempt": job.attempt, "progress_details": job.progress.model_dump()}

@@ -33,8 +33,8 @@ class Resolver:
         return await asyncio.to_thread(self._ask, caller, model)
 
     def _fresh(self, caller: Caller, model: str) -> Resolved | None:
-        if model in self._catalog:
-            return Resolved(name=model, base_model=model)
+        if base := self._catalog.find(model):
+            return Resolved(name=base.name, base_model=base.name)
         known = self._known.get((caller.account, model))
         return known[1] if known and self._clock() - known[0] < FRESH_SECONDS else None
 

@@ -1,29 +1,32 @@
 """The HTTP app: routes of all dialects, one table of errors, a request id on every answer. Runs without Ray."""
 
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from luthier.errors import InvalidInput, LuthierError, NotFound, Unavailable
+from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge, Unavailable
+from luthier.platform.settings import Settings
 from luthier.platform.wire import ErrorBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.dialects import native, openai
+from luthier.serve.middleware import BodyLimit, RequestId
 from luthier.serve.services import Services
 
-UPLOAD_PATH = "/luthier/v1/tables"
+UPLOAD_PATHS = ("/luthier/v1/tables",)
+"""Here a body is a file."""
 
 
 def build_api(services: Services) -> FastAPI:
     app = FastAPI(title="Luthier", version=version("luthier"), description="Fine-tune and serve language models.")
     app.state.services = services
     app.state.keys = KeyCheck(services.registry)
-    app.middleware("http")(_with_request_id)
+    app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))
+    app.add_middleware(RequestId)
     app.include_router(native.router)
     app.include_router(openai.router)
     app.add_exception_handler(LuthierError, _answer_error)
@@ -42,18 +45,8 @@ def error_response(error: LuthierError, param: str | None = None) -> JSONRespons
     return JSONResponse({"error": body.model_dump()}, status_code=error.http, headers=headers)
 
 
-async def _with_request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Every answer names its request; a body over the limit is refused before it is read."""
-    request.state.id = f"req_{uuid.uuid4().hex}"
-    services: Services = request.app.state.services
-    is_upload = request.url.path == UPLOAD_PATH
-    limit = services.settings.max_upload_mib if is_upload else services.settings.max_body_mib
-    if int(request.headers.get("content-length") or 0) > limit << 20:
-        response: Response = error_response(InvalidInput(f"The request body is over the limit of {limit} MiB."))
-    else:
-        response = await call_next(request)
-    response.headers["X-Request-Id"] = request.state.id
-    return response
+def _limits(settings: Settings) -> Callable[[str], int]:
+    return lambda path: settings.max_upload_mib if path in UPLOAD_PATHS else settings.max_body_mib
 
 
 async def _answer_error(_request: Request, error: Exception) -> JSONResponse:
@@ -74,6 +67,8 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return error_response(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
+    if error.status_code == 413:
+        return error_response(TooLarge(error.detail))
     message, code = str(error.detail), str(error.status_code)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "none")

@@ -11,6 +11,7 @@ import psutil
 from luthier.errors import ContextTooLong, InvalidInput, Unavailable
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
+from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 
@@ -53,7 +54,7 @@ class VllmEngine:
 
         Closed early, the generation is aborted. ContextTooLong before anything is generated.
         """
-        ids = self.render(request)
+        ids = self.render(request, is_plain=adapter is not None and adapter.task_type.is_plain)
         params = self._sampling(request, len(ids))
         outputs = self._engine.generate(
             {"prompt_token_ids": ids}, params, request_id, lora_request=_lora_request(adapter)
@@ -64,11 +65,15 @@ class VllmEngine:
         except _engine_dead() as error:
             raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
 
-    def render(self, request: CompleteRequest) -> list[int]:
-        """The prompt in tokens: messages through the chat template, a bare prompt as it stands."""
-        if request.messages is not None:
-            return self._prompts.chat(request.messages)
-        ids = self._prompts.encode(request.prompt or "")
+    def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
+        """The prompt in tokens: messages through the chat template, a bare prompt as it stands.
+
+        `is_plain` says that the model was trained without a template: a lone user's message is then a bare prompt.
+        """
+        messages = request.messages
+        if messages is not None and not (is_plain and [message["role"] for message in messages] == ["user"]):
+            return self._prompts.chat(messages)
+        ids = self._prompts.encode(messages[0]["content"] if messages else request.prompt or "")
         if not ids:
             raise InvalidInput("The prompt is empty.")
         return ids
@@ -108,6 +113,11 @@ def _chunk(output: Any, num_prompt: int) -> Chunk:
 def _lora_request(adapter: ModelVersion | None) -> Any:
     if adapter is None:
         return None
+    if adapter.method is Method.FULL:
+        raise Unavailable(
+            f"Model {adapter.model} has weights of its own, which the engine of {adapter.base_model} does not hold. "
+            f"`luthier models export` gives them as a Hugging Face folder."
+        )
     from vllm.lora.request import LoRARequest
 
     if not Path(adapter.path, "adapter_model.safetensors").is_file():

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from luthier.errors import Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.base_models import Catalog, load_catalog
+from luthier.platform.base_models import Catalog, check_can_serve, load_catalog
 from luthier.platform.finetune import Finetune
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
@@ -65,6 +66,7 @@ class Services:
             raise Unavailable(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models; `luthier up` again."
             )
+        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
 
 
@@ -76,7 +78,7 @@ def make_services(settings: Settings, registry: Verbs, completions: Completions)
         catalog=catalog,
         prices=prices,
         registry=registry,
-        finetune=Finetune(settings, catalog, prices, registry.tables, registry.jobs),
+        finetune=Finetune(settings, catalog, prices, registry),
         resolver=Resolver(settings, catalog, registry.models),
         completions=completions,
     )

@@ -24,19 +24,15 @@ async def create_table(
     scratch = storage.root / "uploads" / (uuid.uuid4().hex + Path(filename).suffix.lower())
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
-        await _receive(scratch, body, services.settings.max_upload_mib)
+        await _receive(scratch, body)
         return await asyncio.to_thread(_store, services, caller, name, scratch, Path(filename).name, replace)
     finally:
         scratch.unlink(missing_ok=True)
 
 
-async def _receive(scratch: Path, body: AsyncIterator[bytes], limit_mib: int) -> None:
-    size = 0
+async def _receive(scratch: Path, body: AsyncIterator[bytes]) -> None:
     with scratch.open("wb") as file:
         async for part in body:
-            size += len(part)
-            if size > limit_mib << 20:
-                raise InvalidInput(f"The file is over the limit of {limit_mib} MiB (max_upload_mib).")
             file.write(part)
 
 
@@ -56,7 +52,10 @@ def _store(
     try:
         if not written.num_rows:
             raise InvalidInput(f"{filename} has no rows.")
-        return services.registry.tables.create(caller, name, info, replace)
+        replaced = services.registry.tables.create(caller, name, info, replace)
     except BaseException:
         os.unlink(written.path)
         raise
+    if replaced:
+        Path(replaced.path).unlink(missing_ok=True)  # who reads it now has it open, and reads on
+    return info

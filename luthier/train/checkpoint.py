@@ -1,18 +1,25 @@
 """Everything that a run needs to go on as if it had never stopped, in one folder.
 
-adapter/ is PEFT's format; trainer.pt holds the optimizer and the history. Learning rate, order of rows and random
-numbers are functions of the seed and the step, so the history's length is their whole state.
+model/ is PEFT's or Hugging Face's format, for whoever uses the model; trainer.pt holds the exact weights, the optimizer
+and the history. Learning rate, order of rows and random numbers are functions of the seed and the step, so the
+history's length is their whole state. Weights have their names and are whole: any number of workers can go on.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
+from luthier.errors import TrainingFailed
+from luthier.platform.options import BatchSize
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
+from luthier.train.sharding import put, whole
 
-ADAPTER = "adapter"
+MODEL = "model"
 STATE = "trainer.pt"
 
 
@@ -21,25 +28,56 @@ class Progress:
     """How far a run is."""
 
     history: list[StepRecord] = field(default_factory=list)
+    batch: BatchSize | None = None
+    """What an automatic batch was measured to be: the order of rows hangs on it."""
 
     @property
     def step(self) -> int:
         return self.history[-1].step if self.history else 0
 
-    @property
-    def epoch(self) -> int:
-        return self.history[-1].epoch if self.history else 0
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of all that changes, on the CPU."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+    """The optimizer's state of each weight."""
+    progress: Progress
+
+    def check(self) -> None:
+        """TrainingFailed when it should not be kept."""
+        if not all(weight.isfinite().all() for weight in self.weights.values()):
+            step = self.progress.step
+            raise TrainingFailed(f"The weights are no numbers after step {step}. Try a smaller learning rate.")
+
+    def save(self, folder: Path, model: TunedModel) -> None:
+        """OSError when it cannot be written."""
+        history = [record.model_dump() for record in self.progress.history]
+        batch = self.progress.batch and self.progress.batch.model_dump()
+        state: dict[str, Any] = {"weights": self.weights, "moments": self.moments, "history": history, "batch": batch}
+        try:
+            model.save(folder / MODEL, self.weights)
+            with (folder / STATE).open("wb") as file:
+                torch.save(state, file)
+        except (SafetensorError, RuntimeError) as error:  # what the two writers make of a full disk
+            raise OSError(str(error.__context__ or error)) from error
 
 
-def save(folder: Path, model: TunedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    model.save_adapter(folder / ADAPTER)
-    history = [record.model_dump() for record in progress.history]
-    state = {"optimizer": optimizer.state_dict(), "history": history}
-    torch.save(state, folder / STATE)
+def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, progress: Progress, is_kept: bool = True) -> Snapshot:
+    """Every worker that shares weights takes part; for those that do not keep it, it is empty."""
+    moments = {
+        name: {key: whole(value, is_kept) for key, value in optimizer.state[p].items()}
+        for name, p in model.named_trainable().items()
+    }
+    return Snapshot(model.weights(is_kept), moments, progress)
 
 
 def load(folder: Path, model: TunedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-    model.load_adapter(folder / ADAPTER)
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress([StepRecord(**record) for record in state["history"]])
+    """Takes over what a snapshot saved; each worker reads its own share of the file."""
+    state = torch.load(folder / STATE, weights_only=True, map_location="cpu", mmap=True)
+    model.take(state["weights"])
+    for name, p in model.named_trainable().items():
+        optimizer.state[p] = {key: put(value, p) for key, value in state["moments"][name].items()}
+    batch = state["batch"] and BatchSize(**state["batch"])
+    return Progress([StepRecord(**record) for record in state["history"]], batch)

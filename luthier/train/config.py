@@ -4,11 +4,13 @@ Light on purpose: whoever starts or watches a run imports no torch for it.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.options import BatchSize, Duration, Method, Unit
+from luthier.platform.rendering import Rendering
 
 
 class LoraSettings(Frozen):
@@ -28,33 +30,55 @@ class FitConfig(Frozen):
     job_id: str
     base_dir: Path
     train_file: Path
-    """Parquet with text columns prompt and completion."""
+    """Parquet with the text columns of the task."""
     validation_file: Path | None = None
     storage_path: Path
-    num_workers: int = Field(default=1, ge=1)
+    num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """Processes; least and most let the run go on with what the cluster has, from its checkpoint at each change."""
     use_gpu: bool = False
     num_cpus: float = Field(default=1.0, gt=0)
     """CPUs that Ray sets aside for each worker."""
     threads: int = Field(default=2, ge=1)
     """Threads that each worker computes with; may be more than num_cpus."""
-    max_epochs: int = Field(default=3, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    """Rows of one optimizer step, over all workers."""
-    learning_rate: float = Field(default=5e-4, gt=0)
-    warmup_share: float = Field(default=0.03, ge=0.0, le=1.0)
-    """Share of all steps in which the learning rate rises; after it the rate falls to 0 in a straight line."""
-    seed: int = 0
+    rendering: Rendering = Rendering()
+    """Task type and limits: how rows become tokens."""
+    method: Method = Method.LORA
     lora: LoraSettings = LoraSettings()
-    max_prompt_tokens: int = Field(default=4096, ge=1)
-    max_completion_tokens: int = Field(default=4096, ge=1)
+    """Not used by method full."""
+    continue_from: Path | None = None
+    """Folder with the adapter, or for method full the weights, that the run begins with."""
+    duration: Duration = Duration(num=3, unit=Unit.EPOCHS)
+    max_trained_tokens: int | None = Field(default=None, ge=1)
+    """The run ends before the step that would pass it."""
+    batch: BatchSize | None = BatchSize(rows=8)
+    """Of one optimizer step, over all workers; None measures what fits."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls to 0 after the warm-up; constant does not."""
+    warmup_share: float = Field(default=0.03, ge=0.0, le=1.0)
+    """Share of all steps in which the learning rate rises in a straight line."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    dpo_beta: float = Field(default=0.1, gt=0.0)
+    seed: int = 0
+    eval_prompts: tuple[str, ...] = ()
+    """Answered at each checkpoint."""
+    sharding: Literal["auto", "none", "full"] = "auto"
+    """Whether the workers share one model or have one each; auto shares one that does not fit a worker's GPU."""
     max_pass_tokens: int = Field(default=8192, ge=1)
     """A step with more tokens runs in several passes; their gradients are summed."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of the frozen weights and the computation; auto is bfloat16 where the device is fast at it. LoRA is float32."""
+    """Of the frozen weights and the computation; auto is bfloat16 where the device is fast at it. What is trained is
+    float32."""
     checkpoint_steps: int = Field(default=50, ge=1)
     """Steps between checkpoints; the end of an epoch always has one."""
     max_failures: int = Field(default=3, ge=0)
     """Lost or crashed workers that a run survives; a LuthierError ends it at once."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
+            raise ValueError(f"num_workers = {self.num_workers}: give the least first, then the most")
+        return self
 
 
 class StepRecord(Frozen):
@@ -65,16 +89,21 @@ class StepRecord(Frozen):
     epoch: int
     """1 for the first epoch."""
     training_loss: float
-    """Mean cross-entropy in nats over the labelled tokens of this step."""
+    """Mean cross-entropy in nats over the labelled tokens of this step; for DPO the mean loss of its pairs."""
     validation_loss: float | None = None
-    """The same over the validation rows; on the last step of an epoch only."""
+    """The same over the validation rows; on the last step of an epoch and of the run only."""
+    learning_rate: float = 0.0
+    gradient_norm: float = 0.0
+    """Before clipping."""
+    answers: tuple[str, ...] = ()
+    """To the eval_prompts, at a checkpoint."""
     num_tokens: int
     """Prompt and completion tokens that went through the model."""
 
 
 class FitResult(Frozen):
     checkpoint_dir: Path
-    """Holds adapter/ in PEFT's format."""
+    """Holds model/: an adapter in PEFT's format, or weights in Hugging Face's."""
     history: tuple[StepRecord, ...]
     trained_tokens: int
     training_loss: float

@@ -1,35 +1,28 @@
-"""From a Parquet file of prompts and completions to training rows in tokens."""
+"""From a job's frozen Parquet file to training examples in tokens."""
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthier.errors import BadDataset
-from luthier.platform.prompts import Prompts, Sample
+from luthier.platform.prompts import Prompts
+from luthier.platform.rendering import Example, Rendering, render
+from luthier.platform.tasks import form_of, forms_text
 
-COLUMNS = ("prompt", "completion")
 
-
-def read_rows(path: Path) -> pa.Table:
-    """The prompt and completion columns of a Parquet file."""
+def read_examples(path: Path, prompts: Prompts, how: Rendering) -> list[Example]:
+    """The examples of a file, in the order of its rows."""
     if not path.is_file():
         raise BadDataset(f"Training data {path} is not there. Give the path of a Parquet file.")
-    schema = pq.read_schema(path)
-    missing = [name for name in COLUMNS if name not in schema.names]
-    if missing:
-        raise BadDataset(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(schema.names)}.")
-    return pq.read_table(path, columns=list(COLUMNS))
-
-
-def encode(rows: pa.Table, prompts: Prompts, max_prompt: int, max_completion: int) -> list[Sample]:
-    """One sample a row, in the order of the rows."""
-    if rows.num_rows == 0:
-        raise BadDataset("The training data has no rows.")
-    samples = []
-    columns = (rows.column(name).to_pylist() for name in COLUMNS)
-    for number, (prompt, completion) in enumerate(zip(*columns, strict=True), 1):
-        if not isinstance(prompt, str) or not isinstance(completion, str):
-            raise BadDataset(f"Row {number} of the training data has a prompt or completion that is not text.")
-        samples.append(prompts.sample(prompt, completion, max_prompt, max_completion))
-    return samples
+    columns = form_of(how.task_type, pq.read_schema(path).names)
+    if columns is None:
+        names = ", ".join(pq.read_schema(path).names)
+        raise BadDataset(f"{path.name} has the columns {names}; {how.task_type} wants {forms_text(how.task_type)}.")
+    rows = pq.read_table(path, columns=list(columns)).to_pylist()
+    for number, row in enumerate(rows, 1):
+        if not all(isinstance(value, str) for value in row.values()):
+            raise BadDataset(f"Row {number} of {path.name} has a value in {', '.join(columns)} that is not text.")
+    examples = render(rows, prompts, how)
+    if not examples:
+        raise BadDataset(f"{path.name} has no rows to learn from.")
+    return examples

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.errors import InvalidInput
@@ -43,7 +44,7 @@ class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch's clas
 
 
 class HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
-    """Sum of the cross-entropies of hidden [n, d] against targets [n] under a frozen head weight [v, d].
+    """Cross-entropy [n] of each row of hidden [n, d] against targets [n] under a frozen head weight [v, d].
 
     The gradient is computed on the way forward, so the logits [n, v] never exist as a whole.
     """
@@ -51,23 +52,34 @@ class HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch's classe
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         grad = torch.empty_like(hidden)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), HEAD_CHUNK):
             cut = slice(start, start + HEAD_CHUNK)
             target = targets[cut, None]
             logits = torch.nn.functional.linear(hidden[cut], weight, bias).float()
             log_sum = torch.logsumexp(logits, -1, keepdim=True)
-            total += (log_sum - logits.gather(1, target)).sum()
+            losses[cut] = (log_sum - logits.gather(1, target))[:, 0]
             error = logits.sub_(log_sum).exp_()
             error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
             grad[cut] = error.to(weight.dtype) @ weight
         ctx.save_for_backward(grad)
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * grads[0].to(grad.dtype), None, None, None
+        return grad * grads[0][:, None].to(grad.dtype), None, None, None
+
+
+def head_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """The same for a head that is trained itself: logits of one chunk at a time, made again on the way back."""
+
+    def losses(part: Tensor, target: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(part, weight, bias).float()
+        return torch.nn.functional.cross_entropy(logits, target, reduction="none")
+
+    parts = zip(hidden.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
+    return torch.cat([checkpoint(losses, part, target, use_reentrant=False) for part, target in parts])
 
 
 def document_attention(

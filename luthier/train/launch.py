@@ -3,18 +3,27 @@
 Imports torch and transformers in the workers only, so that the processes around them start fast.
 """
 
+import logging
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import LuthierError, TrainingFailed
+from luthier.platform.jobs import Event, EventType, now_ms
+from luthier.platform.run_files import RunFiles
 from luthier.train.config import FitConfig, FitResult, StepRecord
+from luthier.train.progress import News, Step
+from luthier.train.run_log import run_log
 
 __all__ = ["FitConfig", "FitResult", "OnProgress", "StepRecord", "fit"]
 
-OnProgress = Callable[[list[StepRecord], int], None]
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[News], None]
 
 FLUSH_SECONDS = 0.5
 # Ray Train hands reports on at each health check, 2 s apart unless told; it passes these on to its processes.
@@ -29,14 +38,20 @@ ENVIRONMENT = {
 def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     """Trains, or goes on from the last checkpoint of the same job_id and storage_path.
 
-    on_progress runs in rank 0's process. It gets all new records and the number of all steps, at most twice a second;
-    after a resume the records kept in the checkpoint come first, so a step may arrive twice, equal each time.
+    on_progress runs in rank 0's process. It gets all new steps and events, at most twice a second; after a resume the
+    steps kept in the checkpoint come first, so a step may arrive twice. The loss of a worker is told from another
+    process.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    class Watch(UserCallback):  # type: ignore[misc]  # Ray is untyped
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            causes = [f"worker {rank}: {_root_cause(error)}" for rank, error in worker_exceptions.items()]
+            on_progress(News(events=[Event(time=now_ms(), type=EventType.WORKER_LOST, message="; ".join(causes))]))
 
     trainer = TorchTrainer(
         _work,
@@ -51,6 +66,7 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
             storage_path=str(config.storage_path),
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[Watch()],
         ),
     )
     try:
@@ -85,28 +101,37 @@ def _root_cause(error: BaseException) -> str:
             inner = inner or getattr(error, name, None)
         if isinstance(inner, BaseException):
             error = inner
-    text = " ".join(str(error).split())
+    # Ray indents the ids of a lost actor by tabs, and puts the trace of one that failed to start into its message.
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    if any(line.startswith("  File ") for line in lines):
+        lines = lines[-1:]
+    text = " ".join(" ".join(lines).split())
     return f"{type(error).__name__}: {text}"[:500]
 
 
 def _work(job: dict[str, Any]) -> LuthierError | list[StepRecord]:
     """One worker's process. A LuthierError is handed back, for Ray would try a raised one again."""
     os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
-    from luthier.train.loop import train
+    import ray.train
 
     config: FitConfig = job["config"]
-    try:
-        with _Flusher(job["on_progress"]) as flusher:
-            return train(config, _worker(flusher))
-    except LuthierError as error:
-        return error
+    rank = ray.train.get_context().get_world_rank()
+    with run_log(RunFiles(config.storage_path / config.job_id).logs / f"worker-{rank}.log"):
+        try:
+            from luthier.train.loop import train
+
+            with _Flusher(job["on_progress"]) as flusher:
+                return train(config, _worker(flusher))
+        except LuthierError as error:
+            log.error("%s", error.message)
+            return error
 
 
 def _worker(flusher: "_Flusher") -> Any:
     import ray.train
     import ray.train.torch
 
-    from luthier.train.loop import Worker
+    from luthier.train.run import Worker
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -116,29 +141,50 @@ def _worker(flusher: "_Flusher") -> Any:
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
         resume_from=Path(resumed.path) if resumed else None,
-        keep_checkpoint=_keep_checkpoint,
+        keep_checkpoint=_keep_checkpoint(Path(context.get_storage().experiment_fs_path), flusher),
         report=flusher.add if rank == 0 else _ignore,
+        note=flusher.note if rank == 0 else _ignore,
     )
 
 
-def _ignore(record: StepRecord, num_steps: int) -> None:
-    """Ranks above 0 have the same records as rank 0."""
+def _ignore(*_: object) -> None:
+    """Ranks above 0 have the same records and events as rank 0."""
 
 
-def _keep_checkpoint(folder: Path | None, step: int) -> None:
+def _keep_checkpoint(run_dir: Path, flusher: "_Flusher") -> Callable[[Path | None, int], None]:
+    """Renames a folder to its place; Ray Train, which would copy it, only hears of it.
+
+    Its own upload, at once or in the background, ends the run when it fails.
+    """
     import ray.train
 
-    kept = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
-    ray.train.report({"step": step}, checkpoint=kept, checkpoint_dir_name=f"step-{step:06d}")
+    def keep(folder: Path | None, step: int) -> None:
+        target, kept = run_dir / f"step-{step:06d}", None
+        if folder:
+            shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it told of it
+            os.replace(folder, target)
+            kept = ray.train.Checkpoint.from_directory(str(target))
+        ray.train.report(
+            {"step": step}, checkpoint=kept, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
+        )
+        if folder:
+            flusher.note(EventType.CHECKPOINT_SAVED, f"step {step}")
+
+    return keep
 
 
 class _Flusher:
-    """Hands records to on_progress from a thread of its own, so that no step waits; an error there ends the run."""
+    """Hands news to on_progress from a thread of its own, so that no step waits; an error there ends the run.
+
+    Between TRAIN_STARTED and the end each step is timed, from the step or the checkpoint before it.
+    """
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._send = on_progress
-        self._waiting: list[StepRecord] = []
+        self._steps: list[Step] = []
+        self._events: list[Event] = []
         self._num_steps = 0
+        self._began: float | None = None
         self._error: Exception | None = None
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -158,9 +204,22 @@ class _Flusher:
     def add(self, record: StepRecord, num_steps: int) -> None:
         if self._error:
             raise self._error
+        validated = record.validation_loss is not None
+        seconds = time.perf_counter() - self._began if self._began and not validated else None
         with self._lock:
-            self._waiting.append(record)
+            self._steps.append(Step(record, now_ms(), seconds))
             self._num_steps = num_steps
+        if self._began and validated:
+            losses = f"training loss {record.training_loss:.4f}, validation loss {record.validation_loss:.4f}"
+            self.note(EventType.TRAIN_UPDATED, f"epoch {record.epoch}, step {record.step} of {num_steps}: {losses}")
+        self._began = self._began and time.perf_counter()
+
+    def note(self, type: str, message: str) -> None:
+        log.info("%s %s", type, message)
+        with self._lock:
+            self._events.append(Event(time=now_ms(), type=type, message=message))
+        if type in (EventType.TRAIN_STARTED, EventType.CHECKPOINT_SAVED):
+            self._began = time.perf_counter()
 
     def _run(self) -> None:
         try:
@@ -171,6 +230,7 @@ class _Flusher:
 
     def _flush(self) -> None:
         with self._lock:
-            records, self._waiting = self._waiting, []
-        if records:
-            self._send(records, self._num_steps)
+            steps, self._steps = self._steps, []
+            events, self._events = self._events, []
+        if steps or events:
+            self._send(News(steps, self._num_steps, events))

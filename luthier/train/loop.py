@@ -1,157 +1,160 @@
-"""What every worker of a run does: set up, resume, step, evaluate, checkpoint.
+"""What every worker of a run does: step, evaluate, checkpoint, from where it is to the end of its plan.
 
 Knows nothing of Ray: a Worker says which of how many processes this is, and takes what comes out.
 """
 
 import math
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import shutil
+import time
 
 import torch
+from torch import Tensor
 
 from luthier.errors import TrainingFailed
-from luthier.platform.prompts import Sample, load_prompts
-from luthier.train import checkpoint, data
-from luthier.train.checkpoint import Progress
+from luthier.train.answers import answer
+from luthier.train.checkpoint import Snapshot, snapshot
 from luthier.train.config import FitConfig, StepRecord
-from luthier.train.model import TunedModel, default_dtype
-from luthier.train.packing import Batch, batches, steps_per_epoch
+from luthier.train.limits import check_loss, check_number
+from luthier.train.packing import Batch
+from luthier.train.run import Run, Worker
+from luthier.train.sharding import whole
 
 MAX_GRADIENT_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process of a run, and where it hands what it makes."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-    resume_from: Path | None
-    keep_checkpoint: Callable[[Path | None, int], None]
-    """Takes a folder (rank 0; the others None) and its step. Every rank calls it; the folder is gone afterwards."""
-    report: Callable[[StepRecord, int], None]
-    """Takes each step of rank 0 and the number of all steps."""
+SAVE_PAUSES = (0.0, 2.0, 8.0)
+"""Seconds before each try to keep a checkpoint."""
 
 
 def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
-    """Runs to the end of the last epoch; gives the records of all steps, those before a resume included."""
+    """Runs to the last step of the plan; gives the records of all steps, those before a resume included."""
     torch.set_num_threads(config.threads)
-    training = _samples(config, config.train_file)
-    validation = _samples(config, config.validation_file) if config.validation_file else []
-    dtype = default_dtype(worker.device) if config.dtype == "auto" else getattr(torch, config.dtype)
-    model = TunedModel.load(config.base_dir, config.lora, config.seed, worker.device, dtype)
-    optimizer = torch.optim.AdamW(model.trainable(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-    progress = checkpoint.load(worker.resume_from, model, optimizer) if worker.resume_from else Progress()
-    per_epoch = steps_per_epoch(len(training), config.batch_size)
-    num_steps = per_epoch * config.max_epochs
+    run = Run(config, worker)
+    num_steps, progress = len(run.steps), run.progress
     for record in progress.history:
         worker.report(record, num_steps)
+    worker.note("TRAIN_STARTED", f"from step {progress.step + 1} of {num_steps}")
 
-    for epoch in range(progress.step // per_epoch + 1, config.max_epochs + 1):
-        share = batches(training, config.batch_size, config.seed, epoch, worker.rank, worker.world_size)
-        done = progress.step - (epoch - 1) * per_epoch
-        for step, batch in enumerate(share[done:], progress.step + 1):
-            torch.manual_seed(config.seed * 1_000_003 + step * worker.world_size + worker.rank)
-            rate = config.learning_rate * rate_share(step, num_steps, config.warmup_share)
-            loss, num_tokens = optimize(model, optimizer, batch, rate, config.max_pass_tokens, worker.world_size)
-            if not math.isfinite(loss):
-                raise TrainingFailed(
-                    f"The training loss is {loss} at step {step} of {num_steps}. Try a smaller learning rate."
-                )
-            ends_epoch = step == epoch * per_epoch
-            held_out = evaluate(model, validation, config, worker) if ends_epoch and validation else None
-            record = StepRecord(
-                step=step, epoch=epoch, training_loss=loss, validation_loss=held_out, num_tokens=num_tokens
-            )
-            progress.history.append(record)
-            worker.report(record, num_steps)
-            if ends_epoch or step % config.checkpoint_steps == 0:
-                _keep(worker, model, optimizer, progress)
+    for number, step in enumerate(run.steps[progress.step :], progress.step + 1):
+        torch.manual_seed(config.seed * 1_000_003 + number * worker.world_size + worker.rank)
+        rate = config.learning_rate * rate_share(number, num_steps, config.warmup_share, config.schedule)
+        loss, norm, tokens = gradient(run, run.training.share(step.rows.tolist(), worker))
+        check_loss(loss, norm, progress.history, number, num_steps)
+        update(run, rate)
+        is_last = number == num_steps
+        is_kept = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
+        held_out = evaluate(run) if run.validation and (step.ends_epoch or is_last) else None
+        check_number(held_out or 0.0, "validation loss", number, num_steps)
+        record = StepRecord(
+            step=number,
+            epoch=step.epoch,
+            training_loss=loss,
+            validation_loss=held_out,
+            num_tokens=tokens,
+            learning_rate=rate,
+            gradient_norm=norm,
+            answers=_answers(run) if is_kept else (),
+        )
+        progress.history.append(record)
+        worker.report(record, num_steps)
+        if is_kept:
+            _keep(run, is_last)
     return progress.history
 
 
-def rate_share(step: int, num_steps: int, warmup_share: float) -> float:
+def rate_share(step: int, num_steps: int, warmup_share: float, schedule: str = "linear") -> float:
     """The learning rate of a step (from 1) as a share of its peak: up in a line, then down to 0 after the last."""
     warmup = math.ceil(num_steps * warmup_share)
     if step <= warmup:
         return step / warmup
-    return (num_steps - step + 1) / (num_steps - warmup)
+    left = (num_steps - step + 1) / (num_steps - warmup)
+    if schedule == "constant":
+        return 1.0
+    return left if schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def optimize(
-    model: TunedModel, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, max_tokens: int, world_size: int
-) -> tuple[float, int]:
-    """One optimizer step over all workers' batches; gives their mean loss a label and their number of tokens."""
-    optimizer.zero_grad(set_to_none=True)
-    total, num_labels = _forward(model, batch, max_tokens, backward=True)
-    parameters = model.trainable()
-    counts = torch.tensor([total, num_labels, batch.num_tokens], dtype=torch.float64)
-    if world_size > 1:
-        counts = _sum_over_workers(parameters, counts, model.device)
-    total, num_labels, num_tokens = counts.tolist()
-    if num_labels == 0:
+def gradient(run: Run, batch: Batch) -> tuple[float, float, int]:
+    """The gradient of one step over all workers; gives its mean loss, its norm before clipping and the tokens."""
+
+    def backward(parts: list[Batch]) -> tuple[float, int]:
+        run.optimizer.zero_grad(set_to_none=True)
+        return _sums(run, parts, run.training.reference)
+
+    total, num = run.team.together(lambda: run.limit.passes(batch, backward))
+    total, num, tokens = run.team.sum(torch.tensor([total, num, batch.num_tokens], dtype=torch.float64)).tolist()
+    if num == 0:
         raise TrainingFailed("A batch has no token to learn from.")
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    torch._foreach_div_(gradients, num_labels)
-    torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
-    for group in optimizer.param_groups:
+    parameters = run.model.trainable()
+    run.team.sum_gradients(parameters)
+    torch._foreach_div_([p.grad for p in parameters if p.grad is not None], num)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
+    return total / num, float(whole(norm)), int(tokens)
+
+
+def update(run: Run, rate: float) -> None:
+    """One optimizer step with the gradient that is there."""
+    for group in run.optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
-    return total / num_labels, int(num_tokens)
+    run.optimizer.step()
 
 
-def evaluate(model: TunedModel, samples: list[Sample], config: FitConfig, worker: Worker) -> float:
-    """Mean loss a labelled token over all workers' shares of the rows."""
-    counts = torch.zeros(2, dtype=torch.float64)
-    model.peft.eval()
+def evaluate(run: Run) -> float:
+    """Mean loss over all workers' shares of the validation rows."""
+    assert run.validation
+    reference = run.validation.reference
+    batch = run.validation.share(range(len(run.validation.examples)), run.worker)
+    run.model.module.eval()
     with torch.no_grad():
-        for batch in batches(samples, config.batch_size, config.seed, 0, worker.rank, worker.world_size):
-            counts += torch.tensor(_forward(model, batch, config.max_pass_tokens, backward=False))
-    model.peft.train()
-    if worker.world_size > 1:
-        counts = _sum_over_workers([], counts, worker.device)
-    total, num_labels = counts.tolist()
-    return float(total / max(num_labels, 1))
+        sums = run.team.together(lambda: run.limit.passes(batch, lambda parts: _sums(run, parts, reference)))
+    run.model.module.train()
+    total, num = run.team.sum(torch.tensor(sums, dtype=torch.float64)).tolist()
+    return float(total / max(num, 1))
 
 
-def _samples(config: FitConfig, path: Path) -> list[Sample]:
-    prompts = load_prompts(config.base_dir)
-    return data.encode(data.read_rows(path), prompts, config.max_prompt_tokens, config.max_completion_tokens)
-
-
-def _forward(model: TunedModel, batch: Batch, max_tokens: int, backward: bool) -> tuple[float, int]:
-    """Sum of losses and number of labels of one worker's batch, which may be empty."""
-    total, num_labels = 0.0, 0
-    for part in batch.passes(max_tokens):
-        loss, count = model.loss(part)
-        if backward:
+def _sums(run: Run, parts: list[Batch], reference: Tensor | None) -> tuple[float, int]:
+    """Sum of losses and their number over one worker's passes; with gradients where they are on."""
+    total, num = 0.0, 0
+    for part in parts:
+        loss, count = run.objective.loss(run.model, part, reference)
+        if torch.is_grad_enabled():
             loss.backward()
         total += loss.item()
-        num_labels += count
-    return total, num_labels
+        num += count
+    return total, num
 
 
-def _sum_over_workers(parameters: list[torch.nn.Parameter], counts: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Sums counts and the parameters' gradients over all workers, the gradients in one message and in place."""
-    counts = counts.to(device)
-    torch.distributed.all_reduce(counts)
-    if parameters:
-        for p in parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        torch.distributed.all_reduce(flat)
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad.copy_(part.view_as(p))
-    return counts.cpu()
+def _answers(run: Run) -> tuple[str, ...]:
+    """Rank 0's; the others help where weights are shared."""
+    if not run.config.eval_prompts or not (run.team.rank == 0 or run.team.mesh):
+        return ()
+    return answer(run.model, run.prompts, run.config, run.limit.max_tokens)
 
 
-def _keep(worker: Worker, model: TunedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    if worker.rank != 0:
-        worker.keep_checkpoint(None, progress.step)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), model, optimizer, progress)
-        worker.keep_checkpoint(Path(folder), progress.step)
+def _keep(run: Run, is_last: bool) -> None:
+    """A checkpoint by rank 0. Without its last one a run has failed, without another it goes on."""
+    is_mine, step = run.team.rank == 0, run.progress.step
+    state = snapshot(run.model, run.optimizer, run.progress, is_mine) if is_mine or run.team.mesh else None
+    run.team.together(lambda: state.check() if state else None)
+    error = _written(run, state) if is_mine and state else None
+    if error or not is_mine:
+        run.worker.keep_checkpoint(None, step)
+    if error and is_last:
+        raise TrainingFailed(f"The last checkpoint, of step {step}, could not be kept: {error}")
+
+
+def _written(run: Run, state: Snapshot) -> str | None:
+    """Hands on a folder with the checkpoint; the reason if that fails again and again."""
+    step, reason = state.progress.step, ""
+    folder = run.folder / f".step-{step}"  # beside its later place, so that it can be renamed there
+    for pause in SAVE_PAUSES:
+        time.sleep(pause)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed here
+            folder.mkdir()
+            state.save(folder, run.model)
+            run.worker.keep_checkpoint(folder, step)
+            return None
+        except OSError as error:
+            reason = str(error)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    run.worker.note("CHECKPOINT_FAILED", f"The checkpoint of step {step} could not be kept: {reason}")
+    return reason

@@ -1,98 +1,129 @@
-"""A frozen base model with a LoRA adapter in training: load, loss, save.
+"""A base model in training, with a LoRA adapter or with all its weights: losses, answers, weights in and out.
 
-The adapter is PEFT's; only the forward of its layers and the way to the loss are ours. A base model that this way
-would train wrongly is refused when it is loaded.
+Only the forward of LoRA's layers and the way to the losses are ours. A base model that this way would train wrongly is
+refused when it is loaded.
 """
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import Linear as LoraLayer
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM
+from torch.nn.utils.rnn import pad_sequence
 
 from luthier.errors import InvalidInput
+from luthier.platform.options import Method
 from luthier.platform.prompts import Sample
-from luthier.train.config import LoraSettings
-from luthier.train.kernels import ATTENTION, HeadLoss, LoraLinear
+from luthier.train import sharding
+from luthier.train.config import FitConfig
+from luthier.train.kernels import ATTENTION, HeadLoss, head_losses
+from luthier.train.loading import WEIGHTS, build, default_dtype
 from luthier.train.packing import IGNORED, Batch, pack
+from luthier.train.team import Team
 
-__all__ = ["LoraSettings", "TunedModel", "default_dtype"]
-
-WEIGHTS = "adapter_model.safetensors"
 LENGTH_STEP = 32
 """Batches are filled up to a multiple of this: oneDNN compiles each product anew for each length it has not met."""
 
 
 class TunedModel:
-    """Made by load()."""
+    """Made by load(). With shared weights every worker makes the same calls."""
 
-    def __init__(self, peft: Any, device: torch.device) -> None:
-        self.peft = peft
-        self.device = device
-        causal = peft.get_base_model()
-        self._backbone = causal.get_decoder()
-        self._head = causal.get_output_embeddings()
+    def __init__(self, module: Any, method: Method, device: torch.device, dtype: torch.dtype) -> None:
+        self.module, self.method, self.device, self._dtype = module, method, device, dtype
+        self._causal = causal = module if method is Method.FULL else module.get_base_model()
+        self._within, self._backbone, self._head = Within(causal), causal.get_decoder(), causal.get_output_embeddings()
 
     @classmethod
-    def load(
-        cls, base_dir: Path, lora: LoraSettings, seed: int, device: torch.device, dtype: torch.dtype
-    ) -> "TunedModel":
-        base = AutoModelForCausalLM.from_pretrained(
-            str(base_dir), dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
-        ).to(device)
-        settings = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=_targets(base, lora),
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=str(base_dir),
-        )
-        torch.manual_seed(seed)
-        peft = get_peft_model(base, settings)
-        if lora.dropout == 0:
-            for module in peft.modules():
-                if isinstance(module, LoraLayer):
-                    module.forward = MethodType(_lora_forward, module)
-        model = cls(peft.eval(), device)
+    def load(cls, config: FitConfig, device: torch.device, team: Team | None = None) -> "TunedModel":
+        """The base model with fresh weights to train, or with those of config.continue_from."""
+        dtype = default_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
+        if team is None or team.mesh is None:
+            model = cls(build(config, device, dtype), config.method, device, dtype)
+        else:
+            source = team.together(lambda: build(config, torch.device("cpu"), dtype) if team.rank == 0 else None)
+            model = cls(build(config, torch.device("meta"), dtype), config.method, device, dtype)
+            sharding.spread(model._within, model.module, source, team.mesh, device)
+        model.module.eval()
         model._refuse_unknown_kind()
-        peft.train()
+        model.module.train()
         return model
 
     def trainable(self) -> list[Parameter]:
-        return [p for p in self.peft.parameters() if p.requires_grad]
+        return list(self.named_trainable().values())
 
-    def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """The sum of the cross-entropies over the labelled tokens, and how many they are."""
-        hidden = self._hidden(batch)
+    def named_trainable(self) -> dict[str, Parameter]:
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy [n] of each labelled token, and the number [n] of the document it stands in."""
         targets = batch.labels[1:].to(self.device)
         learned = (targets != IGNORED).nonzero()[:, 0]
-        loss = HeadLoss.apply(hidden[learned], self._head.weight, self._head.bias, targets[learned])
-        return loss, len(learned)
+        starts = torch.tensor([start for start, _ in batch.bounds], dtype=torch.int64, device=self.device)
+        losses: Tensor = self._within(lambda: self._losses(batch, learned, targets[learned]))
+        return losses, torch.bucketize(learned, starts, right=True) - 1
 
-    def save_adapter(self, folder: Path) -> None:
-        """Writes the adapter in PEFT's format, in fp32."""
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_id: int) -> list[list[int]]:
+        """What the model writes after each prompt, always the likeliest token, up to and without the end token."""
+        rows = [torch.tensor(ids) for ids in prompts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=eos_id, padding_side="left").to(self.device)
+        ends = torch.tensor([[len(row)] for row in rows])
+        mask = (torch.arange(ids.shape[1]) >= ids.shape[1] - ends).long().to(self.device)
+        asked = {"do_sample": False, "max_new_tokens": max_new_tokens, "eos_token_id": eos_id, "pad_token_id": eos_id}
+        self._causal.set_attn_implementation("sdpa")
+        try:
+            with self._precision():
+                whole = self._within(lambda: self._causal.generate(input_ids=ids, attention_mask=mask, **asked))
+        finally:
+            self._causal.set_attn_implementation(ATTENTION)
+        written: list[list[int]] = whole[:, ids.shape[1] :].tolist()
+        return [row[: row.index(eos_id)] if eos_id in row else row for row in written]
+
+    def weights(self, is_kept: bool = True) -> dict[str, Tensor]:
+        """Copies on the CPU of all that is trained, in fp32; of no use on a worker that only takes part."""
+        return {name: sharding.whole(p, is_kept) for name, p in self.named_trainable().items()}
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Puts what weights() gave in its place."""
+        for name, p in self.named_trainable().items():
+            p.copy_(sharding.put(weights[name], p))
+
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Writes what weights() gave: an adapter in PEFT's format in fp32, or a model in Hugging Face's."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = get_peft_model_state_dict(self.peft, save_embedding_layers=False)
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS, {"format": "pt"})
-        self.peft.peft_config["default"].save_pretrained(str(folder))
+        if self.method is Method.FULL:
+            stored = {**{k: v for k, v in self.module.state_dict().items() if k in dict(self.module.named_buffers())}}
+            stored |= {name: tensor.to(self._dtype) for name, tensor in weights.items()}
+            self.module.save_pretrained(str(folder), state_dict=stored)
+            self.module.config.dtype = self._dtype  # save_pretrained took that of the weights in training
+            self.module.config.save_pretrained(str(folder))
+            return
+        adapter = get_peft_model_state_dict(self.module, state_dict=weights, save_embedding_layers=False)
+        save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / WEIGHTS, {"format": "pt"})
+        self.module.peft_config["default"].save_pretrained(str(folder))
 
-    def load_adapter(self, folder: Path) -> None:
-        """Takes over the weights of an adapter of the same shape."""
-        result = set_peft_model_state_dict(self.peft, load_file(folder / WEIGHTS))
-        if result.unexpected_keys:
-            raise InvalidInput(f"The adapter in {folder} has weights that this model has no place for.")
+    def _losses(self, batch: Batch, learned: Tensor, targets: Tensor) -> Tensor:
+        weight, bias = self._head.weight, self._head.bias
+        score = head_losses if weight.requires_grad else HeadLoss.apply
+        with self._precision():
+            losses: Tensor = score(self._hidden(batch)[learned], weight, bias, targets)
+        return losses
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """fp32 weights in training compute in the lower precision; a frozen base is in it already."""
+        is_mixed = self.method is Method.FULL and self._dtype is not torch.float32
+        return torch.autocast(self.device.type, self._dtype) if is_mixed else nullcontext()
 
     def _hidden(self, batch: Batch) -> Tensor:
         """[T, d] and some rows more, the last layer's output."""
-        length = -(-batch.num_tokens // LENGTH_STEP) * LENGTH_STEP
+        length = max(1, -(-batch.num_tokens // LENGTH_STEP)) * LENGTH_STEP
         extra = length - batch.num_tokens
         out: Tensor = self._backbone(
             input_ids=pad(batch.input_ids, (0, extra))[None].to(self.device),
@@ -104,44 +135,29 @@ class TunedModel:
 
     def _refuse_unknown_kind(self) -> None:
         """Documents must stay apart in every layer, and the head alone must make the logits; both are tried here."""
-        first, second = (Sample(ids=tuple(range(start, start + 16)), num_prompt=8) for start in (0, 16))
-        with torch.no_grad():
+        first, second = ((Sample(ids=tuple(range(start, start + 16)), learned=((8, 16),)),) for start in (0, 16))
+        ids = torch.tensor([second[0].ids], device=self.device)
+
+        def outputs() -> tuple[Tensor, ...]:
             packed, alone = self._hidden(pack([first, second]))[16:32], self._hidden(pack([second]))[:16]
-            ids = torch.tensor([second.ids], device=self.device)
-            logits = self.peft.get_base_model()(input_ids=ids, use_cache=False, bounds=[(0, 16)]).logits[0]
-            scored = self._head(alone)
-        if _distance(packed, alone) > 0.1 or _distance(scored, logits) > 0.02:
+            logits = self._causal(input_ids=ids, use_cache=False, bounds=[(0, 16)]).logits
+            return packed, alone, self._head(alone), logits
+
+        with torch.no_grad(), self._precision():
+            packed, alone, scored, logits = self._within(outputs)
+        if _distance(packed, alone) > 0.1 or _distance(scored, logits[0]) > 0.02:
             raise InvalidInput("This kind of base model cannot be trained: it mixes packed rows or changes its logits.")
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+class Within(torch.nn.Module):  # type: ignore[misc]  # torch's classes are untyped here
+    """Runs work as a model's forward: weights that are shared out are whole for as long as one lasts."""
 
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
 
-def _targets(base: Any, lora: LoraSettings) -> list[str]:
-    """The names of the linear modules to adapt; the head is no target, for the loss reads its frozen weight."""
-    head = base.get_output_embeddings()
-    linear = (name for name, part in base.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
-    there = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    if lora.targets == "all-linear":
-        return there
-    unknown = [name for name in lora.targets if name not in there]
-    if unknown:
-        raise InvalidInput(
-            f"LoRA target {', '.join(unknown)} matches no linear module of the base model; it has {', '.join(there)}."
-        )
-    return list(lora.targets)
-
-
-def _lora_forward(layer: Any, x: Tensor) -> Tensor:
-    base, name = layer.base_layer, layer.active_adapters[0]
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
-    out: Tensor = LoraLinear.apply(x, base.weight, base.bias, a, b)
-    return out
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -1,52 +1,150 @@
-"""Step records on their way to the registry: where the run stands, how fast it is, what is left."""
+"""What rank 0 of a run tells while it goes on: the metrics of each step to its folder, progress and events to the
+registry. Speed is of useful tokens, no padding."""
 
+import logging
 import time
+from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from luthier.errors import Unavailable
-from luthier.platform.jobs import Job, Progress
+from luthier.platform.jobs import Event, Job, Progress
 from luthier.platform.registry.jobs import Jobs
-from luthier.train.config import StepRecord
+from luthier.platform.run_files import MetricsWriter, RunFiles, StepMetrics
+from luthier.train.config import FitConfig, StepRecord
+from luthier.train.mfu import Utilization
+from luthier.train.trackers import TensorBoard
+
+log = logging.getLogger(__name__)
 
 SMOOTHING_STEPS = 10
 """The loss shown is a mean over so many steps: single steps are noise."""
+LOG_SECONDS = 10.0
+
+
+class Step(NamedTuple):
+    """A step as it was met."""
+
+    record: StepRecord
+    time: int
+    """Epoch milliseconds."""
+    seconds: float | None
+    """Of the step alone; None where something else was done in between, or it was read from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class News:
+    """All that a run has to tell since the last time."""
+
+    steps: Sequence[Step] = ()
+    num_steps: int = 0
+    """Of the whole run."""
+    events: Sequence[Event] = ()
+
+
+@dataclass
+class _Sums:
+    """What the steps so far come down to."""
+
+    last: StepRecord | None = None
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHING_STEPS))
+    validation_loss: float | None = None
+    tokens: int = 0
+
+    def add(self, record: StepRecord) -> bool:
+        """False for a step that was added before."""
+        if self.last and record.step <= self.last.step:
+            return False
+        self.last = record
+        self.losses.append(record.training_loss)
+        self.tokens += record.num_tokens
+        self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
+        return True
+
+
+class _Folder:
+    """The run's metrics as files. Opened in the process that trains, at its first step."""
+
+    def __init__(self, config: FitConfig) -> None:
+        files = RunFiles(config.storage_path / config.job_id)
+        self._metrics, self._board = MetricsWriter(files.metrics), TensorBoard(files.tensorboard)
+        self._utilization = Utilization(config)
+
+    def add(self, steps: Sequence[Step]) -> None:
+        self._board.add(self._metrics.add(map(self._measured, steps)))
+
+    def _measured(self, step: Step) -> StepMetrics:
+        record, speed = step.record, None
+        if step.seconds:
+            speed = record.num_tokens / step.seconds
+        return StepMetrics(
+            step=record.step,
+            epoch=record.epoch,
+            training_loss=record.training_loss,
+            validation_loss=record.validation_loss,
+            learning_rate=record.learning_rate,
+            gradient_norm=record.gradient_norm,
+            num_tokens=record.num_tokens,
+            time=step.time,
+            tokens_per_second=speed,
+            mfu=self._utilization.share(speed) if speed else None,
+        )
 
 
 class Reporter:
-    """Called in rank 0's worker with new records; a step that arrives twice counts once.
+    """Takes news in rank 0's process; a step that arrives twice counts once."""
 
-    Speed is measured over the steps of this process.
-    """
+    def __init__(self, job: Job, jobs: Jobs, config: FitConfig) -> None:
+        self._job_id, self._jobs, self._config = job.id, jobs, config
+        self._folder: _Folder | None = None
+        self._sums = _Sums()
+        self._first: tuple[float, int, int] | None = None
+        self._events: list[Event] = []
+        self._logged = 0.0
 
-    def __init__(self, job: Job, jobs: Jobs) -> None:
-        self._job_id, self._jobs = job.id, jobs
-        self._trained_tokens = int(job.report["trained_tokens"])
-        self._first: tuple[float, int] | None = None
-        self._records: dict[int, StepRecord] = {}
+    def __call__(self, news: News) -> None:
+        """The registry may be away: the next news brings all that this one would have."""
+        self._events += news.events
+        steps = [step for step in news.steps if self._sums.add(step.record)]
+        if steps:
+            self._folder = self._folder or _Folder(self._config)
+            self._folder.add(steps)
+        progress = self._progress(news.num_steps) if self._sums.last else None
+        try:
+            self._jobs.report(self._job_id, progress, self._events)
+        except Unavailable as error:
+            log.warning("%s", error.message)
+            return
+        self._events = []
+        self._log(progress)
 
-    def __call__(self, records: Sequence[StepRecord], total_steps: int) -> None:
-        self._records.update({record.step: record for record in records})
-        if self._records:
-            history = [self._records[step] for step in sorted(self._records)]
-            with suppress(Unavailable):  # the registry is away: the next report tells all that this one would have
-                self._jobs.report(self._job_id, self._progress(history, total_steps))
-
-    def _progress(self, history: Sequence[StepRecord], total_steps: int) -> Progress:
-        tokens = sum(record.num_tokens for record in history)
+    def _progress(self, num_steps: int) -> Progress:
+        sums = self._sums
+        assert sums.last is not None
         now = time.monotonic()
-        self._first = self._first or (now, tokens)
-        seconds, new_tokens = now - self._first[0], tokens - self._first[1]
-        speed = new_tokens / seconds if new_tokens else None
-        last = history[-SMOOTHING_STEPS:]
-        validated = [record.validation_loss for record in history if record.validation_loss is not None]
+        self._first = self._first or (now, sums.tokens, sums.last.step)
+        seconds, num_tokens, num = now - self._first[0], sums.tokens - self._first[1], sums.last.step - self._first[2]
         return Progress(
-            step=history[-1].step,
-            total_steps=total_steps,
-            epoch=history[-1].epoch,
-            training_loss=sum(record.training_loss for record in last) / len(last),
-            validation_loss=validated[-1] if validated else None,
-            trained_tokens=tokens,
-            tokens_per_second=speed,
-            seconds_left=(self._trained_tokens - tokens) / speed if speed else None,
+            step=sums.last.step,
+            total_steps=num_steps,
+            epoch=sums.last.epoch,
+            training_loss=sum(sums.losses) / len(sums.losses),
+            validation_loss=sums.validation_loss,
+            trained_tokens=sums.tokens,
+            tokens_per_second=num_tokens / seconds if num else None,
+            seconds_left=(num_steps - sums.last.step) * seconds / num if num else None,
         )
+
+    def _log(self, progress: Progress | None) -> None:
+        now = time.monotonic()
+        if progress and (now - self._logged >= LOG_SECONDS or progress.step == progress.total_steps):
+            self._logged = now
+            log.info(
+                "step %d of %d, epoch %d, training loss %.4f, %d tokens",
+                progress.step,
+                progress.total_steps,
+                progress.epoch,
+                progress.training_loss,
+                progress.trained_tokens,
+            )

@@ -1,16 +1,28 @@
 """READ FIRST: one job, from its frozen data to a published model. configure -> fit -> publish -> finish."""
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
-from luthier.platform.jobs import Job
+from luthier.platform.continuing import starting_point
+from luthier.platform.jobs import EventType, Job
+from luthier.platform.prices import load_prices
+from luthier.platform.recipe import batch_of, rendering_of, tokens_of_budget
 from luthier.platform.registry.jobs import Jobs
-from luthier.platform.settings import Settings
+from luthier.platform.registry.models import Models
+from luthier.platform.run_files import RunFiles
+from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.storage import Storage
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.launch import fit
+from luthier.train.mlflow_run import MlflowRun, tracked
 from luthier.train.progress import Reporter
 from luthier.train.publish import publish
+from luthier.train.run_log import run_log
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,37 +31,67 @@ class TrainEnv:
 
     settings: Settings
     jobs: Jobs
+    models: Models
     num_cpus: int
     num_gpus: int
 
 
 def run_job(job: Job, env: TrainEnv) -> None:
     """Runs, or continues, a job to its end. What it raises ends the job in ERROR."""
-    base = load_catalog(env.settings).get(job.base_model)
-    config = configure(job, base, env)
-    result = fit(config, Reporter(job, env.jobs))
-    env.jobs.note(job.id, "TRAINED", f"{len(result.history)} steps, training loss {result.training_loss:.4f}")
-    made = publish(job, base, config, result, Storage(env.settings.storage))
-    env.jobs.finish(job.id, made)
+    storage, settings = Storage(env.settings.storage), env.settings
+    files = RunFiles(storage.runs / job.id)
+    with (
+        run_log(files.logs / "supervisor.log"),
+        MlflowRun(settings.mlflow_tracking_uri, tracked(job, settings), files) as mlflow,
+    ):
+        log.info("job %s, attempt %d: model %s on %s", job.id, job.attempt, job.model, job.base_model)
+        base = load_catalog(settings).get(job.base_model)
+        config = configure(job, base, env)
+        result = fit(config, Reporter(job, env.jobs, config))
+        reached = f"{len(result.history)} steps, training loss {result.training_loss:.4f}"
+        env.jobs.note(job.id, EventType.TRAIN_FINISHED, reached)
+        made = publish(job, base, config, result, storage)
+        env.jobs.finish(job.id, made)
+        log.info("%s; published as %s", reached, made.sha256)
+        mlflow.finish(Path(made.path), {"luthier.sha256": made.sha256})
 
 
 def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
     """What the trainer is asked: the job's options on the base model's limits and this cluster's hardware."""
-    storage = Storage(env.settings.storage)
-    data, options = storage.job_dir(job.id), job.options
+    storage, options = Storage(env.settings.storage), job.options
+    data, how = storage.job_dir(job.id), rendering_of(base, job.options)
+    start = _start(job, env) if options.continue_from else None
     return FitConfig(
         job_id=job.id,
         base_dir=base_model_dir(env.settings, base),
         train_file=data / "train.parquet",
         validation_file=data / "validation.parquet",
         storage_path=storage.runs,
+        num_workers=options.num_workers or (min(base.train_gpus, env.num_gpus) if env.num_gpus else 1),
         use_gpu=env.num_gpus > 0,
-        threads=max(1, env.num_cpus),
-        max_epochs=options.max_epochs,
-        batch_size=options.batch_size,
+        threads=max(1, env.num_cpus // (options.num_workers or 1)),
+        rendering=how,
+        method=options.method,
+        lora=LoraSettings(
+            rank=options.lora_rank,
+            alpha=options.alpha,
+            dropout=options.lora_dropout,
+            targets=options.lora_targets or base.targets,
+        ),
+        continue_from=start,
+        duration=options.duration,
+        max_trained_tokens=tokens_of_budget(options, base, load_prices(configs_dir() / "prices.toml")),
+        batch=batch_of(options, how),
         learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        warmup_share=options.warmup_share,
+        weight_decay=options.weight_decay,
+        dpo_beta=options.dpo_beta,
         seed=options.seed,
-        lora=LoraSettings(rank=options.lora_rank, alpha=2 * options.lora_rank),
-        max_prompt_tokens=base.prompt_tokens,
-        max_completion_tokens=base.completion_tokens,
+        eval_prompts=options.eval_prompts,
     )
+
+
+def _start(job: Job, env: TrainEnv) -> Path:
+    caller = Caller(account=job.account, user=job.owner, role=job.role)
+    return starting_point(caller, job.options, env.settings, env.models, env.jobs).path

@@ -9,6 +9,7 @@ from ray.exceptions import RayActorError
 
 from luthier.errors import InvalidInput, LuthierError, Unavailable
 from luthier.platform.jobs import JobError, JobStatus
+from luthier.platform.queue import Capacity
 from luthier.platform.registry.actor import NAMESPACE, RegistryClient
 from luthier.platform.settings import Settings
 
@@ -31,12 +32,15 @@ class Supervisor:
     def _run(self) -> None:
         from luthier.train.run_job import TrainEnv, run_job
 
-        jobs = RegistryClient().jobs
+        registry = RegistryClient()
+        jobs = registry.jobs
         try:
             job = jobs.run(self._job_id)
             if job.status is JobStatus.IN_PROGRESS:
                 resources = ray.cluster_resources()
-                env = TrainEnv(self._settings, jobs, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)))
+                env = TrainEnv(
+                    self._settings, jobs, registry.models, int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+                )
                 run_job(job, env)
         except (RayActorError, Unavailable):  # the run or the registry is gone: the job starts again from a checkpoint
             log.exception("job %s was lost", self._job_id)
@@ -54,12 +58,12 @@ class RayLauncher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def slots(self) -> int:
-        """Jobs that may run at once."""
-        if self._settings.max_running_jobs:
-            return self._settings.max_running_jobs
+    def capacity(self) -> Capacity:
+        """What the nodes have together; each worker of a run takes a GPU, or a CPU where there is no GPU."""
         resources = ray.cluster_resources()
-        return max(1, int(resources.get("GPU", 0)) or int(resources.get("CPU", 1)) // 2)
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        jobs = self._settings.max_running_jobs or max(1, gpus or cpus // 2)
+        return Capacity(jobs=jobs, workers=gpus or cpus, unit="GPU" if gpus else "CPU")
 
     def is_alive(self, job_id: str) -> bool:
         """Alive, starting or restarting."""

@@ -91,7 +91,7 @@ def test_a_home_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
 
 def test_a_base_model_that_nobody_knows(up: Up, tmp_path: Path) -> None:
     done = up(LUTHIER_SERVE_BASE_MODELS='["gpt-0"]')
-    check_refused(done, tmp_path, NotFound.exit, "gpt-0", "smollm2-135m")
+    check_refused(done, tmp_path, NotFound.exit, "gpt-0", "gpt-oss-20b")
 
 
 def test_an_up_while_another_is_at_work(up: Up, tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, MEMORISE, SECOND, Answers, ended, table_of
-from tests.e2e.live import BASE, LiveCluster, clean
+from tests.e2e.live import BASE, REAL, LiveCluster, clean
 
 
 @pytest.fixture(scope="session")
 def cluster(tiny_model: Path) -> Iterator[LiveCluster]:
-    """Up, with the tiny base model served. The last test leaves it down."""
-    with tempfile.TemporaryDirectory(prefix="le2e-") as folder, clean(LiveCluster(Path(folder), tiny_model)) as live:
+    """Up, with the tiny and the real base model served. The last test leaves it down."""
+    with (
+        tempfile.TemporaryDirectory(prefix="le2e-") as folder,
+        clean(LiveCluster(Path(folder), tiny_model, (BASE, REAL))) as live,
+    ):
         live.up()
         yield live
 

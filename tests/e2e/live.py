@@ -19,7 +19,7 @@ from openai import OpenAI
 import luthier
 from luthier.cli.ray_head import MARK
 
-BASE = "tiny"
+BASE, REAL = "tiny", "smollm2-135m"
 MAX_LORAS = 2
 TOML = f"""
 name = "{BASE}"
@@ -76,7 +76,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class LiveCluster:
-    def __init__(self, home: Path, tiny_model: Path) -> None:
+    def __init__(self, home: Path, tiny_model: Path, base_models: tuple[str, ...] = (BASE,)) -> None:
         (home / "base_models").mkdir(parents=True)
         (home / "base_models" / f"{BASE}.toml").write_text(TOML.format(path=tiny_model))
         self.home = home
@@ -84,12 +84,15 @@ class LiveCluster:
         self.url = f"http://127.0.0.1:{port}"
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LUTHIER_"))} | {
             "LUTHIER_HOME": str(home),
-            "LUTHIER_CACHE": str(home / "cache"),
             "LUTHIER_PORT": str(port),
             "LUTHIER_RAY_PORT": str(self.ray_port),
             "LUTHIER_DASHBOARD_PORT": str(self.dashboard_port),
-            "LUTHIER_SERVE_BASE_MODELS": json.dumps([BASE]),
         }
+        self.serve(*base_models)
+
+    def serve(self, *base_models: str) -> None:
+        """What the next `up` serves. Weights lie in the user's own cache: they are fetched once."""
+        self.env["LUTHIER_SERVE_BASE_MODELS"] = json.dumps(base_models)
 
     def run(self, *arguments: str, seconds: float = UP_SECONDS) -> subprocess.CompletedProcess[str]:
         """The command; its status, stdout and stderr."""

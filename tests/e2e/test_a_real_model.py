@@ -1,15 +1,13 @@
 """The real small base model learns a format that it has never seen, from a part of the demo's table."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from luthier.platform.settings import configs_dir
-from tests.e2e.live import LiveCluster, clean
+from tests.e2e.live import REAL, LiveCluster
 
-BASE, MODEL = "smollm2-135m", "tickets"
+MODEL = "tickets"
 QUERY = "SELECT message AS prompt, ticket AS completion FROM seen LIMIT 160"
 NUM_HELD_OUT = 20
 LEAST_TICKETS = 18
@@ -18,17 +16,13 @@ LEAST_TICKETS = 18
 pytestmark = [pytest.mark.e2e, pytest.mark.real_model, pytest.mark.timeout(900)]
 
 
-def test_it_answers_in_the_new_format_where_its_base_does_not(tiny_model: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="le2e-") as folder, clean(LiveCluster(Path(folder), tiny_model)) as live:
-        for name in ("LUTHIER_SERVE_BASE_MODELS", "LUTHIER_CACHE"):  # the defaults: base model weights are fetched once
-            del live.env[name]
-        live.up()
-        for table, file in (("seen", "workshop_train.jsonl"), ("held_out", "workshop_test.jsonl")):
-            live.client.tables.create(table, configs_dir() / "samples" / file)
-        job = live.client.finetune.create(MODEL, BASE, QUERY, options={"max_epochs": 2}).wait()
-        assert job["trained_tokens"] == job["report"]["trained_tokens"]
-        assert num_tickets(live, BASE) == 0
-        assert num_tickets(live, MODEL) >= LEAST_TICKETS
+def test_it_answers_in_the_new_format_where_its_base_does_not(cluster: LiveCluster) -> None:
+    for table, file in (("seen", "workshop_train.jsonl"), ("held_out", "workshop_test.jsonl")):
+        cluster.client.tables.create(table, configs_dir() / "samples" / file)
+    job = cluster.client.finetune.create(MODEL, REAL, QUERY, options={"max_epochs": 2}).wait()
+    assert job["trained_tokens"] == job["report"]["trained_tokens"]
+    assert num_tickets(cluster, REAL) == 0
+    assert num_tickets(cluster, MODEL) >= LEAST_TICKETS
 
 
 def num_tickets(live: LiveCluster, model: str) -> int:

@@ -15,6 +15,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "first"
 PROMPT = "the dog"
+LIFE = (
+    "CREATED",
+    "CHECK_PASSED",
+    "STARTED",
+    "MODEL_INITIALIZED",
+    "TRAIN_STARTED",
+    "TRAIN_FINISHED",
+    "COMPLETED",
+)
 GREEDY = {"temperature": 0, "max_tokens": 12}
 
 
@@ -34,7 +43,8 @@ def test_a_table_becomes_a_model_by_sql(cluster: LiveCluster, first_job: Finetun
     described = check_success(cluster, first_job, tmp_path)
     shown = json.loads(next(iter(cluster.sql("SELECT SNOWFLAKE.CORTEX.FINETUNE('SHOW')")[0].values())))
     assert {"id": first_job.id, "status": "SUCCESS", "base_model": BASE, "created_on": described["created_on"]} in shown
-    assert [event["type"] for event in first_job.events()] == ["CREATED", "STARTED", "TRAINED", "COMPLETED"]
+    life = [event["type"] for event in first_job.events() if event["type"] in LIFE]
+    assert life == list(LIFE)
 
 
 def test_it_answers_what_it_was_taught_and_the_base_does_not(cluster: LiveCluster, first_job: FinetuneJob) -> None:
@@ -97,7 +107,7 @@ def test_the_usage_history_adds_up_to_the_ledger(cluster: LiveCluster, first_job
     rows = cluster.sql("SELECT * FROM SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY")
     records = cluster.client.usage("finetuning")
     assert first_job.id in {record["source_id"] for record in records}
-    assert {row["MODEL_NAME"] for row in rows} == {BASE}
+    assert {row["MODEL_NAME"] for row in rows} == {record["base_model"] for record in records} >= {BASE}
     assert sum(row["TOKENS"] for row in rows) == sum(record["trained_tokens"] for record in records)
     assert sum(row["TOKEN_CREDITS"] for row in rows) * 1_000_000 == sum(record["amount_ucr"] for record in records)
     assert all((row["END_TIME"] - row["START_TIME"]).total_seconds() == 3600 for row in rows)

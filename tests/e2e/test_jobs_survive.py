@@ -2,17 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from luthier.cli.client import FinetuneJob
 from luthier.errors import Unavailable
-from tests.e2e.jobs import LONG, MEMORISE, check_success, start_long, step_of, table_of
+from tests.e2e.jobs import FIRST, LONG, MEMORISE, check_success, start_long, step_of, table_of
 from tests.e2e.live import BASE, CONTROLLER, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CANCEL_SECONDS = 10.0
+PAIR = {**LONG, "num_workers": 2}
+SURVIVAL_ROWS = 1600
+"""380 steps an epoch: long enough for four deaths."""
 
 
 def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> None:
@@ -37,12 +42,25 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
     check_success(cluster, following, tmp_path)
 
 
-@pytest.mark.parametrize("role", [WORKER, CONTROLLER, SUPERVISOR])
-def test_a_killed_process_of_a_run_costs_nothing(cluster: LiveCluster, tmp_path: Path, role: str) -> None:
-    job = start_long(cluster, f"without_{role}", tmp_path)
-    cluster.kill(role)
-    described = check_success(cluster, job, tmp_path)
-    assert described["attempt"] == (2 if role == CONTROLLER else 1)
+def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Path) -> None:
+    """Killed one after another in one run; it becomes the model that an undisturbed run becomes."""
+    query = table_of(cluster, "survival_table", tmp_path, repeats=SURVIVAL_ROWS // len(FIRST))
+    disturbed, quiet = (cluster.client.finetune.create(name, BASE, query, options=PAIR) for name in ("kills", "none"))
+    until(lambda: step_of(disturbed) > 50, JOB_SECONDS, "a first checkpoint")
+    for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR), (1, CONTROLLER)):
+        before = step_of(disturbed)
+        victims = until(lambda role=role: cluster.roles(role), 30, role)[:num_victims]
+        assert len(victims) == num_victims
+        for victim in victims:
+            victim.kill()
+        until(lambda before=before: step_of(disturbed) > before, JOB_SECONDS, f"a step after the death of {role}")
+    described = check_success(cluster, disturbed, tmp_path / "kills")
+    assert described["attempt"] == 2  # the controller's end is the run's; all else is mended within it
+    check_success(cluster, quiet, tmp_path / "none")
+    weights = [load_file(tmp_path / name / "exported" / "adapter_model.safetensors") for name in ("kills", "none")]
+    assert set(weights[0]) == set(weights[1])
+    for name, tensor in weights[0].items():
+        np.testing.assert_allclose(tensor, weights[1][name], atol=1e-4, err_msg=name)
 
 
 def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path) -> None:

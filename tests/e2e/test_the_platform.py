@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.live import BASE, LiveCluster
+from tests.e2e.live import BASE, REAL, LiveCluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -24,7 +24,7 @@ def test_status_tells_what_runs(cluster: LiveCluster) -> None:
     told = cluster.run("status", "--json")
     assert told.returncode == 0
     status = json.loads(told.stdout)
-    assert (status["up"], status["ready"], status["engines"]) == (True, True, {BASE: True})
+    assert (status["up"], status["ready"], status["engines"]) == (True, True, {BASE: True, REAL: True})
     assert httpx.get(status["docs"], timeout=10).status_code == 200
 
 
@@ -47,6 +47,7 @@ def test_the_dashboard_shows_jobs_actors_and_applications(cluster: LiveCluster, 
     assert {name: application["status"] for name, application in applications.items()} == {
         "gateway": "RUNNING",
         BASE: "RUNNING",
+        REAL: "RUNNING",
     }
 
 

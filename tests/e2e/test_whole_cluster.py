@@ -101,12 +101,13 @@ def test_after_a_kill_of_everything_up_brings_all_back(
     assert not psutil.wait_procs(mine, timeout=10)[1]
     assert cluster.run("status").returncode == 1
 
+    cluster.serve(BASE)
     assert "cleaning up" in cluster.run("up").stderr
     assert known() == before
     assert {prompt: client.complete("first", prompt) for prompt in FIRST} == FIRST
     described = check_success(cluster, job, tmp_path)
     assert described["attempt"] == 2
-    assert "RESTARTED" in [event["type"] for event in job.events()]
+    assert "REQUEUED" in [event["type"] for event in job.events()]
 
 
 def test_down_touches_no_other_ray_and_up_can_join_one(cluster: LiveCluster, tiny_model: Path) -> None:

@@ -1,6 +1,8 @@
 """The command line against the app behind a real socket: what it prints, and its exit status."""
 
+import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,16 @@ from click.testing import CliRunner, Result
 
 from luthier.cli import client as client_module
 from luthier.cli.main import main
-from luthier.platform.jobs import JobError
+from luthier.platform.access import Caller
+from luthier.platform.jobs import Event, JobError, JobNews
 from luthier.platform.registry.registry import Registry
+from luthier.platform.run_files import MetricsWriter, RunFiles
+from luthier.platform.settings import Settings
+from luthier.serve import follow
 from tests.factories import KEY, make_progress
 from tests.fakes import EchoEngine
 from tests.flow.conftest import SELECT
+from tests.platform.test_run_files import step
 
 Run = Callable[..., Result]
 
@@ -25,6 +32,7 @@ def run(server: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("LUTHIER_URL", server)
     monkeypatch.setenv("LUTHIER_API_KEY", KEY)
     monkeypatch.setattr(client_module, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.0)
     return lambda *words, stdin=None: CliRunner().invoke(main, list(words), input=stdin)
 
 
@@ -69,38 +77,93 @@ def test_a_job(run: Run, faq: str, train: Callable[[str], Path]) -> None:
     assert all(word in shown for word in (job_id, "SUCCESS", "100%", "LUTHIER.PUBLIC.tuned"))
     assert as_json(run("finetune", "describe", job_id, "--json"))["trained_tokens"] == 60
     assert "COMPLETED" in good(run("finetune", "events", job_id))
-    assert len(as_json(run("finetune", "events", job_id, "--json"))) == 3
+    assert len(as_json(run("finetune", "events", job_id, "--json"))) == 4
     watched = run("finetune", "watch", job_id, "--json")
     assert watched.exit_code == 0
     assert json.loads(watched.stdout)["status"] == "SUCCESS"
-    assert "SUCCESS step 1/4  loss 2.000" in watched.stderr
+    assert watched.stderr.splitlines()[-1] == "SUCCESS step 1/4  loss 2.000"
 
 
-def test_waiting_for_a_job_that_is_cancelled(
-    run: Run, faq: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The job moves on between two looks at it."""
-    real = client_module.FinetuneJob.describe
-    steps = iter(["tick", "report", "cancel"])
+@pytest.fixture
+def moving(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at a job moves it on: it starts, trains, is cancelled."""
+    real, looks = registry.jobs.news, itertools.count()
 
-    def describe(self: client_module.FinetuneJob) -> dict[str, Any]:
-        described = real(self)
-        step = next(steps, None)
-        if step == "tick":
+    def news(caller: Caller, job_id: str, after: int = 0) -> JobNews:
+        look = next(looks)
+        if look == 1:
             registry.jobs.tick()
-        elif step == "report":
-            registry.jobs.report(self.id, make_progress(2))
-        elif step == "cancel":
-            self.cancel()
-        return described
+        elif look == 2:
+            registry.jobs.report(job_id, make_progress(2), [Event(time=0, type="TRAIN_STARTED", message="from step 1")])
+        elif look == 4:
+            registry.jobs.cancel(caller, job_id)
+        return real(caller, job_id, after)
 
-    monkeypatch.setattr(client_module.FinetuneJob, "describe", describe)
+    monkeypatch.setattr(registry.jobs, "news", news)
+
+
+def test_waiting_for_a_job_that_is_cancelled(run: Run, faq: str, moving: None) -> None:
     result = create(run, "--wait")
     assert result.exit_code == 1
-    lines = result.stderr.splitlines()
-    assert [line.split()[0] for line in lines] == ["PENDING", "IN_PROGRESS", "IN_PROGRESS", "CANCELLED"][: len(lines)]
-    assert lines[-1].startswith("CANCELLED step 2/4")
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in result.stderr.splitlines()]
+    assert lines == [
+        "CREATED Model LUTHIER.PUBLIC.tuned on tiny",
+        lines[1],
+        "PENDING",
+        "STARTED The run's processes start",
+        "IN_PROGRESS",
+        "TRAIN_STARTED from step 1",
+        "IN_PROGRESS step 2/4  loss 2.000",
+        "CANCELED Cancelled by admin",
+        "CANCELLED step 2/4  loss 2.000",
+    ]
     assert "CANCELLED" in result.stdout
+
+
+@pytest.mark.parametrize("plot", [True, False])
+def test_a_terminal_shows_a_bar_and_the_curve(
+    run: Run, faq: str, settings: Settings, moving: None, monkeypatch: pytest.MonkeyPatch, plot: bool
+) -> None:
+    job_id = good(create(run)).strip()
+    files = RunFiles(settings.storage / "runs" / job_id)
+    MetricsWriter(files.metrics).add([step(number, loss=3 / number) for number in range(1, 40)])
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+    result = run("finetune", "watch", job_id, *([] if plot else ["--no-plot"]))
+    assert result.exit_code == 1
+    assert "TRAIN_STARTED" in result.stderr
+    assert "step 2/4  loss 2.000" in result.stderr
+    assert ("-> (step)" in result.stderr) is plot
+
+
+def test_metrics(run: Run, faq: str, settings: Settings) -> None:
+    job_id = good(create(run)).strip()
+    assert good(run("finetune", "metrics", job_id)) == "No steps yet.\n"
+    assert good(run("finetune", "metrics", job_id, "--plot")) == "No steps yet.\n"
+    files = RunFiles(settings.storage / "runs" / job_id)
+    MetricsWriter(files.metrics).add([step(n, loss=3 / n, validation=0.5 if n == 90 else None) for n in range(1, 101)])
+    rows = as_json(run("finetune", "metrics", job_id, "--json"))
+    assert [row["step"] for row in rows] == list(range(1, 101))
+    assert rows[89]["validation_loss"] == 0.5
+    assert len(as_json(run("finetune", "metrics", job_id, "--json", "--since-step", "98"))) == 2
+    table = good(run("finetune", "metrics", job_id))
+    assert "training loss" in table
+    assert [line.split()[0] for line in table.splitlines() if line.strip()[:1].isdigit()][-2:] == ["95", "100"]
+    curve = good(run("finetune", "metrics", job_id, "--plot"))
+    assert "(loss, x: validation)" in curve
+    assert sum(line.count("x") for line in curve.splitlines()[1:]) == 1
+    assert "\x1b" not in curve
+
+
+def test_logs(run: Run, faq: str, settings: Settings) -> None:
+    job_id = good(create(run)).strip()
+    assert good(run("finetune", "logs", job_id)) == "No logs yet.\n"
+    files = RunFiles(settings.storage / "runs" / job_id)
+    files.logs.mkdir(parents=True)
+    (files.logs / "supervisor.log").write_text("one\n")
+    (files.logs / "worker-0.log").write_text("two\n")
+    assert good(run("finetune", "logs", job_id)) == "==> supervisor.log <==\none\n\n==> worker-0.log <==\ntwo\n\n"
+    assert as_json(run("finetune", "logs", job_id, "--json")) == {"supervisor.log": "one\n", "worker-0.log": "two\n"}
 
 
 def test_watching_a_job_that_failed(run: Run, faq: str, registry: Registry) -> None:
@@ -117,9 +180,11 @@ def test_cancel(run: Run, faq: str) -> None:
 
 
 def test_dry_run(run: Run, data: str) -> None:
-    assert "trained_tokens" in good(create(run, "--dry-run", data=data))
+    shown = good(create(run, "--dry-run", data=data))
+    words = ("3 to train on, 1 to validate on (split off)", "credits", "[[a 0<|im_end|>]]")
+    assert all(word in shown for word in words)
     report = as_json(create(run, "--dry-run", "--json", "--max-epochs", "1", data=data))
-    assert (report["rows"], report["max_epochs"]) == (3, 1)
+    assert (report["rows"], report["duration"]) == (3, "1ep")
     assert "No fine-tuning jobs yet" in good(run("finetune", "show"))
 
 
@@ -176,6 +241,7 @@ def test_a_prompt_from_stdin(run: Run) -> None:
 def test_sql(run: Run, faq: str, tmp_path: Path) -> None:
     assert "question 0" in good(run("sql", "SELECT min(question) AS first FROM faq"))
     assert as_json(run("sql", "SELECT 1 AS a", "--json")) == [{"a": 1}]
+    assert "[/red] :smile: [b]" in good(run("sql", "SELECT '[/red] :smile: [b]' AS a"))
     file = tmp_path / "a.sql"
     file.write_text("SELECT 2 AS a;\n")
     assert as_json(run("sql", "-f", str(file), "--json")) == [{"a": 2}]

@@ -1,14 +1,19 @@
 """What every route shares: keys, bodies, routes, request ids, health."""
 
+import asyncio
+import itertools
+
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from luthier.platform.registry.registry import Registry
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 from tests.flow.conftest import error_of
 
+MIB = 1 << 20
 ROUTES = [
     ("GET", "/luthier/v1/jobs"),
     ("POST", "/luthier/v1/sql"),
@@ -66,9 +71,44 @@ def test_a_missing_field_is_named(api: TestClient) -> None:
     assert response.json()["error"]["param"] == "statement"
 
 
-def test_an_oversized_body(api: TestClient) -> None:
-    response = api.post("/luthier/v1/sql", json={"statement": "x" * (1 << 20)})
-    assert "over the limit of 1 MiB" in error_of(response, 400, "invalid_parameter_value")
+@pytest.mark.parametrize("path", ["/luthier/v1/sql", "/luthier/v1/jobs", "/v1/chat/completions"])
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length known", "chunked"])
+def test_an_oversized_body(api: TestClient, path: str, is_chunked: bool) -> None:
+    body = b'{"statement": "' + b"x" * MIB + b'"}'
+    parts = [body[at : at + 65_536] for at in range(0, len(body), 65_536)]
+    headers = {"Content-Type": "application/json"}
+    response = api.post(path, content=iter(parts) if is_chunked else body, headers=headers)
+    assert "over the limit of 1 MiB" in error_of(response, 413, "request_too_large")
+
+
+def test_a_body_at_the_limit(api: TestClient) -> None:
+    head, tail = b'{"statement": "SELECT 1', b'"}'
+    body = head + b" " * (MIB - len(head) - len(tail)) + tail
+    response = api.post("/luthier/v1/sql", content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["rows"] == [[1]]
+
+
+def test_a_body_is_read_no_further_than_its_limit(app: FastAPI) -> None:
+    sent: list[Message] = []
+    num_parts = itertools.count()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b" " * 65_536, "more_body": next(num_parts) < 1000}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/luthier/v1/sql",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"authorization", f"Bearer {KEY}".encode())],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 413
+    assert next(num_parts) == MIB // 65_536 + 1
 
 
 def test_an_unknown_route(api: TestClient) -> None:

@@ -38,7 +38,7 @@ def test_a_job_from_create_to_model(
     assert (done["status"], done["progress"], done["trained_tokens"]) == ("SUCCESS", 1.0, 60)
     assert [shown["id"] for shown in api.get("/luthier/v1/jobs").json()["jobs"]] == [job["id"]]
     events = api.get(f"/luthier/v1/jobs/{job['id']}/events").json()["events"]
-    assert [event["type"] for event in events] == ["CREATED", "STARTED", "COMPLETED"]
+    assert [event["type"] for event in events] == ["CREATED", "CHECK_PASSED", "STARTED", "COMPLETED"]
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,13 @@ def test_a_job_from_create_to_model(
             "invalid_training_data",
             ["no rows"],
         ),
-        (
-            {"training_data": "SELECT question AS prompt, NULLIF(answer, 'answer 3') AS completion FROM faq"},
-            422,
-            "invalid_training_data",
-            ["1 of 10", "row 4", "WHERE"],
-        ),
         ({"training_data": "DELETE FROM faq"}, 422, "sql_compilation_error", ["Only a query", "DELETE"]),
         ({"training_data": "data"}, 422, "sql_compilation_error", []),
         ({"training_data": "SELECT 1; SELECT 2"}, 422, "sql_compilation_error", ["One statement", "2"]),
         ({"training_data": "SELECT * FROM fag"}, 422, "sql_compilation_error", ["no table fag", "LUTHIER.PUBLIC.FAQ"]),
         ({"training_data": "  "}, 422, "sql_compilation_error", ["empty"]),
         ({"validation_data": "SELECT * FROM faq"}, 422, "invalid_training_data", ["no column prompt"]),
-        ({"base_model": "gpt-5"}, 404, "not_found", ["Unknown base model 'gpt-5'", "tiny"]),
+        ({"base_model": "gpt-5"}, 404, "not_found", ["Unknown base model 'gpt-5'", "gpt-oss-20b"]),
         ({"base_model": "smollm2-135m"}, 503, "unavailable", ["luthier up"]),
         ({"options": {"epochs": 3}}, 400, "invalid_parameter_value", ["Unknown option 'epochs'", "max_epochs"]),
         ({"options": {"max_epochs": 0}}, 400, "invalid_parameter_value", ["max_epochs = 0", "equal to 1"]),
@@ -98,6 +92,19 @@ def test_a_create_that_is_refused_leaves_nothing(
     assert files(settings) == []
 
 
+def test_faulty_rows_are_refused_and_a_dry_run_lists_them(api: TestClient, faq: str, settings: Settings) -> None:
+    query = "SELECT question AS prompt, NULLIF(answer, 'answer 3') AS completion FROM faq"
+    message = error_of(create(api, training_data=query), 422, "invalid_training_data")
+    assert message.startswith("1 of 10 training rows: completion is NULL (row 4).")
+    assert "WHERE" in message
+    response = create(api, dry_run=True, training_data=query)
+    assert response.status_code == 200
+    fault = {"what": "completion is NULL", "count": 1, "rows": [4], "of": "training"}
+    assert response.json()["faults"] == [fault]
+    assert api.get("/luthier/v1/jobs").json() == {"jobs": []}
+    assert files(settings) == []
+
+
 def test_too_many_rows(api: TestClient) -> None:
     upload(api, "long", csv_bytes([("a", "b")] * 34, ("prompt", "completion")))
     message = error_of(create(api, training_data="SELECT * FROM long"), 422, "invalid_training_data")
@@ -108,8 +115,10 @@ def test_too_many_rows(api: TestClient) -> None:
 def test_a_dry_run_starts_nothing_and_keeps_nothing(
     api: TestClient, faq: str, settings: Settings, registry: Registry, launcher: Launcher
 ) -> None:
-    report = create(api, dry_run=True, options={"max_epochs": 1}).json()
-    assert (report["rows"], report["validation_rows"], report["max_epochs"]) == (9, 1, 1)
+    response = create(api, dry_run=True, options={"max_epochs": 1})
+    report = response.json()
+    assert response.status_code == 200
+    assert (report["rows"], report["validation_rows"], report["duration"], report["epochs"]) == (9, 1, "1ep", 1)
     registry.jobs.tick()
     assert launcher.alive == set()
     assert registry.jobs.show(ADMIN) == []

@@ -1,7 +1,7 @@
 """Tables, models with their artifacts, base models and usage through the native API."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,10 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+import luthier
+from luthier.platform.names import parse_name
 from luthier.platform.settings import Settings
+from luthier.platform.sql_engine import SqlEngine, TableFile
+from tests.factories import KEY
 from tests.flow.conftest import create, csv_bytes, error_of, sql, upload
 
 TUNED = "/luthier/v1/models/tuned"
+
+
+def _csv(folder: Path) -> Path:
+    file = folder / "rows.csv"
+    file.write_bytes(csv_bytes([("a", "b")]))
+    return file
 
 
 def parquet_bytes(rows: pa.Table) -> bytes:
@@ -53,7 +63,7 @@ def test_a_table_from_a_file(api: TestClient, settings: Settings, filename: str,
         ("a.jsonl", b'[{"a": 1}]', "JSON array"),
         ("a.parquet", b"a,b\n1,x\n", "not a Parquet file"),
         ("a.parquet", b"PAR1 broken", "a.parquet cannot be read"),
-        ("a.txt", b"a", "accepted endings"),
+        ("a.xlsx", b"a", "accepted endings"),
         ("", b"a", "accepted endings"),
         ("a.csv", b"", "empty"),
         ("a.csv", b"a,b\n", "no rows"),
@@ -75,8 +85,20 @@ def test_a_name_that_is_taken(api: TestClient, faq: str, settings: Settings) -> 
     message = error_of(api.post("/luthier/v1/tables", params=params, content=b"a\n1\n"), 409, "conflict")
     assert "LUTHIER.PUBLIC.FAQ is there already" in message
     assert len(list((settings.storage / "tables").iterdir())) == 1
-    upload(api, "FAQ", b"a\n1\n", replace=True)
+    assert sql(api, "SELECT COUNT(*) FROM faq") == 10
+
+
+def test_a_replaced_table_leaves_no_file(api: TestClient, faq: str, settings: Settings) -> None:
+    job = create(api).json()
+    (old,) = (settings.storage / "tables").iterdir()
+    with SqlEngine([TableFile(parse_name("FAQ", "LUTHIER", "PUBLIC"), old)], "LUTHIER", "PUBLIC") as engine:
+        reader = engine.query("SELECT * FROM faq")
+        upload(api, "FAQ", b"a\n1\n", replace=True)
+        assert reader.read_all().num_rows == 10
+    (new,) = (settings.storage / "tables").iterdir()
+    assert new != old
     assert sql(api, "SELECT * FROM faq") == 1
+    assert pq.read_table(settings.storage / "jobs" / job["id"] / "train.parquet").num_rows == 9
 
 
 def test_a_bad_name(api: TestClient) -> None:
@@ -90,6 +112,51 @@ def test_a_name_in_quotes(api: TestClient) -> None:
     assert api.delete('/luthier/v1/tables/"my table"').status_code == 200
 
 
+ODD_NAMES = [
+    '"a / b"',
+    '"a/artifacts/b"',
+    '"a""/artifacts"',
+    '"/"',
+    '"50% off?/#1"',
+    '"a/../b"',
+    '"a\n/b"',
+    'luthier."public/x".t',
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_with_a_slash(
+    server: str, api: TestClient, faq: str, train: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """Through a real socket, as the client sends it."""
+    client = luthier.Client(server, KEY)
+    client.tables.create(name, _csv(tmp_path))
+    assert client.tables.drop(name)["name"].endswith(name.split(".", 1)[-1])
+    train(create(api, model=name).json()["id"])
+    model = client.models.get(name)
+    assert model["model"].endswith(name.split(".", 1)[-1])
+    assert [file["name"] for file in client.models.artifacts(name)] == [
+        "adapter_model.safetensors",
+        "training_results.csv",
+    ]
+    weights, _ = client.models.export(name, tmp_path / "out")
+    assert weights.read_bytes() == b"weights"
+    assert client.models.drop(name) == model
+    assert client.models.list() == []
+
+
+def test_a_path_that_is_no_name(api: TestClient) -> None:
+    for path in ("a/b", '"a', '"a"/b', "a/artifacts/b/c"):
+        assert "No route" in error_of(api.get(f"/luthier/v1/models/{path}"), 404, "not_found")
+
+
+def test_floats_that_are_no_numbers(api: TestClient) -> None:
+    statement = "SELECT 'NaN'::FLOAT, 'inf'::FLOAT, [1.5::FLOAT, '-inf'::FLOAT], 0.25::FLOAT, NULL::FLOAT, 'NaN'"
+    answer = api.post("/luthier/v1/sql", json={"statement": statement})
+    assert "NaN" not in answer.text.replace('"NaN"', "").replace("'NaN'", "")
+    assert answer.json()["rows"] == [["NaN", "Infinity", [1.5, "-Infinity"], 0.25, None, "NaN"]]
+
+
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length known", "chunked"])
 def test_an_oversized_file(api: TestClient, settings: Settings, is_chunked: bool) -> None:
     def parts() -> Iterator[bytes]:
@@ -98,7 +165,7 @@ def test_an_oversized_file(api: TestClient, settings: Settings, is_chunked: bool
 
     content = parts() if is_chunked else b"".join(parts())
     response = api.post("/luthier/v1/tables", params={"name": "t", "filename": "a.csv"}, content=content)
-    assert "limit of 2 MiB" in error_of(response, 400, "invalid_parameter_value")
+    assert "limit of 2 MiB" in error_of(response, 413, "request_too_large")
     assert [file for file in settings.storage.rglob("*") if file.is_file()] == []
 
 

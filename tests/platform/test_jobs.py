@@ -1,4 +1,4 @@
-"""Jobs: the table of moves, options, and the registry's verbs in any order."""
+"""Jobs: the table of moves, and the registry's verbs in any order."""
 
 import tomllib
 from contextlib import suppress
@@ -10,16 +10,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.errors import Conflict, NotFound
 from luthier.platform.base_models import BaseModel, Catalog
-from luthier.platform.jobs import MOVES, Job, JobError, JobStatus, Progress, check_move, new_job_id, parse_options
+from luthier.platform.jobs import MOVES, Job, JobError, JobStatus, Progress, check_move, new_job_id
 from luthier.platform.metering import UsageKind
 from luthier.platform.names import parse_name
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.jobs import Billing, Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
-from luthier.platform.settings import configs_dir
+from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 from tests.factories import ADMIN, BASE_MODEL, make_finished, make_job, make_progress
 from tests.fakes import Launcher
@@ -57,29 +57,6 @@ def test_ids_are_uuids() -> None:
     assert new_job_id() != new_job_id()
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"max_epochs": 0}, ["max_epochs = 0", "greater than or equal to 1"]),
-        ({"max_epochs": 11}, ["max_epochs = 11", "less than or equal to 10"]),
-        ({"max_epochs": "3"}, ["max_epochs = '3'", "integer"]),
-        ({"max_epochs": 2.5}, ["max_epochs = 2.5"]),
-        ({"max_epochs": True}, ["max_epochs = True"]),
-        ({"epochs": 3}, ["Unknown option 'epochs'", "max_epochs, learning_rate"]),
-        ({"learning_rate": 0}, ["learning_rate = 0"]),
-        ({"learning_rate": float("nan")}, ["learning_rate = nan"]),
-    ],
-)
-def test_bad_options_are_named(options: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        parse_options(options)
-    assert all(word in caught.value.message for word in words)
-
-
-def test_options_have_defaults() -> None:
-    assert parse_options(None) == parse_options({}) == parse_options({"max_epochs": 3})
-
-
 @pytest.mark.parametrize(("step", "total", "share"), [(0, 0, 0.0), (1, 3, 0.3333), (4, 4, 1.0)])
 def test_progress_is_a_share(step: int, total: int, share: float) -> None:
     assert Progress(step=step, total_steps=total).share == share
@@ -93,11 +70,11 @@ class JobsMachine(RuleBasedStateMachine):
         store = Store("sqlite:///:memory:")
         with store.transaction() as tx:
             tx.execute(sa.insert(store.table("accounts")).values(name=ADMIN.account, created_on=0))
-        self.launcher = Launcher(num_slots=1)
+        self.launcher = Launcher(num_jobs=1)
         self.ledger, self.models = Ledger(store), Models(store)
         base = BaseModel.model_validate(tomllib.loads(BASE_MODEL.format(path="x")))
         billing = Billing(Catalog({"tiny": base}), load_prices(configs_dir() / "prices.toml"), self.ledger)
-        self.jobs = Jobs(store, self.models, billing, self.launcher, lambda: 5_000, MAX_ATTEMPTS)
+        self.jobs = Jobs(store, self.models, billing, self.launcher, lambda: 5_000, Settings(max_attempts=MAX_ATTEMPTS))
         self.ended: dict[str, Job] = {}
 
     def attempt(self, verb: Any, *args: Any) -> None:
@@ -176,7 +153,7 @@ class JobsMachine(RuleBasedStateMachine):
     @invariant()
     def no_more_run_than_there_is_room_for(self) -> None:
         running = [job for job in self.jobs.show(ADMIN) if job.status is JobStatus.IN_PROGRESS]
-        assert len(running) <= self.launcher.num_slots
+        assert len(running) <= self.launcher.num_jobs
         assert all(1 <= job.attempt <= MAX_ATTEMPTS and job.started_on for job in running)
 
     @invariant()

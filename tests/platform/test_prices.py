@@ -52,7 +52,7 @@ def test_an_unknown_class_is_named() -> None:
 def test_a_price_is_a_string_of_at_most_six_decimals(tmp_path: Path, price: str) -> None:
     file = tmp_path / "prices.toml"
     file.write_text(f'version = "1"\n[classes.small]\ntraining = {price}\nprompt = "1"\ncompletion = "1"\n')
-    with pytest.raises(InvalidInput, match=r"prices\.toml: classes\.small\.training"):
+    with pytest.raises(InvalidInput, match=r"prices\.toml:3: classes\.small\.training"):
         load_prices(file)
 
 

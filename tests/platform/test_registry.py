@@ -7,10 +7,11 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotAuthenticated, NotFound
 from luthier.platform.access import Caller, hash_key, new_key
-from luthier.platform.jobs import FinetuneOptions, JobError, JobStatus
+from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.metering import UsageKind
 from luthier.platform.models import TableInfo
 from luthier.platform.names import parse_name
+from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
@@ -30,6 +31,10 @@ def running(registry: Registry, job_id: str = "ft_1") -> None:
     registry.jobs.submit(make_job(job_id))
     registry.jobs.tick()
     assert status(registry, job_id) is JobStatus.IN_PROGRESS
+
+
+def types(registry: Registry, job_id: str = "ft_1") -> list[str]:
+    return [event.type for event in registry.jobs.events(ADMIN, job_id)]
 
 
 def billed(registry: Registry) -> list[tuple[str, int, int]]:
@@ -57,7 +62,7 @@ def test_submit_twice(registry: Registry) -> None:
     assert registry.jobs.submit(make_job(), "key") == first
     assert registry.jobs.submit(make_job("ft_2"), "key") == first
     assert [job.id for job in registry.jobs.show(ADMIN)] == ["ft_1"]
-    assert [event.type for event in registry.jobs.events(ADMIN, "ft_1")] == ["CREATED"]
+    assert types(registry) == ["CREATED", "CHECK_PASSED"]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +174,7 @@ def test_a_lost_run_starts_again_until_its_attempts_are_used_up(registry: Regist
     assert job.error.code == "RUN_LOST"
     assert "lost 4 times" in job.error.message
     assert billed(registry) == []
-    types = [event.type for event in registry.jobs.events(ADMIN, "ft_1")]
-    assert types == ["CREATED", "STARTED", "RESTARTED", "RESTARTED", "RESTARTED", "FAILED"]
+    assert types(registry)[2:] == ["STARTED", "REQUEUED", "REQUEUED", "REQUEUED", "FAILED"]
 
 
 def test_a_launch_that_fails_is_tried_again(registry: Registry, launcher: Launcher) -> None:
@@ -237,13 +241,33 @@ def test_tables(registry: Registry, tmp_path: Path) -> None:
     def info(path: str) -> TableInfo:
         return TableInfo(name=name.display, owner="admin", path=path, num_rows=1, columns=["prompt"], created_on=1)
 
-    assert registry.tables.create(ADMIN, name, info("a")) == info("a")
-    registry.tables.create(ADMIN, name, info("a"))
+    assert registry.tables.create(ADMIN, name, info("a")) is None
+    assert registry.tables.create(ADMIN, name, info("a"), replace=True) is None
     assert registry.tables.show(ADMIN) == [info("a")]
     with pytest.raises(Conflict, match=r"LUTHIER\.PUBLIC\.train is there already"):
         registry.tables.create(ADMIN, name, info("b"))
-    registry.tables.create(ADMIN, name, info("b"), replace=True)
+    assert registry.tables.create(ADMIN, name, info("b"), replace=True) == info("a")
+    assert registry.tables.show(ADMIN) == [info("b")]
     assert registry.tables.show(STRANGER) == []
     assert registry.tables.drop(ADMIN, name) == info("b")
     with pytest.raises(NotFound, match="No table"):
         registry.tables.drop(ADMIN, name)
+
+
+def test_speeds_are_those_of_the_last_runs_of_a_method(registry: Registry) -> None:
+    """However many runs of another method, without a speed, or without success came after them."""
+    methods = [Method.LORA] * 7 + [Method.FULL] * 7
+    for number, method in enumerate(methods, 1):
+        job_id = f"ft_{number}"
+        registry.jobs.submit(make_job(job_id, f"LUTHIER.PUBLIC.M{number}", options=FinetuneOptions(method=method)))
+        registry.jobs.tick()
+        registry.jobs.report(job_id, make_progress().model_copy(update={"tokens_per_second": float(number)}))
+        if number == 7:
+            registry.jobs.fail(job_id, BAD, billable=False)
+        else:
+            registry.jobs.finish(job_id, make_finished())
+    speeds = registry.jobs.speeds("tiny", Method.LORA)
+    assert len(speeds) == 5
+    assert set(speeds) < {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
+    assert len(registry.jobs.speeds("tiny", Method.FULL)) == 5
+    assert registry.jobs.speeds("tiny", Method.QLORA) == registry.jobs.speeds("other", Method.LORA) == []

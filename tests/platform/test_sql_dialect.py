@@ -181,9 +181,10 @@ def test_strip_semicolon(sql: str) -> None:
 
 
 def test_training_query_wraps_the_gated_query() -> None:
-    assert training_query("SELECT a AS prompt, b AS completion FROM t;") == (
-        'SELECT "prompt" AS prompt, "completion" AS completion '
-        "FROM (SELECT a AS prompt, b AS completion FROM t) AS training_rows"
+    columns = {"prompt": '"prompt"', "completion": 'upper("Response")'}
+    assert training_query("SELECT a AS prompt, b AS Response FROM t;", columns) == (
+        'SELECT "prompt" AS prompt, upper("Response") AS completion '
+        "FROM (SELECT a AS prompt, b AS Response FROM t) AS training_rows"
     )
     with pytest.raises(InvalidSql):
-        training_query("DELETE FROM t")
+        training_query("DELETE FROM t", columns)

@@ -1,5 +1,6 @@
 """The locked engine: names, functions, training rows, limits, both fences, and uploaded files."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from luthier.errors import BadDataset, InvalidInput, InvalidSql, LuthierError, NotFound, Unavailable
 from luthier.platform.names import parse_name
 from luthier.platform.sql_engine import SqlEngine, SqlFunction, TableFile, read_file
+from luthier.platform.tasks import TaskType
 
 USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
 calls: list[list[list[str | None]]] = []
@@ -232,41 +234,92 @@ def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
         SqlEngine([gone], "LUTHIER", "PUBLIC")
 
 
+CHAT, DPO = TaskType.CHAT_COMPLETION, TaskType.DPO
+TURNS = [{"role": "user", "content": 'say "hi"'}, {"role": "assistant", "content": "hi"}]
+
+
 def test_training_rows_are_two_text_columns(engine: SqlEngine) -> None:
-    reader = engine.training_rows('SELECT score AS completion, * EXCLUDE (completion) FROM "quoted lower";')
-    assert reader.schema == pa.schema([("prompt", pa.string()), ("completion", pa.string())])
-    assert reader.read_all().to_pylist()[0] == {"prompt": "a", "completion": "1"}
+    rows = engine.training_rows('SELECT score AS completion, * EXCLUDE (completion) FROM "quoted lower";', CHAT, 9)
+    assert rows.schema == pa.schema([("prompt", pa.string()), ("completion", pa.string())])
+    assert rows.to_pylist()[0] == {"prompt": "a", "completion": "1"}
 
 
 def test_training_rows_of_json_are_plain_text(engine: SqlEngine) -> None:
     sql = 'SELECT PARSE_JSON(\'{"q": "say \\\\"hi\\\\""}\'):q AS PROMPT, {\'a\': 1} AS completion'
-    assert engine.training_rows(sql).read_all().to_pylist() == [{"prompt": 'say "hi"', "completion": '{"a":1}'}]
+    assert engine.training_rows(sql, CHAT, 9).to_pylist() == [{"prompt": 'say "hi"', "completion": '{"a":1}'}]
 
 
 def test_training_query_runs_once(engine: SqlEngine) -> None:
-    assert engine.training_rows("SELECT prompt, AI_COMPLETE('m', prompt) AS completion FROM train").read_all().num_rows
+    sql = "SELECT prompt, AI_COMPLETE('m', prompt) AS completion FROM train"
+    assert engine.training_rows(sql, CHAT, 9).num_rows
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("task", TaskType)
+def test_each_task_has_its_columns(engine: SqlEngine, task: TaskType) -> None:
+    """Any case, and other columns beside them."""
+    columns = ("MESSAGES", "Prompt", "Response", "text", "chosen", "REJECTED", "id")
+    sql = "SELECT " + ", ".join(f"'{name[:1]}' AS {name}" for name in columns)
+    expected = {
+        TaskType.CHAT_COMPLETION: {"messages": "M"},
+        TaskType.INSTRUCTION_FINETUNE: {"prompt": "P", "completion": "R"},
+        TaskType.CONTINUED_PRETRAIN: {"text": "t"},
+        TaskType.DPO: {"prompt": "P", "chosen": "c", "rejected": "R"},
+    }
+    assert engine.training_rows(sql, task, 9).to_pylist() == [expected[task]]
+
+
 @pytest.mark.parametrize(
-    ("sql", "words"),
+    "column",
     [
-        ("SELECT prompt AS question, completion FROM train", ["no column prompt", "question, completion"]),
-        ("SELECT prompt FROM train", ["no column completion"]),
-        ("SELECT prompt, completion, 1 AS PROMPT FROM train", ["prompt 2 times"]),
-        ("SELECT * FROM train WHERE score > 9", ["no rows"]),
-        ("SELECT prompt, NULLIF(completion, 'y') AS completion FROM train", ["1 of 3", "(row 2)"]),
-        ("SELECT ' \n' AS prompt, completion FROM train", ["3 of 3", "(row 1, 2, 3)"]),
-        (
-            "SELECT IFF(i < 30000, 'q', '') AS prompt, 'a' AS completion FROM range(30010) t(i)",
-            ["10 of 30010", "(row 30001, 30002, 30003, 30004, 30005, ...)"],
-        ),
+        "[{'role': 'user', 'content': 'say \"hi\"'}, {'role': 'assistant', 'content': 'hi'}]",
+        "ARRAY_CONSTRUCT(OBJECT_CONSTRUCT('role', 'user', 'content', 'say \"hi\"'), "
+        "OBJECT_CONSTRUCT('role', 'assistant', 'content', 'hi'))",
+        "PARSE_JSON('" + json.dumps(TURNS).replace("\\", "\\\\") + "')",
+        "'" + json.dumps(TURNS).replace("\\", "\\\\") + "'",
+        "list_column",
+        "json_column",
+    ],
+    ids=["literal", "constructed", "parsed", "text", "list", "json text"],
+)
+def test_messages_in_every_shape_are_the_same_json(tmp_path: Path, column: str) -> None:
+    rows = pa.table({"list_column": [TURNS], "json_column": [json.dumps(TURNS)]})
+    with SqlEngine([table_file(tmp_path, "t", rows)], "LUTHIER", "PUBLIC") as engine:
+        (row,) = engine.training_rows(f"SELECT {column} AS messages FROM t", CHAT, 9).to_pylist()
+    assert json.loads(row["messages"]) == TURNS
+
+
+def test_null_messages_stay_null(tmp_path: Path) -> None:
+    rows = pa.table({"messages": pa.array([TURNS, None])})
+    with SqlEngine([table_file(tmp_path, "t", rows)], "LUTHIER", "PUBLIC") as engine:
+        assert engine.training_rows("SELECT * FROM t", CHAT, 9)["messages"].to_pylist()[1] is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "task", "words"),
+    [
+        ("SELECT prompt AS question, completion FROM train", CHAT, ["no column prompt", "question, completion"]),
+        ("SELECT prompt FROM train", CHAT, ["no column completion", "messages, or prompt and completion"]),
+        ("SELECT response FROM (SELECT 1 AS response)", CHAT, ["no column prompt"]),
+        ("SELECT prompt, completion FROM train", DPO, ["no column chosen", "DPO wants prompt and chosen and rejected"]),
+        ("SELECT prompt FROM train", TaskType.CONTINUED_PRETRAIN, ["no column text"]),
+        ("SELECT prompt, completion, 1 AS PROMPT FROM train", CHAT, ["prompt 2 times"]),
+        ("SELECT prompt, completion, 1 AS response FROM train", CHAT, ["completion 2 times"]),
+        ("SELECT * FROM train WHERE score > 9", CHAT, ["no rows"]),
+        ("SELECT * FROM train", CHAT, ["more than 2 rows"]),
     ],
 )
-def test_bad_training_data(engine: SqlEngine, sql: str, words: list[str]) -> None:
-    with pytest.raises(BadDataset) as caught:
-        engine.training_rows(sql).read_all()
-    assert all(word in caught.value.message for word in words)
+def test_bad_training_data(engine: SqlEngine, sql: str, task: TaskType, words: list[str]) -> None:
+    for of in ("training", "validation"):
+        with pytest.raises(BadDataset) as caught:
+            engine.training_rows(sql, task, 2, of)
+        assert all(word in caught.value.message for word in (f"The {of} query gives", *words))
+
+
+@pytest.mark.timeout(60)
+def test_rows_without_end_are_not_read(engine: SqlEngine) -> None:
+    with pytest.raises(BadDataset, match="more than 100 rows"):
+        engine.training_rows("SELECT 'a' AS prompt, 'b' AS completion FROM range(1000000000000)", CHAT, 100)
 
 
 def uploaded(folder: Path, name: str, content: str | bytes) -> pa.Table:
@@ -318,7 +371,7 @@ def test_jsonl(tmp_path: Path, content: str, rows: list[list[object]]) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", "x", "accepted endings are .csv, .jsonl, .ndjson, .parquet"),
+        ("a.doc", "x", "accepted endings are .csv, .jsonl, .ndjson, .parquet, .txt"),
         ("a", "x", "accepted endings"),
         ("a.csv", "", "empty"),
         ("a.csv", "a,b\n", "no rows"),
@@ -339,6 +392,10 @@ def test_jsonl(tmp_path: Path, content: str, rows: list[list[object]]) -> None:
         ("a.jsonl", "{}\n", "no columns"),
         ("a.jsonl", '{"a":1,"A":2}', "column A twice"),
         ("a.jsonl", b"\0\1\2", "Line 1"),
+        ("a.txt", b"caf\xe9", "The file a.txt is not UTF-8 text (byte 3)"),
+        ("a.txt", b"a\0b", "binary content"),
+        ("a.txt", " \n", "The file a.txt has no text"),
+        ("a.txt", "", "The file a.txt is empty"),
         ("a.parquet", "a,b\n1,2\n", "not a Parquet file"),
         ("a.parquet", "PAR1 and no more", "a.parquet cannot be read"),
     ],
@@ -349,6 +406,21 @@ def test_bad_files(tmp_path: Path, name: str, content: str | bytes, words: str) 
     assert words in caught.value.message
     assert str(tmp_path) not in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_text_file_is_one_row_as_it_stands(tmp_path: Path) -> None:
+    text = 'a, "b"\r\n\n  \u00e9 <|x|>\n'
+    assert uploaded(tmp_path, "notes.TXT", b"\xef\xbb\xbf" + text.encode()).to_pylist() == [{"text": text}]
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion", "response", "messages", "chosen", "rejected", "text"])
+def test_columns_of_training_data_stay_text(tmp_path: Path, column: str) -> None:
+    """2 must not be learned as 2.0."""
+    assert uploaded(tmp_path, "a.csv", f"id,{column}\n1,2\n2,2.5\n")[column].to_pylist() == ["2", "2.5"]
+    assert uploaded(tmp_path, "a.jsonl", f'{{"{column}": 2}}\n{{"{column}": 2.5}}\n')[column].to_pylist() == [
+        "2",
+        "2.5",
+    ]
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The store: migrations up and down with rows in it, and transactions that hold whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,38 @@ from tests.factories import ADMIN, add_admin, make_finished, make_job, make_reco
 from tests.fakes import Launcher
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "usage"}
+
+
+MODEL = (
+    "INSERT INTO models (id, account, database, schema, name, display, owner, role, created_on)"
+    " VALUES (7, 'main', 'LUTHIER', 'PUBLIC', 'M', 'LUTHIER.PUBLIC.M', 'admin', 'ACCOUNTADMIN', 1)"
+)
+VERSION = (
+    "INSERT INTO versions (model_id, version, job_id, base_model, path, sha256, rank, created_on)"
+    " VALUES (7, 1, '{job_id}', 'tiny', 'p', 'ab', 8, 1)"
+)
+JOB = (
+    "INSERT INTO jobs (id, account, owner, role, model, base_model, training_data, validation_data, options, report,"
+    " status, attempt, progress, created_on) VALUES ('ft_1', 'main', 'admin', 'ACCOUNTADMIN', 'LUTHIER.PUBLIC.M',"
+    " 'tiny', 'SELECT 1', '', '{}', '{}', 'SUCCESS', 1, '{}', 1)"
+)
+ACCOUNT = "INSERT INTO accounts (name, created_on) VALUES ('main', 1)"
+
+
+def fill(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
+    """A job with its model, as the first migration has them; all rows."""
+    with engine.begin() as tx:
+        for statement in (ACCOUNT, JOB, MODEL, VERSION.format(job_id="ft_1")):
+            tx.exec_driver_sql(statement)
+    return rows(engine)
+
+
+def rows(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
+    with engine.connect() as connection:
+        return {
+            name: [dict(row) for row in connection.execute(sa.text(f"SELECT * FROM {name}")).mappings()]
+            for name in ("accounts", "jobs", "models", "versions")
+        }
 
 
 def names(engine: sa.Engine) -> set[str]:
@@ -37,6 +70,38 @@ def test_down_and_up_again_with_rows(settings: Settings) -> None:
     assert again.jobs.show(ADMIN) == []
     add_admin(again)
     assert again.jobs.submit(make_job()).id == "ft_1"
+
+
+def test_rows_of_0001_live_through_0002_and_back(settings: Settings) -> None:
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0001")
+    before = fill(engine)
+    upgrade(engine)
+    after = rows(engine)
+    (version,) = after["versions"]
+    assert (version["task_type"], version["method"], version["parent"]) == ("CHAT_COMPLETION", "lora", None)
+    assert [job["waits_for"] for job in after["jobs"]] == [0]
+    downgrade(engine, "0001")
+    assert rows(engine) == before
+    upgrade(engine)
+    assert rows(engine) == after
+    engine.dispose()
+
+
+def test_numbers_of_versions_stay_unique_through_the_migrations(settings: Settings) -> None:
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0001")
+    fill(engine)
+    with engine.begin() as tx:
+        tx.execute(sa.text("DELETE FROM models"))
+        tx.execute(sa.text("DELETE FROM versions"))
+    for revision in ("head", "0001", "head"):
+        (upgrade if revision == "head" else downgrade)(engine, revision)
+    with engine.begin() as tx:
+        tx.execute(sa.text(MODEL))
+        tx.execute(sa.text(VERSION.format(job_id="ft_2")))
+    assert rows(engine)["versions"][0]["number"] == 2
+    engine.dispose()
 
 
 def test_a_second_start_finds_everything(settings: Settings, registry: Registry, launcher: Launcher) -> None:

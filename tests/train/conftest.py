@@ -5,17 +5,27 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers.utils.logging import disable_progress_bar
 
+from luthier.platform.options import BatchSize, Duration, Unit
+from luthier.platform.rendering import Rendering
+from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig, LoraSettings
+from tests.train.rows import rows_of
 
-WORDS = ("red", "blue", "green", "gold")
+disable_progress_bar()
 
 
-def write_rows(path: Path, num_rows: int) -> Path:
-    prompts = [f"what is the colour of thing {i} {'really ' * (i % 5)}?" for i in range(num_rows)]
-    completions = [WORDS[i % len(WORDS)] for i in range(num_rows)]
-    pq.write_table(pa.table({"prompt": prompts, "completion": completions}), path)
+def write_rows(path: Path, num_rows: int, task: TaskType = TaskType.INSTRUCTION_FINETUNE) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows_of(task, num_rows)), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A tiny model gains nothing from more, and loses much where others compute."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -27,11 +37,23 @@ def config(tiny_model: Path, tmp_path: Path) -> FitConfig:
         train_file=write_rows(tmp_path / "train.parquet", 19),
         validation_file=write_rows(tmp_path / "validation.parquet", 5),
         storage_path=tmp_path / "runs",
-        batch_size=4,
+        batch=BatchSize(rows=4),
         learning_rate=5e-3,
-        max_epochs=3,
+        duration=Duration(num=3, unit=Unit.EPOCHS),
         lora=LoraSettings(rank=4, alpha=8),
         checkpoint_steps=2,
         threads=1,
         dtype="float32",
+    )
+
+
+def for_task(config: FitConfig, task: TaskType, **rendering: object) -> FitConfig:
+    """The same run on rows of another task."""
+    folder = config.train_file.parent
+    return config.model_copy(
+        update={
+            "train_file": write_rows(folder / f"train-{task}.parquet", 19, task),
+            "validation_file": write_rows(folder / f"validation-{task}.parquet", 5, task),
+            "rendering": Rendering(task_type=task, **rendering),
+        }
     )

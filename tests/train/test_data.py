@@ -6,33 +6,58 @@ import pytest
 
 from luthier.errors import BadDataset
 from luthier.platform.prompts import Prompts
-from luthier.train.data import encode, read_rows
+from luthier.platform.rendering import Rendering, render
+from luthier.platform.tasks import TaskType
+from luthier.train.data import read_examples
+from tests.train.rows import rows_of
+
+CHAT = Rendering(task_type=TaskType.CHAT_COMPLETION)
 
 
-def test_a_row_becomes_its_chat_prompt_and_its_completion(tiny_model: Path) -> None:
+def write(folder: Path, rows: dict[str, list[object]]) -> Path:
+    pq.write_table(pa.table(rows), folder / "t.parquet")
+    return folder / "t.parquet"
+
+
+@pytest.mark.parametrize("task", TaskType)
+def test_rows_become_the_examples_of_their_task_in_their_order(
+    tiny_model: Path, tmp_path: Path, task: TaskType
+) -> None:
+    prompts, rows = Prompts(tiny_model), rows_of(task, 7)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    how = Rendering(task_type=task)
+    assert read_examples(tmp_path / "t.parquet", prompts, how) == render(rows, prompts, how)
+
+
+def test_a_row_becomes_its_chat_prompt_and_its_completion(tiny_model: Path, tmp_path: Path) -> None:
     prompts = Prompts(tiny_model)
-    rows = pa.table({"prompt": ["hi", "what?"], "completion": ["hello", "that"]})
+    file = write(tmp_path, {"prompt": ["hi", "what?"], "completion": ["hello", "that"]})
 
-    samples = encode(rows, prompts, 100, 100)
+    (first,), (second,) = read_examples(file, prompts, CHAT)
 
-    assert samples == [prompts.sample("hi", "hello", 100, 100), prompts.sample("what?", "that", 100, 100)]
-    assert samples[0].ids[samples[0].num_prompt :] == (*prompts.encode("hello"), prompts.eos_id)
-
-
-def test_only_the_two_columns_are_read(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": [1], "completion": ["b"], "prompt": ["a"]}), tmp_path / "t.parquet")
-    assert read_rows(tmp_path / "t.parquet").to_pylist() == [{"prompt": "a", "completion": "b"}]
+    head = prompts.chat([{"role": "user", "content": "hi"}])
+    assert first.ids == (*head, *prompts.encode("hello"), prompts.eos_id)
+    assert first.learned == ((len(head), len(first.ids)),)
+    assert prompts.decode(second.ids[slice(*second.learned[0])]) == "that" + prompts.eos_text
 
 
-def test_a_missing_column_is_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["a"], "answer": ["b"]}), tmp_path / "t.parquet")
-    with pytest.raises(BadDataset, match=r"t.parquet has no column completion; it has prompt, answer"):
-        read_rows(tmp_path / "t.parquet")
+def test_only_the_columns_of_the_task_are_read(tiny_model: Path, tmp_path: Path) -> None:
+    prompts = Prompts(tiny_model)
+    plain = write(tmp_path, {"prompt": ["a"], "completion": ["b"]})
+    expected = read_examples(plain, prompts, CHAT)
+    mixed = write(tmp_path, {"id": [1], "completion": ["b"], "note": [None], "prompt": ["a"]})
+    assert read_examples(mixed, prompts, CHAT) == expected
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_columns_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, {"prompt": ["a"], "answer": ["b"]})
+    with pytest.raises(BadDataset, match=r"t.parquet has the columns prompt, answer; .*prompt and completion"):
+        read_examples(file, Prompts(tiny_model), CHAT)
+
+
+def test_a_missing_file_is_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match=r"gone\.parquet"):
-        read_rows(tmp_path / "gone.parquet")
+        read_examples(tmp_path / "gone.parquet", Prompts(tiny_model), CHAT)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +68,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"prompt": [1], "completion": ["c"]}, "Row 1"),
     ],
 )
-def test_rows_that_teach_nothing_are_refused(tiny_model: Path, rows: dict[str, list[object]], said: str) -> None:
+def test_rows_that_teach_nothing_are_refused(
+    tiny_model: Path, tmp_path: Path, rows: dict[str, list[object]], said: str
+) -> None:
     with pytest.raises(BadDataset, match=said):
-        encode(pa.table(rows), Prompts(tiny_model), 100, 100)
+        read_examples(write(tmp_path, rows), Prompts(tiny_model), CHAT)
+
+
+def test_text_without_a_second_token_is_no_row(tiny_model: Path, tmp_path: Path) -> None:
+    how = Rendering(task_type=TaskType.CONTINUED_PRETRAIN)
+    with pytest.raises(BadDataset, match="no rows"):
+        read_examples(write(tmp_path, {"text": [""]}), Prompts(tiny_model), how)

@@ -5,35 +5,47 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 
 from luthier.errors import BadDataset, TrainingFailed
+from luthier.platform.options import Duration, Method, Unit
 from luthier.train.config import FitConfig, StepRecord
 from luthier.train.launch import _Flusher, _root_cause, fit
 from luthier.train.loop import Worker, train
+from luthier.train.progress import News
 
 
-def keep(folder: Path, records: list[StepRecord], num_steps: int) -> None:
-    """Writes each record under its step, as a registry would."""
+def keep(folder: Path, news: News) -> None:
+    """Writes each record under its step, as a registry would, and events as lines."""
     folder.mkdir(exist_ok=True)
-    for record in records:
-        (folder / f"{record.step} of {num_steps}").write_text(record.model_dump_json())
+    for step in news.steps:
+        (folder / f"{step.record.step} of {news.num_steps}").write_text(step.record.model_dump_json())
+    with folder.with_suffix(".events").open("a") as events:
+        events.writelines(f"{event.type} {event.message}\n" for event in news.events)
 
 
-def keep_and_kill_once(folder: Path, records: list[StepRecord], num_steps: int) -> None:
-    keep(folder, records, num_steps)
+def keep_and_kill_once(folder: Path, news: News) -> None:
+    keep(folder, news)
     mark = folder.with_name("killed")
-    if not mark.exists() and records[-1].step > 5:
-        mark.write_text(str(records[-1].step))
+    if not mark.exists() and news.steps and news.steps[-1].record.step > 5:
+        mark.write_text(str(news.steps[-1].record.step))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fail(records: list[StepRecord], num_steps: int) -> None:
+def fail(news: News) -> None:
     raise RuntimeError("the listener is gone")
 
 
 @pytest.mark.ray
 def test_a_killed_worker_changes_nothing(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    worker = Worker(0, 1, torch.device("cpu"), None, lambda *_: None, lambda *_: None)
+    worker = Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None])
     expected = train(config, worker)
 
     result = fit(config, partial(keep_and_kill_once, tmp_path / "steps"))
@@ -43,19 +55,45 @@ def test_a_killed_worker_changes_nothing(ray_cluster: None, config: FitConfig, t
     assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
     assert result.validation_loss == pytest.approx(expected[-1].validation_loss, abs=1e-3)
     assert result.trained_tokens == sum(r.num_tokens for r in expected)
-    assert (result.checkpoint_dir / "adapter" / "adapter_model.safetensors").is_file()
+    assert (result.checkpoint_dir / "model" / "adapter_model.safetensors").is_file()
     seen = {p.name: StepRecord.model_validate_json(p.read_text()) for p in (tmp_path / "steps").iterdir()}
     assert seen == {f"{r.step} of 15": r for r in result.history}
     assert fit(config, partial(keep, tmp_path / "again")) == result
+    events = (tmp_path / "steps.events").read_text().splitlines()
+    types = [line.split()[0] for line in events]
+    lost = types.index("WORKER_LOST")
+    assert "worker 0: " in events[lost]
+    assert "\t" not in events[lost]
+    assert "TRAIN_STARTED from step 1 of 15" in events[:lost]
+    assert "TRAIN_STARTED" in types[lost:]
+    assert "TRAIN_STARTED from step 1 of 15" not in events[lost:]
+    assert events[-1] == "CHECKPOINT_SAVED step 15"
+    assert len({line for line in events if line.startswith("TRAIN_UPDATED")}) == 3
+    log = (config.storage_path / "ft_1" / "logs" / "worker-0.log").read_text()
+    assert log.count("TRAIN_STARTED") == 3
 
 
 @pytest.mark.ray
 def test_two_workers_give_one_workers_losses(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    config = config.model_copy(update={"max_epochs": 1})
-    expected = train(config, Worker(0, 1, torch.device("cpu"), None, lambda *_: None, lambda *_: None))
+    config = config.model_copy(update={"duration": Duration(num=1, unit=Unit.EPOCHS)})
+    expected = train(config, Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None]))
     result = fit(config.model_copy(update={"num_workers": 2}), partial(keep, tmp_path / "steps"))
     assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
     assert result.trained_tokens == sum(r.num_tokens for r in expected)
+
+
+@pytest.mark.ray
+def test_two_shares_of_a_model_give_one_workers_losses(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
+    """Of all its weights; and asked for more workers than there is room for."""
+    config = config.model_copy(update={"method": Method.FULL, "learning_rate": 1e-3})
+    expected = train(config, Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None]))
+    shared = config.model_copy(update={"num_workers": (2, 3), "sharding": "full"})
+    result = fit(shared, partial(keep, tmp_path / "steps"))
+    assert "shared by 2 workers" in (tmp_path / "steps.events").read_text()
+    assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
+    assert (result.checkpoint_dir / "model" / "model.safetensors").is_file()
+    kept = sorted(p.name for p in result.checkpoint_dir.parent.glob("*step-*"))
+    assert kept == ["step-000014", "step-000015"]
 
 
 @pytest.mark.ray
@@ -77,17 +115,78 @@ def test_the_innermost_error_is_the_cause() -> None:
     assert _root_cause(outer) == "OSError: disk full"
 
 
-def record(step: int) -> StepRecord:
-    return StepRecord(step=step, epoch=1, training_loss=1.0, num_tokens=1)
+def task_error() -> RayTaskError:
+    trace = 'Traceback (most recent call last):\n  File "loop.py", line 1, in train\nValueError: no such column'
+    return RayTaskError("train", trace, ValueError("no such\ncolumn"), ip="127.0.0.1")
+
+
+def user_error() -> RayTaskError:
+    """As it arrives from a task: a RayTaskError that is also of the cause's class."""
+    return task_error().as_instanceof_cause()
+
+
+def lost_worker() -> ActorDiedError:
+    context = ActorDiedErrorContext(
+        class_name="RayTrainWorker", actor_id=b"0" * 16, pid=7, error_message="Its worker process has died."
+    )
+    return ActorDiedError(context)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (WorkerGroupError("2 failed", {1: user_error(), 3: user_error()}), "ValueError: no such column"),
+        (ControllerError(user_error()), "ValueError: no such column"),
+        (ControllerError(WorkerGroupError("1 failed", {0: OSError("disk full")})), "OSError: disk full"),
+        (WorkerGroupError("1 failed", {0: UserExceptionWithTraceback(KeyError("a"), "trace")}), "KeyError: 'a'"),
+        (
+            WorkerGroupError("1 failed", {0: WorkerHealthCheckFailedError("unhealthy", failure=lost_worker())}),
+            "ActorDiedError: The actor died unexpectedly before finishing this task. Its worker process has died.",
+        ),
+        (ControllerError(ActorDiedError(task_error())), "ActorDiedError: ValueError: no such column"),
+        (WorkerGroupError("1 failed", {0: OutOfMemoryError("Task was killed")}), "OutOfMemoryError: Task was killed"),
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), "WorkerGroupStartupTimeoutError: The worker group"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value[:20],
+)
+def test_the_cause_under_rays_wrappers(error: Exception, cause: str) -> None:
+    found = _root_cause(error)
+    assert found.startswith(cause)
+    assert "\n" not in found
+    assert len(found) <= 500
+
+
+def record(step: int, validation: float | None = None) -> StepRecord:
+    return StepRecord(step=step, epoch=1, training_loss=1.0, validation_loss=validation, num_tokens=1)
 
 
 def test_the_flusher_hands_on_every_record_in_order() -> None:
     calls: list[list[int]] = []
-    with _Flusher(lambda records, _: calls.append([r.step for r in records])) as flusher:
+    with _Flusher(lambda news: calls.append([step.record.step for step in news.steps])) as flusher:
         for step in range(1, 101):
             flusher.add(record(step), 100)
     assert [step for call in calls for step in call] == list(range(1, 101))
     assert len(calls) <= 2
+
+
+def test_steps_are_timed_from_the_start_of_training() -> None:
+    """Not those read from a checkpoint, nor those with an evaluation in them."""
+    news: list[News] = []
+    with _Flusher(news.append) as flusher:
+        flusher.add(record(1, validation=0.5), 4)
+        flusher.note("TRAIN_STARTED", "from step 2 of 4")
+        flusher.add(record(2), 4)
+        flusher.add(record(3, validation=0.25), 4)
+        flusher.note("CHECKPOINT_SAVED", "step 3")
+        flusher.add(record(4), 4)
+    steps = [step for each in news for step in each.steps]
+    assert [step.seconds is not None for step in steps] == [False, True, False, True]
+    events = [(event.type, event.message) for each in news for event in each.events]
+    assert events == [
+        ("TRAIN_STARTED", "from step 2 of 4"),
+        ("TRAIN_UPDATED", "epoch 1, step 3 of 4: training loss 1.0000, validation loss 0.2500"),
+        ("CHECKPOINT_SAVED", "step 3"),
+    ]
 
 
 def test_the_flusher_does_not_hide_a_failing_listener() -> None:

@@ -1,121 +1,115 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from luthier.errors import InvalidInput
-from luthier.platform.prompts import Prompts, Sample
-from luthier.train.config import LoraSettings
+from luthier.platform.options import Method
+from luthier.platform.prompts import Prompts
+from luthier.platform.rendering import Example, Rendering, render
+from luthier.platform.tasks import TaskType
+from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.kernels import document_attention
 from luthier.train.model import TunedModel
-from luthier.train.packing import IGNORED, pack
-
-CPU = torch.device("cpu")
-LORA = LoraSettings(rank=4, alpha=8)
-
-
-def loaded(base_dir: Path, lora: LoraSettings = LORA, dtype: torch.dtype = torch.float32) -> TunedModel:
-    """A model whose adapter does something: PEFT starts B at zero."""
-    model = TunedModel.load(base_dir, lora, 0, CPU, dtype)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in model.trainable():
-            weight.normal_(std=0.1)
-    return model
+from luthier.train.packing import pack
+from tests.train.plain import CPU, loaded, plain_loss, summed_loss
+from tests.train.rows import rows_of
 
 
 @pytest.fixture(scope="module")
-def samples(tiny_model: Path) -> list[Sample]:
-    prompts = Prompts(tiny_model)
-    return [prompts.sample("why " * n, "because " * (5 - n), 200, 200) for n in range(1, 5)]
+def examples(tiny_model: Path) -> list[Example]:
+    rows = [{"prompt": "why " * n, "completion": "because " * (5 - n)} for n in range(1, 5)]
+    return render(rows, Prompts(tiny_model), Rendering())
 
 
-def plain_losses(model: torch.nn.Module, samples: list[Sample]) -> list[torch.Tensor]:
-    """What transformers and PEFT make of each row alone."""
-    losses = []
-    for sample in samples:
-        ids = torch.tensor([sample.ids])
-        labels = ids.clone()
-        labels[:, : sample.num_prompt] = IGNORED
-        logits = model(input_ids=ids).logits
-        losses.append(cross_entropy(logits[0, :-1].float(), labels[0, 1:], reduction="sum"))
-    return losses
+@pytest.fixture(scope="module")
+def conversations(tiny_model: Path) -> list[Example]:
+    return render(rows_of(TaskType.CHAT_COMPLETION, 5), Prompts(tiny_model), Rendering(train_on="all"))
 
 
+def plain_peft(base_dir: Path, lora: LoraSettings) -> Any:
+    names = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names, task_type="CAUSAL_LM")
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(base_dir, dtype=torch.float32), settings)
+
+
+@pytest.mark.parametrize("kind", ["examples", "conversations"])
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])
-def test_loss_and_gradient_are_those_of_plain_peft(tiny_model: Path, samples: list[Sample], targets: object) -> None:
-    ours = loaded(tiny_model, LORA.model_copy(update={"targets": targets}))
-    names = targets if isinstance(targets, str) else list(targets)  # type: ignore[call-overload]
-    settings = LoraConfig(r=4, lora_alpha=8, target_modules=names, task_type="CAUSAL_LM")
-    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), settings)
-    weights = {name: p for name, p in ours.peft.named_parameters() if p.requires_grad}
-    theirs.load_state_dict(weights, strict=False)
+def test_loss_and_gradient_are_those_of_plain_peft(
+    config: FitConfig, request: pytest.FixtureRequest, targets: Any, kind: str
+) -> None:
+    rows: list[Example] = request.getfixturevalue(kind)
+    config = config.model_copy(update={"lora": LoraSettings(rank=4, alpha=8, targets=targets)})
+    ours, theirs = loaded(config), plain_peft(config.base_dir, config.lora)
+    theirs.load_state_dict(ours.named_trainable(), strict=False)
 
-    loss, num_labels = ours.loss(pack(samples))
-    loss.backward()
-    expected = sum(plain_losses(theirs, samples))
+    losses, documents = ours.token_losses(pack(rows))
+    losses.sum().backward()
+    expected = sum(plain_loss(theirs, example) for example in rows)
     expected.backward()
 
-    assert num_labels == sum(len(s.ids) - s.num_prompt for s in samples)
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    assert len(losses) == sum(example[0].num_learned for example in rows)
+    assert documents.bincount().tolist() == [example[0].num_learned for example in rows]
+    torch.testing.assert_close(losses.sum(), expected, rtol=1e-4, atol=1e-4)
     gradients = {name: p.grad for name, p in theirs.named_parameters() if p.requires_grad}
-    assert gradients.keys() == weights.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(weights[name].grad, gradient, rtol=1e-4, atol=1e-4)
+    assert gradients.keys() == ours.named_trainable().keys()
+    for name, p in ours.named_trainable().items():
+        torch.testing.assert_close(p.grad, gradients[name], rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_stays_near_float32(tiny_model: Path, samples: list[Sample]) -> None:
-    exact, _ = loaded(tiny_model).loss(pack(samples))
-    rough, _ = loaded(tiny_model, dtype=torch.bfloat16).loss(pack(samples))
+def test_bfloat16_stays_near_float32(config: FitConfig, examples: list[Example]) -> None:
+    exact = summed_loss(loaded(config), examples)
+    rough = summed_loss(loaded(config.model_copy(update={"dtype": "bfloat16"})), examples)
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
 
 
-def test_documents_do_not_see_each_other(tiny_model: Path, samples: list[Sample]) -> None:
-    model = loaded(tiny_model)
-    alone = [model.loss(pack([sample]))[0].item() for sample in samples]
-    together = model.loss(pack(samples))[0].item()
-    swapped = model.loss(pack(samples[::-1]))[0].item()
-    assert together == pytest.approx(sum(alone), rel=1e-5)
-    assert swapped == pytest.approx(sum(alone), rel=1e-5)
+def test_documents_do_not_see_each_other(config: FitConfig, examples: list[Example]) -> None:
+    model = loaded(config)
+    alone = [summed_loss(model, [example]).item() for example in examples]
+    assert summed_loss(model, examples).item() == pytest.approx(sum(alone), rel=1e-5)
+    assert summed_loss(model, examples[::-1]).item() == pytest.approx(sum(alone), rel=1e-5)
 
 
-def test_dropout_takes_pefts_forward_and_changes_the_loss(tiny_model: Path, samples: list[Sample]) -> None:
-    model = loaded(tiny_model, LORA.model_copy(update={"dropout": 0.5}))
-    first, second = (model.loss(pack(samples))[0].item() for _ in range(2))
-    model.peft.eval()
+def test_dropout_takes_pefts_forward_and_changes_the_loss(config: FitConfig, examples: list[Example]) -> None:
+    model = loaded(config.model_copy(update={"lora": LoraSettings(rank=4, alpha=8, dropout=0.5)}))
+    first, second = (summed_loss(model, examples).item() for _ in range(2))
+    model.module.eval()
     assert first != second
-    assert model.loss(pack(samples))[0].item() == pytest.approx(loaded(tiny_model).loss(pack(samples))[0].item())
+    assert summed_loss(model, examples).item() == pytest.approx(summed_loss(loaded(config), examples).item())
 
 
-def test_a_saved_adapter_gives_the_same_logits_in_plain_peft(
-    tiny_model: Path, samples: list[Sample], tmp_path: Path
+def test_a_saved_adapter_gives_the_same_loss_in_plain_peft(
+    config: FitConfig, examples: list[Example], tmp_path: Path
 ) -> None:
-    model = loaded(tiny_model)
-    model.save_adapter(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    without = sum(plain_losses(base, samples)).item()
+    model = loaded(config)
+    model.save(tmp_path, model.weights())
+    ours = summed_loss(model, examples).item()
+    base = AutoModelForCausalLM.from_pretrained(config.base_dir, dtype=torch.float32)
+    without = sum(plain_loss(base, example) for example in examples).item()
     plain = PeftModel.from_pretrained(base, tmp_path)
 
-    assert sum(plain_losses(plain, samples)).item() == pytest.approx(model.loss(pack(samples))[0].item(), rel=1e-5)
-    assert abs(without - model.loss(pack(samples))[0].item()) > 0.1
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(tiny_model)
+    assert sum(plain_loss(plain, example) for example in examples).item() == pytest.approx(ours, rel=1e-5)
+    assert abs(without - ours) > 0.1
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(config.base_dir)
 
 
-def test_an_adapter_comes_back_as_it_was_saved(tiny_model: Path, samples: list[Sample], tmp_path: Path) -> None:
-    first = loaded(tiny_model)
-    first.save_adapter(tmp_path)
-    second = TunedModel.load(tiny_model, LORA, 7, CPU, torch.float32)
-    second.load_adapter(tmp_path)
-    assert torch.equal(second.loss(pack(samples))[0], first.loss(pack(samples))[0])
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+def test_weights_come_back_as_they_were_taken(config: FitConfig, examples: list[Example], method: Method) -> None:
+    config = config.model_copy(update={"method": method})
+    first, second = loaded(config), TunedModel.load(config.model_copy(update={"seed": 7}), CPU)
+    assert not torch.equal(summed_loss(second, examples), summed_loss(first, examples))
+    second.take(first.weights())
+    assert torch.equal(summed_loss(second, examples), summed_loss(first, examples))
 
 
-def test_the_seed_decides_the_first_weights(tiny_model: Path) -> None:
+def test_the_seed_decides_the_first_weights(config: FitConfig) -> None:
     def weights(seed: int) -> torch.Tensor:
-        model = TunedModel.load(tiny_model, LORA, seed, CPU, torch.float32)
+        model = TunedModel.load(config.model_copy(update={"seed": seed}), CPU)
         return torch.cat([p.detach().flatten() for p in model.trainable()])
 
     assert torch.equal(weights(1), weights(1))
@@ -123,13 +117,19 @@ def test_the_seed_decides_the_first_weights(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["query_key_value", "lm_head", "embed_tokens"])
-def test_a_target_that_matches_nothing_is_named(tiny_model: Path, name: str) -> None:
+def test_a_target_that_matches_nothing_is_named(config: FitConfig, name: str) -> None:
+    wrong = config.model_copy(update={"lora": LoraSettings(targets=("q_proj", name))})
     with pytest.raises(InvalidInput, match=rf"{name} matches no linear module.*q_proj"):
-        TunedModel.load(tiny_model, LoraSettings(targets=("q_proj", name)), 0, CPU, torch.float32)
+        TunedModel.load(wrong, CPU)
 
 
-def test_a_model_that_bends_its_logits_is_refused(tmp_path: Path) -> None:
-    config = Gemma2Config(
+def test_a_base_in_four_bits_is_refused_without_a_gpu(config: FitConfig) -> None:
+    with pytest.raises(InvalidInput, match=r"qlora needs a GPU.*Use method lora"):
+        TunedModel.load(config.model_copy(update={"method": Method.QLORA}), CPU)
+
+
+def test_a_model_that_bends_its_logits_is_refused(config: FitConfig, tmp_path: Path) -> None:
+    bent = Gemma2Config(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=64,
@@ -140,9 +140,9 @@ def test_a_model_that_bends_its_logits_is_refused(tmp_path: Path) -> None:
         attn_logit_softcapping=None,
         final_logit_softcapping=0.01,
     )
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    Gemma2ForCausalLM(bent).save_pretrained(tmp_path)
     with pytest.raises(InvalidInput, match="cannot be trained"):
-        TunedModel.load(tmp_path, LORA, 0, CPU, torch.float32)
+        TunedModel.load(config.model_copy(update={"base_dir": tmp_path}), CPU)
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])

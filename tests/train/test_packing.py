@@ -1,64 +1,71 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.platform.prompts import Sample
-from luthier.train.packing import IGNORED, Batch, batches, pack, steps_per_epoch
+from luthier.platform.rendering import Example
+from luthier.train.packing import IGNORED, Batch, pack
 
-lengths = st.lists(st.integers(2, 12), min_size=1, max_size=30)
+sizes_of_examples = st.lists(st.lists(st.integers(2, 12), min_size=1, max_size=2), min_size=1, max_size=30)
 
 
-def samples_of(sizes: list[int]) -> list[Sample]:
-    """Each sample's tokens are its own number, so that a token tells where it came from."""
-    return [Sample(ids=(number,) * size, num_prompt=size // 2) for number, size in enumerate(sizes, 1)]
+def examples_of(sizes: list[list[int]]) -> list[Example]:
+    """Each example's tokens are its own number, so that a token tells where it came from."""
+    return [
+        tuple(Sample(ids=(number,) * size, learned=((size // 2, size),)) for size in row)
+        for number, row in enumerate(sizes, 1)
+    ]
+
+
+def document(ids: tuple[int, ...], *learned: tuple[int, int]) -> Example:
+    return (Sample(ids=ids, learned=learned),)
 
 
 def documents(batch: Batch) -> list[tuple[int, ...]]:
     return [tuple(batch.input_ids[start:end].tolist()) for start, end in batch.bounds]
 
 
-def test_a_pack_restarts_positions_and_learns_completions_only() -> None:
-    batch = pack([Sample(ids=(5, 6, 7), num_prompt=2), Sample(ids=(8, 9), num_prompt=1)])
-    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9]
-    assert batch.position_ids.tolist() == [0, 1, 2, 0, 1]
-    assert batch.labels.tolist() == [IGNORED, IGNORED, 7, IGNORED, 9]
-    assert batch.bounds == [(0, 3), (3, 5)]
-    assert (batch.num_tokens, batch.num_labels) == (5, 2)
+def test_a_pack_restarts_positions_and_learns_what_is_marked() -> None:
+    batch = pack([document((5, 6, 7), (2, 3)), document((8, 9, 1, 2, 3), (1, 2), (3, 5))])
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 1, 2, 3]
+    assert batch.position_ids.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert batch.labels.tolist() == [IGNORED, IGNORED, 7, IGNORED, 9, IGNORED, 2, 3]
+    assert batch.bounds == [(0, 3), (3, 8)]
+    assert batch.examples == [0, 1]
+    assert (batch.num_tokens, batch.num_labels) == (8, 4)
 
 
 def test_the_first_token_of_a_document_is_never_learned() -> None:
-    assert pack([Sample(ids=(5, 6), num_prompt=0)]).labels.tolist() == [IGNORED, 6]
+    assert pack([document((5, 6), (0, 2))]).labels.tolist() == [IGNORED, 6]
 
 
-@given(lengths, st.integers(1, 7), st.integers(0, 5))
-def test_an_epoch_has_each_row_once(sizes: list[int], batch_size: int, seed: int) -> None:
-    samples = samples_of(sizes)
-    found = batches(samples, batch_size, seed, 1)
-    assert len(found) == steps_per_epoch(len(samples), batch_size)
-    assert sorted(ids for batch in found for ids in documents(batch)) == [s.ids for s in samples]
+def test_a_pair_keeps_the_number_of_its_example() -> None:
+    pair = (*document((5, 6), (1, 2)), *document((5, 7), (1, 2)))
+    batch = pack([pair, pair], [41, 7])
+    assert batch.examples == [41, 41, 7, 7]
+    assert batch.bounds == [(0, 2), (2, 4), (4, 6), (6, 8)]
 
 
-@given(lengths, st.integers(1, 7), st.integers(2, 4))
-def test_the_ranks_share_each_batch_out(sizes: list[int], batch_size: int, world_size: int) -> None:
-    samples = samples_of(sizes)
-    shares = [batches(samples, batch_size, 0, 1, rank, world_size) for rank in range(world_size)]
-    for step, whole in enumerate(batches(samples, batch_size, 0, 1)):
-        assert sorted(ids for share in shares for ids in documents(share[step])) == sorted(documents(whole))
+def test_nothing_packs_to_nothing() -> None:
+    batch = pack([])
+    assert (batch.num_tokens, batch.bounds, batch.examples) == (0, [], [])
+    assert batch.input_ids.dtype == torch.int64
+    assert list(batch.passes(10)) == []
 
 
-def test_seed_and_epoch_decide_the_order() -> None:
-    samples = samples_of([3] * 50)
-
-    def order(seed: int, epoch: int) -> list[tuple[int, ...]]:
-        return [ids for batch in batches(samples, 8, seed, epoch) for ids in documents(batch)]
-
-    assert order(1, 1) == order(1, 1)
-    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
-
-
-@given(lengths, st.integers(1, 40))
-def test_passes_hold_the_limit_and_every_document(sizes: list[int], max_tokens: int) -> None:
-    batch = pack(samples_of(sizes))
+@given(sizes_of_examples, st.integers(1, 40))
+def test_passes_hold_the_limit_and_every_document(sizes: list[list[int]], max_tokens: int) -> None:
+    batch = pack(examples_of(sizes))
     parts = list(batch.passes(max_tokens))
     assert [ids for part in parts for ids in documents(part)] == documents(batch)
     assert [label for part in parts for label in part.labels.tolist()] == batch.labels.tolist()
-    assert all(part.num_tokens <= max_tokens or len(part.bounds) == 1 for part in parts)
+    assert [at for part in parts for at in part.position_ids.tolist()] == batch.position_ids.tolist()
+    assert [number for part in parts for number in part.examples] == batch.examples
+    assert all(part.num_tokens <= max_tokens or len(set(part.examples)) == 1 for part in parts)
+
+
+@given(sizes_of_examples, st.integers(1, 40))
+def test_an_example_is_never_parted(sizes: list[list[int]], max_tokens: int) -> None:
+    parts = list(pack(examples_of(sizes)).passes(max_tokens))
+    numbers = [number for part in parts for number in set(part.examples)]
+    assert sorted(numbers) == list(range(len(sizes)))

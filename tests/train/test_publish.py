@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from luthier.platform.base_models import load_catalog
+from luthier.platform.options import Method
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, file_sha256
 from luthier.train.config import FitConfig, FitResult, StepRecord
-from luthier.train.publish import MANIFEST, RESULTS, publish
+from luthier.train.publish import ANSWERS, MANIFEST, MODEL, RESULTS, publish
 from tests.factories import make_job
 
 HISTORY = (
@@ -21,7 +22,7 @@ HISTORY = (
 
 @pytest.fixture
 def fit(tmp_path: Path) -> FitResult:
-    adapter = tmp_path / "checkpoint" / "adapter"
+    adapter = tmp_path / "checkpoint" / MODEL
     adapter.mkdir(parents=True)
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     (adapter / "adapter_config.json").write_text("{}")
@@ -60,5 +61,33 @@ def test_the_same_checkpoint_twice_is_one_folder(fit, parts, tmp_path) -> None:
 
 def test_other_weights_get_another_name(fit, parts, tmp_path) -> None:
     first = publish(*parts, fit, Storage(tmp_path))
-    (fit.checkpoint_dir / "adapter" / "adapter_model.safetensors").write_bytes(b"other weights")
+    (fit.checkpoint_dir / MODEL / "adapter_model.safetensors").write_bytes(b"other weights")
     assert publish(*parts, fit, Storage(tmp_path)).sha256 != first.sha256
+
+
+def test_answers_stand_beside_the_weights(fit, parts, tmp_path) -> None:
+    job, base, config = parts
+    last = HISTORY[1].model_copy(update={"answers": ("red", "blue")})
+    fit = fit.model_copy(update={"history": (HISTORY[0], last)})
+    made = publish(job, base, config.model_copy(update={"eval_prompts": ("a?", "b?")}), fit, Storage(tmp_path))
+    lines = [json.loads(line) for line in (Path(made.path) / ANSWERS).read_text().splitlines()]
+    assert lines == [{"step": 2, "prompt": "a?", "answer": "red"}, {"step": 2, "prompt": "b?", "answer": "blue"}]
+
+
+def test_full_weights_take_the_tokenizer_along(fit, parts, tmp_path) -> None:
+    job, base, config = parts
+    (tmp_path / "tokenizer.json").write_text("{}")
+    made = publish(job, base, config.model_copy(update={"method": Method.FULL}), fit, Storage(tmp_path))
+    assert (made.rank, made.method) == (0, Method.FULL)
+    assert (Path(made.path) / "tokenizer.json").is_file()
+    assert json.loads((Path(made.path) / MANIFEST).read_text())["lora"] is None
+
+
+def test_a_full_disk_leaves_nothing(fit, parts, tmp_path, monkeypatch) -> None:
+    def fail(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("luthier.train.publish.file_sha256", fail)
+    with pytest.raises(OSError, match="No space left"):
+        publish(*parts, fit, Storage(tmp_path))
+    assert list((tmp_path / "adapters").iterdir()) == []

@@ -3,7 +3,7 @@
 A job runs under a supervisor that a Launcher starts; which jobs run is decided in `tick` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -11,19 +11,38 @@ import sqlalchemy as sa
 from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
-from luthier.platform.jobs import ACTIVE, Event, FinishedModel, Job, JobError, JobStatus, Progress, check_move
+from luthier.platform.jobs import (
+    ACTIVE,
+    ATTEMPT_BEGINS,
+    Event,
+    EventType,
+    FinishedModel,
+    Job,
+    JobCensus,
+    JobError,
+    JobNews,
+    JobStatus,
+    Progress,
+    check_move,
+)
 from luthier.platform.metering import Source, training_usage
 from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.options import Method
 from luthier.platform.prices import PriceList
+from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, positions
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.waiting import JobQueue
+from luthier.platform.settings import Settings
 from luthier.platform.store import Store
+
+NUM_SPEEDS = 5
 
 
 class Launcher(Protocol):
     """Starts and stops the supervisors of jobs."""
 
-    def slots(self) -> int: ...
+    def capacity(self) -> Capacity: ...
     def is_alive(self, job_id: str) -> bool: ...
     def launch(self, job_id: str) -> None: ...
     def stop(self, job_id: str) -> None: ...
@@ -33,11 +52,12 @@ class Billing:
     """What a job's trained tokens cost, by its base model's price class."""
 
     def __init__(self, catalog: Catalog, prices: PriceList, ledger: Ledger) -> None:
-        self._catalog, self._prices, self._ledger = catalog, prices, ledger
+        self.catalog = catalog
+        self._prices, self._ledger = prices, ledger
 
     def charge(self, tx: sa.Connection, job: Job, trained_tokens: int, now: int) -> None:
         caller = Caller(account=job.account, user=job.owner, role=job.role)
-        price_class = self._catalog.get(job.base_model).price_class
+        price_class = self.catalog.get(job.base_model).price_class
         source = Source(
             id=job.id, function="FINETUNE", base_model=job.base_model, price_class=price_class, model=job.model
         )
@@ -52,10 +72,11 @@ class Jobs:
         billing: Billing,
         launcher: Launcher,
         clock: Callable[[], int],
-        max_attempts: int,
+        settings: Settings,
     ) -> None:
         self._store, self._models, self._billing = store, models, billing
-        self._launcher, self._clock, self._max_attempts = launcher, clock, max_attempts
+        self._launcher, self._clock, self._settings = launcher, clock, settings
+        self._queue = JobQueue(store, billing.catalog)
         self._jobs, self._events = store.table("jobs"), store.table("events")
 
     # what people ask
@@ -63,15 +84,25 @@ class Jobs:
     def submit(self, job: Job, idempotency_key: str | None = None) -> Job:
         """Accepts a job whose data is frozen. The same id or key again gives the first answer."""
         with self._store.transaction() as tx:
-            if first := self._submitted_before(tx, job, idempotency_key):
+            if first := self._first_answer(tx, job, idempotency_key):
                 return first
-            self._check_name_free(tx, job)
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
             tx.execute(sa.insert(self._jobs).values(**row))
-            self._note(
-                tx, job.id, "CREATED", f"{job.report['rows']} rows, {job.report['trained_tokens']} tokens to train"
-            )
+            self._note(tx, job.id, EventType.CREATED, f"Model {job.model} on {job.base_model}")
+            counted = f"{job.report['rows']} rows, {job.report['trained_tokens']} tokens to train"
+            self._note(tx, job.id, EventType.CHECK_PASSED, counted)
         return job
+
+    def precheck(self, job: Job, idempotency_key: str | None = None) -> Job | None:
+        """What `submit` would say whatever the data: the first answer to this key, a refusal, or None to go on."""
+        with self._store.reading() as tx:
+            return self._first_answer(tx, job, idempotency_key)
+
+    def positions(self, caller: Caller) -> dict[str, int]:
+        """Of the account's waiting jobs, their places in the queue of all accounts: 1 starts next."""
+        queue = self._queue.read(self._launcher.capacity(), self._clock())
+        places = positions(queue)
+        return {job.id: places[job.id] for job in queue.waiting if job.account == caller.account}
 
     def show(self, caller: Caller, limit: int = 1000) -> list[Job]:
         """The account's jobs, newest first."""
@@ -84,10 +115,24 @@ class Jobs:
             raise _no_job(job_id)
         return job
 
-    def events(self, caller: Caller, job_id: str) -> list[Event]:
-        self.get(caller, job_id)
-        query = sa.select(self._events).where(self._events.c.job_id == job_id).order_by(self._events.c.id)
-        return [Event(time=row["time"], type=row["type"], message=row["message"]) for row in self._store.rows(query)]
+    def events(self, caller: Caller, job_id: str, after: int = 0) -> list[Event]:
+        """Those after the event with an id, oldest first."""
+        return self.news(caller, job_id, after).events
+
+    def news(self, caller: Caller, job_id: str, after: int = 0) -> JobNews:
+        """The job and its events after one, in one call for whoever follows it."""
+        job = self.get(caller, job_id)
+        columns = self._events.c
+        query = sa.select(self._events).where(columns.job_id == job_id, columns.id > after).order_by(columns.id)
+        return JobNews(job=job, events=[_to_event(row) for row in self._store.rows(query)])
+
+    def census(self, caller: Caller) -> JobCensus:
+        """Counts and running jobs of the caller's account."""
+        columns = self._jobs.c
+        counts = sa.select(columns.status, sa.func.count().label("count")).where(columns.account == caller.account)
+        found = {row["status"]: row["count"] for row in self._store.rows(counts.group_by(columns.status))}
+        running = [job for job in self._active(JobStatus.IN_PROGRESS) if job.account == caller.account]
+        return JobCensus(counts={status: found.get(status.value, 0) for status in JobStatus}, running=running)
 
     def cancel(self, caller: Caller, job_id: str) -> Job:
         """Ends a job and its processes. What it trained so far is billed; a finished job is refused."""
@@ -96,22 +141,36 @@ class Jobs:
         self._launcher.stop(job_id)
         return job
 
+    def speeds(self, base_model: str, method: Method) -> list[float]:
+        """Tokens a second of the last runs on a base model that succeeded here, whoever's they were."""
+        columns = self._jobs.c
+        same = sa.func.coalesce(columns.options["method"].as_string(), Method.LORA.value) == method.value
+        query = sa.select(columns.progress).where(
+            columns.base_model == base_model, columns.status == JobStatus.SUCCESS.value, same
+        )
+        rows = self._store.rows(query.order_by(columns.finished_on.desc()).limit(NUM_SPEEDS))
+        found = [row["progress"]["tokens_per_second"] for row in rows]
+        return [speed for speed in found if speed]
+
     # what a supervisor asks
 
     def run(self, job_id: str) -> Job:
         """The job as its supervisor finds it."""
         return self._find(job_id)
 
-    def report(self, job_id: str, progress: Progress) -> None:
-        """Keeps the newest progress; late reports change nothing."""
+    def report(self, job_id: str, progress: Progress | None, events: Sequence[Event] = ()) -> None:
+        """Keeps the newest progress and new events; late reports change nothing."""
         with self._store.transaction() as tx:
             job = self._find(job_id, tx)
-            if job.status is JobStatus.IN_PROGRESS and progress.step >= job.progress.step:
+            if job.status is not JobStatus.IN_PROGRESS:
+                return
+            if progress and progress.step >= job.progress.step:
                 self._update(tx, job_id, progress=progress.model_dump())
+            self._note_new(tx, job_id, events)
 
-    def note(self, job_id: str, type: str, message: str) -> None:
-        with self._store.transaction() as tx:
-            self._note(tx, job_id, type, message)
+    def note(self, job_id: str, type: EventType, message: str) -> None:
+        """An event of a run; told twice in one attempt it stands once."""
+        self.report(job_id, None, [Event(time=self._clock(), type=type, message=message)])
 
     def finish(self, job_id: str, made: FinishedModel) -> Job:
         """SUCCESS, the model and its bill, all or nothing."""
@@ -132,7 +191,7 @@ class Jobs:
                 training_loss=made.training_loss,
                 validation_loss=made.validation_loss,
             )
-            self._note(tx, job_id, "COMPLETED", f"Model {job.model} can be used")
+            self._note(tx, job_id, EventType.COMPLETED, f"Model {job.model} can be used")
             return self._find(job_id, tx)
 
     def fail(self, job_id: str, error: JobError, billable: bool) -> Job:
@@ -143,24 +202,26 @@ class Jobs:
 
     def tick(self) -> None:
         """Starts what may run, and starts again, or gives up, what was lost."""
-        running = self._active(JobStatus.IN_PROGRESS)
-        for job in running:
+        for job in self._active(JobStatus.IN_PROGRESS):
             if not self._launcher.is_alive(job.id):
                 self._relaunch(job)
-        free = self._launcher.slots() - len(running)
-        for job in self._active(JobStatus.PENDING)[: max(free, 0)]:
-            self._launch(job, "STARTED", "Training starts")
+        capacity = self._launcher.capacity()
+        queue = self._queue.read(capacity, self._clock())
+        started, room = next_jobs(queue, Limits(capacity, self._settings.max_running_jobs_per_account))
+        for each in started:
+            self._launch(self._find(each.id), EventType.STARTED, "The run's processes start")
+        self._note_waits(set(queue.waiting) - set(started), room)
 
     def _relaunch(self, job: Job) -> None:
-        if job.attempt >= self._max_attempts:
+        if job.attempt >= self._settings.max_attempts:
             reason = (
                 f"The run was lost {job.attempt} times: its processes ended without a word. Ray's logs may say why."
             )
             self.fail(job.id, JobError(code="RUN_LOST", message=reason), billable=False)
         else:
-            self._launch(job, "RESTARTED", "The run was lost; it continues from its last checkpoint")
+            self._launch(job, EventType.REQUEUED, "The run was lost; it continues from its last checkpoint")
 
-    def _launch(self, job: Job, type: str, message: str) -> None:
+    def _launch(self, job: Job, type: EventType, message: str) -> None:
         with self._store.transaction() as tx:
             started = job.started_on or self._clock()
             values = {"status": JobStatus.IN_PROGRESS.value, "attempt": job.attempt + 1, "started_on": started}
@@ -168,7 +229,24 @@ class Jobs:
             self._note(tx, job.id, type, message)
         self._launcher.launch(job.id)
 
+    def _note_waits(self, waiting: Iterable[Queued], room: Room) -> None:
+        """One event for each reason, and none for a weaker one after a firmer."""
+        noted = self._queue.noted()
+        with self._store.transaction() as tx:
+            for job in waiting:
+                wait = room.why_not(job)
+                if wait is not None and wait > noted[job.id]:
+                    self._update(tx, job.id, waits_for=wait.value)
+                    self._note(tx, job.id, EventType.WAITING, room.reason(job))
+
     # rows
+
+    def _first_answer(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
+        if first := self._submitted_before(tx, job, key):
+            return first
+        self._check_name_free(tx, job)
+        self._queue.check_fits(job, self._launcher.capacity())
+        return None
 
     def _end(self, job_id: str, to: JobStatus, message: str, billable: bool, error: JobError | None = None) -> Job:
         with self._store.transaction() as tx:
@@ -181,7 +259,7 @@ class Jobs:
                 self._billing.charge(tx, job, tokens, now)
             ended = {"status": to.value, "finished_on": now, "trained_tokens": tokens}
             self._update(tx, job_id, **ended, error=error.model_dump() if error else None)
-            self._note(tx, job_id, "CANCELED" if to is JobStatus.CANCELLED else "FAILED", message)
+            self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
             return self._find(job_id, tx)
 
     def _active(self, status: JobStatus) -> list[Job]:
@@ -224,9 +302,29 @@ class Jobs:
     def _update(self, tx: sa.Connection, job_id: str, **values: Any) -> None:
         tx.execute(sa.update(self._jobs).where(self._jobs.c.id == job_id).values(**values))
 
-    def _note(self, tx: sa.Connection, job_id: str, type: str, message: str) -> None:
-        row = {"job_id": job_id, "time": self._clock(), "type": type, "message": message}
-        tx.execute(sa.insert(self._events).values(**row))
+    def _note(self, tx: sa.Connection, job_id: str, type: EventType, message: str) -> None:
+        self._add_events(tx, job_id, [Event(time=self._clock(), type=type, message=message)])
+
+    def _note_new(self, tx: sa.Connection, job_id: str, events: Iterable[Event]) -> None:
+        """Without those that the attempt has noted already: a resumed run tells them again."""
+        told = {(event.type, event.message): event for event in reversed(list(events))}
+        if not told:
+            return
+        columns = self._events.c
+        begins = sa.select(sa.func.max(columns.id)).where(columns.job_id == job_id, columns.type.in_(ATTEMPT_BEGINS))
+        noted = sa.select(columns.type, columns.message).where(
+            columns.job_id == job_id,
+            columns.id >= sa.func.coalesce(begins.scalar_subquery(), 0),
+            columns.message.in_({message for _, message in told}),
+        )
+        for type, message in tx.execute(noted):
+            told.pop((type, message), None)
+        self._add_events(tx, job_id, reversed(told.values()))
+
+    def _add_events(self, tx: sa.Connection, job_id: str, events: Iterable[Event]) -> None:
+        rows = [{"job_id": job_id, **event.model_dump(exclude={"id"})} for event in events]
+        if rows:
+            tx.execute(sa.insert(self._events), rows)
 
 
 def _model_name(job: Job) -> QualifiedName:
@@ -235,6 +333,10 @@ def _model_name(job: Job) -> QualifiedName:
 
 def _no_job(job_id: str) -> NotFound:
     return NotFound(f"No fine-tuning job {job_id!r}. `luthier finetune show` lists those there are.")
+
+
+def _to_event(row: dict[str, Any]) -> Event:
+    return Event(**{name: row[name] for name in Event.model_fields})
 
 
 def _to_job(row: dict[str, Any]) -> Job:

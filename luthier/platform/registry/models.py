@@ -55,6 +55,9 @@ class Models:
             "path": made.path,
             "sha256": made.sha256,
             "rank": made.rank,
+            "method": made.method.value,
+            "task_type": made.task_type.value,
+            "parent": job.options.continue_from,
             "created_on": now,
         }
         tx.execute(sa.insert(self._versions).values(**row))
@@ -87,5 +90,5 @@ class Models:
 
 
 def _to_version(row: dict[str, Any]) -> ModelVersion:
-    fields = ("number", "version", "job_id", "base_model", "path", "sha256", "rank", "owner", "created_on")
-    return ModelVersion(model=row["display"], **{field: row[field] for field in fields})
+    own = {field: row[field] for field in ModelVersion.model_fields if field != "model"}
+    return ModelVersion(model=row["display"], **own)

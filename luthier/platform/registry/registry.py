@@ -24,4 +24,4 @@ class Registry:
         self.models = Models(store)
         self.ledger = Ledger(store)
         billing = Billing(load_catalog(settings), load_prices(configs_dir() / "prices.toml"), self.ledger)
-        self.jobs = Jobs(store, self.models, billing, launcher, clock, settings.max_attempts)
+        self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

@@ -17,8 +17,11 @@ class Tables:
         self._store = store
         self._tables = store.table("tables")
 
-    def create(self, caller: Caller, name: QualifiedName, info: TableInfo, replace: bool = False) -> TableInfo:
-        """Records a table whose file is in place. The same path again changes nothing."""
+    def create(self, caller: Caller, name: QualifiedName, info: TableInfo, replace: bool = False) -> TableInfo | None:
+        """Records a table whose file is in place, and gives back the one that it replaced.
+
+        The same path again changes nothing.
+        """
         row = {
             **object_row(caller, name, info.created_on),
             "path": info.path,
@@ -32,7 +35,7 @@ class Tables:
             if old:
                 tx.execute(sa.delete(self._tables).where(self._tables.c.id == old["id"]))
             tx.execute(sa.insert(self._tables).values(**row))
-        return info
+        return _to_table(dict(old)) if old and old["path"] != info.path else None
 
     def show(self, caller: Caller) -> list[TableInfo]:
         query = sa.select(self._tables).where(self._tables.c.account == caller.account)

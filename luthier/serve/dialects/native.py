@@ -1,5 +1,6 @@
-"""The native API, /luthier/v1: jobs, tables, models, SQL, usage, status."""
+"""The native API, /luthier/v1: jobs, tables, models, SQL, usage, status. Each native_* file has a part of it."""
 
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,13 +10,17 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from luthier.errors import NotFound
+from luthier.platform.access import Caller
+from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.metering import UsageKind
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.dialects import native_base_models, native_follow
 from luthier.serve.dialects.snowflake_sql import run_sql
+from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.uploads import create_table
 
@@ -33,35 +38,36 @@ Groups = Annotated[list[GroupBy] | None, Query()]
 
 @v1.post("/jobs", status_code=201)
 def create_job(
-    body: CreateJob, caller: CallerOf, services: ServicesOf, key: IdempotencyKey = None, dry_run: bool = False
+    body: CreateJob,
+    caller: CallerOf,
+    services: ServicesOf,
+    response: Response,
+    key: IdempotencyKey = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """FINETUNE('CREATE'). With `dry_run` the answer is the data report and nothing is started."""
+    """FINETUNE('CREATE'). With `dry_run` the answer (200) is the data report and nothing is started."""
     if dry_run:
+        response.status_code = 200
         return services.finetune.dry_run(caller, body).model_dump()
-    return native_description(services.finetune.create(caller, body, key))
+    return _described(services, caller, [services.finetune.create(caller, body, key)])[0]
 
 
 @v1.get("/jobs")
 def show_jobs(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """FINETUNE('SHOW'), newest first."""
-    return {"jobs": [native_description(job) for job in services.finetune.show(caller)]}
+    return {"jobs": _described(services, caller, services.finetune.show(caller))}
 
 
 @v1.get("/jobs/{job_id}")
 def describe_job(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """FINETUNE('DESCRIBE')."""
-    return native_description(services.finetune.describe(caller, job_id))
+    return _described(services, caller, [services.finetune.describe(caller, job_id)])[0]
 
 
 @v1.post("/jobs/{job_id}/cancel")
 def cancel_job(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """FINETUNE('CANCEL')."""
-    return native_description(services.finetune.cancel(caller, job_id))
-
-
-@v1.get("/jobs/{job_id}/events")
-def job_events(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return {"events": [event.model_dump() for event in services.registry.jobs.events(caller, job_id)]}
+    return _described(services, caller, [services.finetune.cancel(caller, job_id)])[0]
 
 
 # tables
@@ -71,7 +77,7 @@ def job_events(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str,
 async def upload_table(
     request: Request, name: str, filename: str, caller: CallerOf, services: ServicesOf, replace: bool = False
 ) -> dict[str, Any]:
-    """The body is the file; `filename` ends in .csv, .jsonl or .parquet."""
+    """The body is the file; `filename` ends in .csv, .jsonl, .parquet or .txt."""
     table = await create_table(services, caller, _named(services, name), filename, request.stream(), replace)
     return table.model_dump(exclude={"path"})
 
@@ -81,7 +87,7 @@ def list_tables(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     return {"tables": [table.model_dump(exclude={"path"}) for table in services.registry.tables.show(caller)]}
 
 
-@v1.delete("/tables/{name}")
+@v1.delete(f"/tables/{NAME}")
 def drop_table(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     table = services.registry.tables.drop(caller, _named(services, name))
     Path(table.path).unlink(missing_ok=True)
@@ -96,24 +102,24 @@ def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     return {"models": [model.model_dump(exclude={"path"}) for model in services.registry.models.show(caller)]}
 
 
-@v1.get("/models/{name}")
+@v1.get(f"/models/{NAME}")
 def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     return services.registry.models.get(caller, _named(services, name)).model_dump(exclude={"path"})
 
 
-@v1.delete("/models/{name}")
+@v1.delete(f"/models/{NAME}")
 def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     return services.registry.models.drop(caller, _named(services, name)).model_dump(exclude={"path"})
 
 
-@v1.get("/models/{name}/artifacts")
+@v1.get(f"/models/{NAME}/artifacts")
 def list_artifacts(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The files of the newest version: adapter, training_results.csv, manifest."""
     folder = Path(services.registry.models.get(caller, _named(services, name)).path)
     return {"artifacts": [{"name": file.name, "bytes": file.stat().st_size} for file in sorted(folder.iterdir())]}
 
 
-@v1.get("/models/{name}/artifacts/{file}")
+@v1.get(f"/models/{NAME}/artifacts/{{file}}")
 def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -> FileResponse:
     folder = Path(services.registry.models.get(caller, _named(services, name)).path)
     if file not in {found.name for found in folder.iterdir()}:
@@ -121,29 +127,23 @@ def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -
     return FileResponse(folder / file, filename=file)
 
 
-@v1.get("/base-models")
-def list_base_models(_caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    served = set(services.settings.serve_base_models)
-    rows = [
-        {**base.model_dump(exclude={"source", "engine"}), "served": base.name in served} for base in services.catalog
-    ]
-    return {"base_models": rows}
-
-
 # SQL
 
 
 @v1.post("/sql")
 async def sql(request: Request, body: RunSql, caller: CallerOf, services: ServicesOf) -> Response:
-    """One statement. Arrow IPC stream if asked for by `Accept`, else {"columns": [...], "rows": [[...]]}."""
+    """One statement. Arrow IPC stream if asked for by `Accept`, else {"columns": [...], "rows": [[...]]}.
+
+    JSON has no NaN and no infinity: they are the texts "NaN", "Infinity" and "-Infinity".
+    """
     table = await run_sql(services, caller, body.statement, request.state.id)
     if ARROW_STREAM in request.headers.get("accept", ""):
         return Response(_to_arrow(table), media_type=ARROW_STREAM)
     import json
 
-    columns = [column.to_pylist() for column in table.columns]
+    columns = [_cells(column) for column in table.columns]
     rows = [list(row) for row in zip(*columns, strict=True)]
-    text = json.dumps({"columns": table.column_names, "rows": rows}, default=_to_json)
+    text = json.dumps({"columns": table.column_names, "rows": rows}, default=_to_json, allow_nan=False)
     return Response(text, media_type="application/json")
 
 
@@ -189,11 +189,37 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
     return {"ready": all(ready.values()), "base_models": ready}
 
 
+v1.include_router(native_base_models.routes)
+v1.include_router(native_follow.routes)
+router.include_router(native_follow.scrape)
 router.include_router(v1)
+
+
+def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict[str, Any]]:
+    is_queued = any(job.status is JobStatus.PENDING for job in jobs)
+    places = services.registry.jobs.positions(caller) if is_queued else {}
+    return [native_description(job, places.get(job.id)) for job in jobs]
 
 
 def _named(services: Services, name: str) -> QualifiedName:
     return parse_name(name, services.settings.database, services.settings.schema_name)
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    may_hold_floats = pa.types.is_floating(column.type) or pa.types.is_nested(column.type)
+    return [_finite(value) for value in values] if may_hold_floats else values
+
+
+def _finite(value: Any) -> Any:
+    """What JSON has no number for as text, at any depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return value
 
 
 def _to_json(value: Any) -> int | str:

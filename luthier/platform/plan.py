@@ -1,0 +1,72 @@
+"""Which rows each optimizer step of a run takes: a function of lengths, batch size, duration and seed alone.
+
+The data report and the trainer share it, so that the tokens a run is priced at are those that it trains.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.platform.options import BatchSize, Duration, Unit
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    epoch: int
+    """From 1."""
+    rows: Rows
+    """Indices of the rows of all workers."""
+    ends_epoch: bool
+
+
+def plan(lengths: Rows, batch: BatchSize, duration: Duration, seed: int, max_tokens: int | None = None) -> list[Step]:
+    """All steps of a run; `lengths` are the rows' tokens. With max_tokens it ends before the step that would pass it.
+
+    A duration in tokens ends with the step that reaches it. Without rows there are no steps.
+    """
+    steps: list[Step] = []
+    tokens = 0
+    for step in _steps(lengths, batch, seed):
+        next_tokens = tokens + int(lengths[step.rows].sum())
+        if _is_over(duration, step.epoch, len(steps), tokens) or (max_tokens is not None and next_tokens > max_tokens):
+            break
+        steps.append(step)
+        tokens = next_tokens
+    return steps
+
+
+def order_of(num_rows: int, seed: int, epoch: int) -> Rows:
+    """(seed, epoch) alone decides the order of rows."""
+    return np.random.default_rng((seed, epoch)).permutation(num_rows)
+
+
+def cut(lengths: Rows, batch: BatchSize) -> list[Rows]:
+    """Positions 0..n-1 in runs of one batch each; a row longer than the batch's tokens stands alone."""
+    if batch.rows:
+        return [np.arange(at, min(at + batch.rows, len(lengths))) for at in range(0, len(lengths), batch.rows)]
+    assert batch.tokens
+    runs, start, filled = [], 0, 0
+    for at, length in enumerate(lengths.tolist()):
+        if at > start and filled + length > batch.tokens:
+            runs.append(np.arange(start, at))
+            start, filled = at, 0
+        filled += length
+    return [*runs, np.arange(start, len(lengths))] if len(lengths) else []
+
+
+def _steps(lengths: Rows, batch: BatchSize, seed: int) -> Iterator[Step]:
+    for epoch in count(1) if len(lengths) else ():
+        order = order_of(len(lengths), seed, epoch)
+        runs = cut(lengths[order], batch)
+        for number, run in enumerate(runs, 1):
+            yield Step(epoch, order[run], ends_epoch=number == len(runs))
+
+
+def _is_over(duration: Duration, epoch: int, num_steps: int, tokens: int) -> bool:
+    done = {Unit.EPOCHS: epoch - 1, Unit.BATCHES: num_steps, Unit.TOKENS: tokens}[duration.unit]
+    return done >= duration.num

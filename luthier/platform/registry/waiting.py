@@ -1,0 +1,64 @@
+"""The queue as the store has it: who waits and runs, when an account was served, which reasons to wait were told."""
+
+import sqlalchemy as sa
+
+from luthier.errors import InvalidInput
+from luthier.platform.base_models import Catalog
+from luthier.platform.jobs import ACTIVE, Job, JobStatus
+from luthier.platform.queue import Capacity, Priority, Queue, Queued
+from luthier.platform.store import Store
+
+
+class JobQueue:
+    """Reads the few columns that matter: many jobs may wait."""
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self._store, self._catalog, self._jobs = store, catalog, store.table("jobs")
+
+    def read(self, capacity: Capacity, now: int) -> Queue:
+        columns = self._jobs.c
+        query = sa.select(
+            columns.id,
+            columns.account,
+            columns.status,
+            columns.created_on,
+            columns.base_model,
+            columns.options["priority"].as_string().label("priority"),
+            columns.options["num_workers"].as_integer().label("num_workers"),
+        ).where(columns.status.in_(ACTIVE))
+        waiting: list[Queued] = []
+        running: list[Queued] = []
+        for row in self._store.rows(query):
+            job = Queued(
+                id=row["id"],
+                account=row["account"],
+                created_on=row["created_on"],
+                priority=Priority[(row["priority"] or "normal").upper()],
+                workers=self._workers(row["num_workers"], row["base_model"], capacity),
+            )
+            (waiting if row["status"] == JobStatus.PENDING.value else running).append(job)
+        return Queue(waiting, running, self._served() if waiting else {}, now)
+
+    def check_fits(self, job: Job, capacity: Capacity) -> None:
+        """Refuses a job that the whole cluster is too small for."""
+        if reason := capacity.why_never(self._workers(job.options.num_workers, job.base_model, capacity)):
+            raise InvalidInput(reason)
+
+    def noted(self) -> dict[str, int]:
+        """Of each waiting job the firmest reason that its events tell; 0 for none."""
+        columns = self._jobs.c
+        query = sa.select(columns.id, columns.waits_for).where(columns.status == JobStatus.PENDING.value)
+        return {row["id"]: row["waits_for"] for row in self._store.rows(query)}
+
+    def _workers(self, asked: int | None, base_model: str, capacity: Capacity) -> int:
+        """As asked, else what the base model takes on this cluster."""
+        base = self._catalog.find(base_model) if capacity.unit == "GPU" else None
+        return asked or max(1, min(base.train_gpus if base else 1, capacity.workers))
+
+    def _served(self) -> dict[str, int]:
+        """When a job of each account that waits last started."""
+        columns, others = self._jobs.c, self._jobs.alias()
+        accounts = sa.select(columns.account).where(columns.status == JobStatus.PENDING.value).distinct().subquery()
+        last = sa.select(sa.func.max(others.c.started_on)).where(others.c.account == accounts.c.account)
+        query = sa.select(accounts.c.account, last.scalar_subquery().label("last"))
+        return {row["account"]: row["last"] for row in self._store.rows(query) if row["last"] is not None}

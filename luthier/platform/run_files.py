@@ -1,0 +1,174 @@
+"""What a run leaves in its folder for people: the metrics of its steps, logs, TensorBoard's files.
+
+Written by train, read by serve. A file there may be growing while it is read.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+from pyarrow import csv
+
+
+class RunFiles:
+    """The names in a run's folder, which Ray Train's checkpoints share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.metrics = folder / "metrics.csv"
+        self.logs = folder / "logs"
+        self.tensorboard = folder / "tensorboard"
+
+
+class StepMetrics(NamedTuple):
+    """A line of metrics.csv. The last three are measured anew when a step is repeated; the others are not."""
+
+    step: int
+    epoch: int
+    training_loss: float
+    validation_loss: float | None
+    learning_rate: float
+    gradient_norm: float
+    num_tokens: int
+    time: int
+    """Epoch milliseconds."""
+    tokens_per_second: float | None
+    mfu: float | None
+    """Share of the device's peak, 0.0 to 1.0; on a known GPU only."""
+
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.int64()),
+        ("training_loss", pa.float64()),
+        ("validation_loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("gradient_norm", pa.float64()),
+        ("num_tokens", pa.int64()),
+        ("time", pa.int64()),
+        ("tokens_per_second", pa.float64()),
+        ("mfu", pa.float64()),
+    ]
+)
+NUM_MEASURED = 3
+HEADER = (",".join(SCHEMA.names) + "\n").encode()
+
+
+class MetricsWriter:
+    """Appends steps, from 1 upward without a gap. One writer a file at a time.
+
+    After a restart a run tells its steps again: one that is there already is kept with the speed it had; one that
+    differs takes the place of all lines from there on.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._old = _whole_lines(file)
+        self._num_lines = len(self._old)
+        with file.open("ab") as out:
+            out.truncate(len(HEADER) + sum(map(len, self._old)) if self._old else 0)  # a line that a kill cut in two
+            if not self._old:
+                out.write(HEADER)
+
+    def add(self, steps: Iterable[StepMetrics]) -> list[StepMetrics]:
+        """The steps that were not there."""
+        new = []
+        for step in steps:
+            at, line = step.step - 1, _line(step)
+            assert at <= self._num_lines, f"step {step.step} after {self._num_lines}"
+            if at < len(self._old) and _repeated(self._old[at], line):
+                continue
+            if at < self._num_lines:
+                self._cut(at)
+            self._num_lines += 1
+            new.append(step)
+        if new:
+            with self._file.open("ab") as out:
+                out.write(b"".join(map(_line, new)))
+        return new
+
+    def _cut(self, num_lines: int) -> None:
+        assert num_lines <= len(self._old), "a step told twice in one process"
+        self._old = self._old[:num_lines]
+        self._num_lines = num_lines
+        os.truncate(self._file, len(HEADER) + sum(map(len, self._old)))
+
+
+def read_metrics(file: Path, since_step: int = 0, points: int | None = None) -> pa.Table:
+    """The steps after one, all or about so many of them: evenly spread, with each that was validated, and the last."""
+    try:
+        with file.open("rb") as lines:
+            lines.seek(_offset_after(lines, since_step))
+            text = lines.read()
+    except FileNotFoundError:
+        return SCHEMA.empty_table()
+    text = text[: text.rfind(b"\n") + 1]
+    if not text:
+        return SCHEMA.empty_table()
+    table = csv.read_csv(
+        pa.BufferReader(text),
+        csv.ReadOptions(column_names=SCHEMA.names, use_threads=False),
+        convert_options=csv.ConvertOptions(column_types=SCHEMA),
+    )
+    return _thinned(table, points) if points and len(table) > points else table
+
+
+def read_logs(folder: Path, max_bytes: int) -> dict[str, str]:
+    """The end of each process's log by the file's name: whole lines, so many bytes at most."""
+    return {file.name: _tail(file, max_bytes) for file in sorted(folder.glob("*.log"))}
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    if not file.exists():
+        return []
+    return [line for line in file.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"\n")]
+
+
+def _line(step: StepMetrics) -> bytes:
+    return (",".join("" if value is None else repr(value) for value in step) + "\n").encode()
+
+
+def _repeated(old: bytes, new: bytes) -> bool:
+    return old.rsplit(b",", NUM_MEASURED)[0] == new.rsplit(b",", NUM_MEASURED)[0]
+
+
+def _offset_after(lines: BinaryIO, step: int) -> int:
+    """Where the first line with a later step begins: bisected, as lines rise in step."""
+    low, high = len(HEADER), lines.seek(0, os.SEEK_END)
+    if step <= 0 or high <= low:
+        return low
+    while low < high:
+        middle = (low + high) // 2
+        line = _first_line(lines, middle)
+        if not line.endswith(b"\n") or int(line.split(b",", 1)[0]) > step:
+            high = middle
+        else:
+            low = middle + 1
+    lines.seek(low - 1)
+    lines.readline()
+    return lines.tell()
+
+
+def _first_line(lines: BinaryIO, offset: int) -> bytes:
+    """The first one that begins at an offset or later; empty at the end."""
+    lines.seek(offset - 1)
+    lines.readline()
+    return lines.readline()
+
+
+def _thinned(table: pa.Table, points: int) -> pa.Table:
+    last, stride = len(table) - 1, -(-len(table) // points)
+    validated = table["validation_loss"].is_valid().to_pylist()
+    return table.take([at for at, kept in enumerate(validated) if kept or (last - at) % stride == 0])
+
+
+def _tail(file: Path, max_bytes: int) -> str:
+    with file.open("rb") as log:
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(0, size - max_bytes))
+        if size > max_bytes:
+            log.readline()
+        return log.read().decode(errors="replace")

@@ -1,0 +1,47 @@
+"""Jobs as Prometheus' gauges, from one look at the registry: nothing is counted in this process."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from luthier.platform.jobs import JobCensus
+
+RUNNING = {
+    "step": "Optimizer steps done.",
+    "total_steps": "Optimizer steps of the whole run.",
+    "training_loss": "Mean training loss of the last steps.",
+    "validation_loss": "Validation loss of the last epoch.",
+    "tokens_per_second": "Useful tokens a second.",
+    "trained_tokens": "Tokens trained so far.",
+    "seconds_left": "Estimated seconds to the end.",
+}
+"""By their names in the job's progress."""
+
+
+def exposition(account: str, census: JobCensus, accept: str) -> tuple[bytes, str]:
+    """The text for a scrape and its content type, as the `Accept` header wants it."""
+    encode, content_type = choose_encoder(accept)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Jobs(account, census))
+    return encode(registry), content_type
+
+
+class _Jobs(Collector):
+    def __init__(self, account: str, census: JobCensus) -> None:
+        self._account, self._census = account, census
+
+    def collect(self) -> Iterator[Metric]:
+        by_status = GaugeMetricFamily("luthier_jobs", "Fine-tuning jobs by status.", labels=("account", "status"))
+        for status, count in self._census.counts.items():
+            by_status.add_metric((self._account, status.value), count)
+        yield by_status
+        for name, words in RUNNING.items():
+            gauge = GaugeMetricFamily(f"luthier_job_{name}", words, labels=("account", "job", "model"))
+            for job in self._census.running:
+                value = getattr(job.progress, name)
+                if value is not None:
+                    gauge.add_metric((self._account, job.id, job.model), value)
+            yield gauge

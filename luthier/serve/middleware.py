@@ -1,0 +1,66 @@
+"""What wraps every route: a request's id, and the largest body it may have. Pure ASGI: no body is buffered here."""
+
+import uuid
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MIB = 1 << 20
+
+
+class RequestId:
+    """Names the request, as `request.state.id` and in the header of the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request_id = f"req_{uuid.uuid4().hex}"
+            scope.setdefault("state", {})["id"] = request_id
+            send = _naming(send, request_id)
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Ends the reading of a body over the limit, whether its length was declared or not."""
+
+    def __init__(self, app: ASGIApp, limit_mib: Callable[[str], int]) -> None:
+        """`limit_mib` gives the limit of a path."""
+        self._app, self._limit_mib = app, limit_mib
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            receive = _bounded(receive, self._limit_mib(scope["path"]), _declared(scope))
+        await self._app(scope, receive, send)
+
+
+def _naming(send: Send, request_id: str) -> Send:
+    async def send_named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id.encode())]}
+        await send(message)
+
+    return send_named
+
+
+def _bounded(receive: Receive, limit_mib: int, declared: int) -> Receive:
+    read = 0
+
+    async def bounded() -> Message:
+        nonlocal read
+        message = await receive() if declared <= limit_mib * MIB else {}
+        read += len(message.get("body", b""))
+        if max(declared, read) > limit_mib * MIB:
+            # Of all errors, FastAPI hands on only this class from its reading of a body.
+            raise HTTPException(413, f"The request body is over the limit of {limit_mib} MiB.")
+        return message
+
+    return bounded
+
+
+def _declared(scope: Scope) -> int:
+    """Content-Length; 0 for a chunked body."""
+    lengths = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
+    return int(lengths[0]) if lengths else 0

@@ -1,0 +1,27 @@
+"""Greedy answers of a model in training, to prompts that its user wants to watch."""
+
+from luthier.platform.prompts import Prompts
+from luthier.platform.rendering import Rendering
+from luthier.train.config import FitConfig
+from luthier.train.model import TunedModel
+
+MAX_NEW_TOKENS = 64
+
+
+def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_tokens: int) -> tuple[str, ...]:
+    """One answer to each of the run's eval_prompts, asked as its task asks; long prompts keep their end."""
+    how = config.rendering
+    asked = [_asked(text, prompts, how)[-how.max_prompt :] for text in config.eval_prompts]
+    at_once = max(1, max_pass_tokens // (max(len(ids) for ids in asked) + MAX_NEW_TOKENS))
+    model.module.eval()
+    written: list[list[int]] = []
+    for start in range(0, len(asked), at_once):
+        written += model.generate(asked[start : start + at_once], MAX_NEW_TOKENS, prompts.eos_id)
+    model.module.train()
+    return tuple(prompts.decode(ids) for ids in written)
+
+
+def _asked(text: str, prompts: Prompts, how: Rendering) -> list[int]:
+    if how.task_type.is_plain:
+        return prompts.encode(text) or [prompts.eos_id]
+    return prompts.chat([{"role": "user", "content": text}])

@@ -1,0 +1,164 @@
+"""What a run does at its limits: too little memory, a loss that leaves the ground."""
+
+import math
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import torch
+
+from luthier.errors import TrainingFailed
+from luthier.platform.options import BatchSize
+from luthier.platform.plan import Rows
+from luthier.platform.rendering import Example
+from luthier.train.config import StepRecord
+from luthier.train.model import TunedModel
+from luthier.train.packing import Batch, pack
+from luthier.train.team import Team
+
+SPIKE_STEPS = 5
+SPIKE_FACTOR = 2.0
+SPIKE_MARGIN = 1.0
+"""The loss explodes when its median over the last 5 steps is above twice that of the first 5, plus 1 nat; one bad batch
+is none."""
+LEAST_STEPS = 20
+"""An epoch of automatic batches has at least so many steps, or as many as it has rows."""
+LEAST_TOKENS, MOST_TOKENS = 16, 16_777_216
+"""Of a batch."""
+MEMORY_SHARE = 0.5
+"""Of the host's free memory, for the passes of an automatic batch."""
+GPU_SHARE = 0.9
+MOMENT_BYTES = 8
+"""The optimizer's memory of each trained weight, which there is none of yet when passes are measured."""
+FIRST_TRY, LAST_TRY = 1024, 65_536
+"""Tokens of a pass; on the CPU, where long passes gain nothing, the last try is the limit that was given."""
+
+Given = TypeVar("Given")
+
+
+class PassLimit:
+    """Tokens of one pass through the model; less where memory does not reach.
+
+    Kept in a file of the run's folder, where a worker finds it that starts after another ran out of memory.
+    """
+
+    def __init__(self, max_tokens: int, file: Path, team: Team, note: Callable[[str, str], None]) -> None:
+        self.max_tokens = int(file.read_text()) if file.is_file() else max_tokens
+        self._file, self._team, self._note = file, team, note
+
+    def passes(self, batch: Batch, work: Callable[[list[Batch]], Given]) -> Given:
+        """Gives work the passes of a batch, and after each lack of memory smaller ones.
+
+        Workers that share weights wait for each other in every pass: there the run starts again from its checkpoint.
+        """
+        while True:
+            parts = self._team.passes(batch, self.max_tokens)
+            try:
+                return work(parts)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._lower(min(self.max_tokens, max(part.num_tokens for part in parts)) // 2)
+                if self._team.mesh is not None:
+                    raise
+                reason = str(error)
+            if len(parts) == len(set(batch.examples)):
+                raise TrainingFailed(f"One row needs more memory than there is: lower context_length. ({reason})")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def batch_size(self, model: TunedModel, examples: list[Example], lengths: Rows) -> BatchSize:
+        """Tokens of an optimizer step: what fits in one pass of each worker, with enough steps an epoch to learn."""
+        if self._team.mesh is None:  # with shared weights a lack of memory is no measure: it ends the process
+            self._keep(self._team.least(self._measured(model, examples, lengths)))
+        tokens = min(self.max_tokens * self._team.world_size, int(lengths.sum()) // LEAST_STEPS)
+        batch = BatchSize(tokens=min(max(tokens, LEAST_TOKENS), MOST_TOKENS))
+        self._note("BATCH_SIZE", f"Passes of {self.max_tokens} tokens fit; a batch has up to {batch.tokens} tokens")
+        return batch
+
+    def _lower(self, max_tokens: int) -> None:
+        self._keep(max(1, max_tokens))
+        self._note("OUT_OF_MEMORY", f"Passes are halved to {self.max_tokens} tokens; the run goes on")
+
+    def _keep(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        part = self._file.with_suffix(f".{uuid.uuid4().hex}")
+        with suppress(OSError):  # without the file the next worker finds out by itself
+            part.write_text(str(max_tokens))
+            os.replace(part, self._file)
+
+    def _measured(self, model: TunedModel, examples: list[Example], lengths: Rows) -> int:
+        """The largest pass, in powers of two, that was tried and fits; the longest examples go first."""
+        longest = np.argsort(-lengths, kind="stable")
+        filled = np.cumsum(lengths[longest])
+        last = LAST_TRY if model.device.type == "cuda" else max(self.max_tokens, FIRST_TRY)
+        fits, limit = FIRST_TRY // 2, FIRST_TRY
+        has_room = _room(model, self._team.world_size)
+        while limit <= last:
+            rows = longest[: max(1, int(np.searchsorted(filled, limit)))]
+            try:
+                losses, _ = model.token_losses(pack([examples[row] for row in rows]))
+                losses.sum().backward()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            finally:
+                model.module.zero_grad(set_to_none=True)
+            if not has_room():
+                break
+            fits, limit = limit, limit * 2
+            if len(rows) == len(examples):
+                break
+        return fits
+
+
+def check_loss(loss: float, norm: float, history: Sequence[StepRecord], step: int, num_steps: int) -> None:
+    """TrainingFailed for a loss or gradient that is no number, or that explodes; the weights are still those before."""
+    check_number(loss, "training loss", step, num_steps)
+    check_number(norm, "gradient's norm", step, num_steps)
+    if len(history) < 2 * SPIKE_STEPS - 1:
+        return
+    first = np.median([record.training_loss for record in history[:SPIKE_STEPS]])
+    last = np.median([record.training_loss for record in history[1 - SPIKE_STEPS :]] + [loss])
+    if last > SPIKE_FACTOR * first + SPIKE_MARGIN:
+        raise TrainingFailed(
+            f"The training loss explodes: {last:.2f} at step {step} of {num_steps}, {first:.2f} at first. "
+            "Try a smaller learning rate."
+        )
+
+
+def check_number(value: float, what: str, step: int, num_steps: int) -> None:
+    if not math.isfinite(value):
+        raise TrainingFailed(f"The {what} is {value} at step {step} of {num_steps}. Try a smaller learning rate.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A GPU's or the host's; torch has a class for the first alone."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    told = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+
+
+def _room(model: TunedModel, world_size: int) -> Callable[[], bool]:
+    """Whether the passes since now left enough memory."""
+    if model.device.type == "cuda":
+        moments = MOMENT_BYTES * sum(p.numel() for p in model.trainable())
+        total = torch.cuda.get_device_properties(model.device).total_memory
+        torch.cuda.reset_peak_memory_stats(model.device)
+        return lambda: torch.cuda.max_memory_reserved(model.device) + moments < GPU_SHARE * total
+    room = psutil.virtual_memory().available * MEMORY_SHARE / world_size  # all workers may be on this host
+    start = psutil.Process().memory_info().rss
+    return lambda: _peak_bytes() - start < room
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has had; getrusage would count its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

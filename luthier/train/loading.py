@@ -1,0 +1,128 @@
+"""A base model from its folder, with what a run trains in it: an adapter by PEFT, or all its weights."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import Linear as LoraLayer
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from luthier.errors import InvalidInput
+from luthier.platform.options import Method
+from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.kernels import ATTENTION, LoraLinear
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+
+
+def build(config: FitConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    """The module of a run, with fresh weights to train or those of config.continue_from.
+
+    On the meta device it has the shapes and no values.
+    """
+    is_full = config.method is Method.FULL
+    folder = config.continue_from if is_full and config.continue_from else config.base_dir
+    base = _base(folder, config.method, device, torch.float32 if is_full else dtype)
+    if is_full:
+        return base
+    torch.manual_seed(config.seed)
+    peft = _with_adapter(base, config, device)
+    if config.continue_from and device.type != "meta":
+        _load_adapter(peft, config.continue_from)
+    return peft
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _base(folder: Path, method: Method, device: torch.device, dtype: torch.dtype) -> Any:
+    if device.type == "meta":
+        with device:
+            causal = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(str(folder)), dtype=dtype, attn_implementation=ATTENTION
+            )
+        if (folder / "generation_config.json").is_file():
+            causal.generation_config = GenerationConfig.from_pretrained(str(folder))
+        return causal
+    extras: dict[str, Any] = {}
+    if method is Method.QLORA:
+        if device.type != "cuda":
+            raise InvalidInput("Method qlora needs a GPU: its 4-bit products run nowhere else. Use method lora.")
+        from transformers import BitsAndBytesConfig
+
+        extras["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+        extras["device_map"] = {"": device}
+    causal = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, attn_implementation=ATTENTION, local_files_only=True, **extras
+    )
+    return causal if extras else causal.to(device)
+
+
+def _with_adapter(base: Any, config: FitConfig, device: torch.device) -> Any:
+    lora, is_meta = config.lora, device.type == "meta"
+    settings = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_targets(base, lora),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(config.base_dir),
+    )
+    with device if is_meta else nullcontext():
+        peft = get_peft_model(base, settings, low_cpu_mem_usage=is_meta)
+    if lora.dropout == 0:
+        for module in peft.modules():
+            if isinstance(module, LoraLayer):
+                module.forward = MethodType(_lora_forward, module)
+    return peft
+
+
+def _targets(base: Any, lora: LoraSettings) -> list[str]:
+    """The names of the linear modules to adapt; the head is no target, for the loss reads its frozen weight."""
+    head = base.get_output_embeddings()
+    linear = (name for name, part in base.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
+    there = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if lora.targets == "all-linear":
+        return there
+    unknown = [name for name in lora.targets if name not in there]
+    if unknown:
+        raise InvalidInput(
+            f"LoRA target {', '.join(unknown)} matches no linear module of the base model; it has {', '.join(there)}."
+        )
+    return list(lora.targets)
+
+
+def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+    base, name = layer.base_layer, layer.active_adapters[0]
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
+    out: Tensor = LoraLinear.apply(x, base.weight, base.bias, a, b)
+    return out
+
+
+def _load_adapter(peft: Any, folder: Path) -> None:
+    """Takes over an adapter of the same rank, targets and scale; InvalidInput for any other."""
+    given, own = load_file(folder / WEIGHTS), get_peft_model_state_dict(peft, save_embedding_layers=False)
+    if {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in own.items()}:
+        raise InvalidInput(
+            "The adapter to continue from has another rank or other targets: give its lora_rank and lora_targets."
+        )
+    settings, ours = json.loads((folder / SETTINGS).read_text()), peft.peft_config["default"]
+    if settings["lora_alpha"] != ours.lora_alpha or settings.get("use_rslora"):
+        raise InvalidInput(
+            f"The adapter to continue from is scaled otherwise: give its lora_alpha, {settings['lora_alpha']}."
+        )
+    set_peft_model_state_dict(peft, given)

@@ -1,0 +1,132 @@
+"""A run on an MLflow server: sent from a thread beside the run, which neither waits for it nor ends with it."""
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from luthier.platform.frozen import Frozen
+from luthier.platform.jobs import Job
+from luthier.platform.run_files import RunFiles, StepMetrics, read_metrics
+from luthier.platform.settings import Settings
+from luthier.train.trackers import named_metrics
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0
+LAST_SECONDS = 15.0
+"""How long the end of a run waits for a server that hangs."""
+NUM_STEPS = 100
+"""Of one request, which may carry 1000 metrics."""
+MAX_LETTERS = 500
+"""A parameter may have so many."""
+JOB_TAG = "luthier.job_id"
+
+
+class Tracked(Frozen):
+    """A job in MLflow's words."""
+
+    job_id: str
+    name: str
+    experiment: str
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+def tracked(job: Job, settings: Settings) -> Tracked:
+    given = {**job.options.model_dump(mode="json"), "base_model": job.base_model, "rows": job.report["rows"]}
+    return Tracked(
+        job_id=job.id,
+        name=job.model,
+        experiment=settings.mlflow_experiment,
+        params={name: str(value)[:MAX_LETTERS] for name, value in given.items()},
+        tags={JOB_TAG: job.id, "luthier.model": job.model, "luthier.account": job.account, "mlflow.user": job.owner},
+    )
+
+
+class MlflowRun:
+    """A context around a run. What ends it without `finish` is a failure.
+
+    The run's folder keeps all metrics: a server that is away gets them when it is back, or never.
+    """
+
+    def __init__(self, uri: str, of: Tracked, files: RunFiles) -> None:
+        self._uri, self._of, self._files = uri, of, files
+        self._made: tuple[Path, dict[str, str]] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send_all, daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._uri:
+            self._thread.start()
+        return self
+
+    def finish(self, model_dir: Path, tags: Mapping[str, str]) -> None:
+        """The run has succeeded, and made this."""
+        self._made = (model_dir, dict(tags))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        if self._uri:
+            self._thread.join(LAST_SECONDS)
+            if self._thread.is_alive():
+                log.warning("MLflow was not told the end of the run in time")
+
+    def _send_all(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        server: _Server | None = None
+        is_last = False
+        while not is_last:
+            is_last = self._ended.wait(SECONDS)
+            try:
+                server = server or _Server(self._uri, self._of)
+                server.send(self._files.metrics)
+                if is_last:
+                    server.end(self._made)
+            except (MlflowException, OSError) as error:  # the server is away: all is sent again the next time
+                text = str(error).replace(self._uri.rstrip("/"), "the server")  # a URI may hold a password
+                log.warning("MLflow: %s", " ".join(text.split())[:300])
+
+
+class _Server:
+    """The MLflow run of a job: made once, found again by its tag."""
+
+    def __init__(self, uri: str, of: Tracked) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(of.experiment)
+        experiment_id = found.experiment_id if found else self._client.create_experiment(of.experiment)
+        runs = self._client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{of.job_id}'", max_results=1)
+        run = runs[0] if runs else self._client.create_run(experiment_id, tags=of.tags, run_name=of.name)
+        self._id = run.info.run_id
+        self._step = int(run.data.metrics.get("time/batch", 0))
+        self._client.update_run(self._id, status="RUNNING")
+        self._client.log_batch(self._id, params=[Param(name, value) for name, value in of.params.items()])
+
+    def send(self, file: Path) -> None:
+        """The steps after the last that it has."""
+        from mlflow.entities import Metric
+
+        steps = [StepMetrics(**row) for row in read_metrics(file, self._step).to_pylist()]
+        for first in range(0, len(steps), NUM_STEPS):
+            part = steps[first : first + NUM_STEPS]
+            named = [(step, name, value) for step in part for name, value in named_metrics(step).items()]
+            metrics = [Metric(name, value, step.time, step.step) for step, name, value in named]
+            self._client.log_batch(self._id, metrics=metrics)
+            self._step = part[-1].step
+
+    def end(self, made: tuple[Path, dict[str, str]] | None) -> None:
+        if made:
+            model_dir, tags = made
+            for name, value in tags.items():
+                self._client.set_tag(self._id, name, value)
+            self._client.log_artifacts(self._id, str(model_dir), "model")
+        self._client.set_terminated(self._id, "FINISHED" if made else "FAILED")

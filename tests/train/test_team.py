@@ -1,0 +1,157 @@
+"""Several workers are one, whether each has the whole model or a share of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from luthier.errors import LuthierError, TrainingFailed
+from luthier.platform.options import Duration, Method, Unit
+from luthier.platform.tasks import TaskType
+from luthier.train import team
+from luthier.train.config import FitConfig, StepRecord
+from luthier.train.loop import train
+from luthier.train.team import Team
+from tests.train.conftest import for_task
+from tests.train.local import Case, Local, assert_same, run_together, spawn
+
+TASKS = {"chat": TaskType.CHAT_COMPLETION, "dpo": TaskType.DPO, "full": TaskType.INSTRUCTION_FINETUNE}
+
+
+def variant(config: FitConfig, name: str, sharding: str = "none") -> FitConfig:
+    """An epoch whose passes are so short that workers need different numbers of them; its last batch has three rows."""
+    update = {
+        "method": Method.FULL if name == "full" else Method.LORA,
+        "learning_rate": 1e-3,
+        "duration": Duration(num=1, unit=Unit.EPOCHS),
+        "sharding": sharding,
+        "max_pass_tokens": 150,
+        "job_id": f"ft_{name}_{sharding}",
+        "checkpoint_steps": 3,
+    }
+    return for_task(config, TASKS[name], train_on="all").model_copy(update=update)
+
+
+class One:
+    """The run of one worker that the others are compared with."""
+
+    def __init__(self, config: FitConfig, folder: Path) -> None:
+        self.case = Case(config, folder)
+        self.history = train(config, Local(folder).worker)
+
+    def assert_equals(self, case: Case, size: int) -> None:
+        histories = case.histories()
+        assert len(histories) == size
+        for history in histories:
+            assert_same(without_answers(history), without_answers(self.history), 1e-3)
+        weights, expected = case.weights(5), self.case.weights(5)
+        assert weights.keys() == expected.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-4)
+
+
+def without_answers(history: list[StepRecord]) -> list[StepRecord]:
+    """Rank 0 alone answers for all."""
+    return [record.model_copy(update={"answers": ()}) for record in history]
+
+
+def test_two_workers_are_one(config: FitConfig, tmp_path: Path) -> None:
+    cases = {name: Case(variant(config, name), tmp_path / f"{name}-2") for name in TASKS}
+    run_together(2, list(cases.values()), tmp_path)
+    for name, case in cases.items():
+        One(variant(config, name), tmp_path / name).assert_equals(case, 2)
+
+
+def test_two_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
+    cases = {name: Case(variant(config, name, "full"), tmp_path / f"{name}-2") for name in TASKS}
+    run_together(2, list(cases.values()), tmp_path)
+    for name, case in cases.items():
+        One(variant(config, name), tmp_path / name).assert_equals(case, 2)
+
+
+def test_four_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
+    """In the last step, of three rows, one of them has nothing to do."""
+    whole_batches = {"max_pass_tokens": 8192}
+    configs = {name: variant(config, name).model_copy(update=whole_batches) for name in ("chat", "full")}
+    cases = {
+        name: Case(each.model_copy(update={"sharding": "full"}), tmp_path / f"{name}-4")
+        for name, each in configs.items()
+    }
+    run_together(4, list(cases.values()), tmp_path)
+    for name, case in cases.items():
+        One(configs[name], tmp_path / name).assert_equals(case, 4)
+
+
+def test_a_checkpoint_goes_on_with_any_number_of_workers(config: FitConfig, tmp_path: Path) -> None:
+    """One worker's first steps, then two shares; two shares' first steps, then one worker, or two with a whole each."""
+    ones = {name: One(variant(config, name), tmp_path / name) for name in TASKS}
+    cases = []
+    for name, one in ones.items():
+        whole, shared = variant(config, name), variant(config, name, "full")
+        first = Case(shared, tmp_path / f"{name}-first")
+        after_one = Case(shared, tmp_path / f"{name}-after-one", one.case.folder / "3")
+        after_two = Case(whole, tmp_path / f"{name}-after-two", first.folder / "3")
+        cases += [(one, first), (one, after_one), (one, after_two)]
+    run_together(2, [case for _, case in cases], tmp_path)
+    for one, case in cases:
+        one.assert_equals(case, 2)
+    for name, one in ones.items():
+        again = Local(tmp_path / f"{name}-again", tmp_path / f"{name}-first" / "3")
+        assert_same(train(variant(config, name), again.worker), one.history, 1e-3)
+
+
+def test_answers_of_shares_are_those_of_the_whole(config: FitConfig, tmp_path: Path) -> None:
+    asked = ("what is the colour of thing 3?", "hm")
+    update = {"eval_prompts": asked, "max_pass_tokens": 8192, "checkpoint_steps": 50}
+    whole, shared = (variant(config, "chat", how).model_copy(update=update) for how in ("none", "full"))
+    case = Case(shared, tmp_path / "shared")
+    run_together(2, [case], tmp_path)
+    expected = train(whole, Local(tmp_path / "one").worker)
+    assert [r.answers for r in case.histories()[0]] == [r.answers for r in expected]
+    assert any(answer for record in expected for answer in record.answers)
+
+
+def _errors(rank: int, size: int, folder: Path) -> None:
+    workers = Team(rank, size, torch.device("cpu"))
+
+    def work() -> int:
+        if rank == 1:
+            raise TrainingFailed("One row needs more memory than there is")
+        return rank
+
+    try:
+        workers.together(work)
+    except LuthierError as error:
+        (folder / f"error-{rank}").write_text(repr(error))
+    (folder / f"sum-{rank}").write_text(str(workers.together(lambda: int(workers.sum(torch.tensor(rank))))))
+
+
+def test_an_error_of_one_worker_ends_all(tmp_path: Path) -> None:
+    spawn(3, tmp_path, _errors, tmp_path)
+    told = [(tmp_path / f"error-{rank}").read_text() for rank in range(3)]
+    assert told == ["TrainingFailed('One row needs more memory than there is')"] * 3
+    assert [(tmp_path / f"sum-{rank}").read_text() for rank in range(3)] == ["3"] * 3
+
+
+def _gradients(rank: int, size: int, folder: Path) -> None:
+    torch.manual_seed(rank)
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (50,), (7, 5), (2,))]
+    for p in parameters[: 4 - rank]:
+        p.grad = torch.randn_like(p)
+    torch.save([None if p.grad is None else p.grad.clone() for p in parameters], folder / f"before-{rank}")
+    Team(rank, size, torch.device("cpu")).sum_gradients(parameters)
+    torch.save([p.grad for p in parameters], folder / f"after-{rank}")
+
+
+@pytest.mark.parametrize("most", [1, 60, 10_000])
+def test_gradients_are_summed_in_messages_of_any_length(tmp_path: Path, most: int) -> None:
+    spawn(2, tmp_path, _with_messages_of, most, tmp_path)
+    before = [torch.load(tmp_path / f"before-{rank}") for rank in (0, 1)]
+    for rank in (0, 1):
+        for grad, first, second in zip(torch.load(tmp_path / f"after-{rank}"), *before, strict=True):
+            torch.testing.assert_close(grad, first if second is None else first + second)
+
+
+def _with_messages_of(rank: int, size: int, most: int, folder: Path) -> None:
+    team.MESSAGE_WEIGHTS = most
+    _gradients(rank, size, folder)
