@@ -34,7 +34,7 @@ from luthier.platform.settings import load_settings
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OURS = ("bf16 weights", "fp32")
-SCREEN_STEPS = 4
+SCREEN_STEPS = 3
 QUIET, TRIES = 0.2, 40
 """A run counts when other processes took less than this share of the machine."""
 ENVIRONMENT = {

@@ -24,7 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
     "packing": {"packing": True, "per_device_train_batch_size": 1},
 }
 """Of TRL, all but the first without gradient checkpointing."""
-PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights", "bf16 weights and autocast")
+PRECISIONS = ("fp32", "bf16 autocast", "bf16 weights")
 OWN_BATCHES = ("length groups", "packing")
 """Modes that put the same rows into other batches."""
 

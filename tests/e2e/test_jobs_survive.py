@@ -48,12 +48,14 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Pa
     disturbed, quiet = (cluster.client.finetune.create(name, BASE, query, options=PAIR) for name in ("kills", "none"))
     until(lambda: step_of(disturbed) > 50, JOB_SECONDS, "a first checkpoint")
     for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR), (1, CONTROLLER)):
-        before = step_of(disturbed)
-        victims = until(lambda role=role: cluster.roles(role), 30, role)[:num_victims]
+        workers = until(lambda: _pair(cluster), JOB_SECONDS, "two workers")
+        victims = cluster.roles(role)[:num_victims]
         assert len(victims) == num_victims
         for victim in victims:
             victim.kill()
-        until(lambda before=before: step_of(disturbed) > before, JOB_SECONDS, f"a step after the death of {role}")
+        assert not psutil.wait_procs(workers, timeout=60)[1]
+        reached = step_of(disturbed)
+        until(lambda reached=reached: step_of(disturbed) > reached, JOB_SECONDS, f"a step after the death of {role}")
     described = check_success(cluster, disturbed, tmp_path / "kills")
     assert described["attempt"] == 2  # the controller's end is the run's; all else is mended within it
     check_success(cluster, quiet, tmp_path / "none")
@@ -76,6 +78,11 @@ def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: Fine
     assert until(lambda: _retried(known), 30, "the registry") == before
     check_success(cluster, job, tmp_path)
     assert cluster.client.complete("first", "the fox") == "quick"
+
+
+def _pair(cluster: LiveCluster) -> list[psutil.Process] | None:
+    workers = cluster.roles(WORKER)
+    return workers if len(workers) == 2 else None
 
 
 def _retried(ask: object) -> object:
