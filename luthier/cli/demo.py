@@ -96,7 +96,7 @@ def _compare(client: Client, answers: dict[str, list[dict[str, Any]]], job: dict
         counts = [trained, used[model]["prompt_tokens"], used[model]["completion_tokens"]]
         accuracy = f"{right / len(rows):.1%}"
         table.add_row(model, f"{right}/{len(rows)}", accuracy, *map(str, counts), paid, used[model]["credits"])
-    Console(width=150, highlight=False).print(table)
+    Console(width=150, highlight=False, markup=False, emoji=False).print(table)
 
 
 def _next_steps(job_id: str) -> None:

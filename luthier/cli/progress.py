@@ -11,7 +11,7 @@ from luthier.cli.client import FinetuneJob
 
 def watch_job(job: FinetuneJob) -> dict[str, Any]:
     """Shows the job until it has ended; its last description."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     return _bar(job, console) if console.is_terminal else _lines(job)
 
 

@@ -176,6 +176,7 @@ def test_a_prompt_from_stdin(run: Run) -> None:
 def test_sql(run: Run, faq: str, tmp_path: Path) -> None:
     assert "question 0" in good(run("sql", "SELECT min(question) AS first FROM faq"))
     assert as_json(run("sql", "SELECT 1 AS a", "--json")) == [{"a": 1}]
+    assert "[/red] :smile: [b]" in good(run("sql", "SELECT '[/red] :smile: [b]' AS a"))
     file = tmp_path / "a.sql"
     file.write_text("SELECT 2 AS a;\n")
     assert as_json(run("sql", "-f", str(file), "--json")) == [{"a": 2}]
