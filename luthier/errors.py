@@ -87,6 +87,12 @@ class TrainingFailed(LuthierError):
     code, http, exit = "training_failed", 500, 8
 
 
+class LossDiverged(TrainingFailed):
+    """A loss, gradient or weight that is no number, or a loss that explodes: by the options, so billed."""
+
+    code = "loss_diverged"
+
+
 def all_errors() -> dict[str, type[LuthierError]]:
     """Every class of the family by its wire code; the first class that claims a code owns it."""
     found: dict[str, type[LuthierError]] = {}

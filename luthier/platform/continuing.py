@@ -9,6 +9,7 @@ from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
+from luthier.platform.run_files import RunFiles
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 
@@ -40,8 +41,10 @@ def _of_job(caller: Caller, job_id: str, storage: Storage, jobs: Jobs) -> Starti
     job = jobs.get(caller, job_id)
     if not job.status.is_final:
         raise Conflict(f"Job {job_id} still runs: cancel it, or wait for its end, before you continue from it.")
-    checkpoints = sorted(storage.runs.glob(f"{job_id}/step-*/model"))
+    checkpoints = RunFiles(storage.runs / job_id).checkpoints()
     if not checkpoints:
         raise NotFound(f"Job {job_id} left no checkpoint to continue from.")
     rank = 0 if job.options.method is Method.FULL else job.options.lora_rank
-    return StartingPoint(path=checkpoints[-1], base_model=job.base_model, method=job.options.method, rank=rank)
+    return StartingPoint(
+        path=checkpoints[-1] / "model", base_model=job.base_model, method=job.options.method, rank=rank
+    )

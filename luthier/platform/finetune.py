@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from luthier.errors import BadDataset, InvalidInput, NotFound
+from luthier.errors import BadDataset, InvalidInput, NotFound, Unavailable
 from luthier.platform import datasets
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
@@ -56,12 +56,15 @@ class Finetune:
         judged = self._judge(caller, draft)
         hashes = datasets.freeze(clean_data(judged), self._storage, draft.id)
         job = draft.model_copy(update={"report": {**judged.report.model_dump(mode="json"), **hashes}})
-        accepted = None
         try:
             accepted = self._jobs.submit(job, idempotency_key)
-        finally:
-            if accepted is None or accepted.id != job.id:
-                shutil.rmtree(self._storage.job_dir(job.id))
+        except Unavailable:  # it may have been accepted all the same: its data stays
+            raise
+        except BaseException:
+            shutil.rmtree(self._storage.job_dir(job.id))
+            raise
+        if accepted.id != job.id:
+            shutil.rmtree(self._storage.job_dir(job.id))
         return accepted
 
     def dry_run(self, caller: Caller, request: CreateJob) -> DataReport:

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from luthier.errors import BadDataset, InvalidInput
 from luthier.platform import datasets
+from luthier.platform.base_models import retirement_warning
 from luthier.platform.datasets import Dataset
 from luthier.platform.estimate import check_num_rows, estimate
 from luthier.platform.measure import Measured, histogram, measure, samples
@@ -181,5 +183,6 @@ def _warnings(report: DataReport, num_rows: int, terms: Terms) -> list[str]:
             report.epochs > ADVISED_EPOCHS,
             f"{report.epochs} epochs: beyond {ADVISED_EPOCHS} a model tends to copy its data",
         ),
+        (True, retirement_warning(terms.base, datetime.now(UTC).date())),
     ]
-    return [text for holds, text in checks if holds]
+    return [text for holds, text in checks if holds and text]

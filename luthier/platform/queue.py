@@ -55,7 +55,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster can run at once, busy or not."""
+    """What a cluster can train at once, busy or not."""
 
     jobs: int
     workers: int
@@ -72,8 +72,8 @@ class Capacity:
         if workers <= self.workers:
             return None
         return (
-            f"The job needs {self.count(workers)}, one for each worker, and the cluster has {self.workers} in all. "
-            f"Lower num_workers, or add nodes."
+            f"The job needs {self.count(workers)}, one for each worker, and the cluster has {self.workers} for "
+            f"training{' beside its engines' if self.unit == 'GPU' else ''}. Lower num_workers, or add nodes."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder for people: the metrics of its steps, logs, TensorBoard's files.
+"""What a run leaves in its folder: checkpoints, the metrics of its steps, logs, TensorBoard's files.
 
 Written by train, read by serve. A file there may be growing while it is read.
 """
@@ -13,12 +13,20 @@ from pyarrow import csv
 
 
 class RunFiles:
-    """The names in a run's folder, which Ray Train's checkpoints share."""
+    """The names in a run's folder."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.metrics = folder / "metrics.csv"
         self.logs = folder / "logs"
         self.tensorboard = folder / "tensorboard"
+
+    def checkpoint(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """The oldest first. All are whole."""
+        return sorted(self._folder.glob("step-*"))
 
 
 class StepMetrics(NamedTuple):

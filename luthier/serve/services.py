@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
+from email.utils import format_datetime
 from typing import Protocol
 
 from luthier.errors import Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.base_models import Catalog, check_can_serve, load_catalog
+from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
@@ -68,6 +69,15 @@ class Services:
             )
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
+
+    def retirement_headers(self, base_model: str) -> dict[str, str]:
+        """Sunset (RFC 8594) and the warning in words, for the answers of a base model that will be retired."""
+        base = self.catalog.get(base_model)
+        warning = retirement_warning(base, datetime.now(UTC).date())
+        if base.retired is None or warning is None:
+            return {}
+        end = datetime.combine(base.retired.after, time.max, UTC)
+        return {"Sunset": format_datetime(end, usegmt=True), "Luthier-Warning": warning}
 
 
 def make_services(settings: Settings, registry: Verbs, completions: Completions) -> Services:

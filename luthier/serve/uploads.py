@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from luthier.errors import InvalidInput
+from luthier.errors import InvalidInput, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import TableInfo
@@ -53,6 +53,8 @@ def _store(
         if not written.num_rows:
             raise InvalidInput(f"{filename} has no rows.")
         replaced = services.registry.tables.create(caller, name, info, replace)
+    except Unavailable:  # the table may be there all the same: its rows stay
+        raise
     except BaseException:
         os.unlink(written.path)
         raise

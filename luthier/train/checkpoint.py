@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from luthier.errors import TrainingFailed
+from luthier.errors import LossDiverged
 from luthier.platform.options import BatchSize
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
@@ -46,10 +46,10 @@ class Snapshot:
     progress: Progress
 
     def check(self) -> None:
-        """TrainingFailed when it should not be kept."""
+        """LossDiverged when it should not be kept."""
         if not all(weight.isfinite().all() for weight in self.weights.values()):
             step = self.progress.step
-            raise TrainingFailed(f"The weights are no numbers after step {step}. Try a smaller learning rate.")
+            raise LossDiverged(f"The weights are no numbers after step {step}. Try a smaller learning rate.")
 
     def save(self, folder: Path, model: TunedModel) -> None:
         """OSError when it cannot be written."""
@@ -70,7 +70,7 @@ def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, progress: Prog
         name: {key: whole(value, is_kept) for key, value in optimizer.state[p].items()}
         for name, p in model.named_trainable().items()
     }
-    return Snapshot(model.weights(is_kept), moments, progress)
+    return Snapshot(model.weights(is_kept), moments, Progress(list(progress.history), progress.batch))
 
 
 def load(folder: Path, model: TunedModel, optimizer: torch.optim.Optimizer) -> Progress:

@@ -9,10 +9,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import LuthierError, TrainingFailed
+from luthier.errors import LossDiverged, LuthierError, TrainingFailed
 from luthier.platform.jobs import Event, EventType, now_ms
 from luthier.platform.run_files import RunFiles
 from luthier.train.config import FitConfig, FitResult, StepRecord
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[News], None]
 
 FLUSH_SECONDS = 0.5
+KEPT = 2
+"""Checkpoints."""
 # Ray Train hands reports on at each health check, 2 s apart unless told; it passes these on to its processes.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -44,7 +47,7 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -65,7 +68,6 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
             name=config.job_id,
             storage_path=str(config.storage_path),
             failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[Watch()],
         ),
     )
@@ -74,15 +76,28 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     except TrainingFailedError as error:
         raise TrainingFailed(f"Training run {config.job_id} failed: {_root_cause(error)}") from error
     outcome: LuthierError | list[StepRecord] = result.return_value
+    if isinstance(outcome, LossDiverged):
+        raise LossDiverged(f"{outcome.message} {_last_good(config)}")
     if isinstance(outcome, LuthierError):
         raise outcome
-    return _result(Path(result.checkpoint.path), outcome)
+    return _result(config, outcome)
 
 
-def _result(checkpoint_dir: Path, history: list[StepRecord]) -> FitResult:
+def _files(config: FitConfig) -> RunFiles:
+    return RunFiles(config.storage_path / config.job_id)
+
+
+def _last_good(config: FitConfig) -> str:
+    if not (kept := _files(config).checkpoints()):
+        return "There is no checkpoint yet."
+    step = int(kept[-1].name.partition("-")[2])
+    return f"The last good checkpoint is of step {step}: continue_from = '{config.job_id}' goes on from it."
+
+
+def _result(config: FitConfig, history: list[StepRecord]) -> FitResult:
     last = [record for record in history if record.epoch == history[-1].epoch]
     return FitResult(
-        checkpoint_dir=checkpoint_dir,
+        checkpoint_dir=_files(config).checkpoints()[-1],
         history=tuple(history),
         trained_tokens=sum(record.num_tokens for record in history),
         training_loss=sum(record.training_loss for record in last) / len(last),
@@ -116,32 +131,33 @@ def _work(job: dict[str, Any]) -> LuthierError | list[StepRecord]:
 
     config: FitConfig = job["config"]
     rank = ray.train.get_context().get_world_rank()
-    with run_log(RunFiles(config.storage_path / config.job_id).logs / f"worker-{rank}.log"):
+    files = _files(config)
+    with run_log(files.logs / f"worker-{rank}.log"):
         try:
             from luthier.train.loop import train
 
             with _Flusher(job["on_progress"]) as flusher:
-                return train(config, _worker(flusher))
+                return train(config, _worker(files, flusher))
         except LuthierError as error:
             log.error("%s", error.message)
             return error
 
 
-def _worker(flusher: "_Flusher") -> Any:
-    import ray.train
+def _worker(files: RunFiles, flusher: "_Flusher") -> Any:
+    import ray.train.collective
     import ray.train.torch
 
     from luthier.train.run import Worker
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    resumed = ray.train.get_checkpoint()
+    newest = next(reversed(files.checkpoints()), None)
     return Worker(
         rank=rank,
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
-        resume_from=Path(resumed.path) if resumed else None,
-        keep_checkpoint=_keep_checkpoint(Path(context.get_storage().experiment_fs_path), flusher),
+        resume_from=ray.train.collective.broadcast_from_rank_zero(newest),
+        keep_checkpoint=partial(_keep_checkpoint, files),
         report=flusher.add if rank == 0 else _ignore,
         note=flusher.note if rank == 0 else _ignore,
     )
@@ -151,32 +167,22 @@ def _ignore(*_: object) -> None:
     """Ranks above 0 have the same records and events as rank 0."""
 
 
-def _keep_checkpoint(run_dir: Path, flusher: "_Flusher") -> Callable[[Path | None, int], None]:
-    """Renames a folder to its place; Ray Train, which would copy it, only hears of it.
+def _keep_checkpoint(files: RunFiles, folder: Path, step: int) -> None:
+    """Renames a folder to its place, so that what is there is whole, and removes the oldest.
 
-    Its own upload, at once or in the background, ends the run when it fails.
+    Ray Train hears nothing of it: a report of its own waits for all workers, and ends the run when it fails.
     """
-    import ray.train
-
-    def keep(folder: Path | None, step: int) -> None:
-        target, kept = run_dir / f"step-{step:06d}", None
-        if folder:
-            shutil.rmtree(target, ignore_errors=True)  # of a worker that was killed before it told of it
-            os.replace(folder, target)
-            kept = ray.train.Checkpoint.from_directory(str(target))
-        ray.train.report(
-            {"step": step}, checkpoint=kept, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
-        )
-        if folder:
-            flusher.note(EventType.CHECKPOINT_SAVED, f"step {step}")
-
-    return keep
+    target = files.checkpoint(step)
+    if not target.exists():  # else a worker wrote it that was killed before it told of it
+        os.replace(folder, target)
+    for old in files.checkpoints()[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class _Flusher:
     """Hands news to on_progress from a thread of its own, so that no step waits; an error there ends the run.
 
-    Between TRAIN_STARTED and the end each step is timed, from the step or the checkpoint before it.
+    Between TRAIN_STARTED and the end each step is timed, from the step before it.
     """
 
     def __init__(self, on_progress: OnProgress) -> None:
@@ -205,7 +211,7 @@ class _Flusher:
         if self._error:
             raise self._error
         validated = record.validation_loss is not None
-        seconds = time.perf_counter() - self._began if self._began and not validated else None
+        seconds = time.perf_counter() - self._began if self._began and not validated and not record.answers else None
         with self._lock:
             self._steps.append(Step(record, now_ms(), seconds))
             self._num_steps = num_steps
@@ -218,7 +224,7 @@ class _Flusher:
         log.info("%s %s", type, message)
         with self._lock:
             self._events.append(Event(time=now_ms(), type=type, message=message))
-        if type in (EventType.TRAIN_STARTED, EventType.CHECKPOINT_SAVED):
+        if type == EventType.TRAIN_STARTED:
             self._began = time.perf_counter()
 
     def _run(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from luthier.errors import TrainingFailed
+from luthier.errors import LossDiverged, TrainingFailed
 from luthier.platform.options import BatchSize
 from luthier.platform.plan import Rows
 from luthier.platform.rendering import Example
@@ -119,7 +119,7 @@ class PassLimit:
 
 
 def check_loss(loss: float, norm: float, history: Sequence[StepRecord], step: int, num_steps: int) -> None:
-    """TrainingFailed for a loss or gradient that is no number, or that explodes; the weights are still those before."""
+    """LossDiverged for a loss or gradient that is no number, or that explodes; the weights are still those before."""
     check_number(loss, "training loss", step, num_steps)
     check_number(norm, "gradient's norm", step, num_steps)
     if len(history) < 2 * SPIKE_STEPS - 1:
@@ -127,7 +127,7 @@ def check_loss(loss: float, norm: float, history: Sequence[StepRecord], step: in
     first = np.median([record.training_loss for record in history[:SPIKE_STEPS]])
     last = np.median([record.training_loss for record in history[1 - SPIKE_STEPS :]] + [loss])
     if last > SPIKE_FACTOR * first + SPIKE_MARGIN:
-        raise TrainingFailed(
+        raise LossDiverged(
             f"The training loss explodes: {last:.2f} at step {step} of {num_steps}, {first:.2f} at first. "
             "Try a smaller learning rate."
         )
@@ -135,7 +135,7 @@ def check_loss(loss: float, norm: float, history: Sequence[StepRecord], step: in
 
 def check_number(value: float, what: str, step: int, num_steps: int) -> None:
     if not math.isfinite(value):
-        raise TrainingFailed(f"The {what} is {value} at step {step} of {num_steps}. Try a smaller learning rate.")
+        raise LossDiverged(f"The {what} is {value} at step {step} of {num_steps}. Try a smaller learning rate.")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -4,24 +4,21 @@ Knows nothing of Ray: a Worker says which of how many processes this is, and tak
 """
 
 import math
-import shutil
-import time
 
 import torch
 from torch import Tensor
 
 from luthier.errors import TrainingFailed
 from luthier.train.answers import answer
-from luthier.train.checkpoint import Snapshot, snapshot
+from luthier.train.checkpoint import snapshot
 from luthier.train.config import FitConfig, StepRecord
+from luthier.train.keeping import Keeper
 from luthier.train.limits import check_loss, check_number
 from luthier.train.packing import Batch
 from luthier.train.run import Run, Worker
 from luthier.train.sharding import whole
 
 MAX_GRADIENT_NORM = 1.0
-SAVE_PAUSES = (0.0, 2.0, 8.0)
-"""Seconds before each try to keep a checkpoint."""
 
 
 def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
@@ -33,30 +30,32 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
         worker.report(record, num_steps)
     worker.note("TRAIN_STARTED", f"from step {progress.step + 1} of {num_steps}")
 
-    for number, step in enumerate(run.steps[progress.step :], progress.step + 1):
-        torch.manual_seed(config.seed * 1_000_003 + number * worker.world_size + worker.rank)
-        rate = config.learning_rate * rate_share(number, num_steps, config.warmup_share, config.schedule)
-        loss, norm, tokens = gradient(run, run.training.share(step.rows.tolist(), worker))
-        check_loss(loss, norm, progress.history, number, num_steps)
-        update(run, rate)
-        is_last = number == num_steps
-        is_kept = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
-        held_out = evaluate(run) if run.validation and (step.ends_epoch or is_last) else None
-        check_number(held_out or 0.0, "validation loss", number, num_steps)
-        record = StepRecord(
-            step=number,
-            epoch=step.epoch,
-            training_loss=loss,
-            validation_loss=held_out,
-            num_tokens=tokens,
-            learning_rate=rate,
-            gradient_norm=norm,
-            answers=_answers(run) if is_kept else (),
-        )
-        progress.history.append(record)
-        worker.report(record, num_steps)
-        if is_kept:
-            _keep(run, is_last)
+    with Keeper(run) as keeper:
+        for number, step in enumerate(run.steps[progress.step :], progress.step + 1):
+            torch.manual_seed(config.seed * 1_000_003 + number * worker.world_size + worker.rank)
+            rate = config.learning_rate * rate_share(number, num_steps, config.warmup_share, config.schedule)
+            loss, norm, tokens = gradient(run, run.training.share(step.rows.tolist(), worker))
+            check_loss(loss, norm, progress.history, number, num_steps)
+            update(run, rate)
+            is_last = number == num_steps
+            is_kept = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
+            held_out = evaluate(run) if run.validation and (step.ends_epoch or is_last) else None
+            check_number(held_out or 0.0, "validation loss", number, num_steps)
+            record = StepRecord(
+                step=number,
+                epoch=step.epoch,
+                training_loss=loss,
+                validation_loss=held_out,
+                num_tokens=tokens,
+                learning_rate=rate,
+                gradient_norm=norm,
+                answers=_answers(run) if is_kept else (),
+            )
+            progress.history.append(record)
+            worker.report(record, num_steps)
+            if is_kept:
+                _keep(run, keeper)
+        keeper.finish()
     return progress.history
 
 
@@ -128,33 +127,10 @@ def _answers(run: Run) -> tuple[str, ...]:
     return answer(run.model, run.prompts, run.config, run.limit.max_tokens)
 
 
-def _keep(run: Run, is_last: bool) -> None:
-    """A checkpoint by rank 0. Without its last one a run has failed, without another it goes on."""
-    is_mine, step = run.team.rank == 0, run.progress.step
+def _keep(run: Run, keeper: Keeper) -> None:
+    """A snapshot to rank 0's keeper; the other workers help where weights are shared."""
+    is_mine = run.team.rank == 0
     state = snapshot(run.model, run.optimizer, run.progress, is_mine) if is_mine or run.team.mesh else None
     run.team.together(lambda: state.check() if state else None)
-    error = _written(run, state) if is_mine and state else None
-    if error or not is_mine:
-        run.worker.keep_checkpoint(None, step)
-    if error and is_last:
-        raise TrainingFailed(f"The last checkpoint, of step {step}, could not be kept: {error}")
-
-
-def _written(run: Run, state: Snapshot) -> str | None:
-    """Hands on a folder with the checkpoint; the reason if that fails again and again."""
-    step, reason = state.progress.step, ""
-    folder = run.folder / f".step-{step}"  # beside its later place, so that it can be renamed there
-    for pause in SAVE_PAUSES:
-        time.sleep(pause)
-        try:
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed here
-            folder.mkdir()
-            state.save(folder, run.model)
-            run.worker.keep_checkpoint(folder, step)
-            return None
-        except OSError as error:
-            reason = str(error)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    run.worker.note("CHECKPOINT_FAILED", f"The checkpoint of step {step} could not be kept: {reason}")
-    return reason
+    if is_mine and state:
+        keeper.keep(state)

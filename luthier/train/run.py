@@ -34,9 +34,9 @@ class Worker:
     world_size: int
     device: torch.device
     resume_from: Path | None
-    keep_checkpoint: Callable[[Path | None, int], None]
-    """Takes a folder (rank 0; None from the others, or when there is none) and its step; the folder is gone afterwards.
-    Every rank calls it once. For rank 0 an OSError does not count: the call may be made again."""
+    keep_checkpoint: Callable[[Path, int], None]
+    """Takes a folder and its step; called by rank 0 from a thread, and again after an OSError. The folder is gone
+    afterwards."""
     report: Callable[[StepRecord, int], None]
     """Takes each step of rank 0 and the number of all steps."""
     note: Callable[[str, str], None]

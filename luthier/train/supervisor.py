@@ -7,7 +7,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from luthier.errors import InvalidInput, LuthierError, Unavailable
+from luthier.errors import InvalidInput, LossDiverged, LuthierError, Unavailable
+from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.actor import NAMESPACE, RegistryClient
@@ -47,7 +48,11 @@ class Supervisor:
         except Exception as error:  # the edge of a run: whatever ended it is the job's reason
             log.exception("job %s failed", self._job_id)
             code, message = _reason(error)
-            jobs.fail(self._job_id, JobError(code=code, message=message), billable=isinstance(error, InvalidInput))
+            jobs.fail(
+                self._job_id,
+                JobError(code=code, message=message),
+                billable=isinstance(error, InvalidInput | LossDiverged),
+            )
         finally:
             ray.kill(self._me)
 
@@ -56,14 +61,20 @@ class RayLauncher:
     """Starts, finds and ends supervisors by name. Used by the registry's actor."""
 
     def __init__(self, settings: Settings) -> None:
+        catalog = load_catalog(settings)
         self._settings = settings
+        self._engine_gpus = sum(catalog.get(name).engine.num_gpus for name in settings.serve_base_models)
 
     def capacity(self) -> Capacity:
-        """What the nodes have together; each worker of a run takes a GPU, or a CPU where there is no GPU."""
+        """What the nodes have together; each worker of a run takes a GPU, or a CPU where there is no GPU.
+
+        The GPUs of the engines are never free for training.
+        """
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        jobs = self._settings.max_running_jobs or max(1, gpus or cpus // 2)
-        return Capacity(jobs=jobs, workers=gpus or cpus, unit="GPU" if gpus else "CPU")
+        free = max(0, gpus - self._engine_gpus) if gpus else cpus
+        jobs = self._settings.max_running_jobs or max(1, free if gpus else cpus // 2)
+        return Capacity(jobs=jobs, workers=free, unit="GPU" if gpus else "CPU")
 
     def is_alive(self, job_id: str) -> bool:
         """Alive, starting or restarting."""

@@ -177,6 +177,21 @@ def test_a_retired_base_model_answers_no_more(api: TestClient, settings: Setting
     assert message == "Base model tiny was retired after 2025-01-07. Use mistral-7b instead."
 
 
+def test_answers_of_a_base_model_that_will_be_retired_say_so(
+    api: TestClient, settings: Settings, registry: Registry
+) -> None:
+    """Sunset is RFC 8594's."""
+    assert "sunset" not in ask(api).headers
+    file = settings.home / "base_models" / "tiny.toml"
+    file.write_text('retired = { after = 2099-01-07, replacement = "mistral-7b" }\n' + file.read_text())
+    services = make_services(settings, registry, LocalCompletions(settings, registry, EchoEngine()))
+    with TestClient(build_api(services), headers=dict(api.headers)) as later:
+        answer = ask(later)
+    assert answer.status_code == 200
+    assert answer.headers["sunset"] == "Wed, 07 Jan 2099 23:59:59 GMT"
+    assert answer.headers["luthier-warning"].endswith("will be retired after 2099-01-07: move to mistral-7b.")
+
+
 def test_a_terminal_sees_how_much_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=TERMINAL, highlight=False)

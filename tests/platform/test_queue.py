@@ -226,7 +226,10 @@ def test_reasons() -> None:
     assert "of its own account to end: 2 run" in reason(replace(job, account="a"), limits)[1]
     kind, words = reason(replace(job, workers=5), limits)
     assert kind is Wait.CLUSTER
-    assert "needs 5 GPUs, one for each worker, and the cluster has 4 in all. Lower num_workers" in words
+    assert (
+        "needs 5 GPUs, one for each worker, and the cluster has 4 for training beside its engines. Lower num_workers"
+        in words
+    )
     full = replace(limits, capacity=Capacity(jobs=2, workers=4, unit="GPU"))
     assert reason(job, full) == (Wait.ROOM, "Waits for a job to end: 2 run, and no more may.")
     late = Queued("late", "b", NOW - PATIENCE_MS - 1, workers=4)

@@ -127,7 +127,7 @@ def test_a_job_that_waits_says_why_once(settings: Settings, registry: Registry, 
     launcher.num_workers = 4
     registry.jobs.tick()
     _, shrunk = waits(registry, "ft_2")
-    assert "needs 4 CPUs, one for each worker, and the cluster has 3 in all" in shrunk
+    assert "needs 4 CPUs, one for each worker, and the cluster has 3 for training" in shrunk
     assert registry.jobs.run("ft_2").status is JobStatus.PENDING
 
 
@@ -142,12 +142,19 @@ def test_runs_take_no_more_workers_than_there_are(registry: Registry, launcher: 
 
 
 def test_a_job_that_can_never_run_is_refused(registry: Registry, launcher: Launcher) -> None:
-    with pytest.raises(InvalidInput, match=r"needs 5 CPUs.*the cluster has 4 in all\. Lower num_workers"):
+    with pytest.raises(InvalidInput, match=r"needs 5 CPUs.*the cluster has 4 for training\. Lower num_workers"):
         submit(registry, 1, num_workers=5)
     assert registry.jobs.show(ADMIN) == []
     first = submit(registry, 1, num_workers=4)
     launcher.num_workers = 2
     assert submit(registry, 1, num_workers=4) == first
+
+
+def test_four_bits_need_a_gpu(registry: Registry, launcher: Launcher) -> None:
+    with pytest.raises(InvalidInput, match="method = qlora: a base in 4 bits needs a GPU, and this cluster has none"):
+        submit(registry, 1, method="qlora")
+    launcher.unit = "GPU"
+    assert submit(registry, 1, method="qlora").status is JobStatus.PENDING
 
 
 def test_workers_by_default(settings: Settings, launcher: Launcher) -> None:
@@ -177,5 +184,5 @@ def test_precheck_says_what_submit_would(registry: Registry, launcher: Launcher)
     with pytest.raises(Conflict, match="Job ft_1 is making a model"):
         registry.jobs.precheck(make_job("ft_2"))
     launcher.num_workers = 0
-    with pytest.raises(InvalidInput, match="needs 1 CPU, one for each worker, and the cluster has 0 in all"):
+    with pytest.raises(InvalidInput, match="needs 1 CPU, one for each worker, and the cluster has 0 for training"):
         registry.jobs.precheck(make_job("ft_2", "LUTHIER.PUBLIC.B"))

@@ -26,8 +26,7 @@ class Local:
             0, 1, torch.device("cpu"), resume_from, self.keep, self.report, lambda *event: self.events.append(event)
         )
 
-    def keep(self, folder: Path | None, step: int) -> None:
-        assert folder is not None
+    def keep(self, folder: Path, step: int) -> None:
         shutil.copytree(folder, self.folder / str(step))
 
     def report(self, record: StepRecord, num_steps: int) -> None:
@@ -99,10 +98,9 @@ def run_cases(rank: int, size: int, cases: list[Case]) -> None:
 def _run_case(rank: int, size: int, case: Case) -> None:
     case.folder.mkdir(exist_ok=True)
 
-    def keep(kept: Path | None, step: int) -> None:
-        assert (kept is None) == (rank > 0)
-        if kept is not None:
-            shutil.copytree(kept, case.folder / str(step))
+    def keep(kept: Path, step: int) -> None:
+        assert rank == 0
+        shutil.copytree(kept, case.folder / str(step))
 
     worker = Worker(rank, size, torch.device("cpu"), case.resume_from, keep, _nothing, _nothing)
     torch.save(train(case.config, worker), case.folder / f"history-{rank}.pt")

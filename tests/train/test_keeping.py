@@ -12,7 +12,7 @@ import torch
 
 from luthier.errors import TrainingFailed
 from luthier.platform.options import Method
-from luthier.train import loop
+from luthier.train import keeping
 from luthier.train.config import FitConfig
 from luthier.train.loop import train
 from tests.train.local import Local, assert_same
@@ -22,7 +22,7 @@ from tests.train.local import Local, assert_same
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Those that a run would have made."""
     slept: list[float] = []
-    monkeypatch.setattr(loop.time, "sleep", slept.append)
+    monkeypatch.setattr(keeping.time, "sleep", slept.append)
     return slept
 
 
@@ -32,13 +32,9 @@ class Failing(Local):
     def __init__(self, folder: Path, steps: tuple[int, ...], times: int) -> None:
         super().__init__(folder)
         self.left = dict.fromkeys(steps, times)
-        self.told: list[int] = []
         self.worker = replace(self.worker, keep_checkpoint=self.keep)
 
-    def keep(self, folder: Path | None, step: int) -> None:
-        if folder is None:
-            self.told.append(step)
-            return
+    def keep(self, folder: Path, step: int) -> None:
         if self.left.get(step):
             self.left[step] -= 1
             raise OSError(28, "No space left on device")
@@ -52,7 +48,6 @@ def test_another_try_is_made_after_a_pause(config: FitConfig, tmp_path: Path, pa
     assert {int(p.name) for p in run.folder.iterdir()} == {2, 4, 5, 6, 8, 10, 12, 14, 15}
     assert [pause for pause in pauses if pause] == [2.0, 8.0] * 2
     assert "CHECKPOINT_FAILED" not in run.kinds()
-    assert run.told == []
 
 
 def test_a_run_outlives_a_lost_checkpoint(config: FitConfig, tmp_path: Path, pauses: list[float]) -> None:
@@ -62,7 +57,6 @@ def test_a_run_outlives_a_lost_checkpoint(config: FitConfig, tmp_path: Path, pau
     assert {int(p.name) for p in run.folder.iterdir()} == {2, 5, 6, 8, 10, 12, 14, 15}
     said = "The checkpoint of step 4 could not be kept: [Errno 28] No space left on device"
     assert [event for event in run.events if event[0] == "CHECKPOINT_FAILED"] == [("CHECKPOINT_FAILED", said)]
-    assert run.told == [4]
     resumed = Local(tmp_path / "resumed", run.folder / "5")
     assert_same(train(config, resumed.worker), expected, 1e-6)
 
@@ -72,7 +66,6 @@ def test_without_its_last_checkpoint_a_run_has_failed(config: FitConfig, tmp_pat
     with pytest.raises(TrainingFailed, match=r"last checkpoint, of step 15, could not be kept.*No space left"):
         train(config, run.worker)
     assert run.kinds()[-1] == "CHECKPOINT_FAILED"
-    assert run.told == [15]
 
 
 @pytest.fixture
@@ -98,9 +91,8 @@ def test_a_full_disk_leaves_nothing_half_written(
     run = Local(tmp_path / "kept")
     full_from = 6
 
-    def keep(folder: Path | None, step: int) -> None:
-        if folder:
-            run.keep(folder, step)
+    def keep(folder: Path, step: int) -> None:
+        run.keep(folder, step)
         if step == full_from - 1:
             small_disk(size)
 
@@ -115,9 +107,8 @@ def test_a_full_disk_leaves_nothing_half_written(
 def test_a_lost_folder_is_said(config: FitConfig, tmp_path: Path, pauses: list[float]) -> None:
     run = Local(tmp_path / "kept")
 
-    def keep(folder: Path | None, step: int) -> None:
-        if folder:
-            run.keep(folder, step)
+    def keep(folder: Path, step: int) -> None:
+        run.keep(folder, step)
         shutil.rmtree(config.storage_path, ignore_errors=True)
 
     with pytest.raises(TrainingFailed, match=r"step 15, could not be kept: .*No such file or directory"):

@@ -19,10 +19,11 @@ def test_the_capacity_of_two_cores(ray_cluster: None, settings: Settings) -> Non
     [
         ({"CPU": 8.0}, Capacity(jobs=4, workers=8, unit="CPU")),
         ({"CPU": 1.0}, Capacity(jobs=1, workers=1, unit="CPU")),
-        ({"CPU": 64.0, "GPU": 4.0}, Capacity(jobs=4, workers=4, unit="GPU")),
+        ({"CPU": 64.0, "GPU": 4.0}, Capacity(jobs=3, workers=3, unit="GPU")),
+        ({"CPU": 64.0, "GPU": 1.0}, Capacity(jobs=1, workers=0, unit="GPU")),
     ],
 )
-def test_capacity_counts_gpus_where_there_are_any(
+def test_capacity_counts_gpus_beside_the_engine_where_there_are_any(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], capacity: Capacity
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: resources)

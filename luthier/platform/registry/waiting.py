@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from luthier.errors import InvalidInput
 from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import ACTIVE, Job, JobStatus
+from luthier.platform.options import Method
 from luthier.platform.queue import Capacity, Priority, Queue, Queued
 from luthier.platform.store import Store
 
@@ -40,7 +41,9 @@ class JobQueue:
         return Queue(waiting, running, self._served() if waiting else {}, now)
 
     def check_fits(self, job: Job, capacity: Capacity) -> None:
-        """Refuses a job that the whole cluster is too small for."""
+        """Refuses a job that the whole cluster is too small for, or lacks the hardware for."""
+        if job.options.method is Method.QLORA and capacity.unit == "CPU":
+            raise InvalidInput("Option method = qlora: a base in 4 bits needs a GPU, and this cluster has none.")
         if reason := capacity.why_never(self._workers(job.options.num_workers, job.base_model, capacity)):
             raise InvalidInput(reason)
 

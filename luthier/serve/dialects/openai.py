@@ -166,12 +166,13 @@ def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 
 async def _answer(services: Services, ask: Ask, body: _Sampling, shape: _Shape) -> Response:
     base_model = await services.base_model_of(ask.caller, ask.request.model)
+    headers = services.retirement_headers(base_model)
     chunks = services.completions.complete(base_model, ask)
     if body.stream:
         # The first piece is awaited here, so that an error still has its own status.
         first = await anext(chunks)
         lines = _stream(first, chunks, ask.request.n, shape, body.wants_usage)
-        return StreamingResponse(lines, media_type="text/event-stream")
+        return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
     texts: dict[int, str] = dict.fromkeys(range(ask.request.n), "")
     finish: dict[int, str | None] = dict.fromkeys(range(ask.request.n))
     usage = Usage(prompt_tokens=0, completion_tokens=0)
@@ -180,7 +181,7 @@ async def _answer(services: Services, ask: Ask, body: _Sampling, shape: _Shape) 
         for choice in chunk.choices:
             texts[choice.index] += choice.text
             finish[choice.index] = choice.finish_reason or finish[choice.index]
-    return JSONResponse(shape.whole(texts, finish, usage))
+    return JSONResponse(shape.whole(texts, finish, usage), headers=headers)
 
 
 async def _stream(
