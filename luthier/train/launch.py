@@ -48,15 +48,16 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from luthier.train.trainer import Trainer
 
     class Watch(UserCallback):  # type: ignore[misc]  # Ray is untyped
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             causes = [f"worker {rank}: {_root_cause(error)}" for rank, error in worker_exceptions.items()]
             on_progress(News(events=[Event(time=now_ms(), type=EventType.WORKER_LOST, message="; ".join(causes))]))
 
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _work,
         train_loop_config={"config": config, "on_progress": on_progress},
         scaling_config=ScalingConfig(
@@ -133,6 +134,7 @@ def _work(job: dict[str, Any]) -> LuthierError | list[StepRecord]:
     rank = ray.train.get_context().get_world_rank()
     files = _files(config)
     with run_log(files.logs / f"worker-{rank}.log"):
+        log.info("process %d starts", os.getpid())
         try:
             from luthier.train.loop import train
 

@@ -38,6 +38,8 @@ class TunedModel:
         self.module, self.method, self.device, self._dtype = module, method, device, dtype
         self._causal = causal = module if method is Method.FULL else module.get_base_model()
         self._within, self._backbone, self._head = Within(causal), causal.get_decoder(), causal.get_output_embeddings()
+        self._constants: dict[str, Tensor] = {}
+        """Buffers that belong to the model's files."""
 
     @classmethod
     def load(cls, config: FitConfig, device: torch.device, team: Team | None = None) -> "TunedModel":
@@ -52,6 +54,8 @@ class TunedModel:
         model.module.eval()
         model._refuse_unknown_kind()
         model.module.train()
+        buffers = dict(model.module.named_buffers())
+        model._constants = {name: buffers[name].cpu() for name in model.module.state_dict() if name in buffers}
         return model
 
     def trainable(self) -> list[Parameter]:
@@ -96,11 +100,13 @@ class TunedModel:
             p.copy_(sharding.put(weights[name], p))
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Writes what weights() gave: an adapter in PEFT's format in fp32, or a model in Hugging Face's."""
+        """Writes what weights() gave: an adapter in PEFT's format in fp32, or a model in Hugging Face's.
+
+        Runs beside the training of the same model, whose tensors it does not touch.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         if self.method is Method.FULL:
-            stored = {**{k: v for k, v in self.module.state_dict().items() if k in dict(self.module.named_buffers())}}
-            stored |= {name: tensor.to(self._dtype) for name, tensor in weights.items()}
+            stored = self._constants | {name: tensor.to(self._dtype) for name, tensor in weights.items()}
             self.module.save_pretrained(str(folder), state_dict=stored)
             self.module.config.dtype = self._dtype  # save_pretrained took that of the weights in training
             self.module.config.save_pretrained(str(folder))

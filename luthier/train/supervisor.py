@@ -16,8 +16,6 @@ from luthier.platform.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_RESTARTS = 3
-
 
 class Supervisor:
     """Holds no truth: the job stands in the registry, the run's state in its checkpoints."""
@@ -87,7 +85,7 @@ class RayLauncher:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
-            max_restarts=MAX_RESTARTS,
+            max_restarts=0,  # the registry starts another: Ray frees what a dead actor held, not a restarted one
             max_concurrency=2,
         )
         actor.remote(self._settings, job_id)

@@ -48,7 +48,7 @@ dtype = "float32"
 """
 UP_SECONDS = 420.0
 JOB_SECONDS = 300.0
-WORKER, CONTROLLER, SUPERVISOR, REGISTRY = "RayTrainWorker", "TrainController", "Supervisor", "RegistryActor"
+WORKER, SUPERVISOR, REGISTRY = "RayTrainWorker", "Supervisor", "RegistryActor"
 REPLICA, ENGINE_CORE = f"ServeReplica:{BASE}", "VLLM::EngineCore"
 
 Found = TypeVar("Found")

@@ -10,22 +10,22 @@ from safetensors.numpy import load_file
 from luthier.cli.client import FinetuneJob
 from luthier.errors import Unavailable
 from tests.e2e.jobs import FIRST, LONG, MEMORISE, check_success, start_long, step_of, table_of
-from tests.e2e.live import BASE, CONTROLLER, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
+from tests.e2e.live import BASE, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CANCEL_SECONDS = 10.0
 PAIR = {**LONG, "num_workers": 2}
 SURVIVAL_ROWS = 1600
-"""380 steps an epoch: long enough for four deaths."""
+"""380 steps an epoch: long enough for three deaths."""
 
 
 def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> None:
     query = table_of(cluster, "longer_table", tmp_path, repeats=3000)
     job = cluster.client.finetune.create("cancelled", BASE, query, options=LONG)
     until(lambda: step_of(job) > 50, JOB_SECONDS, "progress")
-    running = [*cluster.roles(CONTROLLER), *cluster.roles(WORKER), *cluster.roles(SUPERVISOR)]
-    assert len(running) == 3
+    running = [*cluster.roles(WORKER), *cluster.roles(SUPERVISOR)]
+    assert len(running) == 2
     following = cluster.client.finetune.create(
         "after_cancel", BASE, table_of(cluster, "after_table", tmp_path), options=MEMORISE
     )
@@ -47,7 +47,7 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Pa
     query = table_of(cluster, "survival_table", tmp_path, repeats=SURVIVAL_ROWS // len(FIRST))
     disturbed, quiet = (cluster.client.finetune.create(name, BASE, query, options=PAIR) for name in ("kills", "none"))
     until(lambda: step_of(disturbed) > 50, JOB_SECONDS, "a first checkpoint")
-    for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR), (1, CONTROLLER)):
+    for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR)):
         workers = until(lambda: _pair(cluster), JOB_SECONDS, "two workers")
         victims = cluster.roles(role)[:num_victims]
         assert len(victims) == num_victims
@@ -57,7 +57,7 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Pa
         reached = step_of(disturbed)
         until(lambda reached=reached: step_of(disturbed) > reached, JOB_SECONDS, f"a step after the death of {role}")
     described = check_success(cluster, disturbed, tmp_path / "kills")
-    assert described["attempt"] == 2  # the controller's end is the run's; all else is mended within it
+    assert described["attempt"] == 2  # the supervisor's end is the run's; all else is mended within it
     check_success(cluster, quiet, tmp_path / "none")
     weights = [load_file(tmp_path / name / "exported" / "adapter_model.safetensors") for name in ("kills", "none")]
     assert set(weights[0]) == set(weights[1])

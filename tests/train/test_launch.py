@@ -1,9 +1,11 @@
 import os
 import signal
+import uuid
 from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
@@ -14,12 +16,37 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from luthier.errors import BadDataset, TrainingFailed
+from luthier.errors import BadDataset, LuthierError, TrainingFailed
 from luthier.platform.options import Duration, Method, Unit
-from luthier.train.config import FitConfig, StepRecord
-from luthier.train.launch import _Flusher, _root_cause, fit
+from luthier.train import launch
+from luthier.train.config import FitConfig, FitResult, StepRecord
+from luthier.train.launch import OnProgress, _Flusher, _root_cause
 from luthier.train.loop import Worker, train
 from luthier.train.progress import News
+
+EPOCHS = 40
+"""Enough that a run is killed before its end."""
+
+
+class _Supervisor:
+    """As the real one, an actor that is detached."""
+
+    def fit(self, config: FitConfig, on_progress: OnProgress) -> FitResult | LuthierError:
+        try:
+            return launch.fit(config, on_progress)
+        except LuthierError as error:
+            return error
+
+
+def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
+    actor = ray.remote(_Supervisor).options(num_cpus=0, lifetime="detached", name=uuid.uuid4().hex).remote()
+    try:
+        result: FitResult | LuthierError = ray.get(actor.fit.remote(config, on_progress))
+    finally:
+        ray.kill(actor)
+    if isinstance(result, LuthierError):
+        raise result
+    return result
 
 
 def keep(folder: Path, news: News) -> None:
@@ -45,30 +72,32 @@ def fail(news: News) -> None:
 
 @pytest.mark.ray
 def test_a_killed_worker_changes_nothing(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
+    config = config.model_copy(update={"duration": Duration(num=EPOCHS, unit=Unit.EPOCHS)})
     worker = Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None])
     expected = train(config, worker)
+    last = len(expected)
 
     result = fit(config, partial(keep_and_kill_once, tmp_path / "steps"))
 
-    assert 5 < int((tmp_path / "killed").read_text()) < 15
-    assert [r.step for r in result.history] == list(range(1, 16))
+    assert 5 < int((tmp_path / "killed").read_text()) < last
+    assert [r.step for r in result.history] == list(range(1, last + 1))
     assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
     assert result.validation_loss == pytest.approx(expected[-1].validation_loss, abs=1e-3)
     assert result.trained_tokens == sum(r.num_tokens for r in expected)
     assert (result.checkpoint_dir / "model" / "adapter_model.safetensors").is_file()
     seen = {p.name: StepRecord.model_validate_json(p.read_text()) for p in (tmp_path / "steps").iterdir()}
-    assert seen == {f"{r.step} of 15": r for r in result.history}
+    assert seen == {f"{r.step} of {last}": r for r in result.history}
     assert fit(config, partial(keep, tmp_path / "again")) == result
     events = (tmp_path / "steps.events").read_text().splitlines()
     types = [line.split()[0] for line in events]
     lost = types.index("WORKER_LOST")
     assert "worker 0: " in events[lost]
     assert "\t" not in events[lost]
-    assert "TRAIN_STARTED from step 1 of 15" in events[:lost]
+    assert f"TRAIN_STARTED from step 1 of {last}" in events[:lost]
     assert "TRAIN_STARTED" in types[lost:]
-    assert "TRAIN_STARTED from step 1 of 15" not in events[lost:]
-    assert events[-1] == "CHECKPOINT_SAVED step 15"
-    assert len({line for line in events if line.startswith("TRAIN_UPDATED")}) == 3
+    assert f"TRAIN_STARTED from step 1 of {last}" not in events[lost:]
+    assert events[-1] == f"CHECKPOINT_SAVED step {last}"
+    assert len({line for line in events if line.startswith("TRAIN_UPDATED")}) == EPOCHS
     log = (config.storage_path / "ft_1" / "logs" / "worker-0.log").read_text()
     assert log.count("TRAIN_STARTED") == 3
 
