@@ -31,7 +31,7 @@ class Launcher:
     def is_alive(self, job_id: str) -> bool:
         return job_id in self.alive
 
-    def launch(self, job_id: str) -> None:
+    def launch(self, job_id: str, capacity: Capacity) -> None:
         self.alive.add(job_id)
 
     def stop(self, job_id: str) -> None:

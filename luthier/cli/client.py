@@ -27,6 +27,7 @@ Paths = list[Path]
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
+MAX_PATH = 4096
 POLL_SECONDS = 0.5
 RESTART_SECONDS = 300.0
 """How long a watcher waits for a server that went away."""
@@ -122,7 +123,6 @@ class Client:
 
         accept = {"Accept": "text/event-stream"}
         with self._streamed("GET", path, params=params, headers=accept, timeout=STREAM_TIMEOUT) as response:
-            # A comment that keeps the stream alive comes out as a message without data.
             yield from (message for message in EventSource(response).iter_sse() if message.data)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
@@ -200,6 +200,9 @@ class FinetuneJob:
 
     def __init__(self, client: Client, job_id: str) -> None:
         self._client, self.id = client, job_id
+
+    def __repr__(self) -> str:
+        return f"FinetuneJob({self.id!r})"
 
     def describe(self) -> dict[str, Any]:
         job: dict[str, Any] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}")
@@ -298,9 +301,11 @@ class Tables:
     def as_query(self, data: str) -> str:
         """A SELECT as it stands; the path of a file or folder becomes a table named by its content, and a SELECT."""
         is_folder = os.path.isdir(data)
-        if not is_folder and (not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;")):
-            return data
         path = Path(data)
+        if not is_folder and (not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;")):
+            if len(data) < MAX_PATH and "\n" not in data and path.is_file():
+                raise InvalidInput(f"{data} is none of {', '.join(FILE_ENDINGS)}.")
+            return data
         if not is_folder and not path.is_file():
             raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file or folder.")
         name = f"FILE_{content_hash(path)[:16].upper()}"

@@ -22,6 +22,8 @@ NO_PLOT = click.option("--no-plot", is_flag=True, help="Show no loss curve.")
 SHOWN_METRICS = ("step", "epoch", "training_loss", "validation_loss", "learning_rate", "tokens_per_second", "mfu")
 TABLE_ROWS = 20
 PLOT_HEIGHT = 20
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C ends, as in a shell."""
 
 
 @click.group()
@@ -70,6 +72,7 @@ def create(  # noqa: PLR0913 - click hands over one argument an option
         sys.exit(BadDataset.exit if report["faults"] else 0)
     job = finetune.create(*words, asked.options)
     if wait:
+        click.echo(f"Job {job.id}", err=True)
         _follow(job, no_plot, as_json)
     elif as_json:
         show_one(job.describe(), as_json)
@@ -84,6 +87,9 @@ def show_jobs(as_json: bool) -> None:
     jobs = [{**job, "progress": f"{job['progress']:.0%}"} if not as_json else job for job in Client().finetune.show()]
     columns = ("id", "status", "progress", "model", "base_model", "created_on")
     show(jobs, columns, as_json, "No fine-tuning jobs yet. `luthier finetune create` starts one.")
+
+
+finetune.add_command(show_jobs, "list")
 
 
 @finetune.command()
@@ -103,7 +109,7 @@ def describe(job_id: str, as_json: bool) -> None:
 def cancel(job_id: str) -> None:
     """Stop a job. What it trained so far is billed."""
     Client().finetune.job(job_id).cancel()
-    click.echo(f"Canceled Cortex Fine-tuning job: {job_id}")
+    click.echo(f"Cancelled job {job_id}.")
 
 
 @finetune.command()
@@ -166,7 +172,11 @@ def _asked(job_file: Path | None, given: dict[str, str | None], options: dict[st
 
 
 def _follow(job: FinetuneJob, no_plot: bool, as_json: bool) -> None:
-    ended: dict[str, Any] = watch_job(job, plot=not no_plot)
+    try:
+        ended: dict[str, Any] = watch_job(job, plot=not no_plot)
+    except KeyboardInterrupt:
+        click.echo(f"\nJob {job.id} goes on: `luthier finetune watch {job.id}`, or `cancel`.", err=True)
+        sys.exit(INTERRUPTED)
     _show_job(ended, as_json)
     sys.exit(0 if ended["status"] == JobStatus.SUCCESS else 1)
 

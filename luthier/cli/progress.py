@@ -94,6 +94,8 @@ def facts_of(progress: dict[str, Any]) -> str:
             facts.append(f"{label} {progress[name]:.3f}")
     if progress["tokens_per_second"]:
         facts.append(f"{progress['tokens_per_second']:,.0f} tok/s")
+    if progress.get("mfu"):
+        facts.append(f"MFU {progress['mfu']:.0%}")
     if progress["seconds_left"]:
         facts.append(f"{timedelta(seconds=round(progress['seconds_left']))} left")
     return "  ".join(facts)

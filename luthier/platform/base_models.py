@@ -61,6 +61,14 @@ class EngineSettings(Frozen):
     """CPU only: memory for the KV cache. On a GPU vLLM takes its usual share."""
     num_gpus: int = Field(1, ge=1)
     """GPU only: tensor-parallel size, in GPUs of 80 GB."""
+    gpu_share: float = Field(1.0, gt=0.0, le=1.0)
+    """Of its one GPU: a small engine leaves the rest to training."""
+
+    @model_validator(mode="after")
+    def _shares_one_gpu(self) -> Self:
+        if self.gpu_share < 1 and self.num_gpus > 1:
+            raise ValueError("gpu_share below 1 is for an engine on one GPU")
+        return self
 
 
 class Retirement(Frozen):

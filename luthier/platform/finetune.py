@@ -53,9 +53,11 @@ class Finetune:
         draft = self._draft(caller, request)
         if first := self._jobs.precheck(draft, idempotency_key):
             return first
+        start = self._start(caller, draft)
         judged = self._judge(caller, draft)
         hashes = datasets.freeze(clean_data(judged), self._storage, draft.id)
-        job = draft.model_copy(update={"report": {**judged.report.model_dump(mode="json"), **hashes}})
+        report = {**judged.report.model_dump(mode="json"), **hashes}
+        job = draft.model_copy(update={"report": report, "start_path": start})
         try:
             accepted = self._jobs.submit(job, idempotency_key)
         except Unavailable:  # it may have been accepted all the same: its data stays
@@ -71,6 +73,7 @@ class Finetune:
         """What CREATE would train and cost, or the faults that it would refuse; starts nothing, keeps nothing."""
         draft = self._draft(caller, request)
         self._jobs.precheck(draft)
+        self._start(caller, draft)
         return self._judge(caller, draft).report
 
     def show(self, caller: Caller) -> list[Job]:
@@ -105,8 +108,6 @@ class Finetune:
 
     def _judge(self, caller: Caller, draft: Job) -> Judged:
         base, options = self._catalog.get(draft.base_model), draft.options
-        if options.continue_from is not None:
-            self._check_continues(caller, options, base)
         prompts = load_prompts(base_model_dir(self._settings, base))
         speeds = self._jobs.speeds(base.name, options.method)
         training, validation = self._read(self._tables.show(caller), draft, base)
@@ -126,8 +127,11 @@ class Finetune:
             )
         return training, validation
 
-    def _check_continues(self, caller: Caller, options: FinetuneOptions, base: BaseModel) -> None:
-        """What the run begins with must fit the base model and the method."""
+    def _start(self, caller: Caller, draft: Job) -> str | None:
+        """The weights that the run begins with; they must fit the base model and the method."""
+        base, options = self._catalog.get(draft.base_model), draft.options
+        if options.continue_from is None:
+            return None
         try:
             start = starting_point(caller, options, self._settings, self._models, self._jobs)
         except NotFound as error:
@@ -142,6 +146,7 @@ class Finetune:
                 f"Option lora_rank = {options.lora_rank}: {options.continue_from} has rank {start.rank}, and a run "
                 f"that continues from it keeps that. Give lora_rank = {start.rank}."
             )
+        return str(start.path)
 
 
 def _check_can_serve(options: FinetuneOptions, base: BaseModel) -> None:

@@ -43,7 +43,7 @@ class JobError(Frozen):
 
 
 class Progress(Frozen):
-    """Where a run stands. Losses are means over completion tokens; speed is of useful tokens, no padding."""
+    """Where a run stands. Losses are those of train/config.py's StepRecord; speed is of useful tokens, no padding."""
 
     step: int = 0
     total_steps: int = 0
@@ -52,6 +52,8 @@ class Progress(Frozen):
     validation_loss: float | None = None
     trained_tokens: int = 0
     tokens_per_second: float | None = None
+    mfu: float | None = None
+    """Model FLOPs utilization, 0.0 to 1.0; on a known GPU only."""
     seconds_left: float | None = None
 
     @property
@@ -74,9 +76,13 @@ class Job(Frozen):
     validation_data: str
     options: FinetuneOptions
     report: dict[str, Any]
-    """The data report of platform/datasets.py, as it was at CREATE."""
+    """The data report of platform/report.py, as it was at CREATE."""
     status: JobStatus = JobStatus.PENDING
     attempt: int = 0
+    lost: int = 0
+    """Times that its run was lost since it last came further."""
+    start_path: str | None = None
+    """Weights of continue_from, as it was at CREATE."""
     progress: Progress = Progress()
     error: JobError | None = None
     trained_tokens: int | None = None
@@ -88,7 +94,7 @@ class Job(Frozen):
 
 
 class EventType(StrEnum):
-    """Databricks' names, and three that say what a run met on its way."""
+    """Databricks' names, and ours for what a run meets on its way."""
 
     CREATED = "CREATED"
     CHECK_PASSED = "CHECK_PASSED"
@@ -102,6 +108,7 @@ class EventType(StrEnum):
     TRAIN_UPDATED = "TRAIN_UPDATED"
     """Once an epoch."""
     CHECKPOINT_SAVED = "CHECKPOINT_SAVED"
+    CHECKPOINT_FAILED = "CHECKPOINT_FAILED"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     WORKER_LOST = "WORKER_LOST"
     TRAIN_FINISHED = "TRAIN_FINISHED"

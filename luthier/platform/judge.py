@@ -17,6 +17,7 @@ from luthier.platform.base_models import retirement_warning
 from luthier.platform.datasets import Dataset
 from luthier.platform.estimate import check_num_rows, estimate
 from luthier.platform.measure import Measured, histogram, measure, samples
+from luthier.platform.options import Method
 from luthier.platform.recipe import Terms, batch_of
 from luthier.platform.report import DataReport, Finding, Judged, finding, findings
 from luthier.platform.row_checks import fault_of
@@ -182,6 +183,10 @@ def _warnings(report: DataReport, num_rows: int, terms: Terms) -> list[str]:
         (
             report.epochs > ADVISED_EPOCHS,
             f"{report.epochs} epochs: beyond {ADVISED_EPOCHS} a model tends to copy its data",
+        ),
+        (
+            terms.options.method is Method.FULL,
+            "Method full: the engine of the base model will not answer with it; export it",
         ),
         (True, retirement_warning(terms.base, datetime.now(UTC).date())),
     ]

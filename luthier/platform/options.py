@@ -148,6 +148,8 @@ class FinetuneOptions(Frozen):
     """Jobs of a higher one start first."""
     num_workers: int | None = Field(None, ge=1, le=1024)
     """Training processes; by default the base model's GPUs where there are any, else 1."""
+    max_workers: int | None = Field(None, ge=2, le=1024)
+    """Up to so many of them while there is room; num_workers are enough to go on."""
 
     @property
     def duration(self) -> Duration:
@@ -165,6 +167,17 @@ class FinetuneOptions(Frozen):
         return self.lora_alpha or 2 * self.lora_rank
 
 
+OTHER_NAMES = {
+    "train_data_path": "the argument training_data",
+    "eval_data_path": "the argument validation_data",
+    "register_to": "the argument model",
+    "custom_weights_path": "continue_from",
+    "experiment_path": "the setting mlflow_experiment",
+    "epochs": "max_epochs",
+    "num_train_epochs": "max_epochs",
+    "lr": "learning_rate",
+}
+"""What users of Databricks and of the common libraries call it, and its name here."""
 BELONGS_TO = {"train_on": TaskType.CHAT_COMPLETION, "dpo_beta": TaskType.DPO}
 """Options that one task alone has."""
 
@@ -189,6 +202,8 @@ def _check_together(parsed: FinetuneOptions, given: Mapping[str, Any]) -> None:
         raise InvalidInput("Options max_epochs and training_duration both say how long to train: give one of them.")
     if parsed.method is Method.FULL and (lora := sorted(name for name in given if name.startswith("lora_"))):
         raise InvalidInput(f"Option {lora[0]}: method full trains all weights and has no lora_ options.")
+    if parsed.max_workers is not None and parsed.max_workers < (parsed.num_workers or 1):
+        raise InvalidInput(f"Option max_workers = {parsed.max_workers}: num_workers is more, {parsed.num_workers}.")
     for name, task in BELONGS_TO.items():
         if name in given and parsed.task_type is not task:
             raise InvalidInput(f"Option {name}: it is for task_type {task}, and this job is {parsed.task_type}.")
@@ -202,7 +217,7 @@ def _to_json(given: dict[str, Any]) -> str:
 
 
 def _unknown(name: str) -> str:
-    near = nearest(name, FinetuneOptions.model_fields, 1)
+    near = [OTHER_NAMES[name]] if name in OTHER_NAMES else nearest(name, FinetuneOptions.model_fields, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"Unknown option {name[:MAX_SHOWN]!r}.{hint} Options: {', '.join(FinetuneOptions.model_fields)}."
 

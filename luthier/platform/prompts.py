@@ -35,7 +35,7 @@ class Prompts:
     def __init__(self, base_dir: Path) -> None:
         if not (base_dir / "tokenizer.json").is_file():
             raise Unavailable(
-                f"The base model {base_dir.name} is not fetched: add it to serve_base_models; `luthier up` fetches it."
+                f"Base model {base_dir.name.partition('@')[0]} is not fetched: `luthier base-models fetch` fetches it."
             )
         from transformers import PreTrainedTokenizerFast
 

@@ -62,6 +62,12 @@ class Capacity:
     """Of all jobs together."""
     unit: Literal["GPU", "CPU"]
     """What each worker has for itself."""
+    gpu_share: float = 1.0
+    """Of its GPU; the rest is a small engine's."""
+
+    def num_workers(self, asked: int | None, train_gpus: int) -> int:
+        """Processes of a run: as asked, else what the base model takes and there is; without GPUs one."""
+        return asked or max(1, min(train_gpus if self.unit == "GPU" else 1, self.workers))
 
     def count(self, workers: int) -> str:
         """What so many workers take: `1 GPU`, `2 GPUs`."""

@@ -20,6 +20,8 @@ class RunFiles:
         self.metrics = folder / "metrics.csv"
         self.logs = folder / "logs"
         self.tensorboard = folder / "tensorboard"
+        self.pass_tokens = folder / "pass_tokens"
+        """What memory was found to have room for."""
 
     def checkpoint(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"

@@ -95,7 +95,7 @@ def _gateway_app(settings: Settings) -> serve.Application:
 
 
 def _engine_app(settings: Settings, base: BaseModel) -> serve.Application:
-    num_gpus = base.engine.num_gpus if ray.cluster_resources().get("GPU") else 0
+    num_gpus = base.engine.num_gpus * base.engine.gpu_share if ray.cluster_resources().get("GPU") else 0
     deployment = serve.deployment(Replica).options(
         name=base.name,
         max_ongoing_requests=MAX_ONGOING,

@@ -15,6 +15,8 @@ from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 
+GPU_MEMORY = 0.9
+"""Of a GPU that the engine has to itself."""
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
 
@@ -139,6 +141,7 @@ def _engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, An
         "dtype": engine.dtype,
         "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
         "enforce_eager": not use_gpu,
+        **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
     }
 
 

@@ -15,6 +15,7 @@ RUNNING = {
     "training_loss": "Mean training loss of the last steps.",
     "validation_loss": "Validation loss of the last epoch.",
     "tokens_per_second": "Useful tokens a second.",
+    "mfu": "Model FLOPs utilization, 0 to 1; on a known GPU only.",
     "trained_tokens": "Tokens trained so far.",
     "seconds_left": "Estimated seconds to the end.",
 }

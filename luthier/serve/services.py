@@ -65,7 +65,8 @@ class Services:
         resolved = await self.resolver.resolve(caller, model)
         if resolved.base_model not in self.settings.serve_base_models:
             raise Unavailable(
-                f"Base model {resolved.base_model} is not served here. Add it to serve_base_models; `luthier up` again."
+                f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
+                f"`luthier down` and `luthier up`."
             )
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model

@@ -5,6 +5,7 @@ and the history. Learning rate, order of rows and random numbers are functions o
 history's length is their whole state. Weights have their names and are whole: any number of workers can go on.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,19 @@ class Snapshot:
             model.save(folder / MODEL, self.weights)
             with (folder / STATE).open("wb") as file:
                 torch.save(state, file)
+            _sync(folder)
         except (SafetensorError, RuntimeError) as error:  # what the two writers make of a full disk
             raise OSError(str(error.__context__ or error)) from error
+
+
+def _sync(folder: Path) -> None:
+    """Onto the disk itself: what is renamed into place afterwards is whole even when the power fails."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, progress: Progress, is_kept: bool = True) -> Snapshot:

@@ -36,10 +36,12 @@ class FitConfig(Frozen):
     num_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     """Processes; least and most let the run go on with what the cluster has, from its checkpoint at each change."""
     use_gpu: bool = False
+    gpu_share: float = Field(default=1.0, gt=0.5, le=1.0)
+    """Of a GPU that each worker takes; the rest may be a small engine's."""
     num_cpus: float = Field(default=1.0, gt=0)
     """CPUs that Ray sets aside for each worker."""
-    threads: int = Field(default=2, ge=1)
-    """Threads that each worker computes with; may be more than num_cpus."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that each worker computes with; by default its share of the node's cores."""
     rendering: Rendering = Rendering()
     """Task type and limits: how rows become tokens."""
     method: Method = Method.LORA

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from luthier.errors import TrainingFailed
+from luthier.platform.jobs import EventType
 from luthier.train.checkpoint import Snapshot
 from luthier.train.run import Run
 
@@ -20,6 +21,9 @@ class Keeper:
     """
 
     def __init__(self, run: Run) -> None:
+        for half in run.folder.glob(".step-*"):  # of a worker that was killed there
+            if run.team.rank == 0:
+                shutil.rmtree(half, ignore_errors=True)
         self._run = run
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._written: Future[str] | None = None
@@ -31,16 +35,16 @@ class Keeper:
         self._writer.shutdown()
 
     def keep(self, state: Snapshot) -> None:
-        self._wait()
+        """Begins to write; the one before must be written."""
         self._written = self._writer.submit(_write, self._run, state)
 
     def finish(self) -> None:
         """Returns when all is written; TrainingFailed if the last snapshot was not."""
-        if reason := self._wait():
+        if reason := self.wait():
             raise TrainingFailed(f"The last checkpoint, of step {self._run.progress.step}, could not be kept: {reason}")
 
-    def _wait(self) -> str:
-        """Why the snapshot before could not be kept; empty when it was."""
+    def wait(self) -> str:
+        """Until the last snapshot is written. Why it could not be; empty when it was."""
         return self._written.result() if self._written else ""
 
 
@@ -51,15 +55,14 @@ def _write(run: Run, state: Snapshot) -> str:
     for pause in PAUSES:
         time.sleep(pause)
         try:
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed here
             folder.mkdir()
             state.save(folder, run.model)
             run.worker.keep_checkpoint(folder, step)
-            run.worker.note("CHECKPOINT_SAVED", f"step {step}")
+            run.worker.note(EventType.CHECKPOINT_SAVED, f"step {step}")
             return ""
         except OSError as error:
             reason = str(error) or type(error).__name__
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    run.worker.note("CHECKPOINT_FAILED", f"The checkpoint of step {step} could not be kept: {reason}")
+    run.worker.note(EventType.CHECKPOINT_FAILED, f"The checkpoint of step {step} could not be kept: {reason}")
     return reason

@@ -1,6 +1,6 @@
 """A FitConfig to a Ray Train run and back: fit() starts or resumes it, waits, and gives its result or its one error.
 
-Imports torch and transformers in the workers only, so that the processes around them start fast.
+The model's libraries are imported in the workers only, so that the process around them starts fast.
 """
 
 import logging
@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import LossDiverged, LuthierError, TrainingFailed
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from luthier.errors import LossDiverged, LuthierError, TrainingFailed, Unavailable
 from luthier.platform.jobs import Event, EventType, now_ms
 from luthier.platform.run_files import RunFiles
 from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.progress import News, Step
 from luthier.train.run_log import run_log
-
-__all__ = ["FitConfig", "FitResult", "OnProgress", "StepRecord", "fit"]
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,10 @@ OnProgress = Callable[[News], None]
 FLUSH_SECONDS = 0.5
 KEPT = 2
 """Checkpoints."""
-# Ray Train hands reports on at each health check, 2 s apart unless told; it passes these on to its processes.
+# Ray Train looks after its workers every 2 s and waits 60 s for room unless told otherwise.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -42,8 +43,8 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     """Trains, or goes on from the last checkpoint of the same job_id and storage_path.
 
     on_progress runs in rank 0's process. It gets all new steps and events, at most twice a second; after a resume the
-    steps kept in the checkpoint come first, so a step may arrive twice. The loss of a worker is told from another
-    process.
+    steps kept in the checkpoint come first, so a step may arrive twice. The loss of a worker is told from this process.
+    Raises Unavailable when workers or their room were lost again and again: the same call may be made later.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -54,8 +55,7 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
 
     class Watch(UserCallback):  # type: ignore[misc]  # Ray is untyped
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            causes = [f"worker {rank}: {_root_cause(error)}" for rank, error in worker_exceptions.items()]
-            on_progress(News(events=[Event(time=now_ms(), type=EventType.WORKER_LOST, message="; ".join(causes))]))
+            on_progress(News(events=_losses(worker_exceptions, config)))
 
     trainer = Trainer(
         _work,
@@ -63,7 +63,7 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": config.num_cpus, **({"GPU": 1} if config.use_gpu else {})},
+            resources_per_worker={"CPU": config.num_cpus, **({"GPU": config.gpu_share} if config.use_gpu else {})},
         ),
         run_config=RunConfig(
             name=config.job_id,
@@ -75,7 +75,8 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        raise TrainingFailed(f"Training run {config.job_id} failed: {_root_cause(error)}") from error
+        failed = Unavailable if _is_lost(_innermost(error)) else TrainingFailed
+        raise failed(f"Training run {config.job_id} failed: {_root_cause(error)}") from error
     outcome: LuthierError | list[StepRecord] = result.return_value
     if isinstance(outcome, LossDiverged):
         raise LossDiverged(f"{outcome.message} {_last_good(config)}")
@@ -106,8 +107,30 @@ def _result(config: FitConfig, history: list[StepRecord]) -> FitResult:
     )
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost error under Ray's wrappers, in one line."""
+def _losses(causes: dict[int, Exception], config: FitConfig) -> list[Event]:
+    """What is told of lost workers; those that Ray ended for want of memory find smaller passes when they start."""
+    words = "; ".join(f"worker {rank}: {_root_cause(error)}" for rank, error in causes.items())
+    events = [Event(time=now_ms(), type=EventType.WORKER_LOST, message=words)]
+    if any(isinstance(_innermost(error), OutOfMemoryError) for error in causes.values()):
+        file = _files(config).pass_tokens
+        tokens = max(1, (int(file.read_text()) if file.is_file() else config.max_pass_tokens) // 2)
+        file.write_text(str(tokens))
+        words = f"Passes are halved to {tokens} tokens; the run goes on"
+        events.append(Event(time=now_ms(), type=EventType.OUT_OF_MEMORY, message=words))
+    return events
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether processes or their room are gone, which may be better another time."""
+    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
+
+    if isinstance(error, UserExceptionWithTraceback):
+        return False
+    return isinstance(error, RayActorError | OutOfMemoryError | RayTrainError)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error under Ray's wrappers."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
@@ -117,6 +140,12 @@ def _root_cause(error: BaseException) -> str:
             inner = inner or getattr(error, name, None)
         if isinstance(inner, BaseException):
             error = inner
+    return error
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost error, in one line."""
+    error = _innermost(error)
     # Ray indents the ids of a lost actor by tabs, and puts the trace of one that failed to start into its message.
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
     if any(line.startswith("  File ") for line in lines):
@@ -130,8 +159,10 @@ def _work(job: dict[str, Any]) -> LuthierError | list[StepRecord]:
     os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     import ray.train
 
-    config: FitConfig = job["config"]
-    rank = ray.train.get_context().get_world_rank()
+    context, config = ray.train.get_context(), job["config"]
+    cores = len(os.sched_getaffinity(0)) // context.get_local_world_size()
+    config = config.model_copy(update={"threads": config.threads or max(1, cores)})
+    rank = context.get_world_rank()
     files = _files(config)
     with run_log(files.logs / f"worker-{rank}.log"):
         log.info("process %d starts", os.getpid())
@@ -222,7 +253,7 @@ class _Flusher:
             self.note(EventType.TRAIN_UPDATED, f"epoch {record.epoch}, step {record.step} of {num_steps}: {losses}")
         self._began = self._began and time.perf_counter()
 
-    def note(self, type: str, message: str) -> None:
+    def note(self, type: EventType, message: str) -> None:
         log.info("%s %s", type, message)
         with self._lock:
             self._events.append(Event(time=now_ms(), type=type, message=message))

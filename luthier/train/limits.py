@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from luthier.errors import LossDiverged, TrainingFailed
+from luthier.platform.jobs import EventType
 from luthier.platform.options import BatchSize
 from luthier.platform.plan import Rows
 from luthier.platform.rendering import Example
@@ -47,7 +48,7 @@ class PassLimit:
     Kept in a file of the run's folder, where a worker finds it that starts after another ran out of memory.
     """
 
-    def __init__(self, max_tokens: int, file: Path, team: Team, note: Callable[[str, str], None]) -> None:
+    def __init__(self, max_tokens: int, file: Path, team: Team, note: Callable[[EventType, str], None]) -> None:
         self.max_tokens = int(file.read_text()) if file.is_file() else max_tokens
         self._file, self._team, self._note = file, team, note
 
@@ -78,12 +79,14 @@ class PassLimit:
             self._keep(self._team.least(self._measured(model, examples, lengths)))
         tokens = min(self.max_tokens * self._team.world_size, int(lengths.sum()) // LEAST_STEPS)
         batch = BatchSize(tokens=min(max(tokens, LEAST_TOKENS), MOST_TOKENS))
-        self._note("BATCH_SIZE", f"Passes of {self.max_tokens} tokens fit; a batch has up to {batch.tokens} tokens")
+        self._note(
+            EventType.BATCH_SIZE, f"Passes of {self.max_tokens} tokens fit; a batch has up to {batch.tokens} tokens"
+        )
         return batch
 
     def _lower(self, max_tokens: int) -> None:
         self._keep(max(1, max_tokens))
-        self._note("OUT_OF_MEMORY", f"Passes are halved to {self.max_tokens} tokens; the run goes on")
+        self._note(EventType.OUT_OF_MEMORY, f"Passes are halved to {self.max_tokens} tokens; the run goes on")
 
     def _keep(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TrainingFailed
+from luthier.platform.jobs import EventType
 from luthier.train.answers import answer
 from luthier.train.checkpoint import snapshot
 from luthier.train.config import FitConfig, StepRecord
@@ -23,12 +24,13 @@ MAX_GRADIENT_NORM = 1.0
 
 def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
     """Runs to the last step of the plan; gives the records of all steps, those before a resume included."""
-    torch.set_num_threads(config.threads)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     run = Run(config, worker)
     num_steps, progress = len(run.steps), run.progress
     for record in progress.history:
         worker.report(record, num_steps)
-    worker.note("TRAIN_STARTED", f"from step {progress.step + 1} of {num_steps}")
+    worker.note(EventType.TRAIN_STARTED, f"from step {progress.step + 1} of {num_steps}")
 
     with Keeper(run) as keeper:
         for number, step in enumerate(run.steps[progress.step :], progress.step + 1):
@@ -130,6 +132,7 @@ def _answers(run: Run) -> tuple[str, ...]:
 def _keep(run: Run, keeper: Keeper) -> None:
     """A snapshot to rank 0's keeper; the other workers help where weights are shared."""
     is_mine = run.team.rank == 0
+    keeper.wait()  # two snapshots may be more than the memory has room for
     state = snapshot(run.model, run.optimizer, run.progress, is_mine) if is_mine or run.team.mesh else None
     run.team.together(lambda: state.check() if state else None)
     if is_mine and state:

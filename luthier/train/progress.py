@@ -74,6 +74,9 @@ class _Folder:
     def add(self, steps: Sequence[Step]) -> None:
         self._board.add(self._metrics.add(map(self._measured, steps)))
 
+    def mfu(self, speed: float | None) -> float | None:
+        return self._utilization.share(speed) if speed else None
+
     def _measured(self, step: Step) -> StepMetrics:
         record, speed = step.record, None
         if step.seconds:
@@ -88,7 +91,7 @@ class _Folder:
             num_tokens=record.num_tokens,
             time=step.time,
             tokens_per_second=speed,
-            mfu=self._utilization.share(speed) if speed else None,
+            mfu=self.mfu(speed),
         )
 
 
@@ -122,9 +125,11 @@ class Reporter:
     def _progress(self, num_steps: int) -> Progress:
         sums = self._sums
         assert sums.last is not None
+        assert self._folder is not None
         now = time.monotonic()
         self._first = self._first or (now, sums.tokens, sums.last.step)
         seconds, num_tokens, num = now - self._first[0], sums.tokens - self._first[1], sums.last.step - self._first[2]
+        speed = num_tokens / seconds if num else None
         return Progress(
             step=sums.last.step,
             total_steps=num_steps,
@@ -132,7 +137,8 @@ class Reporter:
             training_loss=sum(sums.losses) / len(sums.losses),
             validation_loss=sums.validation_loss,
             trained_tokens=sums.tokens,
-            tokens_per_second=num_tokens / seconds if num else None,
+            tokens_per_second=speed,
+            mfu=self._folder.mfu(speed),
             seconds_left=(num_steps - sums.last.step) * seconds / num if num else None,
         )
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +26,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 def publish(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, storage: Storage) -> FinishedModel:
     """Appears whole or not at all; the same checkpoint published twice is one folder."""
     assert fit.validation_loss is not None  # every job has validation rows
-    part = storage.adapters / f"{uuid.uuid4().hex}.part"
+    part = storage.adapters / f"{job.id}.part"
+    shutil.rmtree(part, ignore_errors=True)  # of a supervisor that was killed here
     try:
         files = _fill(part, config, fit)
         sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

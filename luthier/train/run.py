@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TrainingFailed
+from luthier.platform.jobs import EventType
 from luthier.platform.plan import Rows, Step, plan
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.rendering import Example, num_tokens
+from luthier.platform.run_files import RunFiles
 from luthier.platform.tasks import TaskType
 from luthier.train import checkpoint, sharding
 from luthier.train.checkpoint import Progress
@@ -22,8 +24,6 @@ from luthier.train.model import TunedModel
 from luthier.train.objectives import CrossEntropy, Objective, Preference, log_probabilities
 from luthier.train.packing import Batch, pack
 from luthier.train.team import Team
-
-LIMIT_FILE = "pass_tokens"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Worker:
     afterwards."""
     report: Callable[[StepRecord, int], None]
     """Takes each step of rank 0 and the number of all steps."""
-    note: Callable[[str, str], None]
+    note: Callable[[EventType, str], None]
     """Takes an event, its type and its words; rank 0's counts."""
 
 
@@ -67,14 +67,16 @@ class Run:
         self.team = Team(worker.rank, worker.world_size, worker.device, is_sharded)
         self.prompts: Prompts = load_prompts(config.base_dir)
         self.model = TunedModel.load(config, worker.device, self.team)
-        worker.note("MODEL_INITIALIZED", self._words())
+        worker.note(EventType.MODEL_INITIALIZED, self._words())
         is_pairs = config.rendering.task_type is TaskType.DPO
         self.objective: Objective = Preference(config.dpo_beta) if is_pairs else CrossEntropy()
         self.folder = config.storage_path / config.job_id
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.limit = PassLimit(config.max_pass_tokens, self.folder / LIMIT_FILE, self.team, worker.note)
+        self.limit = PassLimit(config.max_pass_tokens, RunFiles(self.folder).pass_tokens, self.team, worker.note)
         self.training = self._data(config.train_file)
         self.validation = self._data(config.validation_file) if config.validation_file else None
+        tokens = int(self.training.lengths.sum())
+        worker.note(EventType.DATA_VALIDATED, f"{len(self.training.examples)} examples, {tokens} tokens an epoch")
         self.optimizer = torch.optim.AdamW(
             self.model.trainable(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )

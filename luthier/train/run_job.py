@@ -4,14 +4,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
-from luthier.platform.continuing import starting_point
 from luthier.platform.jobs import EventType, Job
 from luthier.platform.prices import load_prices
+from luthier.platform.queue import Capacity
 from luthier.platform.recipe import batch_of, rendering_of, tokens_of_budget
 from luthier.platform.registry.jobs import Jobs
-from luthier.platform.registry.models import Models
 from luthier.platform.run_files import RunFiles
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.storage import Storage
@@ -31,9 +29,7 @@ class TrainEnv:
 
     settings: Settings
     jobs: Jobs
-    models: Models
-    num_cpus: int
-    num_gpus: int
+    capacity: Capacity
 
 
 def run_job(job: Job, env: TrainEnv) -> None:
@@ -60,16 +56,16 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
     """What the trainer is asked: the job's options on the base model's limits and this cluster's hardware."""
     storage, options = Storage(env.settings.storage), job.options
     data, how = storage.job_dir(job.id), rendering_of(base, job.options)
-    start = _start(job, env) if options.continue_from else None
+    num_workers = env.capacity.num_workers(options.num_workers, base.train_gpus)
     return FitConfig(
         job_id=job.id,
         base_dir=base_model_dir(env.settings, base),
         train_file=data / "train.parquet",
         validation_file=data / "validation.parquet",
         storage_path=storage.runs,
-        num_workers=options.num_workers or (min(base.train_gpus, env.num_gpus) if env.num_gpus else 1),
-        use_gpu=env.num_gpus > 0,
-        threads=max(1, env.num_cpus // (options.num_workers or 1)),
+        num_workers=(num_workers, max(num_workers, options.max_workers)) if options.max_workers else num_workers,
+        use_gpu=env.capacity.unit == "GPU",
+        gpu_share=env.capacity.gpu_share,
         rendering=how,
         method=options.method,
         lora=LoraSettings(
@@ -78,7 +74,7 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
             dropout=options.lora_dropout,
             targets=options.lora_targets or base.targets,
         ),
-        continue_from=start,
+        continue_from=Path(job.start_path) if job.start_path else None,
         duration=options.duration,
         max_trained_tokens=tokens_of_budget(options, base, load_prices(configs_dir() / "prices.toml")),
         batch=batch_of(options, how),
@@ -90,8 +86,3 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
         seed=options.seed,
         eval_prompts=options.eval_prompts,
     )
-
-
-def _start(job: Job, env: TrainEnv) -> Path:
-    caller = Caller(account=job.account, user=job.owner, role=job.role)
-    return starting_point(caller, job.options, env.settings, env.models, env.jobs).path

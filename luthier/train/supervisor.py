@@ -1,6 +1,7 @@
-"""One detached actor a job: runs it in a thread, and again after any restart; killed, it takes the run down with it."""
+"""One detached actor a job: runs it in a thread. Killed, it takes the run along, and the registry starts another."""
 
 import logging
+import math
 import threading
 
 import ray
@@ -16,31 +17,26 @@ from luthier.platform.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MOST_SHARED = 0.45
+"""Of a GPU for small engines beside a worker."""
+
 
 class Supervisor:
     """Holds no truth: the job stands in the registry, the run's state in its checkpoints."""
 
-    def __init__(self, settings: Settings, job_id: str) -> None:
-        self._settings, self._job_id = settings, job_id
+    def __init__(self, settings: Settings, job_id: str, capacity: Capacity) -> None:
+        self._settings, self._job_id, self._capacity = settings, job_id, capacity
         self._me = ray.get_runtime_context().current_actor
         threading.Thread(target=self._run, daemon=True).start()
 
-    def ready(self) -> None:
-        """Returns when the actor is up."""
-
     def _run(self) -> None:
-        from luthier.train.run_job import TrainEnv, run_job
-
-        registry = RegistryClient()
-        jobs = registry.jobs
+        jobs = RegistryClient().jobs
         try:
+            from luthier.train.run_job import TrainEnv, run_job
+
             job = jobs.run(self._job_id)
             if job.status is JobStatus.IN_PROGRESS:
-                resources = ray.cluster_resources()
-                env = TrainEnv(
-                    self._settings, jobs, registry.models, int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-                )
-                run_job(job, env)
+                run_job(job, TrainEnv(self._settings, jobs, self._capacity))
         except (RayActorError, Unavailable):  # the run or the registry is gone: the job starts again from a checkpoint
             log.exception("job %s was lost", self._job_id)
         except Exception as error:  # the edge of a run: whatever ended it is the job's reason
@@ -61,24 +57,32 @@ class RayLauncher:
     def __init__(self, settings: Settings) -> None:
         catalog = load_catalog(settings)
         self._settings = settings
-        self._engine_gpus = sum(catalog.get(name).engine.num_gpus for name in settings.serve_base_models)
+        self._engines = [catalog.get(name).engine for name in settings.serve_base_models]
+        self._has_gpus = False
 
     def capacity(self) -> Capacity:
-        """What the nodes have together; each worker of a run takes a GPU, or a CPU where there is no GPU.
+        """What the nodes have together; each worker of a run takes a GPU, or a CPU where there never was a GPU.
 
-        The GPUs of the engines are never free for training.
+        The GPUs of the engines are not free for training; of those of small engines it takes the rest.
         """
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        free = max(0, gpus - self._engine_gpus) if gpus else cpus
-        jobs = self._settings.max_running_jobs or max(1, free if gpus else cpus // 2)
-        return Capacity(jobs=jobs, workers=free, unit="GPU" if gpus else "CPU")
+        self._has_gpus = self._has_gpus or gpus > 0
+        if not self._has_gpus:
+            return Capacity(jobs=self._settings.max_running_jobs or max(1, cpus // 2), workers=cpus, unit="CPU")
+        shared = sum(engine.gpu_share for engine in self._engines if engine.gpu_share < 1)
+        taken = sum(engine.num_gpus for engine in self._engines if engine.gpu_share == 1)
+        if shared > MOST_SHARED:  # two workers could meet on one GPU
+            taken, shared = taken + math.ceil(shared), 0.0
+        free = max(0, gpus - taken)
+        jobs = self._settings.max_running_jobs or max(1, free)
+        return Capacity(jobs=jobs, workers=free, unit="GPU", gpu_share=1 - shared)
 
     def is_alive(self, job_id: str) -> bool:
-        """Alive, starting or restarting."""
+        """Alive or starting."""
         return _find(job_id) is not None
 
-    def launch(self, job_id: str) -> None:
+    def launch(self, job_id: str, capacity: Capacity) -> None:
         actor = ray.remote(Supervisor).options(
             name=job_id,
             namespace=NAMESPACE,
@@ -86,9 +90,8 @@ class RayLauncher:
             get_if_exists=True,
             num_cpus=0,
             max_restarts=0,  # the registry starts another: Ray frees what a dead actor held, not a restarted one
-            max_concurrency=2,
         )
-        actor.remote(self._settings, job_id)
+        actor.remote(self._settings, job_id, capacity)
 
     def stop(self, job_id: str) -> None:
         """Ends the supervisor; the run's controller and workers are its own and go with it."""

@@ -105,7 +105,8 @@ def moving(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_waiting_for_a_job_that_is_cancelled(run: Run, faq: str, moving: None) -> None:
     result = create(run, "--wait")
     assert result.exit_code == 1
-    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in result.stderr.splitlines()]
+    first, *lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in result.stderr.splitlines()]
+    assert first.startswith("Job ft_")
     assert lines == [
         "CREATED Model LUTHIER.PUBLIC.tuned on tiny",
         lines[1],
@@ -176,7 +177,7 @@ def test_watching_a_job_that_failed(run: Run, faq: str, registry: Registry) -> N
 
 def test_cancel(run: Run, faq: str) -> None:
     job_id = as_json(create(run, "--json"))["id"]
-    assert good(run("finetune", "cancel", job_id)) == f"Canceled Cortex Fine-tuning job: {job_id}\n"
+    assert good(run("finetune", "cancel", job_id)) == f"Cancelled job {job_id}.\n"
 
 
 def test_dry_run(run: Run, data: str) -> None:

@@ -154,7 +154,7 @@ class JobsMachine(RuleBasedStateMachine):
     def no_more_run_than_there_is_room_for(self) -> None:
         running = [job for job in self.jobs.show(ADMIN) if job.status is JobStatus.IN_PROGRESS]
         assert len(running) <= self.launcher.num_jobs
-        assert all(1 <= job.attempt <= MAX_ATTEMPTS and job.started_on for job in running)
+        assert all(job.attempt >= 1 and job.lost < MAX_ATTEMPTS and job.started_on for job in running)
 
     @invariant()
     def every_model_has_its_job(self) -> None:

@@ -13,6 +13,7 @@ from luthier.platform.options import BatchSize, Duration, FinetuneOptions, Metho
 from luthier.platform.registry.registry import Registry
 from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, make_job
+from tests.fakes import Launcher
 
 ACCEPTED: dict[str, list[Any]] = {
     "task_type": ["CHAT_COMPLETION", "INSTRUCTION_FINETUNE", "CONTINUED_PRETRAIN", "DPO"],
@@ -38,6 +39,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "continue_from": ["m", "ft_1"],
     "priority": ["low", "normal", "high"],
     "num_workers": [1, 1024],
+    "max_workers": [2, 1024],
 }
 REFUSED: dict[str, list[Any]] = {
     "task_type": ["dpo", "", 1, ["DPO"]],
@@ -63,6 +65,7 @@ REFUSED: dict[str, list[Any]] = {
     "continue_from": ["", 3],
     "priority": ["urgent", 1],
     "num_workers": [0, 1025, "2"],
+    "max_workers": [1, 1025, "2"],
 }
 NEEDS = {"dpo_beta": {"task_type": "DPO"}}
 
@@ -184,9 +187,10 @@ def test_options_come_back_from_json(options: dict[str, Any]) -> None:
     assert FinetuneOptions.model_validate_json(parsed.model_dump_json()) == parsed
 
 
-def test_options_come_back_from_the_store(registry: Registry) -> None:
+def test_options_come_back_from_the_store(registry: Registry, launcher: Launcher) -> None:
     given = {name: each[-1] for name, each in ACCEPTED.items() if name not in ("training_duration", "train_on")}
     job = make_job(options=parse_options({**given, "method": "qlora", "num_workers": 1}))
+    launcher.unit = "GPU"
     registry.jobs.submit(job)
     stored = registry.jobs.get(ADMIN, job.id)
     assert stored.options == job.options

@@ -70,5 +70,5 @@ def test_messages_that_the_template_refuses(prompts: Prompts) -> None:
 
 
 def test_a_base_model_that_was_never_fetched(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="luthier up"):
+    with pytest.raises(Unavailable, match="smollm2-135m is not fetched: `luthier base-models fetch`"):
         Prompts(tmp_path / "smollm2-135m@1")

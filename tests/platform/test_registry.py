@@ -177,8 +177,29 @@ def test_a_lost_run_starts_again_until_its_attempts_are_used_up(registry: Regist
     assert types(registry)[2:] == ["STARTED", "REQUEUED", "REQUEUED", "REQUEUED", "FAILED"]
 
 
+def test_a_run_that_comes_further_between_its_losses_is_not_given_up(registry: Registry, launcher: Launcher) -> None:
+    running(registry)
+    for step in range(1, 11):
+        registry.jobs.report("ft_1", make_progress(step, total_steps=20))
+        launcher.stop("ft_1")
+        registry.jobs.tick()
+    assert (registry.jobs.run("ft_1").status, registry.jobs.run("ft_1").attempt) == (JobStatus.IN_PROGRESS, 11)
+
+
+def test_a_lost_run_waits_for_the_nodes_that_it_needs(registry: Registry, launcher: Launcher) -> None:
+    running(registry)
+    launcher.stop("ft_1")
+    launcher.num_workers = 0
+    registry.jobs.tick()
+    assert not launcher.alive
+    assert registry.jobs.run("ft_1").status is JobStatus.IN_PROGRESS
+    launcher.num_workers = 1
+    registry.jobs.tick()
+    assert launcher.alive == {"ft_1"}
+
+
 def test_a_launch_that_fails_is_tried_again(registry: Registry, launcher: Launcher) -> None:
-    def refuse(job_id: str) -> None:
+    def refuse(job_id: str, capacity: object) -> None:
         raise OSError("no room")
 
     registry.jobs.submit(make_job())

@@ -185,6 +185,30 @@ def test_the_cause_under_rays_wrappers(error: Exception, cause: str) -> None:
     assert len(found) <= 500
 
 
+def test_workers_that_ray_ended_for_want_of_memory_find_smaller_passes(config: FitConfig) -> None:
+    folder = config.storage_path / config.job_id
+    folder.mkdir(parents=True)
+    for tokens in (config.max_pass_tokens // 2, config.max_pass_tokens // 4):
+        events = launch._losses({0: user_error(), 1: OutOfMemoryError("Task was killed")}, config)
+        assert [event.type for event in events] == ["WORKER_LOST", "OUT_OF_MEMORY"]
+        assert (folder / "pass_tokens").read_text() == str(tokens)
+    assert [event.type for event in launch._losses({0: lost_worker()}, config)] == ["WORKER_LOST"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (WorkerGroupError("1 failed", {0: lost_worker()}), True),
+        (WorkerGroupError("1 failed", {0: OutOfMemoryError("Task was killed")}), True),
+        (ControllerError(WorkerGroupStartupTimeoutError(2)), True),
+        (WorkerGroupError("1 failed", {0: UserExceptionWithTraceback(KeyError("a"), "trace")}), False),
+        (ControllerError(user_error()), False),
+    ],
+)
+def test_lost_processes_may_be_better_another_time(error: Exception, is_lost: bool) -> None:
+    assert launch._is_lost(launch._innermost(error)) is is_lost
+
+
 def record(step: int, validation: float | None = None) -> StepRecord:
     return StepRecord(step=step, epoch=1, training_loss=1.0, validation_loss=validation, num_tokens=1)
 

@@ -43,7 +43,7 @@ class Memory:
 
 
 def limit_file(config: FitConfig) -> Path:
-    return config.storage_path / config.job_id / run.LIMIT_FILE
+    return config.storage_path / config.job_id / "pass_tokens"
 
 
 @pytest.mark.parametrize(("task", "tokens"), [(TaskType.INSTRUCTION_FINETUNE, 100), (TaskType.DPO, 200)])
@@ -221,5 +221,5 @@ def test_a_given_batch_is_not_measured(config: FitConfig, tmp_path: Path) -> Non
     local = Local(tmp_path / "kept")
     run_of = run.Run(config, local.worker)
     assert run_of.progress.batch == config.batch
-    assert local.kinds() == ["MODEL_INITIALIZED"]
+    assert local.kinds() == ["MODEL_INITIALIZED", "DATA_VALIDATED"]
     assert silent_worker().resume_from is None

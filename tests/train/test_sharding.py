@@ -14,7 +14,6 @@ from luthier.platform.options import Method
 from luthier.train.config import FitConfig
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch
-from luthier.train.run import LIMIT_FILE
 from luthier.train.sharding import chosen
 from luthier.train.team import Team
 from tests.train.local import Case, alone, assert_same, run_together, spawn
@@ -107,7 +106,7 @@ def test_a_share_without_memory_ends_its_process_and_the_next_takes_smaller_pass
     for _ in range(2):
         with pytest.raises(ProcessRaisedException, match="OutOfMemoryError"):
             spawn(2, tmp_path, _with_little_memory, [case], 30)
-    limit = int((config.storage_path / config.job_id / LIMIT_FILE).read_text())
+    limit = int((config.storage_path / config.job_id / "pass_tokens").read_text())
     assert limit < 60
     run_together(2, [case], tmp_path)
     assert_same(case.histories()[0], alone(config.model_copy(update={"job_id": "ft_2"})), 1e-3)

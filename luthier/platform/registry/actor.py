@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
@@ -36,7 +37,10 @@ class RegistryActor:
         threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
 
     def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return getattr(getattr(self._registry, part), verb)(*args, **kwargs)
+        try:
+            return getattr(getattr(self._registry, part), verb)(*args, **kwargs)
+        except (OperationalError, InterfaceError) as error:  # locked, full or away: not what was asked is at fault
+            raise Unavailable(f"The registry's store does not answer: {error.orig}. Try again.") from error
 
 
 class RegistryClient:
@@ -113,6 +117,6 @@ def _tick_forever(me: ActorHandle) -> None:
     while True:
         try:
             ray.get(me.call.remote("jobs", "tick", (), {}))
-        except RayTaskError:  # the next tick tries again; a thread that ended here would strand every job
+        except RayError:  # the next tick tries again; a thread that ended here would strand every job
             log.exception("tick failed")
         time.sleep(TICK_SECONDS)

@@ -44,7 +44,7 @@ class Launcher(Protocol):
 
     def capacity(self) -> Capacity: ...
     def is_alive(self, job_id: str) -> bool: ...
-    def launch(self, job_id: str) -> None: ...
+    def launch(self, job_id: str, capacity: Capacity) -> None: ...
     def stop(self, job_id: str) -> None: ...
 
 
@@ -165,7 +165,8 @@ class Jobs:
             if job.status is not JobStatus.IN_PROGRESS:
                 return
             if progress and progress.step >= job.progress.step:
-                self._update(tx, job_id, progress=progress.model_dump())
+                lost = 0 if progress.step > job.progress.step else job.lost
+                self._update(tx, job_id, progress=progress.model_dump(), lost=lost)
             self._note_new(tx, job_id, events)
 
     def note(self, job_id: str, type: EventType, message: str) -> None:
@@ -202,32 +203,32 @@ class Jobs:
 
     def tick(self) -> None:
         """Starts what may run, and starts again, or gives up, what was lost."""
-        for job in self._active(JobStatus.IN_PROGRESS):
-            if not self._launcher.is_alive(job.id):
-                self._relaunch(job)
         capacity = self._launcher.capacity()
+        for job in self._active(JobStatus.IN_PROGRESS):
+            if not self._launcher.is_alive(job.id) and self._queue.has_room(job, capacity):
+                self._relaunch(job, capacity)
         queue = self._queue.read(capacity, self._clock())
         started, room = next_jobs(queue, Limits(capacity, self._settings.max_running_jobs_per_account))
         for each in started:
-            self._launch(self._find(each.id), EventType.STARTED, "The run's processes start")
+            self._launch(self._find(each.id), capacity, EventType.STARTED, "The run's processes start")
         self._note_waits(set(queue.waiting) - set(started), room)
 
-    def _relaunch(self, job: Job) -> None:
-        if job.attempt >= self._settings.max_attempts:
-            reason = (
-                f"The run was lost {job.attempt} times: its processes ended without a word. Ray's logs may say why."
-            )
+    def _relaunch(self, job: Job, capacity: Capacity) -> None:
+        if job.lost + 1 >= self._settings.max_attempts:
+            reason = f"The run was lost {job.lost + 1} times and came no further. Its events and logs may say why."
             self.fail(job.id, JobError(code="RUN_LOST", message=reason), billable=False)
         else:
-            self._launch(job, EventType.REQUEUED, "The run was lost; it continues from its last checkpoint")
+            with self._store.transaction() as tx:
+                self._update(tx, job.id, lost=job.lost + 1)
+            self._launch(job, capacity, EventType.REQUEUED, "The run was lost; it continues from its last checkpoint")
 
-    def _launch(self, job: Job, type: EventType, message: str) -> None:
+    def _launch(self, job: Job, capacity: Capacity, type: EventType, message: str) -> None:
         with self._store.transaction() as tx:
             started = job.started_on or self._clock()
             values = {"status": JobStatus.IN_PROGRESS.value, "attempt": job.attempt + 1, "started_on": started}
             self._update(tx, job.id, **values)
             self._note(tx, job.id, type, message)
-        self._launcher.launch(job.id)
+        self._launcher.launch(job.id, capacity)
 
     def _note_waits(self, waiting: Iterable[Queued], room: Room) -> None:
         """One event for each reason, and none for a weaker one after a firmer."""

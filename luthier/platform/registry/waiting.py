@@ -47,6 +47,10 @@ class JobQueue:
         if reason := capacity.why_never(self._workers(job.options.num_workers, job.base_model, capacity)):
             raise InvalidInput(reason)
 
+    def has_room(self, job: Job, capacity: Capacity) -> bool:
+        """Whether the cluster as it is could run the job; one that lost its nodes cannot."""
+        return self._workers(job.options.num_workers, job.base_model, capacity) <= capacity.workers
+
     def noted(self) -> dict[str, int]:
         """Of each waiting job the firmest reason that its events tell; 0 for none."""
         columns = self._jobs.c
@@ -54,9 +58,8 @@ class JobQueue:
         return {row["id"]: row["waits_for"] for row in self._store.rows(query)}
 
     def _workers(self, asked: int | None, base_model: str, capacity: Capacity) -> int:
-        """As asked, else what the base model takes on this cluster."""
-        base = self._catalog.find(base_model) if capacity.unit == "GPU" else None
-        return asked or max(1, min(base.train_gpus if base else 1, capacity.workers))
+        base = self._catalog.find(base_model)
+        return capacity.num_workers(asked, base.train_gpus if base else 1)
 
     def _served(self) -> dict[str, int]:
         """When a job of each account that waits last started."""

@@ -88,7 +88,8 @@ class _Functions:
             raise InvalidInput(f"FINETUNE: unknown operation {row[0]!r}; use CREATE, SHOW, DESCRIBE or CANCEL.")
         fewest, most = takes[verb]
         if not fewest <= len(row) <= most:
-            raise InvalidInput(f"FINETUNE('{verb}') takes {fewest} to {most} arguments, not {len(row)}.")
+            takes_words = f"{fewest} to {most}" if fewest < most else str(most)
+            raise InvalidInput(f"FINETUNE('{verb}') takes {takes_words} arguments, not {len(row)}.")
         finetune = self._services.finetune
         if verb == "SHOW":
             return json.dumps([snowflake_row(job) for job in finetune.show(self._caller)])
