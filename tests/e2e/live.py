@@ -99,6 +99,11 @@ class LiveCluster:
         command = [sys.executable, "-m", "luthier.cli.main", *arguments]
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=seconds, check=False)
 
+    def started(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command as it runs."""
+        command = [sys.executable, "-m", "luthier.cli.main", *arguments]
+        return subprocess.Popen(command, env=self.env, stderr=subprocess.PIPE, text=True)
+
     def up(self, *arguments: str) -> str:
         """Starts it; what the command printed."""
         done = self.run("up", *arguments)

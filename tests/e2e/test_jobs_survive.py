@@ -60,10 +60,7 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Pa
     described = check_success(cluster, disturbed, tmp_path / "kills")
     assert described["attempt"] == 2  # the supervisor's end is the run's; all else is mended within it
     check_success(cluster, quiet, tmp_path / "none")
-    weights = [load_file(tmp_path / name / "exported" / "adapter_model.safetensors") for name in ("kills", "none")]
-    assert set(weights[0]) == set(weights[1])
-    for name, tensor in weights[0].items():
-        np.testing.assert_allclose(tensor, weights[1][name], atol=1e-4, err_msg=name)
+    _check_same_adapter(tmp_path / "kills", tmp_path / "none")
 
 
 def test_a_run_that_diverges_says_where_and_what_is_left(cluster: LiveCluster, tmp_path: Path) -> None:
@@ -78,8 +75,14 @@ def test_a_run_that_diverges_says_where_and_what_is_left(cluster: LiveCluster, t
     assert [bill["trained_tokens"] for bill in bills] == [described["progress_details"]["trained_tokens"]]
 
 
-def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path) -> None:
+def test_a_killed_client_and_registry_change_nothing(
+    cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path
+) -> None:
+    """Nor the model: an undisturbed run of the same options makes the same."""
     job = start_long(cluster, "without_registry", tmp_path)
+    with cluster.started("finetune", "watch", job.id) as watcher:
+        until(watcher.stderr.readline, 30, "the first line of watch")
+        watcher.kill()
 
     def known() -> object:
         client = cluster.client
@@ -89,8 +92,18 @@ def test_a_killed_registry_forgets_nothing(cluster: LiveCluster, first_job: Fine
     before = known()
     cluster.kill(REGISTRY)
     assert until(lambda: _retried(known), 30, "the registry") == before
-    check_success(cluster, job, tmp_path)
+    check_success(cluster, job, tmp_path / "without")
+    twin = start_long(cluster, "with_registry", tmp_path)
+    check_success(cluster, twin, tmp_path / "with")
+    _check_same_adapter(tmp_path / "without", tmp_path / "with")
     assert cluster.client.complete("first", "the fox") == "quick"
+
+
+def _check_same_adapter(folder: Path, other: Path) -> None:
+    weights, expected = (load_file(each / "exported" / "adapter_model.safetensors") for each in (folder, other))
+    assert set(weights) == set(expected)
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(tensor, expected[name], atol=1e-4, err_msg=name)
 
 
 def _pair(cluster: LiveCluster) -> list[psutil.Process] | None:

@@ -69,7 +69,12 @@ def test_a_job_from_create_to_model(
         ({"training_data": "  "}, 422, "sql_compilation_error", ["empty"]),
         ({"validation_data": "SELECT * FROM faq"}, 422, "invalid_training_data", ["no column prompt"]),
         ({"base_model": "gpt-5"}, 404, "not_found", ["Unknown base model 'gpt-5'", "gpt-oss-20b"]),
-        ({"base_model": "smollm2-135m"}, 503, "unavailable", ["smollm2-135m is not fetched", "luthier base-models fetch"]),
+        (
+            {"base_model": "smollm2-135m"},
+            503,
+            "unavailable",
+            ["not fetched", "luthier base-models fetch"],
+        ),
         ({"options": {"epochs": 3}}, 400, "invalid_parameter_value", ["Unknown option 'epochs'", "max_epochs"]),
         ({"options": {"max_epochs": 0}}, 400, "invalid_parameter_value", ["max_epochs = 0", "equal to 1"]),
         ({"options": {"max_epochs": 11}}, 400, "invalid_parameter_value", ["max_epochs = 11", "equal to 10"]),
