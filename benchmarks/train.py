@@ -52,6 +52,7 @@ Runs = dict[Task, list[Result]]
 @click.option("--base-dir", type=FOLDER, help="smollm2-135m of the cache if left out.")
 @click.option("--tiny", is_flag=True, help="A random Llama of 15 million weights.")
 @click.option("--rows", "kind", type=click.Choice(["mixed", *SETS]), default="mixed", show_default=True)
+@click.option("--mode", "modes", type=click.Choice(list(MODES)), multiple=True, help="Of TRL's, these alone; else all.")
 @click.option("--steps", default=12, show_default=True)
 @click.option("--threads", default=os.cpu_count(), help="With 1 the CPU's clock counts, for machines with other work.")
 @click.option("--rounds", default=3, show_default=True)
@@ -69,7 +70,8 @@ def main(data: Path, trl_path: Path, base_dir: Path | None, tiny: bool, kind: st
             known = {"base_dir": base, "rows_file": file, "steps": SCREEN_STEPS, "threads": threads}
             return Task.model_validate({"by": by, "mode": mode, "precision": precision, **known})
 
-        theirs = [("default", "bf16 autocast"), *((m, p) for m in MODES if m != "default" for p in PRECISIONS)]
+        modes = options["modes"] or MODES
+        theirs = [(m, p) for m in modes for p in (("bf16 autocast",) if m == "default" else PRECISIONS)]
         tasks = [task("Luthier", "", p) for p in OURS] + [task("TRL", mode, p) for mode, p in theirs]
         screened: Runs = {each: [_run(each, trl_path)] for each in tasks}
         alternated: Runs = {each.model_copy(update={"steps": steps}): [] for each in _finalists(screened)}

@@ -1,4 +1,4 @@
-"""The three places where a LoRA step spends its time, written for it: linear with adapter, head with loss, attention.
+"""The places where a LoRA step spends its time, written for it: linear with adapter, norm, head with loss, attention.
 
 Nothing here knows a model; bounds of documents arrive as an argument of the model call.
 """
@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from luthier.errors import InvalidInput
 
 ATTENTION = "luthier_documents"
-HEAD_CHUNK = 512
-"""Labelled tokens scored at once; the logits of one chunk are the largest tensor of a step."""
+HEAD_CHUNK = 256
+"""Labelled tokens scored at once; the logits of one chunk are the largest tensors of a step."""
 
 
 class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
@@ -43,6 +43,25 @@ class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch's clas
         return grad_x, None, None, (grad_inner.t() @ rows).float(), (grad.t() @ inner).float()
 
 
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
+    """x / sqrt(mean(x^2) + eps) over the last axis in fp32, times a frozen weight in x's dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normed = (wide * scale).to(x.dtype)
+        ctx.save_for_backward(normed, scale, weight)
+        return weight * normed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight = ctx.saved_tensors
+        grad = (grads[0] * weight).float()
+        along = (grad * normed).mean(-1, keepdim=True)
+        return grad.sub_(normed * along).mul_(scale).to(normed.dtype), None, None
+
+
 class HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
     """Cross-entropy [n] of each row of hidden [n, d] against targets [n] under a frozen head weight [v, d].
 
@@ -52,16 +71,21 @@ class HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch's classe
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         grad = torch.empty_like(hidden)
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        losses = hidden.new_empty(len(targets), dtype=torch.float32)
+        # Made once: fresh memory of this size costs more than the sums that go into it.
+        given = hidden.new_empty(min(HEAD_CHUNK, len(targets)), len(weight))
+        wide, shares = (torch.empty_like(given, dtype=torch.float32) for _ in range(2))
         for start in range(0, len(targets), HEAD_CHUNK):
-            cut = slice(start, start + HEAD_CHUNK)
-            target = targets[cut, None]
-            logits = torch.nn.functional.linear(hidden[cut], weight, bias).float()
-            log_sum = torch.logsumexp(logits, -1, keepdim=True)
-            losses[cut] = (log_sum - logits.gather(1, target))[:, 0]
-            error = logits.sub_(log_sum).exp_()
+            target = targets[start : start + HEAD_CHUNK, None]
+            cut = slice(start, start + len(target))
+            low, logits, error = (buffer[: len(target)] for buffer in (given, wide, shares))
+            torch.mm(hidden[cut], weight.t(), out=low)
+            logits.copy_(low if bias is None else low.add_(bias))
+            torch.softmax(logits, -1, out=error)
+            log_sum = logits.amax(-1) - error.amax(-1).log()  # the likeliest token's share is never too small for this
+            losses[cut] = log_sum - logits.gather(1, target)[:, 0]
             error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
-            grad[cut] = error.to(weight.dtype) @ weight
+            torch.mm(low.copy_(error), weight, out=grad[cut])
         ctx.save_for_backward(grad)
         return losses
 

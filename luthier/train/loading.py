@@ -3,20 +3,18 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import Linear as LoraLayer
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from luthier.errors import InvalidInput
 from luthier.platform.options import Method
 from luthier.train.config import FitConfig, LoraSettings
-from luthier.train.kernels import ATTENTION, LoraLinear
+from luthier.train.fusing import fuse
+from luthier.train.kernels import ATTENTION
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -85,9 +83,7 @@ def _with_adapter(base: Any, config: FitConfig, device: torch.device) -> Any:
     with device if is_meta else nullcontext():
         peft = get_peft_model(base, settings, low_cpu_mem_usage=is_meta)
     if lora.dropout == 0:
-        for module in peft.modules():
-            if isinstance(module, LoraLayer):
-                module.forward = MethodType(_lora_forward, module)
+        fuse(peft, is_shared=is_meta)
     return peft
 
 
@@ -104,13 +100,6 @@ def _targets(base: Any, lora: LoraSettings) -> list[str]:
             f"LoRA target {', '.join(unknown)} matches no linear module of the base model; it has {', '.join(there)}."
         )
     return list(lora.targets)
-
-
-def _lora_forward(layer: Any, x: Tensor) -> Tensor:
-    base, name = layer.base_layer, layer.active_adapters[0]
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
-    out: Tensor = LoraLinear.apply(x, base.weight, base.bias, a, b)
-    return out
 
 
 def _load_adapter(peft: Any, folder: Path) -> None:
