@@ -219,6 +219,11 @@ class FinetuneJob:
         metrics: dict[str, list[Any]] = answer["metrics"]
         return metrics
 
+    def answers(self) -> Rows:
+        """To the eval_prompts, at each checkpoint so far: step, prompt, answer."""
+        answers: Rows = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/answers")["answers"]
+        return answers
+
     def logs(self) -> dict[str, str]:
         """The end of what each of the run's processes has logged, by the file's name."""
         logs: dict[str, str] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/logs")["logs"]

@@ -1,4 +1,4 @@
-"""luthier finetune create | show | describe | cancel | watch | events | metrics | logs."""
+"""luthier finetune create | show | describe | cancel | watch | events | metrics | answers | logs."""
 
 import sys
 from pathlib import Path
@@ -143,6 +143,15 @@ def metrics(job_id: str, plot: bool, since_step: int, as_json: bool) -> None:
         return
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     show(rows, SHOWN_METRICS, as_json, "No steps yet.")
+
+
+@finetune.command()
+@click.argument("job_id")
+@AS_JSON
+def answers(job_id: str, as_json: bool) -> None:
+    """Show the answers to a job's eval_prompts, at each checkpoint so far."""
+    empty = "No answers yet: they come with a job's checkpoints, if it has eval_prompts."
+    show(Client().finetune.job(job_id).answers(), ("step", "prompt", "answer"), as_json, empty)
 
 
 @finetune.command()

@@ -3,10 +3,11 @@
 Written by train, read by serve. A file there may be growing while it is read.
 """
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 from pyarrow import csv
@@ -20,6 +21,7 @@ class RunFiles:
         self.metrics = folder / "metrics.csv"
         self.logs = folder / "logs"
         self.tensorboard = folder / "tensorboard"
+        self.answers = folder / "eval_prompts.jsonl"
         self.pass_tokens = folder / "pass_tokens"
         """What memory was found to have room for."""
 
@@ -124,6 +126,21 @@ def read_metrics(file: Path, since_step: int = 0, points: int | None = None) -> 
         convert_options=csv.ConvertOptions(column_types=SCHEMA),
     )
     return _thinned(table, points) if points and len(table) > points else table
+
+
+def answer_lines(step: int, prompts: Iterable[str], answers: Iterable[str]) -> str:
+    """One JSON line a prompt: step, prompt, answer."""
+    named = [
+        {"step": step, "prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return "".join(json.dumps(each) + "\n" for each in named)
+
+
+def read_answers(file: Path) -> list[dict[str, Any]]:
+    """What answer_lines wrote, the oldest first."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_logs(folder: Path, max_bytes: int) -> dict[str, str]:

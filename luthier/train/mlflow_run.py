@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import Job
@@ -92,19 +92,37 @@ class MlflowRun:
                 log.warning("MLflow: %s", " ".join(text.split())[:300])
 
 
+def mark_killed(uri: str, experiment: str, job_id: str) -> None:
+    """The end of a run whose supervisor was ended, and cannot tell it."""
+    client = _client(uri)
+    found = client.get_experiment_by_name(experiment)
+    for run in _runs_of(client, found.experiment_id, job_id) if found else ():
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _runs_of(client: Any, experiment_id: str, job_id: str) -> list[Any]:
+    runs: list[Any] = client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{job_id}'", max_results=1)
+    return runs
+
+
 class _Server:
     """The MLflow run of a job: made once, found again by its tag."""
 
     def __init__(self, uri: str, of: Tracked) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = _client(uri)
         found = self._client.get_experiment_by_name(of.experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(of.experiment)
-        runs = self._client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{of.job_id}'", max_results=1)
+        runs = _runs_of(self._client, experiment_id, of.job_id)
         run = runs[0] if runs else self._client.create_run(experiment_id, tags=of.tags, run_name=of.name)
         self._id = run.info.run_id
         self._step = int(run.data.metrics.get("time/batch", 0))

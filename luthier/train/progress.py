@@ -11,7 +11,7 @@ from typing import NamedTuple
 from luthier.errors import Unavailable
 from luthier.platform.jobs import Event, Job, Progress
 from luthier.platform.registry.jobs import Jobs
-from luthier.platform.run_files import MetricsWriter, RunFiles, StepMetrics
+from luthier.platform.run_files import MetricsWriter, RunFiles, StepMetrics, answer_lines
 from luthier.train.config import FitConfig, StepRecord
 from luthier.train.mfu import Utilization
 from luthier.train.trackers import TensorBoard
@@ -68,11 +68,18 @@ class _Folder:
 
     def __init__(self, config: FitConfig) -> None:
         files = RunFiles(config.storage_path / config.job_id)
+        self._prompts, self._answers = config.eval_prompts, files.answers
         self._metrics, self._board = MetricsWriter(files.metrics), TensorBoard(files.tensorboard)
         self._utilization = Utilization(config)
 
     def add(self, steps: Sequence[Step]) -> None:
-        self._board.add(self._metrics.add(map(self._measured, steps)))
+        new = self._metrics.add(map(self._measured, steps))
+        self._board.add(new)
+        numbers = {step.step for step in new}
+        answered = [step.record for step in steps if step.record.step in numbers and step.record.answers]
+        if answered:
+            with self._answers.open("a") as out:
+                out.writelines(answer_lines(record.step, self._prompts, record.answers) for record in answered)
 
     def mfu(self, speed: float | None) -> float | None:
         return self._utilization.share(speed) if speed else None

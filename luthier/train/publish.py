@@ -12,6 +12,7 @@ from pathlib import Path
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.options import Method
+from luthier.platform.run_files import answer_lines
 from luthier.platform.storage import Storage, file_sha256
 from luthier.train.config import FitConfig, FitResult, StepRecord
 
@@ -78,11 +79,8 @@ def _write_results(file: Path, history: tuple[StepRecord, ...]) -> None:
 
 
 def _write_answers(file: Path, prompts: tuple[str, ...], history: tuple[StepRecord, ...]) -> None:
-    """One JSON line a checkpoint and prompt: step, prompt, answer."""
-    with file.open("w") as out:
-        for record in history:
-            for prompt, answer in zip(prompts, record.answers, strict=False):
-                out.write(json.dumps({"step": record.step, "prompt": prompt, "answer": answer}) + "\n")
+    told = (answer_lines(record.step, prompts, record.answers) for record in history if record.answers)
+    file.write_text("".join(told))
 
 
 def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, files: dict[str, str]) -> dict[str, object]:

@@ -14,6 +14,7 @@ from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.actor import NAMESPACE, RegistryClient
 from luthier.platform.settings import Settings
+from luthier.train.mlflow_run import mark_killed
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,11 @@ class RayLauncher:
 
     def stop(self, job_id: str) -> None:
         """Ends the supervisor; the run's controller and workers are its own and go with it."""
-        if (actor := _find(job_id)) is not None:
-            ray.kill(actor)
+        if (actor := _find(job_id)) is None:
+            return
+        ray.kill(actor)
+        if uri := self._settings.mlflow_tracking_uri:  # a task of its own: the server may be slow, or away
+            ray.remote(num_cpus=0)(mark_killed).remote(uri, self._settings.mlflow_experiment, job_id)
 
 
 def _find(job_id: str) -> ActorHandle | None:

@@ -17,7 +17,7 @@ from luthier.cli import client as client_module
 from luthier.errors import NotFound, Unavailable
 from luthier.platform.jobs import Event, EventType, JobError
 from luthier.platform.registry.registry import Registry
-from luthier.platform.run_files import MetricsWriter, RunFiles
+from luthier.platform.run_files import MetricsWriter, RunFiles, answer_lines
 from luthier.platform.settings import Settings
 from luthier.serve import follow
 from tests.factories import ADMIN, KEY, make_progress
@@ -249,7 +249,14 @@ def test_logs(client: luthier.Client, job_id: str, files: RunFiles) -> None:
     assert client.finetune.job(job_id).logs() == {"worker-0.log": "step 1\n"}
 
 
-@pytest.mark.parametrize("path", ["metrics", "logs"])
+def test_answers(client: luthier.Client, job_id: str, files: RunFiles) -> None:
+    assert client.finetune.job(job_id).answers() == []
+    files.answers.parent.mkdir(parents=True)
+    files.answers.write_text(answer_lines(50, ["why?"], ["because"]) + '{"step": 100')  # one that is being written
+    assert client.finetune.job(job_id).answers() == [{"step": 50, "prompt": "why?", "answer": "because"}]
+
+
+@pytest.mark.parametrize("path", ["metrics", "logs", "answers"])
 def test_files_of_a_job_that_is_not_the_callers(api: TestClient, path: str) -> None:
     error_of(api.get(f"/luthier/v1/jobs/ft_none/{path}"), 404, "not_found")
     error_of(api.get(f"/luthier/v1/jobs/..%2Fjobs/{path}"), 404, "not_found")

@@ -11,7 +11,7 @@ import pytest
 from luthier.platform.run_files import MetricsWriter, RunFiles
 from luthier.platform.settings import Settings
 from luthier.train import mlflow_run
-from luthier.train.mlflow_run import MlflowRun, Tracked, tracked
+from luthier.train.mlflow_run import MlflowRun, Tracked, mark_killed, tracked
 from tests.factories import make_job
 from tests.platform.test_run_files import step
 
@@ -134,3 +134,13 @@ def test_no_uri_no_run(of: Tracked, files: RunFiles) -> None:
     with MlflowRun("", of, files) as run:
         run.finish(files.metrics.parent, {})
     assert not run._thread.is_alive()
+
+
+def test_a_cancelled_run_is_killed(uri: str, of: Tracked, files: RunFiles) -> None:
+    mark_killed(uri, of.experiment, of.job_id)  # before it ever told of itself
+    with MlflowRun(uri, of, files):
+        pass
+    mark_killed(uri, of.experiment, of.job_id)
+    assert [run.info.status for run in runs(uri)] == ["KILLED"]
+    mark_killed(uri, of.experiment, "ft_other")
+    assert [run.info.status for run in runs(uri)] == ["KILLED"]

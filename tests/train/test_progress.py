@@ -7,7 +7,7 @@ import pytest
 
 from luthier.errors import Unavailable
 from luthier.platform.jobs import Event, EventType, Progress
-from luthier.platform.run_files import RunFiles, read_metrics
+from luthier.platform.run_files import RunFiles, read_answers, read_metrics
 from luthier.train.config import FitConfig, StepRecord
 from luthier.train.progress import News, Reporter, Step
 from tests.factories import make_job
@@ -115,3 +115,13 @@ def test_metrics_are_kept_through_a_restart(reports: Reports, reporter: Reporter
     assert kept["tokens_per_second"] == [5.0, 2.5, 5.0, None]
     assert kept["learning_rate"] == [1e-3] * 4
     assert len(list(RunFiles(config.storage_path / "ft_1").tensorboard.iterdir())) == 2
+
+
+def test_answers_are_told_once(reports: Reports, config: FitConfig) -> None:
+    """A resumed run tells the steps of its checkpoint again."""
+    config = config.model_copy(update={"eval_prompts": ("why?", "how?")})
+    answered = met(2)._replace(record=met(2).record.model_copy(update={"answers": ("because", "so")}))
+    Reporter(make_job(), reports, config)(News([met(1), answered, met(3)], 4))
+    Reporter(make_job(), reports, config)(News([met(1), answered, met(3), met(4)], 4))
+    told = read_answers(RunFiles(config.storage_path / "ft_1").answers)
+    assert [(each["step"], each["answer"]) for each in told] == [(2, "because"), (2, "so")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from luthier.platform.run_files import RunFiles, read_logs, read_metrics
+from luthier.platform.run_files import RunFiles, read_answers, read_logs, read_metrics
 from luthier.platform.storage import Storage
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.follow import stream
@@ -63,6 +63,12 @@ def job_logs(
 ) -> dict[str, Any]:
     """The end of what each of the run's processes has logged, by the file's name."""
     return {"logs": read_logs(_files(services, caller, job_id).logs, max_bytes)}
+
+
+@routes.get("/answers")
+def job_answers(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """To the eval_prompts, at each checkpoint so far."""
+    return {"answers": read_answers(_files(services, caller, job_id).answers)}
 
 
 @scrape.get("/metrics")
