@@ -56,8 +56,9 @@ class Siblings:
     def _multiply(self, x: Tensor) -> tuple[Tensor, ...]:
         pairs = [_adapter(layer) for layer in self._layers]
         a, b = torch.cat([a for a, _ in pairs]), torch.block_diag(*[b for _, b in pairs])
-        out: Tensor = LoraLinear.apply(x, self._weight, self._bias, a, b)
-        return out.split(self._widths, dim=-1)
+        joined: Tensor = LoraLinear.apply(x, self._weight, self._bias, a, b)
+        parts: tuple[Tensor, ...] = joined.split(self._widths, dim=-1)
+        return parts
 
 
 def _siblings(parent: Any) -> Iterator[list[Any]]:
@@ -92,7 +93,7 @@ def _is_rms_norm(module: Any) -> bool:
         return False
     tried = torch.linspace(-2, 2, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
     with torch.no_grad():
-        return torch.allclose(module(tried), RmsNorm.apply(tried, weight, module.variance_epsilon), rtol=1e-2)
+        return bool(torch.allclose(module(tried), RmsNorm.apply(tried, weight, module.variance_epsilon), rtol=1e-2))
 
 
 def _norm_forward(norm: Any, x: Tensor) -> Tensor:
