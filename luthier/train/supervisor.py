@@ -103,6 +103,11 @@ class RayLauncher:
             ray.remote(num_cpus=0)(mark_killed).remote(uri, self._settings.mlflow_experiment, job_id)
 
 
+def is_billable(error: Exception) -> bool:
+    """Whether a failure lies in the job's data or options."""
+    return isinstance(error, InvalidInput | LossDiverged)
+
+
 def _find(job_id: str) -> ActorHandle | None:
     try:
         return ray.get_actor(job_id, namespace=NAMESPACE)

@@ -16,10 +16,10 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from luthier.errors import BadDataset, LuthierError, TrainingFailed
+from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFailed
 from luthier.platform.options import Duration, Method, Unit
 from luthier.train import launch
-from luthier.train.config import FitConfig, FitResult, StepRecord
+from luthier.train.config import FitConfig, FitResult, LoraSettings, StepRecord
 from luthier.train.launch import OnProgress, _Flusher, _root_cause
 from luthier.train.loop import Worker, train
 from luthier.train.progress import News
@@ -129,6 +129,21 @@ def test_two_shares_of_a_model_give_one_workers_losses(ray_cluster: None, config
 def test_a_users_error_comes_out_as_itself(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match=r"gone\.parquet is not there"):
         fit(config.model_copy(update={"train_file": tmp_path / "gone.parquet"}), partial(keep, tmp_path / "steps"))
+
+
+@pytest.mark.ray
+def test_a_run_that_diverges_names_its_last_good_checkpoint(
+    ray_cluster: None, config: FitConfig, tmp_path: Path
+) -> None:
+    wild = {"learning_rate": 0.1, "lora": LoraSettings(rank=1, alpha=1024), "warmup_share": 0.0}
+    config = config.model_copy(update={**wild, "duration": Duration(num=EPOCHS, unit=Unit.EPOCHS)})
+    with pytest.raises(LossDiverged, match=r"at step \d+ of 200. Try a smaller learning rate") as caught:
+        fit(config, partial(keep, tmp_path / "steps"))
+    *_, last = sorted((config.storage_path / "ft_1").glob("step-*"))
+    step = int(last.name.removeprefix("step-"))
+    assert f"The last good checkpoint is of step {step}: continue_from = 'ft_1'" in caught.value.message
+    state = torch.load(last / "trainer.pt")
+    assert all(weight.isfinite().all() for weight in state["weights"].values())
 
 
 @pytest.mark.ray

@@ -2,9 +2,10 @@
 
 import pytest
 
+from luthier.errors import BadDataset, LossDiverged, TrainingFailed
 from luthier.platform.queue import Capacity
 from luthier.platform.settings import Settings
-from luthier.train.supervisor import RayLauncher
+from luthier.train.supervisor import RayLauncher, is_billable
 from tests.factories import BASE_MODEL
 
 
@@ -69,3 +70,8 @@ def test_a_cluster_that_lost_its_gpus_does_not_train_on_cpus(
     assert launcher.capacity().workers == 4
     del resources["GPU"]
     assert launcher.capacity() == Capacity(jobs=1, workers=0, unit="GPU")
+
+
+def test_what_is_billed_of_a_failure() -> None:
+    errors = [LossDiverged("nan"), BadDataset("no rows"), TrainingFailed("a worker died"), OSError("no space")]
+    assert [is_billable(error) for error in errors] == [True, True, False, False]
