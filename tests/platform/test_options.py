@@ -39,7 +39,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "continue_from": ["m", "ft_1"],
     "priority": ["low", "normal", "high"],
     "num_workers": [1, 1024],
-    "max_workers": [2, 1024],
+    "max_workers": [1024],
 }
 REFUSED: dict[str, list[Any]] = {
     "task_type": ["dpo", "", 1, ["DPO"]],
@@ -164,6 +164,21 @@ def test_batch_sizes(value: Any, batch: BatchSize | None) -> None:
 def test_alpha_is_twice_the_rank_unless_given() -> None:
     assert parse_options({"lora_rank": 4}).alpha == 8
     assert parse_options({"lora_rank": 4, "lora_alpha": 4}).alpha == 4
+
+
+def test_workers_in_a_range() -> None:
+    assert parse_options({"num_workers": 2, "max_workers": 2}).max_workers == 2
+    assert parse_options({"max_workers": 2}).num_workers is None
+    with pytest.raises(InvalidInput, match="max_workers = 2: num_workers is more, 3"):
+        parse_options({"num_workers": 3, "max_workers": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("train_data_path", "training_data"), ("lr", "learning_rate"), ("register_to", "model")]
+)
+def test_the_name_that_others_give_it(name: str, meant: str) -> None:
+    with pytest.raises(InvalidInput, match=f"Unknown option '{name}'. Did you mean .*{meant}"):
+        parse_options({name: "x"})
 
 
 def test_a_task_may_be_plain() -> None:
