@@ -131,36 +131,10 @@ def _train_trl(task: Task, log: Log) -> None:
 
     torch.set_num_threads(task.threads)
     rows = _rows_in_order(task)
-    lengths = [len(row["input_ids"]) for row in rows]
-    arguments = {
-        "per_device_train_batch_size": BATCH_SIZE,
-        "gradient_checkpointing": False,
-        # A pack holds what a step of the others does, and no less than the longest row, for packing cuts.
-        "max_length": max(-(-sum(lengths) // task.steps), *lengths) if task.mode == "packing" else None,
-        "train_sampling_strategy": "sequential",
-        **MODES[task.mode],
-    }
-    settings = SFTConfig(
-        output_dir=tempfile.mkdtemp(),
-        use_cpu=True,
-        bf16="autocast" in task.precision,
-        num_train_epochs=1,
-        optim="adamw_torch_fused",
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        max_grad_norm=1.0,
-        weight_decay=0.0,
-        seed=SEED,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **arguments,
-    )
     dtype = torch.bfloat16 if "weights" in task.precision else torch.float32
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(str(task.base_dir), dtype=dtype, local_files_only=True),
-        args=settings,
+        args=SFTConfig(**_trl_settings(task, [len(row["input_ids"]) for row in rows])),
         train_dataset=Dataset.from_list(rows),
         processing_class=PreTrainedTokenizerFast.from_pretrained(str(task.base_dir)),
         peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -177,6 +151,34 @@ def _train_trl(task: Task, log: Log) -> None:
 
     trainer.data_collator = counting
     trainer.train()
+
+
+def _trl_settings(task: Task, lengths: list[int]) -> dict[str, Any]:
+    arguments = {
+        "per_device_train_batch_size": BATCH_SIZE,
+        "gradient_checkpointing": False,
+        # A pack holds what a step of the others does, and no less than the longest row, for packing cuts.
+        "max_length": max(-(-sum(lengths) // task.steps), *lengths) if task.mode == "packing" else None,
+        "train_sampling_strategy": "sequential",
+        **MODES[task.mode],
+    }
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": True,
+        "bf16": "autocast" in task.precision,
+        "num_train_epochs": 1,
+        "optim": "adamw_torch_fused",
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "seed": SEED,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **arguments,
+    }
 
 
 def _rows_in_order(task: Task) -> list[dict[str, list[int]]]:

@@ -3,13 +3,10 @@
 from luthier.errors import BadDataset, InvalidInput
 from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
-from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.plan import Rows, plan
+from luthier.platform.options import Duration, Unit
+from luthier.platform.plan import Rows, auto_batch, plan
 from luthier.platform.prices import to_credits
 from luthier.platform.recipe import Terms, batch_of, tokens_of_budget
-
-AUTO_STEPS = 20
-"""Steps an epoch that an automatic batch is reckoned with."""
 
 
 class Estimate(Frozen):
@@ -31,7 +28,7 @@ def estimate(lengths: Rows, num_rows: int, terms: Terms) -> Estimate:
     if batch is None and options.duration.unit is Unit.BATCHES:
         raise InvalidInput("Option training_duration in batches needs a batch_size: auto is measured in the run.")
     check_num_rows(num_rows, _least_epochs(lengths, options.duration, budget), base)
-    reckoned = batch or BatchSize(tokens=max(16, int(lengths.sum()) // AUTO_STEPS))
+    reckoned = batch or auto_batch(int(lengths.sum()))
     steps = plan(lengths, reckoned, options.duration, options.seed, budget)
     if not steps:
         raise InvalidInput(f"Option budget_credits = {options.budget_credits}: it does not pay for one optimizer step.")

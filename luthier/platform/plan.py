@@ -10,8 +10,10 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.platform.options import BatchSize, Duration, Unit
+from luthier.platform.options import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, BatchSize, Duration, Unit
 
+AUTO_STEPS = 20
+"""An epoch of automatic batches has at least so many steps, or as many as it has rows."""
 Rows = NDArray[np.int64]
 
 
@@ -22,6 +24,11 @@ class Step:
     rows: Rows
     """Indices of the rows of all workers."""
     ends_epoch: bool
+
+
+def auto_batch(tokens: int, room: int = MAX_BATCH_TOKENS) -> BatchSize:
+    """The batch of `auto` for an epoch of so many tokens, where so many fit: what is foretold and what is trained."""
+    return BatchSize(tokens=max(MIN_BATCH_TOKENS, min(room, tokens // AUTO_STEPS, MAX_BATCH_TOKENS)))
 
 
 def plan(lengths: Rows, batch: BatchSize, duration: Duration, seed: int, max_tokens: int | None = None) -> list[Step]:

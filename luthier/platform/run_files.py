@@ -5,7 +5,9 @@ Written by train, read by serve. A file there may be growing while it is read.
 
 import json
 import os
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -126,6 +128,19 @@ def read_metrics(file: Path, since_step: int = 0, points: int | None = None) -> 
         convert_options=csv.ConvertOptions(column_types=SCHEMA),
     )
     return _thinned(table, points) if points and len(table) > points else table
+
+
+def read_pass_tokens(file: Path) -> int | None:
+    """None when memory was never short."""
+    return int(file.read_text()) if file.is_file() else None
+
+
+def write_pass_tokens(file: Path, tokens: int) -> None:
+    """Whole or not at all: without it the next worker finds out by itself."""
+    part = file.with_suffix(f".{uuid.uuid4().hex}")
+    with suppress(OSError):
+        part.write_text(str(tokens))
+        os.replace(part, file)
 
 
 def answer_lines(step: int, prompts: Iterable[str], answers: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from luthier.errors import LossDiverged, LuthierError, TrainingFailed, Unavailable
 from luthier.platform.jobs import Event, EventType, now_ms
-from luthier.platform.run_files import RunFiles
+from luthier.platform.run_files import RunFiles, read_pass_tokens, write_pass_tokens
 from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.progress import News, Step
 from luthier.train.run_log import run_log
@@ -113,8 +113,8 @@ def _losses(causes: dict[int, Exception], config: FitConfig) -> list[Event]:
     events = [Event(time=now_ms(), type=EventType.WORKER_LOST, message=words)]
     if any(isinstance(_innermost(error), OutOfMemoryError) for error in causes.values()):
         file = _files(config).pass_tokens
-        tokens = max(1, (int(file.read_text()) if file.is_file() else config.max_pass_tokens) // 2)
-        file.write_text(str(tokens))
+        tokens = max(1, (read_pass_tokens(file) or config.max_pass_tokens) // 2)
+        write_pass_tokens(file, tokens)
         words = f"Passes are halved to {tokens} tokens; the run goes on"
         events.append(Event(time=now_ms(), type=EventType.OUT_OF_MEMORY, message=words))
     return events

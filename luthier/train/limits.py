@@ -1,10 +1,7 @@
 """What a run does at its limits: too little memory, a loss that leaves the ground."""
 
 import math
-import os
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +12,9 @@ import torch
 from luthier.errors import LossDiverged, TrainingFailed
 from luthier.platform.jobs import EventType
 from luthier.platform.options import BatchSize
-from luthier.platform.plan import Rows
+from luthier.platform.plan import Rows, auto_batch
 from luthier.platform.rendering import Example
+from luthier.platform.run_files import read_pass_tokens, write_pass_tokens
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch, pack
@@ -27,10 +25,6 @@ SPIKE_FACTOR = 2.0
 SPIKE_MARGIN = 1.0
 """The loss explodes when its median over the last 5 steps is above twice that of the first 5, plus 1 nat; one bad batch
 is none."""
-LEAST_STEPS = 20
-"""An epoch of automatic batches has at least so many steps, or as many as it has rows."""
-LEAST_TOKENS, MOST_TOKENS = 16, 16_777_216
-"""Of a batch."""
 MEMORY_SHARE = 0.5
 """Of the host's free memory, for the passes of an automatic batch."""
 GPU_SHARE = 0.9
@@ -49,7 +43,7 @@ class PassLimit:
     """
 
     def __init__(self, max_tokens: int, file: Path, team: Team, note: Callable[[EventType, str], None]) -> None:
-        self.max_tokens = int(file.read_text()) if file.is_file() else max_tokens
+        self.max_tokens = read_pass_tokens(file) or max_tokens
         self._file, self._team, self._note = file, team, note
 
     def passes(self, batch: Batch, work: Callable[[list[Batch]], Given]) -> Given:
@@ -77,8 +71,7 @@ class PassLimit:
         """Tokens of an optimizer step: what fits in one pass of each worker, with enough steps an epoch to learn."""
         if self._team.mesh is None:  # with shared weights a lack of memory is no measure: it ends the process
             self._keep(self._team.least(self._measured(model, examples, lengths)))
-        tokens = min(self.max_tokens * self._team.world_size, int(lengths.sum()) // LEAST_STEPS)
-        batch = BatchSize(tokens=min(max(tokens, LEAST_TOKENS), MOST_TOKENS))
+        batch = auto_batch(int(lengths.sum()), self.max_tokens * self._team.world_size)
         self._note(
             EventType.BATCH_SIZE, f"Passes of {self.max_tokens} tokens fit; a batch has up to {batch.tokens} tokens"
         )
@@ -90,10 +83,7 @@ class PassLimit:
 
     def _keep(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
-        part = self._file.with_suffix(f".{uuid.uuid4().hex}")
-        with suppress(OSError):  # without the file the next worker finds out by itself
-            part.write_text(str(max_tokens))
-            os.replace(part, self._file)
+        write_pass_tokens(self._file, max_tokens)
 
     def _measured(self, model: TunedModel, examples: list[Example], lengths: Rows) -> int:
         """The largest pass, in powers of two, that was tried and fits; the longest examples go first."""

@@ -43,11 +43,7 @@ class Supervisor:
         except Exception as error:  # the edge of a run: whatever ended it is the job's reason
             log.exception("job %s failed", self._job_id)
             code, message = _reason(error)
-            jobs.fail(
-                self._job_id,
-                JobError(code=code, message=message),
-                billable=isinstance(error, InvalidInput | LossDiverged),
-            )
+            jobs.fail(self._job_id, JobError(code=code, message=message), is_billable(error))
         finally:
             ray.kill(self._me)
 
@@ -95,7 +91,7 @@ class RayLauncher:
         actor.remote(self._settings, job_id, capacity)
 
     def stop(self, job_id: str) -> None:
-        """Ends the supervisor; the run's controller and workers are its own and go with it."""
+        """Ends the supervisor; the run's workers are its own and go with it."""
         if (actor := _find(job_id)) is None:
             return
         ray.kill(actor)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from luthier.errors import TrainingFailed
+from luthier.platform import plan
 from luthier.platform.options import BatchSize
 from luthier.platform.tasks import TaskType
 from luthier.train import limits, run
@@ -203,7 +204,7 @@ def test_an_automatic_batch_is_measured_once_and_kept(
 
 def test_a_measured_batch_fills_the_pass_where_rows_abound(config: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FIRST_TRY", 16)
-    monkeypatch.setattr(limits, "LEAST_STEPS", 2)
+    monkeypatch.setattr(plan, "AUTO_STEPS", 2)
     Memory(monkeypatch, 130)
     run = silent_run(config.model_copy(update={"batch": None}))
     assert run.progress.batch == BatchSize(tokens=128)
