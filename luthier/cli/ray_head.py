@@ -34,7 +34,6 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file(settings)),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # Ray runs its workers at nice 15: any other program then stalls training and serving, whose threads wait for
         # each other, far beyond its share.
         "RAY_worker_niceness": "0",

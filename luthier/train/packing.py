@@ -33,10 +33,6 @@ class Batch:
     def num_tokens(self) -> int:
         return len(self.input_ids)
 
-    @property
-    def num_labels(self) -> int:
-        return int((self.labels != IGNORED).sum())
-
     def passes(self, max_tokens: int) -> Iterator["Batch"]:
         """The same documents in runs of at most max_tokens; a longer example stands alone."""
         first = last = 0
