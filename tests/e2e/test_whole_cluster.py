@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,16 +51,21 @@ def other_ray() -> Iterator[tuple[str, psutil.Process]]:
             yield f"127.0.0.1:{port}", root
         finally:
             tree = [root, *root.children(recursive=True)] if root.is_running() else []
-            for each in tree:
-                each.kill()
-            process.wait(timeout=30)
-            psutil.wait_procs(tree, timeout=30)
+            kill_all(tree)
 
 
 def plain_environment() -> dict[str, str]:
     """Of a user who runs Ray without tokens, on loopback."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LUTHIER_"))}
     return own | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Some end by themselves when the first are killed."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
 def _answers(port: int) -> bool:
@@ -96,9 +101,7 @@ def test_after_a_kill_of_everything_up_brings_all_back(
 
     before = known()
     mine = cluster.processes()
-    for process in mine:
-        process.kill()
-    assert not psutil.wait_procs(mine, timeout=10)[1]
+    kill_all(mine)
     assert cluster.run("status").returncode == 1
 
     cluster.serve(BASE)
