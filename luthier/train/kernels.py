@@ -1,21 +1,19 @@
-"""The places where a LoRA step spends its time, written for it: linear with adapter, norm, head with loss, attention.
+"""The places where a LoRA step spends its time, written for it: linear with adapter, norm, head with loss.
 
-Nothing here knows a model; bounds of documents arrive as an argument of the model call.
+Nothing here knows a model.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
 
-from luthier.errors import InvalidInput
-
-ATTENTION = "luthier_documents"
 HEAD_CHUNK = 256
 """Labelled tokens scored at once; the logits of one chunk are the largest tensors of a step."""
+NORM_ROWS = 512
+"""Normed at once on a CPU."""
 
 
 class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
@@ -44,22 +42,32 @@ class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch's clas
 
 
 class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
-    """x / sqrt(mean(x^2) + eps) over the last axis in fp32, times a frozen weight in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) over the last axis in fp32, times a frozen weight in x's dtype.
+
+    A block of rows at a time, so that what is made in fp32 stays in the cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        normed = (wide * scale).to(x.dtype)
+        normed, out = torch.empty_like(x), torch.empty_like(x)
+        scale = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+        for rows, low, root, weighted in _blocks(x, normed, scale, out):
+            wide = rows.to(torch.float32, copy=True)
+            torch.mean(wide.square(), -1, keepdim=True, out=root)
+            low.copy_(wide.mul_(root.add_(eps).rsqrt_()))
+            torch.mul(low, weight, out=weighted)
         ctx.save_for_backward(normed, scale, weight)
-        return weight * normed
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, weight = ctx.saved_tensors
-        grad = (grads[0] * weight).float()
-        along = (grad * normed).mean(-1, keepdim=True)
-        return grad.sub_(normed * along).mul_(scale).to(normed.dtype), None, None
+        grad_x = torch.empty_like(normed)
+        for grad, low, root, out in _blocks(grads[0], normed, scale, grad_x):
+            wide, direction = (grad * weight).float(), low.float()
+            along = (wide * direction).mean(-1, keepdim=True)
+            out.copy_(wide.sub_(direction * along).mul_(root))
+        return grad_x, None, None
 
 
 class HeadLoss(torch.autograd.Function):  # type: ignore[misc]  # torch's classes are untyped here
@@ -106,51 +114,8 @@ def head_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
     return torch.cat([checkpoint(losses, part, target, use_reentrant=False) for part, target in parts])
 
 
-def document_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention inside each document of query [1, heads, T, head_dim]; gives [1, T, heads, head_dim].
-
-    others must hold bounds, the start and end of each document, as the model was called with them.
-    """
-    bounds: list[tuple[int, int]] = others["bounds"]
-    scaling, sliding_window = others.get("scaling"), others.get("sliding_window")
-    for name in ("softcap", "s_aux", "position_bias"):
-        if others.get(name) is not None:
-            raise InvalidInput(f"The base model's attention uses {name}, which cannot be trained here. Choose another.")
-    dtype = query.dtype
-    if query.device.type == "cpu":  # the backward of bf16 attention is several times slower there than fp32's
-        query, key, value = query.float(), key.float(), value.float()
-    grouped = query.shape[1] != key.shape[1]
-    lengths = [end - start for start, end in bounds]
-    outputs = []
-    # split, not slices: the backward of a slice writes zeros for all other documents
-    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
-        mask = _band(q.shape[2], sliding_window, q.device)
-        outputs.append(
-            scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-            )
-        )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous().to(dtype), None
-
-
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[length, length], true for a token and the window - 1 before it; None where the window cuts nothing off."""
-    if window is None or window >= length:
-        return None
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
-    return (distance >= 0) & (distance < window)
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
-
-
-AttentionInterface.register(ATTENTION, document_attention)
-AttentionMaskInterface.register(ATTENTION, _no_mask)
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each tensor [..., n]; all rows at once on a GPU."""
+    rows = [tensor.view(-1, tensor.shape[-1]) for tensor in tensors]
+    size = NORM_ROWS if tensors[0].device.type == "cpu" else max(1, len(rows[0]))
+    return zip(*(each.split(size) for each in rows), strict=True)

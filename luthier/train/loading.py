@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from luthier.errors import InvalidInput
 from luthier.platform.options import Method
+from luthier.train.attention import ATTENTION
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.fusing import fuse
-from luthier.train.kernels import ATTENTION
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"

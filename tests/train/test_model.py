@@ -12,8 +12,8 @@ from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts
 from luthier.platform.rendering import Example, Rendering, render
 from luthier.platform.tasks import TaskType
+from luthier.train.attention import document_attention
 from luthier.train.config import FitConfig, LoraSettings
-from luthier.train.kernels import document_attention
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack
 from tests.train.plain import CPU, loaded, plain_loss, summed_loss
