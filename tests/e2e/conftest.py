@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.jobs import FIRST, MEMORISE, SECOND, Answers, ended, table_of
+from tests.e2e.jobs import FIRST, MEMORISE, SECOND, Answers, check_success, create_long, ended, table_of
 from tests.e2e.live import BASE, REAL, LiveCluster, clean
 
 
@@ -32,6 +32,14 @@ def first_job(cluster: LiveCluster, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def second_job(cluster: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> FinetuneJob:
     return _tuned(cluster, "second", SECOND, tmp_path_factory.mktemp("second"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the model of a long job lies that nothing happened to: what all other long jobs must make."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    check_success(cluster, create_long(cluster, "undisturbed", folder), folder)
+    return folder
 
 
 def _tuned(cluster: LiveCluster, model: str, answers: Answers, folder: Path) -> FinetuneJob:

@@ -4,6 +4,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 from luthier.cli.client import FinetuneJob
 from tests.e2e.live import BASE, JOB_SECONDS, LiveCluster, until
 
@@ -33,10 +36,15 @@ def table_of(cluster: LiveCluster, name: str, folder: Path, answers: Answers = F
     return f"SELECT question AS prompt, reply AS completion FROM {name}"
 
 
+def create_long(cluster: LiveCluster, model: str, folder: Path) -> FinetuneJob:
+    """Undisturbed, each becomes the same model."""
+    query = table_of(cluster, "long_table", folder, repeats=LONG_ROWS // len(FIRST))
+    return cluster.client.finetune.create(model, BASE, query, options=LONG)
+
+
 def start_long(cluster: LiveCluster, model: str, folder: Path) -> FinetuneJob:
     """A job that runs and has left its first checkpoint behind."""
-    query = table_of(cluster, "long_table", folder, repeats=LONG_ROWS // len(FIRST))
-    job = cluster.client.finetune.create(model, BASE, query, options=LONG)
+    job = create_long(cluster, model, folder)
     runs = cluster.home / "storage" / "runs" / job.id
     until(lambda: list(runs.glob("step-*/trainer.pt")) and step_of(job) > 50, JOB_SECONDS, "a first checkpoint")
     return job
@@ -74,3 +82,11 @@ def results(cluster: LiveCluster, model: str, folder: Path) -> list[dict[str, st
     cluster.client.models.export(model, folder / "exported")
     with (folder / "exported" / "training_results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def check_same_adapter(folder: Path, other: Path) -> None:
+    """Of two models that were exported there, up to rounding."""
+    weights, expected = (load_file(each / "exported" / "adapter_model.safetensors") for each in (folder, other))
+    assert set(weights) == set(expected)
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(tensor, expected[name], atol=1e-4, err_msg=name)

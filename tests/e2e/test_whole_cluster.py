@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.jobs import FIRST, check_success, start_long
+from tests.e2e.jobs import FIRST, check_same_adapter, check_success, start_long
 from tests.e2e.live import BASE, LiveCluster, clean, free_ports, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -90,8 +90,9 @@ def actors_of(address: str) -> set[str]:
 
 
 def test_after_a_kill_of_everything_up_brings_all_back(
-    cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path
+    cluster: LiveCluster, first_job: FinetuneJob, undisturbed: Path, tmp_path: Path
 ) -> None:
+    """And the job that ran becomes the model that it would have become."""
     job = start_long(cluster, "through_it_all", tmp_path)
     client = cluster.client
 
@@ -109,6 +110,7 @@ def test_after_a_kill_of_everything_up_brings_all_back(
     assert known() == before
     assert {prompt: client.complete("first", prompt) for prompt in FIRST} == FIRST
     described = check_success(cluster, job, tmp_path)
+    check_same_adapter(tmp_path, undisturbed)
     assert described["attempt"] == 2
     assert "REQUEUED" in [event["type"] for event in job.events()]
 
