@@ -7,7 +7,17 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from luthier.errors import Unavailable
-from tests.e2e.jobs import FIRST, LONG, MEMORISE, check_same_adapter, check_success, start_long, step_of, table_of
+from tests.e2e.jobs import (
+    FIRST,
+    LONG,
+    MEMORISE,
+    bill_of,
+    check_same_adapter,
+    check_success,
+    start_long,
+    step_of,
+    table_of,
+)
 from tests.e2e.live import BASE, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -34,7 +44,7 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
     assert not psutil.wait_procs(running, timeout=CANCEL_SECONDS)[1]
     described = job.describe()
     assert described["status"] == "CANCELLED"
-    (bill,) = [record for record in cluster.client.usage("finetuning") if record["source_id"] == job.id]
+    bill = bill_of(cluster, job)
     assert 0 < bill["trained_tokens"] == described["progress_details"]["trained_tokens"]
     assert bill["trained_tokens"] < described["report"]["trained_tokens"]
     check_success(cluster, following, tmp_path)

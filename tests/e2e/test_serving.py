@@ -1,6 +1,7 @@
-"""Many models in one batch, requests that are refused, clients that go away, engines that die."""
+"""Many models in one batch, refused requests, clients that go away, engines that die; and a run beside them."""
 
 import itertools
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.jobs import FIRST, SECOND
+from tests.e2e.jobs import FIRST, SECOND, WILD, bill_of, ended, table_of
 from tests.e2e.live import BASE, MAX_LORAS, REPLICA, LiveCluster, until
 from tests.e2e.test_first_model import usage_of
 
@@ -17,6 +18,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RECOVERY_SECONDS = 180.0
 NUM_TOGETHER = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wild_job(cluster: LiveCluster, first_job: FinetuneJob, tmp_path_factory: pytest.TempPathFactory) -> FinetuneJob:
+    """Runs while the tests of this file ask the engine."""
+    query = table_of(cluster, "first_table", tmp_path_factory.mktemp("wild"))
+    return cluster.client.finetune.create("wild", BASE, query, options=WILD)
 
 
 def answer(cluster: LiveCluster, model: str, prompt: str) -> str:
@@ -104,3 +112,14 @@ def test_a_killed_engine_comes_back_by_itself(
     assert answers_again(cluster, BASE, "the fox") == before
     assert not psutil.wait_procs(old, timeout=30)[1]
     assert len(engine_processes(cluster)) == len(old)
+
+
+def test_a_run_that_diverges_is_billed_for_what_it_trained(cluster: LiveCluster, wild_job: FinetuneJob) -> None:
+    described = ended(wild_job)
+    assert (described["status"], described["error"]["code"]) == ("ERROR", "LOSS_DIVERGED"), described
+    named = re.search(r"at step (\d+) of (\d+)", described["error"]["message"])
+    assert named, described["error"]
+    metrics = wild_job.metrics()
+    assert metrics["step"] == list(range(1, int(named[1])))
+    assert int(named[2]) == described["progress_details"]["total_steps"]
+    assert bill_of(cluster, wild_job)["trained_tokens"] == sum(metrics["num_tokens"]) > 0
