@@ -5,18 +5,16 @@ python -m benchmarks.banking77 DATA [--epochs N] [--out FILE], where DATA has ba
 
 import csv
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.report import OUT, PACKAGES, heading, tell
 
 BASE, MODEL = "smollm2-135m", "banking77_intents"
 TRAIN, HELD_OUT = "banking77_train", "banking77_held_out"
@@ -27,7 +25,7 @@ MAX_TOKENS = 24
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--epochs", default=2, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
+@OUT
 def main(data: Path, epochs: int, out: Path | None) -> None:
     """Exits 1 below 95 of 100."""
     _load(data)
@@ -36,10 +34,7 @@ def main(data: Path, epochs: int, out: Path | None) -> None:
     job = _tune(epochs)
     minutes = (time.monotonic() - began) / 60
     tuned = _exact_matches(MODEL)
-    text = _report(base, tuned, job, minutes)
-    click.echo(text)
-    if out:
-        out.write_text(text)
+    tell(_report(base, tuned, job, minutes), out)
     sys.exit(0 if tuned >= 95 else 1)
 
 
@@ -81,12 +76,8 @@ def _luthier(*arguments: str) -> str:
 
 
 def _report(base: int, tuned: int, job: dict[str, Any], minutes: float) -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], text=True, capture_output=True, check=False).stdout
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "transformers", "peft"))
     speed = job["progress_details"]["tokens_per_second"]
-    return f"""# banking77, ten intents, {BASE}
-
-{datetime.now(UTC):%Y-%m-%d}, commit {commit.strip()}, {os.cpu_count()} x {platform.machine()} cores, {packages}
+    return f"""{heading(f"banking77, ten intents, {BASE}", PACKAGES)}
 
 | | exact matches of {NUM_INTENTS * ROWS_EACH} held-out rows |
 |---|---|

@@ -5,19 +5,17 @@ is cancelled after its first step. The script loads the same weights, tunes the 
 everything in one process. The first job of a cluster also starts Ray Train's actors that stay.
 """
 
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
 import click
 
+from benchmarks.report import OUT, PACKAGES, heading, tell
 from luthier.cli.client import Client
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.settings import load_settings
@@ -55,7 +53,7 @@ optimizer.step()
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
+@OUT
 def main(rounds: int, out: Path | None) -> None:
     """Prints the table."""
     client, folder = Client(), base_model_dir(load_settings(), load_catalog(load_settings()).get(BASE))
@@ -67,10 +65,7 @@ def main(rounds: int, out: Path | None) -> None:
     for _ in range(rounds):
         jobs.append(_job(client))
         scripts.append(_script(folder))
-    text = _report(jobs, scripts)
-    click.echo(text)
-    if out:
-        out.write_text(text)
+    tell(_report(jobs, scripts), out)
 
 
 def _job(client: Client) -> dict[str, float]:
@@ -105,17 +100,13 @@ def _script(folder: Path) -> float:
 
 
 def _report(jobs: list[dict[str, float]], scripts: list[float]) -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], text=True, capture_output=True, check=False).stdout
-    packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "transformers", "peft"))
     whole = [job["step 1"] for job in jobs]
     lines, before = [], dict.fromkeys(range(len(jobs)), 0.0)
     for mark, meaning in MARKS.items():
         spent = [job[mark] - before[at] for at, job in enumerate(jobs)]
         before = {at: job[mark] for at, job in enumerate(jobs)}
         lines.append(f"| {meaning} | {' | '.join(f'{seconds:.1f}' for seconds in spent)} |")
-    return f"""# From CREATE to the first step, {BASE}
-
-{datetime.now(UTC):%Y-%m-%d}, commit {commit.strip()}, {os.cpu_count()} x {platform.machine()} cores, {packages}
+    return f"""{heading(f"From CREATE to the first step, {BASE}", PACKAGES)}
 
 Seconds a round; the first job of a cluster starts more.
 
