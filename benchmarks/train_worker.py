@@ -7,15 +7,16 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.options import BatchSize, Duration, Unit
 from luthier.platform.rendering import Rendering
 
 RENDERING = Rendering()
-BATCH_SIZE, RANK, LEARNING_RATE, SEED = 8, 16, 5e-4, 0
+RANK, LEARNING_RATE, SEED = 16, 5e-4, 0
 MODES: dict[str, dict[str, Any]] = {
     "default": {"gradient_checkpointing": True},
     "padded": {},
@@ -40,6 +41,8 @@ class Task(Frozen):
     rows_file: Path
     """Parquet of prompt and completion, one epoch."""
     steps: int
+    batch_rows: int
+    device: Literal["cpu", "cuda"]
     threads: int
 
     @property
@@ -50,18 +53,26 @@ class Task(Frozen):
     def has_same_batches(self) -> bool:
         return self.mode not in OWN_BATCHES
 
+    @property
+    def counts_cpu(self) -> bool:
+        """Whether seconds are the CPU's and not the wall's: with one thread other work does not change them."""
+        return self.device == "cpu" and self.threads == 1
+
 
 class Result(Frozen):
     """A list has one value a step."""
 
     seconds: tuple[float, ...]
-    """Clock at the end of the step: of the wall, or of the CPU with one thread, as other work does not change it."""
+    """Clock at the end of the step."""
     tokens: tuple[int, ...]
     """Without pads. TRL may have collated a batch more than it trained."""
     pads: tuple[int, ...]
     losses: tuple[float, ...]
     """Mean of the step's learned tokens."""
     peak_mib: int
+    """Of the process, or of its tensors on the GPU."""
+    kernels: str = ""
+    """Of TRL on a GPU: what it found installed."""
 
     @property
     def speed(self) -> float:
@@ -69,8 +80,8 @@ class Result(Frozen):
         return sum(self.tokens[1 : len(self.seconds)]) / (self.seconds[-1] - self.seconds[0])
 
 
-Log = dict[str, list[Any]]
-"""Lists of Result by their names."""
+Log = dict[str, Any]
+"""Values of Result by their names."""
 
 
 def _train_luthier(task: Task, log: Log) -> None:
@@ -95,7 +106,7 @@ def _train_luthier(task: Task, log: Log) -> None:
             rendering=RENDERING,
             lora=LoraSettings(rank=RANK, alpha=2 * RANK),
             duration=Duration(num=task.steps, unit=Unit.BATCHES),
-            batch=BatchSize(rows=BATCH_SIZE),
+            batch=BatchSize(rows=task.batch_rows),
             learning_rate=LEARNING_RATE,
             schedule="constant",
             warmup_share=0.0,
@@ -106,7 +117,7 @@ def _train_luthier(task: Task, log: Log) -> None:
         here = Worker(
             rank=0,
             world_size=1,
-            device=torch.device("cpu"),
+            device=torch.device(task.device),
             resume_from=None,
             keep_checkpoint=lambda _folder, _step: None,
             report=report,
@@ -132,8 +143,13 @@ def _train_trl(task: Task, log: Log) -> None:
     torch.set_num_threads(task.threads)
     rows = _rows_in_order(task)
     dtype = torch.bfloat16 if "weights" in task.precision else torch.float32
+    attention = _attention()
+    if task.device == "cuda":
+        log["kernels"] = f"{attention} and Liger" if _has_liger() else attention
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(str(task.base_dir), dtype=dtype, local_files_only=True),
+        model=AutoModelForCausalLM.from_pretrained(
+            str(task.base_dir), dtype=dtype, attn_implementation=attention, local_files_only=True
+        ),
         args=SFTConfig(**_trl_settings(task, [len(row["input_ids"]) for row in rows])),
         train_dataset=Dataset.from_list(rows),
         processing_class=PreTrainedTokenizerFast.from_pretrained(str(task.base_dir)),
@@ -155,7 +171,7 @@ def _train_trl(task: Task, log: Log) -> None:
 
 def _trl_settings(task: Task, lengths: list[int]) -> dict[str, Any]:
     arguments = {
-        "per_device_train_batch_size": BATCH_SIZE,
+        "per_device_train_batch_size": task.batch_rows,
         "gradient_checkpointing": False,
         # A pack holds what a step of the others does, and no less than the longest row, for packing cuts.
         "max_length": max(-(-sum(lengths) // task.steps), *lengths) if task.mode == "packing" else None,
@@ -164,7 +180,8 @@ def _trl_settings(task: Task, lengths: list[int]) -> dict[str, Any]:
     }
     return {
         "output_dir": tempfile.mkdtemp(),
-        "use_cpu": True,
+        "use_cpu": task.device == "cpu",
+        "use_liger_kernel": task.device == "cuda" and _has_liger(),
         "bf16": "autocast" in task.precision,
         "num_train_epochs": 1,
         "optim": "adamw_torch_fused",
@@ -181,6 +198,19 @@ def _trl_settings(task: Task, lengths: list[int]) -> dict[str, Any]:
     }
 
 
+def _attention() -> str:
+    """The fastest that is installed."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    if is_flash_attn_3_available():
+        return "flash_attention_3"
+    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+
+
+def _has_liger() -> bool:
+    return find_spec("liger_kernel") is not None
+
+
 def _rows_in_order(task: Task) -> list[dict[str, list[int]]]:
     """The rows as Luthier's plan takes them, step by step, in tokens and with the labels that Luthier learns."""
     import numpy as np
@@ -194,27 +224,36 @@ def _rows_in_order(task: Task) -> list[dict[str, list[int]]]:
     examples = read_examples(task.rows_file, load_prompts(task.base_dir), RENDERING)
     lengths = np.array([num_tokens(example) for example in examples], np.int64)
     duration = Duration(num=task.steps, unit=Unit.BATCHES)
-    steps = plan(lengths, BatchSize(rows=BATCH_SIZE), duration, SEED)
+    steps = plan(lengths, BatchSize(rows=task.batch_rows), duration, SEED)
     documents = [pack([examples[row]]) for step in steps for row in step.rows]
     return [{"input_ids": each.input_ids.tolist(), "labels": each.labels.tolist()} for each in documents]
 
 
 def _stamp(task: Task, log: Log) -> None:
-    log["seconds"].append(time.process_time() if task.threads == 1 else time.perf_counter())
+    if task.device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    log["seconds"].append(time.process_time() if task.counts_cpu else time.perf_counter())
 
 
-def _peak_mib() -> int:
-    """Most memory this process has had; getrusage would count its parent's."""
+def _peak_mib(task: Task) -> int:
+    if task.device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated()) >> 20
+    # getrusage would count the parent's
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
 
 
-def main() -> None:
-    task = Task.model_validate_json(Path(sys.argv[1]).read_text())
+def measure(task: Task) -> Result:
+    """Runs it in this process."""
     log: Log = defaultdict(list)
     (_train_luthier if task.by == "Luthier" else _train_trl)(task, log)
-    Path(sys.argv[2]).write_text(Result.model_validate({**log, "peak_mib": _peak_mib()}).model_dump_json())
+    return Result.model_validate({**log, "peak_mib": _peak_mib(task)})
 
 
 if __name__ == "__main__":
-    main()
+    asked, given = map(Path, sys.argv[1:])
+    given.write_text(measure(Task.model_validate_json(asked.read_text())).model_dump_json())
