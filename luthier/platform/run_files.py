@@ -204,7 +204,7 @@ def _first_line(lines: BinaryIO, offset: int) -> bytes:
 def _thinned(table: pa.Table, points: int) -> pa.Table:
     last, stride = len(table) - 1, -(-len(table) // points)
     validated = table["validation_loss"].is_valid().to_pylist()
-    return table.take([at for at, kept in enumerate(validated) if kept or (last - at) % stride == 0])
+    return table.take([at for at, is_validated in enumerate(validated) if is_validated or (last - at) % stride == 0])
 
 
 def _tail(file: Path, max_bytes: int) -> str:

@@ -25,7 +25,7 @@ STATE = "trainer.pt"
 
 
 @dataclass
-class Progress:
+class RunState:
     """How far a run is."""
 
     history: list[StepRecord] = field(default_factory=list)
@@ -44,23 +44,23 @@ class Snapshot:
     weights: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
     """The optimizer's state of each weight."""
-    progress: Progress
+    state: RunState
 
     def check(self) -> None:
         """LossDiverged when it should not be kept."""
         if not all(weight.isfinite().all() for weight in self.weights.values()):
-            step = self.progress.step
+            step = self.state.step
             raise LossDiverged(f"The weights are no numbers after step {step}. Try a smaller learning rate.")
 
     def save(self, folder: Path, model: TunedModel) -> None:
         """OSError when it cannot be written."""
-        history = [record.model_dump() for record in self.progress.history]
-        batch = self.progress.batch and self.progress.batch.model_dump()
-        state: dict[str, Any] = {"weights": self.weights, "moments": self.moments, "history": history, "batch": batch}
+        history = [record.model_dump() for record in self.state.history]
+        batch = self.state.batch and self.state.batch.model_dump()
+        saved: dict[str, Any] = {"weights": self.weights, "moments": self.moments, "history": history, "batch": batch}
         try:
             model.save(folder / MODEL, self.weights)
             with (folder / STATE).open("wb") as file:
-                torch.save(state, file)
+                torch.save(saved, file)
             _sync(folder)
         except (SafetensorError, RuntimeError) as error:  # what the two writers make of a full disk
             raise OSError(str(error.__context__ or error)) from error
@@ -76,20 +76,20 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, progress: Progress, is_kept: bool = True) -> Snapshot:
-    """Every worker that shares weights takes part; for those that do not keep it, it is empty."""
+def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, state: RunState, is_wanted: bool = True) -> Snapshot:
+    """Every worker that shares weights takes part; for those that do not want it, it is empty."""
     moments = {
-        name: {key: whole(value, is_kept) for key, value in optimizer.state[p].items()}
+        name: {key: whole(value, is_wanted) for key, value in optimizer.state[p].items()}
         for name, p in model.named_trainable().items()
     }
-    return Snapshot(model.weights(is_kept), moments, Progress(list(progress.history), progress.batch))
+    return Snapshot(model.weights(is_wanted), moments, RunState(list(state.history), state.batch))
 
 
-def load(folder: Path, model: TunedModel, optimizer: torch.optim.Optimizer) -> Progress:
+def load(folder: Path, model: TunedModel, optimizer: torch.optim.Optimizer) -> RunState:
     """Takes over what a snapshot saved; each worker reads its own share of the file."""
-    state = torch.load(folder / STATE, weights_only=True, map_location="cpu", mmap=True)
-    model.take(state["weights"])
+    saved = torch.load(folder / STATE, weights_only=True, map_location="cpu", mmap=True)
+    model.take(saved["weights"])
     for name, p in model.named_trainable().items():
-        optimizer.state[p] = {key: put(value, p) for key, value in state["moments"][name].items()}
-    batch = state["batch"] and BatchSize(**state["batch"])
-    return Progress([StepRecord(**record) for record in state["history"]], batch)
+        optimizer.state[p] = {key: put(value, p) for key, value in saved["moments"][name].items()}
+    batch = saved["batch"] and BatchSize(**saved["batch"])
+    return RunState([StepRecord(**record) for record in saved["history"]], batch)

@@ -34,29 +34,29 @@ class Keeper:
     def __exit__(self, *_: object) -> None:
         self._writer.shutdown()
 
-    def keep(self, state: Snapshot) -> None:
+    def keep(self, snapshot: Snapshot) -> None:
         """Begins to write; the one before must be written."""
-        self._written = self._writer.submit(_write, self._run, state)
+        self._written = self._writer.submit(_write, self._run, snapshot)
 
     def finish(self) -> None:
         """Returns when all is written; TrainingFailed if the last snapshot was not."""
         if reason := self.wait():
-            raise TrainingFailed(f"The last checkpoint, of step {self._run.progress.step}, could not be kept: {reason}")
+            raise TrainingFailed(f"The last checkpoint, of step {self._run.state.step}, could not be kept: {reason}")
 
     def wait(self) -> str:
         """Until the last snapshot is written. Why it could not be; empty when it was."""
         return self._written.result() if self._written else ""
 
 
-def _write(run: Run, state: Snapshot) -> str:
+def _write(run: Run, snapshot: Snapshot) -> str:
     """Hands on a folder with the checkpoint; the reason if that fails again and again."""
-    step, reason = state.progress.step, ""
+    step, reason = snapshot.state.step, ""
     folder = run.folder / f".step-{step}"  # beside its later place, so that it can be renamed there
     for pause in PAUSES:
         time.sleep(pause)
         try:
             folder.mkdir()
-            state.save(folder, run.model)
+            snapshot.save(folder, run.model)
             run.worker.keep_checkpoint(folder, step)
             run.worker.note(EventType.CHECKPOINT_SAVED, f"step {step}")
             return ""

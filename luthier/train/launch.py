@@ -19,7 +19,7 @@ from luthier.errors import LossDiverged, LuthierError, TrainingFailed, Unavailab
 from luthier.platform.jobs import Event, EventType, now_ms
 from luthier.platform.run_files import RunFiles, read_pass_tokens, write_pass_tokens
 from luthier.train.config import FitConfig, FitResult, StepRecord
-from luthier.train.progress import News, Step
+from luthier.train.progress import News, TimedStep
 from luthier.train.run_log import run_log
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[News], None]
 
 FLUSH_SECONDS = 0.5
-KEPT = 2
-"""Checkpoints."""
+NUM_CHECKPOINTS = 2
+"""That a run's folder has at most."""
 # Ray Train looks after its workers every 2 s and waits 60 s for room unless told otherwise.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -90,9 +90,9 @@ def _files(config: FitConfig) -> RunFiles:
 
 
 def _last_good(config: FitConfig) -> str:
-    if not (kept := _files(config).checkpoints()):
+    if not (checkpoints := _files(config).checkpoints()):
         return "There is no checkpoint yet."
-    step = int(kept[-1].name.partition("-")[2])
+    step = int(checkpoints[-1].name.partition("-")[2])
     return f"The last good checkpoint is of step {step}: continue_from = '{config.job_id}' goes on from it."
 
 
@@ -208,7 +208,7 @@ def _keep_checkpoint(files: RunFiles, folder: Path, step: int) -> None:
     target = files.checkpoint(step)
     if not target.exists():  # else a worker wrote it that was killed before it told of it
         os.replace(folder, target)
-    for old in files.checkpoints()[:-KEPT]:
+    for old in files.checkpoints()[:-NUM_CHECKPOINTS]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -220,7 +220,7 @@ class _Flusher:
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._send = on_progress
-        self._steps: list[Step] = []
+        self._steps: list[TimedStep] = []
         self._events: list[Event] = []
         self._num_steps = 0
         self._began: float | None = None
@@ -246,7 +246,7 @@ class _Flusher:
         validated = record.validation_loss is not None
         seconds = time.perf_counter() - self._began if self._began and not validated and not record.answers else None
         with self._lock:
-            self._steps.append(Step(record, now_ms(), seconds))
+            self._steps.append(TimedStep(record, now_ms(), seconds))
             self._num_steps = num_steps
         if self._began and validated:
             losses = f"training loss {record.training_loss:.4f}, validation loss {record.validation_loss:.4f}"

@@ -27,20 +27,20 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config, worker)
-    num_steps, progress = len(run.steps), run.progress
-    for record in progress.history:
+    num_steps, state = len(run.steps), run.state
+    for record in state.history:
         worker.report(record, num_steps)
-    worker.note(EventType.TRAIN_STARTED, f"from step {progress.step + 1} of {num_steps}")
+    worker.note(EventType.TRAIN_STARTED, f"from step {state.step + 1} of {num_steps}")
 
     with Keeper(run) as keeper:
-        for number, step in enumerate(run.steps[progress.step :], progress.step + 1):
+        for number, step in enumerate(run.steps[state.step :], state.step + 1):
             torch.manual_seed(config.seed * 1_000_003 + number * worker.world_size + worker.rank)
             rate = config.learning_rate * rate_share(number, num_steps, config.warmup_share, config.schedule)
             loss, norm, tokens = gradient(run, run.training.share(step.rows.tolist(), worker))
-            check_loss(loss, norm, progress.history, number, num_steps)
+            check_loss(loss, norm, state.history, number, num_steps)
             update(run, rate)
             is_last = number == num_steps
-            is_kept = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
+            has_checkpoint = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
             held_out = evaluate(run) if run.validation and (step.ends_epoch or is_last) else None
             check_number(held_out or 0.0, "validation loss", number, num_steps)
             record = StepRecord(
@@ -51,14 +51,14 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
                 num_tokens=tokens,
                 learning_rate=rate,
                 gradient_norm=norm,
-                answers=_answers(run) if is_kept else (),
+                answers=_answers(run) if has_checkpoint else (),
             )
-            progress.history.append(record)
+            state.history.append(record)
             worker.report(record, num_steps)
-            if is_kept:
+            if has_checkpoint:
                 _keep(run, keeper)
         keeper.finish()
-    return progress.history
+    return state.history
 
 
 def rate_share(step: int, num_steps: int, warmup_share: float, schedule: str = "linear") -> float:
@@ -133,7 +133,7 @@ def _keep(run: Run, keeper: Keeper) -> None:
     """A snapshot to rank 0's keeper; the other workers help where weights are shared."""
     is_mine = run.team.rank == 0
     keeper.wait()  # two snapshots may be more than the memory has room for
-    state = snapshot(run.model, run.optimizer, run.progress, is_mine) if is_mine or run.team.mesh else None
-    run.team.together(lambda: state.check() if state else None)
-    if is_mine and state:
-        keeper.keep(state)
+    taken = snapshot(run.model, run.optimizer, run.state, is_mine) if is_mine or run.team.mesh else None
+    run.team.together(lambda: taken.check() if taken else None)
+    if is_mine and taken:
+        keeper.keep(taken)

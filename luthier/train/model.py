@@ -90,9 +90,9 @@ class TunedModel:
         written: list[list[int]] = whole[:, ids.shape[1] :].tolist()
         return [row[: row.index(eos_id)] if eos_id in row else row for row in written]
 
-    def weights(self, is_kept: bool = True) -> dict[str, Tensor]:
+    def weights(self, is_wanted: bool = True) -> dict[str, Tensor]:
         """Copies on the CPU of all that is trained, in fp32; of no use on a worker that only takes part."""
-        return {name: sharding.whole(p, is_kept) for name, p in self.named_trainable().items()}
+        return {name: sharding.whole(p, is_wanted) for name, p in self.named_trainable().items()}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
     def take(self, weights: dict[str, Tensor]) -> None:

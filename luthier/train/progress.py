@@ -23,7 +23,7 @@ SMOOTHING_STEPS = 10
 LOG_SECONDS = 10.0
 
 
-class Step(NamedTuple):
+class TimedStep(NamedTuple):
     """A step as it was met."""
 
     record: StepRecord
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 class News:
     """All that a run has to tell since the last time."""
 
-    steps: Sequence[Step] = ()
+    steps: Sequence[TimedStep] = ()
     num_steps: int = 0
     """Of the whole run."""
     events: Sequence[Event] = ()
@@ -72,7 +72,7 @@ class _Folder:
         self._metrics, self._board = MetricsWriter(files.metrics), TensorBoard(files.tensorboard)
         self._utilization = Utilization(config)
 
-    def add(self, steps: Sequence[Step]) -> None:
+    def add(self, steps: Sequence[TimedStep]) -> None:
         new = self._metrics.add(map(self._measured, steps))
         self._board.add(new)
         numbers = {step.step for step in new}
@@ -84,7 +84,7 @@ class _Folder:
     def mfu(self, speed: float | None) -> float | None:
         return self._utilization.share(speed) if speed else None
 
-    def _measured(self, step: Step) -> StepMetrics:
+    def _measured(self, step: TimedStep) -> StepMetrics:
         record, speed = step.record, None
         if step.seconds:
             speed = record.num_tokens / step.seconds

@@ -16,7 +16,7 @@ from luthier.platform.rendering import Example, num_tokens
 from luthier.platform.run_files import RunFiles
 from luthier.platform.tasks import TaskType
 from luthier.train import checkpoint, sharding
-from luthier.train.checkpoint import Progress
+from luthier.train.checkpoint import RunState
 from luthier.train.config import FitConfig, StepRecord
 from luthier.train.data import read_examples
 from luthier.train.limits import PassLimit
@@ -81,7 +81,7 @@ class Run:
             self.model.trainable(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         resumed = worker.resume_from
-        self.progress = checkpoint.load(resumed, self.model, self.optimizer) if resumed else Progress()
+        self.state = checkpoint.load(resumed, self.model, self.optimizer) if resumed else RunState()
         self.steps = self._plan()
 
     def _words(self) -> str:
@@ -113,11 +113,11 @@ class Run:
         return self.team.sum(found)
 
     def _plan(self) -> list[Step]:
-        config, data, progress = self.config, self.training, self.progress
-        progress.batch = config.batch or progress.batch
-        if progress.batch is None:
-            progress.batch = self.limit.batch_size(self.model, data.examples, data.lengths)
-        steps = plan(data.lengths, progress.batch, config.duration, config.seed, config.max_trained_tokens)
+        config, data, state = self.config, self.training, self.state
+        state.batch = config.batch or state.batch
+        if state.batch is None:
+            state.batch = self.limit.batch_size(self.model, data.examples, data.lengths)
+        steps = plan(data.lengths, state.batch, config.duration, config.seed, config.max_trained_tokens)
         if not steps:
             raise TrainingFailed("The budget does not pay for one optimizer step. Raise budget_credits.")
         return steps

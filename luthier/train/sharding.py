@@ -62,10 +62,10 @@ def spread(root: Any, module: Any, source: Any, mesh: DeviceMesh, device: torch.
         torch.distributed.broadcast(buffer, 0)
 
 
-def whole(tensor: Tensor, is_kept: bool = True) -> Tensor:
+def whole(tensor: Tensor, is_wanted: bool = True) -> Tensor:
     """A copy on the CPU, or nothing. Of a share every worker must ask for it."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().to("cpu", copy=True) if is_kept else torch.empty(0)
+    return full.detach().to("cpu", copy=True) if is_wanted else torch.empty(0)
 
 
 def put(value: Tensor, like: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def test_a_measured_batch_fills_the_pass_where_rows_abound(config: FitConfig, mo
     monkeypatch.setattr(plan, "AUTO_STEPS", 2)
     Memory(monkeypatch, 130)
     run = silent_run(config.model_copy(update={"batch": None}))
-    assert run.progress.batch == BatchSize(tokens=128)
+    assert run.state.batch == BatchSize(tokens=128)
     assert all(p.grad is None for p in run.model.trainable())
 
 
@@ -221,6 +221,6 @@ def test_a_host_without_room_takes_small_passes(config: FitConfig, monkeypatch: 
 def test_a_given_batch_is_not_measured(config: FitConfig, tmp_path: Path) -> None:
     local = Local(tmp_path / "kept")
     run_of = run.Run(config, local.worker)
-    assert run_of.progress.batch == config.batch
+    assert run_of.state.batch == config.batch
     assert local.kinds() == ["MODEL_INITIALIZED", "DATA_VALIDATED"]
     assert silent_worker().resume_from is None

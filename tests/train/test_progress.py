@@ -9,7 +9,7 @@ from luthier.errors import Unavailable
 from luthier.platform.jobs import Event, EventType, Progress
 from luthier.platform.run_files import RunFiles, read_answers, read_metrics
 from luthier.train.config import FitConfig, StepRecord
-from luthier.train.progress import News, Reporter, Step
+from luthier.train.progress import News, Reporter, TimedStep
 from tests.factories import make_job
 
 
@@ -44,11 +44,11 @@ def reporter(reports: Reports, config: FitConfig) -> Reporter:
     return Reporter(make_job(), reports, config)
 
 
-def met(step: int, loss: float = 1.0, validation: float | None = None, seconds: float | None = 2.0) -> Step:
+def met(step: int, loss: float = 1.0, validation: float | None = None, seconds: float | None = 2.0) -> TimedStep:
     record = StepRecord(
         step=step, epoch=1, training_loss=loss, validation_loss=validation, num_tokens=10, learning_rate=1e-3
     )
-    return Step(record, 1_000 + step, seconds)
+    return TimedStep(record, 1_000 + step, seconds)
 
 
 def event(message: str) -> Event:
