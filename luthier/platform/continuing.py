@@ -9,7 +9,7 @@ from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
-from luthier.platform.run_files import RunFiles
+from luthier.platform.run_files import MODEL, RunFiles
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 
@@ -45,6 +45,4 @@ def _of_job(caller: Caller, job_id: str, storage: Storage, jobs: Jobs) -> Starti
     if not checkpoints:
         raise NotFound(f"Job {job_id} left no checkpoint to continue from.")
     rank = 0 if job.options.method is Method.FULL else job.options.lora_rank
-    return StartingPoint(
-        path=checkpoints[-1] / "model", base_model=job.base_model, method=job.options.method, rank=rank
-    )
+    return StartingPoint(path=checkpoints[-1] / MODEL, base_model=job.base_model, method=job.options.method, rank=rank)

@@ -14,6 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import csv
 
+MODEL = "model"
+"""In a checkpoint: the adapter or weights, for whoever uses them."""
+
 
 class RunFiles:
     """The names in a run's folder."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from luthier.errors import LossDiverged
 from luthier.platform.options import BatchSize
+from luthier.platform.run_files import MODEL
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
 from luthier.train.sharding import put, whole
 
-MODEL = "model"
 STATE = "trainer.pt"
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.options import Method
-from luthier.platform.run_files import answer_lines
+from luthier.platform.run_files import MODEL, answer_lines
 from luthier.platform.storage import Storage, file_sha256
 from luthier.train.config import FitConfig, FitResult, StepRecord
 
-MODEL = "model"
-"""In a checkpoint."""
 MANIFEST = "luthier.json"
 RESULTS = "training_results.csv"
 ANSWERS = "eval_prompts.jsonl"

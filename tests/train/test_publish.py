@@ -8,10 +8,11 @@ import pytest
 
 from luthier.platform.base_models import load_catalog
 from luthier.platform.options import Method
+from luthier.platform.run_files import MODEL
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, file_sha256
 from luthier.train.config import FitConfig, FitResult, StepRecord
-from luthier.train.publish import ANSWERS, MANIFEST, MODEL, RESULTS, publish
+from luthier.train.publish import ANSWERS, MANIFEST, RESULTS, publish
 from tests.factories import make_job
 
 HISTORY = (
