@@ -9,9 +9,8 @@ MAX_NEW_TOKENS = 64
 
 
 def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_tokens: int) -> tuple[str, ...]:
-    """One answer to each of the run's eval_prompts, asked as its task asks; long prompts keep their end."""
-    how = config.rendering
-    asked = [_asked(text, prompts, how)[-how.max_prompt :] for text in config.eval_prompts]
+    """One answer to each of the run's eval_prompts, asked as its task asks. CREATE lets none be empty or long."""
+    asked = [_asked(text, prompts, config.rendering) for text in config.eval_prompts]
     at_once = max(1, max_pass_tokens // (max(len(ids) for ids in asked) + MAX_NEW_TOKENS))
     model.module.eval()
     written: list[list[int]] = []
@@ -23,5 +22,5 @@ def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_toke
 
 def _asked(text: str, prompts: Prompts, how: Rendering) -> list[int]:
     if how.task_type.is_plain:
-        return prompts.encode(text) or [prompts.eos_id]
+        return prompts.encode(text)
     return prompts.chat([{"role": "user", "content": text}])
