@@ -12,6 +12,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import Job
 from luthier.platform.run_files import RunFiles, StepMetrics, read_metrics
 from luthier.platform.settings import Settings
+from luthier.platform.tasks import TaskType
 from luthier.train.trackers import named_metrics
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Tracked(Frozen):
     job_id: str
     name: str
     experiment: str
+    task: TaskType
     params: dict[str, str]
     tags: dict[str, str]
 
@@ -42,6 +44,7 @@ def tracked(job: Job, settings: Settings) -> Tracked:
         job_id=job.id,
         name=job.model,
         experiment=settings.mlflow_experiment,
+        task=job.options.task_type,
         params={name: str(value)[:MAX_LETTERS] for name, value in given.items()},
         tags={JOB_TAG: job.id, "luthier.model": job.model, "luthier.account": job.account, "mlflow.user": job.owner},
     )
@@ -124,7 +127,7 @@ class _Server:
         experiment_id = found.experiment_id if found else self._client.create_experiment(of.experiment)
         runs = _runs_of(self._client, experiment_id, of.job_id)
         run = runs[0] if runs else self._client.create_run(experiment_id, tags=of.tags, run_name=of.name)
-        self._id = run.info.run_id
+        self._id, self._task = run.info.run_id, of.task
         self._step = int(run.data.metrics.get("time/batch", 0))
         self._client.update_run(self._id, status="RUNNING")
         self._client.log_batch(self._id, params=[Param(name, value) for name, value in of.params.items()])
@@ -136,7 +139,7 @@ class _Server:
         steps = [StepMetrics(**row) for row in read_metrics(file, self._step).to_pylist()]
         for first in range(0, len(steps), NUM_STEPS):
             part = steps[first : first + NUM_STEPS]
-            named = [(step, name, value) for step in part for name, value in named_metrics(step).items()]
+            named = [(step, name, value) for step in part for name, value in named_metrics(step, self._task).items()]
             metrics = [Metric(name, value, step.time, step.step) for step, name, value in named]
             self._client.log_batch(self._id, metrics=metrics)
             self._step = part[-1].step

@@ -69,7 +69,8 @@ class _Folder:
     def __init__(self, config: FitConfig) -> None:
         files = RunFiles(config.storage_path / config.job_id)
         self._prompts, self._answers = config.eval_prompts, files.answers
-        self._metrics, self._board = MetricsWriter(files.metrics), TensorBoard(files.tensorboard)
+        self._metrics = MetricsWriter(files.metrics)
+        self._board = TensorBoard(files.tensorboard, config.rendering.task_type)
         self._utilization = Utilization(config)
 
     def add(self, steps: Sequence[TimedStep]) -> None:
