@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = ""
     """Runs are sent there as they go; empty means nowhere. Credentials by MLflow's own variables."""
     mlflow_experiment: str = Field("luthier", min_length=1)
+    mlflow_registry: str = Field("", pattern=r"^([\w-]+(\.[\w-]+)?)?$")
+    """Tuned models are registered there by their names: luthier, or a catalog.schema; empty means none is."""
 
     @field_validator("mlflow_tracking_uri")
     @classmethod

@@ -2,17 +2,19 @@
 
 import logging
 import os
+import re
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import Job
+from luthier.platform.names import parse_name
 from luthier.platform.run_files import RunFiles, StepMetrics, read_metrics
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
+from luthier.train.mlflow_model import Tuned, log_model
 from luthier.train.trackers import named_metrics
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 SECONDS = 5.0
 LAST_SECONDS = 15.0
 """How long the end of a run waits for a server that hangs."""
+UPLOAD_SECONDS = 900.0
+"""The same when the job has succeeded: its weights are on their way, and hold nothing up."""
 NUM_STEPS = 100
 """Of one request, which may carry 1000 metrics."""
 MAX_LETTERS = 500
@@ -36,6 +40,8 @@ class Tracked(Frozen):
     task: TaskType
     params: dict[str, str]
     tags: dict[str, str]
+    registered_as: str
+    """Empty: it is not."""
 
 
 def tracked(job: Job, settings: Settings) -> Tracked:
@@ -47,7 +53,14 @@ def tracked(job: Job, settings: Settings) -> Tracked:
         task=job.options.task_type,
         params={name: str(value)[:MAX_LETTERS] for name, value in given.items()},
         tags={JOB_TAG: job.id, "luthier.model": job.model, "luthier.account": job.account, "mlflow.user": job.owner},
+        registered_as=_registered(job.model, settings.mlflow_registry),
     )
+
+
+def _registered(model: str, registry: str) -> str:
+    """Its name there, where a dot, a slash or a colon cannot be part of one."""
+    name = re.sub(r"[^\w-]", "_", parse_name(model, "", "").name)
+    return f"{registry}.{name}" if registry else ""
 
 
 class MlflowRun:
@@ -58,7 +71,7 @@ class MlflowRun:
 
     def __init__(self, uri: str, of: Tracked, files: RunFiles) -> None:
         self._uri, self._of, self._files = uri, of, files
-        self._made: tuple[Path, dict[str, str]] | None = None
+        self._made: Tuned | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
@@ -67,14 +80,14 @@ class MlflowRun:
             self._thread.start()
         return self
 
-    def finish(self, model_dir: Path, tags: Mapping[str, str]) -> None:
+    def finish(self, made: Tuned) -> None:
         """The run has succeeded, and made this."""
-        self._made = (model_dir, dict(tags))
+        self._made = made
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
         if self._uri:
-            self._thread.join(LAST_SECONDS)
+            self._thread.join(UPLOAD_SECONDS if self._made else LAST_SECONDS)
             if self._thread.is_alive():
                 log.warning("MLflow was not told the end of the run in time")
 
@@ -127,7 +140,7 @@ class _Server:
         experiment_id = found.experiment_id if found else self._client.create_experiment(of.experiment)
         runs = _runs_of(self._client, experiment_id, of.job_id)
         run = runs[0] if runs else self._client.create_run(experiment_id, tags=of.tags, run_name=of.name)
-        self._id, self._task = run.info.run_id, of.task
+        self._id, self._of = run.info.run_id, of
         self._step = int(run.data.metrics.get("time/batch", 0))
         self._client.update_run(self._id, status="RUNNING")
         self._client.log_batch(self._id, params=[Param(name, value) for name, value in of.params.items()])
@@ -139,15 +152,15 @@ class _Server:
         steps = [StepMetrics(**row) for row in read_metrics(file, self._step).to_pylist()]
         for first in range(0, len(steps), NUM_STEPS):
             part = steps[first : first + NUM_STEPS]
-            named = [(step, name, value) for step in part for name, value in named_metrics(step, self._task).items()]
+            named = [(step, name, value) for step in part for name, value in named_metrics(step, self._of.task).items()]
             metrics = [Metric(name, value, step.time, step.step) for step, name, value in named]
             self._client.log_batch(self._id, metrics=metrics)
             self._step = part[-1].step
 
-    def end(self, made: tuple[Path, dict[str, str]] | None) -> None:
-        if made:
-            model_dir, tags = made
-            for name, value in tags.items():
-                self._client.set_tag(self._id, name, value)
-            self._client.log_artifacts(self._id, str(model_dir), "model")
-        self._client.set_terminated(self._id, "FINISHED" if made else "FAILED")
+    def end(self, made: Tuned | None) -> None:
+        try:
+            if made:
+                self._client.set_tag(self._id, "luthier.sha256", made.made.sha256)
+                log_model(self._client, self._id, made, self._of.params, self._of.registered_as)
+        finally:
+            self._client.set_terminated(self._id, "FINISHED" if made else "FAILED")

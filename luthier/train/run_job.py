@@ -15,6 +15,7 @@ from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.storage import Storage
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.launch import fit
+from luthier.train.mlflow_model import Tuned
 from luthier.train.mlflow_run import MlflowRun, tracked
 from luthier.train.progress import Reporter
 from luthier.train.publish import publish
@@ -49,7 +50,7 @@ def run_job(job: Job, env: TrainEnv) -> None:
         made = publish(job, base, config, result, storage)
         env.jobs.finish(job.id, made)
         log.info("%s; published as %s", reached, made.sha256)
-        mlflow.finish(Path(made.path), {"luthier.sha256": made.sha256})
+        mlflow.finish(Tuned(made=made, base=base, base_dir=config.base_dir))
 
 
 def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:

@@ -1,5 +1,6 @@
-"""Training files and settings on the tiny model."""
+"""Training files and settings on the tiny model, and a store of MLflow."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,3 +58,20 @@ def for_task(config: FitConfig, task: TaskType, **rendering: object) -> FitConfi
             "rendering": Rendering(task_type=task, **rendering),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make one."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a fresh MLflow store."""
+    monkeypatch.chdir(tmp_path)  # artifacts of a database store lie in the current folder
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"

@@ -1,6 +1,5 @@
 """A run on a real MLflow store, and on one that is away."""
 
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -8,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from luthier.platform.base_models import load_catalog
 from luthier.platform.run_files import MetricsWriter, RunFiles
 from luthier.platform.settings import Settings
 from luthier.train import mlflow_run
+from luthier.train.mlflow_model import Tuned
 from luthier.train.mlflow_run import MlflowRun, Tracked, mark_killed, tracked
-from tests.factories import make_job
+from tests.factories import make_finished, make_job
 from tests.platform.test_run_files import step
 
 pytest.importorskip("mlflow")
@@ -26,27 +27,14 @@ def files(tmp_path: Path) -> RunFiles:
 
 
 @pytest.fixture
-def model_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    (folder / "luthier.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store takes MLflow seconds to make."""
-    from mlflow import MlflowClient
-
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def uri(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)  # artifacts of a database store lie in the current folder
-    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+def tuned(tmp_path: Path, settings: Settings) -> Tuned:
+    """Of no weights."""
+    for folder in ("adapter", "base"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "adapter" / "luthier.json").write_text("{}")
+    (tmp_path / "base" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    base = load_catalog(settings).get("tiny")
+    return Tuned(made=make_finished(tmp_path / "adapter"), base=base, base_dir=tmp_path / "base")
 
 
 @pytest.fixture
@@ -69,23 +57,24 @@ def history(uri: str, name: str) -> list[tuple[int, float, int]]:
     return sorted((metric.step, metric.value, metric.timestamp) for metric in found)
 
 
-def test_a_run_that_succeeds(uri: str, of: Tracked, files: RunFiles, model_dir: Path) -> None:
+def test_a_run_that_succeeds(uri: str, of: Tracked, files: RunFiles, tuned: Tuned) -> None:
     writer = MetricsWriter(files.metrics)
     with MlflowRun(uri, of, files) as run:
         writer.add([step(number, loss=1 / number) for number in range(1, 251)])
-        run.finish(model_dir, {"luthier.sha256": "ab"})
+        run.finish(tuned)
     (kept,) = runs(uri)
     assert kept.info.status == "FINISHED"
     assert kept.info.run_name == "LUTHIER.PUBLIC.TUNED"
     assert kept.data.params["base_model"] == "tiny"
     assert kept.data.params["learning_rate"] == "0.0005"
     assert kept.data.tags["luthier.job_id"] == "ft_1"
-    assert kept.data.tags["luthier.sha256"] == "ab"
+    assert kept.data.tags["luthier.sha256"] == tuned.made.sha256
     assert history(uri, "loss/train/total") == [(n, 1 / n, 1_000 + n) for n in range(1, 251)]
-    assert (Path(kept.info.artifact_uri) / "model" / "luthier.json").is_file()
+    assert (Path(kept.info.artifact_uri) / "luthier.json").is_file()
+    assert len(kept.outputs.model_outputs) == 1
 
 
-def test_a_run_that_is_lost_goes_on_as_the_same(uri: str, of: Tracked, files: RunFiles, model_dir: Path) -> None:
+def test_a_run_that_is_lost_goes_on_as_the_same(uri: str, of: Tracked, files: RunFiles, tuned: Tuned) -> None:
     writer = MetricsWriter(files.metrics)
     writer.add([step(1), step(2)])
     with pytest.raises(OSError, match="lost"), MlflowRun(uri, of, files):
@@ -93,23 +82,31 @@ def test_a_run_that_is_lost_goes_on_as_the_same(uri: str, of: Tracked, files: Ru
     assert [run.info.status for run in runs(uri)] == ["FAILED"]
     writer.add([step(3)])
     with MlflowRun(uri, of, files) as run:
-        run.finish(model_dir, {})
+        run.finish(tuned)
     assert [run.info.status for run in runs(uri)] == ["FINISHED"]
     assert [at for at, *_ in history(uri, "loss/train/total")] == [1, 2, 3]
 
 
-def test_a_server_that_is_away_holds_nothing_up(of: Tracked, files: RunFiles, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_cannot_be_logged_is_no_failure(uri: str, of: Tracked, files: RunFiles, tuned: Tuned) -> None:
+    with MlflowRun(uri, of, files) as run:
+        run.finish(tuned.model_copy(update={"base_dir": Path("gone")}))
+    assert [run.info.status for run in runs(uri)] == ["FINISHED"]
+
+
+def test_a_server_that_is_away_holds_nothing_up(
+    of: Tracked, files: RunFiles, tuned: Tuned, caplog: pytest.LogCaptureFixture
+) -> None:
     began = time.monotonic()
     with MlflowRun(AWAY, of, files) as run:
         MetricsWriter(files.metrics).add([step(1)])
-        run.finish(files.metrics.parent, {})
+        run.finish(tuned)
     assert time.monotonic() - began < mlflow_run.LAST_SECONDS
     assert "MLflow: " in caplog.text
     assert "secret" not in caplog.text
 
 
 def test_a_server_that_comes_back_gets_all(
-    uri: str, of: Tracked, files: RunFiles, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, of: Tracked, files: RunFiles, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([ConnectionError("away"), ConnectionError("away")])
     is_back = threading.Event()
@@ -126,13 +123,13 @@ def test_a_server_that_comes_back_gets_all(
     MetricsWriter(files.metrics).add([step(1), step(2)])
     with MlflowRun(uri, of, files) as run:
         assert is_back.wait(60)
-        run.finish(model_dir, {})
+        run.finish(tuned)
     assert [at for at, *_ in history(uri, "loss/train/total")] == [1, 2]
 
 
-def test_no_uri_no_run(of: Tracked, files: RunFiles) -> None:
+def test_no_uri_no_run(of: Tracked, files: RunFiles, tuned: Tuned) -> None:
     with MlflowRun("", of, files) as run:
-        run.finish(files.metrics.parent, {})
+        run.finish(tuned)
     assert not run._thread.is_alive()
 
 
@@ -144,3 +141,16 @@ def test_a_cancelled_run_is_killed(uri: str, of: Tracked, files: RunFiles) -> No
     assert [run.info.status for run in runs(uri)] == ["KILLED"]
     mark_killed(uri, of.experiment, "ft_other")
     assert [run.info.status for run in runs(uri)] == ["KILLED"]
+
+
+@pytest.mark.parametrize(
+    ("registry", "model", "name"),
+    [
+        ("", "LUTHIER.PUBLIC.TUNED", ""),
+        ("luthier", "LUTHIER.PUBLIC.TUNED", "luthier.TUNED"),
+        ("main.models", 'LUTHIER.PUBLIC."a/b: c.d"', "main.models.a_b__c_d"),
+    ],
+)
+def test_the_registered_name(settings: Settings, registry: str, model: str, name: str) -> None:
+    settings = settings.model_copy(update={"mlflow_registry": registry})
+    assert tracked(make_job(model=model), settings).registered_as == name
