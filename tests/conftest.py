@@ -27,6 +27,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def foreign_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made by PEFT on the tiny model. Not to be changed: `adapter` is a copy."""
+    from tests.tiny_adapter import build_adapter
+
+    return build_adapter(tiny_model, tmp_path_factory.mktemp("foreign") / "adapter")
+
+
+@pytest.fixture
+def adapter(foreign_adapter: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(foreign_adapter, tmp_path / "adapter"))
+
+
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test reads the settings, profile or key of whoever runs it."""

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
+from luthier.platform.adapter_files import read_adapter
+from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
+from luthier.platform.lora import Modules, check_continues, targeted
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method
+from luthier.platform.recipe import lora_of
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.run_files import MODEL, RunFiles
@@ -20,8 +24,6 @@ class StartingPoint(Frozen):
     path: Path
     base_model: str
     method: Method
-    rank: int
-    """0 for full weights."""
 
 
 def starting_point(
@@ -32,9 +34,19 @@ def starting_point(
     if options.continue_from.startswith("ft_") and "-" in options.continue_from:  # no model's name has a dash
         return _of_job(caller, options.continue_from, Storage(settings.storage), jobs)
     version = models.get(caller, parse_name(options.continue_from, settings.database, settings.schema_name))
-    return StartingPoint(
-        path=Path(version.path), base_model=version.base_model, method=version.method, rank=version.rank
-    )
+    return StartingPoint(path=Path(version.path), base_model=version.base_model, method=version.method)
+
+
+def check_fits(start: StartingPoint, options: FinetuneOptions, base: BaseModel, linear: Modules) -> None:
+    """InvalidInput unless a run with these options can begin there. `linear` is empty where it is not known."""
+    if start.base_model != base.name or start.method is not options.method:
+        raise InvalidInput(
+            f"Option continue_from = {options.continue_from!r}: that is {start.method} on {start.base_model}, "
+            f"and this job is {options.method} on {base.name}."
+        )
+    if options.method is not Method.FULL:
+        adapter, asked = read_adapter(start.path), lora_of(base, options)
+        check_continues(adapter, asked, targeted(asked.targets, linear) if linear else adapter.modules)
 
 
 def _of_job(caller: Caller, job_id: str, storage: Storage, jobs: Jobs) -> StartingPoint:
@@ -44,5 +56,4 @@ def _of_job(caller: Caller, job_id: str, storage: Storage, jobs: Jobs) -> Starti
     checkpoints = RunFiles(storage.runs / job_id).checkpoints()
     if not checkpoints:
         raise NotFound(f"Job {job_id} left no checkpoint to continue from.")
-    rank = 0 if job.options.method is Method.FULL else job.options.lora_rank
-    return StartingPoint(path=checkpoints[-1] / MODEL, base_model=job.base_model, method=job.options.method, rank=rank)
+    return StartingPoint(path=checkpoints[-1] / MODEL, base_model=job.base_model, method=job.options.method)

@@ -15,15 +15,17 @@ from luthier.errors import BadDataset, InvalidInput, NotFound, Unavailable
 from luthier.platform import datasets
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
-from luthier.platform.continuing import starting_point
+from luthier.platform.base_shapes import linear_modules
+from luthier.platform.continuing import check_fits, starting_point
 from luthier.platform.jobs import Job, new_job_id, now_ms
 from luthier.platform.judge import judge
+from luthier.platform.lora import Shape, target_names
 from luthier.platform.models import TableInfo
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.prompts import load_prompts
-from luthier.platform.recipe import Terms
+from luthier.platform.recipe import Terms, lora_of
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
@@ -91,7 +93,7 @@ class Finetune:
         base = self._catalog.get(request.base_model)
         options = parse_options(request.options)
         check_can_tune(base, datetime.now(UTC).date(), options.task_type, options.method)
-        _check_can_serve(options, base)
+        self._check_adapter(options, base)
         return Job(
             id=new_job_id(),
             account=caller.account,
@@ -105,6 +107,16 @@ class Finetune:
             report={},
             created_on=now_ms(),
         )
+
+    def _check_adapter(self, options: FinetuneOptions, base: BaseModel) -> None:
+        """It must be one that the base model can carry, as far as its weights are here."""
+        if options.method is Method.FULL:
+            return
+        if options.lora_rank > base.max_rank:
+            rank = options.lora_rank
+            raise InvalidInput(f"Option lora_rank = {rank}: {base.name} can be served up to {base.max_rank}.")
+        if linear := self._linear(base):
+            target_names(lora_of(base, options).targets, linear)
 
     def _judge(self, caller: Caller, draft: Job) -> Judged:
         base, options = self._catalog.get(draft.base_model), draft.options
@@ -134,24 +146,13 @@ class Finetune:
             return None
         try:
             start = starting_point(caller, options, self._settings, self._models, self._jobs)
+            check_fits(start, options, base, self._linear(base))
         except NotFound as error:
             raise NotFound(f"Option continue_from = {options.continue_from!r}: {error.message}") from error
-        if start.base_model != base.name or start.method is not options.method:
-            raise InvalidInput(
-                f"Option continue_from = {options.continue_from!r}: that is {start.method} on {start.base_model}, "
-                f"and this job is {options.method} on {base.name}."
-            )
-        if start.rank and start.rank != options.lora_rank:
-            raise InvalidInput(
-                f"Option lora_rank = {options.lora_rank}: {options.continue_from} has rank {start.rank}, and a run "
-                f"that continues from it keeps that. Give lora_rank = {start.rank}."
-            )
         return str(start.path)
 
-
-def _check_can_serve(options: FinetuneOptions, base: BaseModel) -> None:
-    if options.method is not Method.FULL and options.lora_rank > base.max_rank:
-        raise InvalidInput(f"Option lora_rank = {options.lora_rank}: {base.name} can be served up to {base.max_rank}.")
+    def _linear(self, base: BaseModel) -> dict[str, Shape]:
+        return linear_modules(base_model_dir(self._settings, base))
 
 
 def open_engine(settings: Settings, tables: Sequence[TableInfo], **extras: Any) -> SqlEngine:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from luthier.errors import InvalidInput
 from luthier.platform.base_models import BaseModel
+from luthier.platform.lora import LoraSettings
 from luthier.platform.options import BatchSize, FinetuneOptions
 from luthier.platform.prices import PriceList, to_ucr
 from luthier.platform.prompts import Prompts
@@ -43,6 +44,16 @@ def rendering_of(base: BaseModel, options: FinetuneOptions) -> Rendering:
         train_on=options.train_on,
         max_prompt=length - completion,
         max_completion=completion,
+    )
+
+
+def lora_of(base: BaseModel, options: FinetuneOptions) -> LoraSettings:
+    """The adapter that is asked for; method full has none."""
+    return LoraSettings(
+        rank=options.lora_rank,
+        alpha=options.alpha,
+        dropout=options.lora_dropout,
+        targets=options.lora_targets or base.targets,
     )
 
 

@@ -9,19 +9,9 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.lora import LoraSettings
 from luthier.platform.options import BatchSize, Duration, Method, Unit
 from luthier.platform.rendering import Rendering
-
-
-class LoraSettings(Frozen):
-    rank: int = Field(default=16, ge=1, le=256)
-    """LoRA rank. The serving engine must have room for it."""
-    alpha: int = Field(default=32, ge=1)
-    """The adapter's output is scaled by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Above 0 training takes PEFT's own, slower forward."""
-    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Last names of the linear modules that get an adapter (q_proj, ...)."""
 
 
 class FitConfig(Frozen):

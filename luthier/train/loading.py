@@ -1,6 +1,5 @@
 """A base model from its folder, with what a run trains in it: an adapter by PEFT, or all its weights."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from luthier.errors import InvalidInput
+from luthier.platform.adapter_files import WEIGHTS, modules_of, read_adapter
+from luthier.platform.lora import LoraSettings, check_continues, target_names
 from luthier.platform.options import Method
 from luthier.train.attention import ATTENTION
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.fusing import fuse
-
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
 
 
 def build(config: FitConfig, device: torch.device, dtype: torch.dtype) -> Any:
@@ -33,7 +31,7 @@ def build(config: FitConfig, device: torch.device, dtype: torch.dtype) -> Any:
     torch.manual_seed(config.seed)
     peft = _with_adapter(base, config, device)
     if config.continue_from and device.type != "meta":
-        _load_adapter(peft, config.continue_from)
+        _load_adapter(peft, config.continue_from, config.lora)
     return peft
 
 
@@ -91,27 +89,12 @@ def _targets(base: Any, lora: LoraSettings) -> list[str]:
     """The names of the linear modules to adapt; the head is no target, for the loss reads its frozen weight."""
     head = base.get_output_embeddings()
     linear = (name for name, part in base.named_modules() if isinstance(part, torch.nn.Linear) and part is not head)
-    there = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    if lora.targets == "all-linear":
-        return there
-    unknown = [name for name in lora.targets if name not in there]
-    if unknown:
-        raise InvalidInput(
-            f"LoRA target {', '.join(unknown)} matches no linear module of the base model; it has {', '.join(there)}."
-        )
-    return list(lora.targets)
+    return target_names(lora.targets, linear)
 
 
-def _load_adapter(peft: Any, folder: Path) -> None:
-    """Takes over an adapter of the same rank, targets and scale; InvalidInput for any other."""
-    given, own = load_file(folder / WEIGHTS), get_peft_model_state_dict(peft, save_embedding_layers=False)
-    if {k: v.shape for k, v in given.items()} != {k: v.shape for k, v in own.items()}:
-        raise InvalidInput(
-            "The adapter to continue from has another rank or other targets: give its lora_rank and lora_targets."
-        )
-    settings, ours = json.loads((folder / SETTINGS).read_text()), peft.peft_config["default"]
-    if settings["lora_alpha"] != ours.lora_alpha or settings.get("use_rslora"):
-        raise InvalidInput(
-            f"The adapter to continue from is scaled otherwise: give its lora_alpha, {settings['lora_alpha']}."
-        )
-    set_peft_model_state_dict(peft, given)
+def _load_adapter(peft: Any, folder: Path, lora: LoraSettings) -> None:
+    """Takes over an adapter of the same rank, scale and modules; InvalidInput for any other."""
+    own = get_peft_model_state_dict(peft, save_embedding_layers=False)
+    modules = modules_of({name: tuple(weight.shape) for name, weight in own.items()}, lora.rank)
+    check_continues(read_adapter(folder), lora, modules)
+    set_peft_model_state_dict(peft, load_file(folder / WEIGHTS))

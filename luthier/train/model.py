@@ -18,13 +18,14 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from luthier.errors import InvalidInput
+from luthier.platform.adapter_files import WEIGHTS
 from luthier.platform.options import Method
 from luthier.platform.prompts import Sample
 from luthier.train import sharding
 from luthier.train.attention import ATTENTION
 from luthier.train.config import FitConfig
 from luthier.train.kernels import HeadLoss, head_losses
-from luthier.train.loading import WEIGHTS, build, default_dtype
+from luthier.train.loading import build, default_dtype
 from luthier.train.packing import IGNORED, Batch, pack
 from luthier.train.team import Team
 

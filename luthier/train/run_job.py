@@ -8,12 +8,12 @@ from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.jobs import EventType, Job
 from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
-from luthier.platform.recipe import batch_of, rendering_of, tokens_of_budget
+from luthier.platform.recipe import batch_of, lora_of, rendering_of, tokens_of_budget
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.run_files import RunFiles
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.storage import Storage
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.launch import fit
 from luthier.train.mlflow_model import Tuned
 from luthier.train.mlflow_run import MlflowRun, tracked
@@ -69,12 +69,7 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
         gpu_share=env.capacity.gpu_share,
         rendering=how,
         method=options.method,
-        lora=LoraSettings(
-            rank=options.lora_rank,
-            alpha=options.alpha,
-            dropout=options.lora_dropout,
-            targets=options.lora_targets or base.targets,
-        ),
+        lora=lora_of(base, options),
         continue_from=Path(job.start_path) if job.start_path else None,
         duration=options.duration,
         max_trained_tokens=tokens_of_budget(options, base, load_prices(configs_dir() / "prices.toml")),

@@ -212,6 +212,8 @@ def test_a_budget_and_a_time(api: TestClient, faq: str, registry: Registry) -> N
         ({"context_length": 513}, ["context_length = 513", "512"]),
         ({"eval_prompts": [LONG]}, ["eval_prompts", "384"]),
         ({"max_epochs": 1, "training_duration": "1ep"}, ["both"]),
+        ({"lora_targets": ["q_prj"]}, ["target q_prj matches no linear module", "Do you mean q_proj?", "down_proj"]),
+        ({"lora_targets": ["q_proj", "lm_head"]}, ["target lm_head matches no linear module"]),
         ({"continue_from": "nothing"}, ["continue_from = 'nothing'", "No model"]),
         ({"continue_from": "ft_00000000-0000-4000-8000-000000000000"}, ["continue_from", "No fine-tuning job"]),
     ],
@@ -295,40 +297,3 @@ def test_a_file_of_preferences(client: luthier.Client, tmp_path: Path) -> None:
     assert job.describe()["report"]["task_type"] == "DPO"
     with pytest.raises(BadDataset, match="no column completion"):
         client.finetune.create("n", "tiny", str(file))
-
-
-# what a run begins with
-
-
-def test_continuing_from_a_model(
-    api: TestClient, faq: str, registry: Registry, settings: Settings, train: Callable[[str], Path]
-) -> None:
-    """Its base model, method and rank must be those of the job."""
-    first = create(api, options={"lora_rank": 8}).json()
-    train(first["id"])
-    same = {"lora_rank": 8, "continue_from": "tuned"}
-    assert create(api, dry_run=True, model="next", options=same).status_code == 200
-    for options, words in (
-        ({"continue_from": "tuned"}, ["lora_rank = 16", "has rank 8", "Give lora_rank = 8"]),
-        ({"continue_from": "tuned", "method": "full"}, ["that is lora on tiny", "this job is full"]),
-    ):
-        message = error_of(create(api, model="next", options=options), 400, "invalid_parameter_value")
-        assert all(word in message for word in words)
-
-
-def test_a_model_may_be_named_like_a_job(api: TestClient, faq: str, train: Callable[[str], Path]) -> None:
-    first = create(api, model="ft_one", options={"lora_rank": 8}).json()
-    train(first["id"])
-    asked = {"model": "next", "options": {"lora_rank": 8, "continue_from": "ft_one"}}
-    assert create(api, dry_run=True, **asked).status_code == 200
-
-
-def test_continuing_from_a_job(api: TestClient, faq: str, registry: Registry, settings: Settings) -> None:
-    job_id = create(api, options={"lora_rank": 8}).json()["id"]
-    asked = {"model": "next", "options": {"lora_rank": 8, "continue_from": job_id}}
-    assert "still runs" in error_of(create(api, **asked), 409, "conflict")
-    registry.jobs.tick()
-    api.post(f"/luthier/v1/jobs/{job_id}/cancel")
-    assert "left no checkpoint" in error_of(create(api, **asked), 404, "not_found")
-    (settings.storage / "runs" / job_id / "step-000002" / "model").mkdir(parents=True)
-    assert create(api, **asked).status_code == 201

@@ -3,14 +3,22 @@
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from luthier.errors import InvalidInput
 from luthier.platform.options import Duration, Method, Unit
+from luthier.platform.prompts import Prompts
+from luthier.platform.rendering import Rendering, render
 from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.loop import evaluate, train
+from luthier.train.model import TunedModel
+from tests.tiny_adapter import build_adapter
 from tests.train.conftest import for_task
 from tests.train.local import Local, alone, silent_run
+from tests.train.plain import CPU, plain_loss, summed_loss
 
 
 @pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
@@ -34,7 +42,8 @@ def test_preference_holds_on_to_the_model_it_continues_from(config: FitConfig, t
 
 
 @pytest.fixture
-def adapter(config: FitConfig, tmp_path: Path) -> Path:
+def ended(config: FitConfig, tmp_path: Path) -> Path:
+    """The adapter of a run."""
     run = Local(tmp_path / "first")
     train(config.model_copy(update={"duration": Duration(num=1, unit=Unit.BATCHES)}), run.worker)
     return run.folder / "1" / "model"
@@ -43,13 +52,37 @@ def adapter(config: FitConfig, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("lora", "said"),
     [
-        (LoraSettings(rank=8, alpha=8), "another rank or other targets.*lora_rank"),
-        (LoraSettings(rank=4, alpha=8, targets=("q_proj",)), "another rank or other targets.*lora_targets"),
-        (LoraSettings(rank=4, alpha=16), "scaled otherwise.*lora_alpha, 8"),
+        (LoraSettings(rank=8, alpha=8), "has rank 4. Give lora_rank = 4"),
+        (LoraSettings(rank=4, alpha=8, targets=("q_proj",)), "lora_targets = .*Give lora_targets = "),
+        (LoraSettings(rank=4, alpha=16), "is scaled by 8 / 4. Give lora_alpha = 8"),
     ],
 )
 def test_an_adapter_of_another_shape_or_scale_is_refused(
-    config: FitConfig, adapter: Path, lora: LoraSettings, said: str
+    config: FitConfig, ended: Path, lora: LoraSettings, said: str
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
-        silent_run(config.model_copy(update={"continue_from": adapter, "lora": lora}))
+        silent_run(config.model_copy(update={"continue_from": ended, "lora": lora}))
+
+
+@pytest.mark.parametrize("settings", [{"lora_alpha": 8}, {"lora_alpha": 4, "use_rslora": True}], ids=str)
+def test_a_run_begins_with_an_adapter_of_plain_peft(
+    config: FitConfig, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Its logits are those of PEFT's own loading, and it learns on."""
+    folder = build_adapter(config.base_dir, tmp_path / "foreign", r=4, **settings)
+    ours = TunedModel.load(config.model_copy(update={"continue_from": folder}), CPU)
+    base = AutoModelForCausalLM.from_pretrained(config.base_dir, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(base, folder)
+    (example,) = render([{"prompt": "the fox", "completion": " is quick"}], Prompts(config.base_dir), Rendering())
+    torch.testing.assert_close(summed_loss(ours, [example]), plain_loss(theirs, example), rtol=1e-5, atol=1e-5)
+
+    started = config.model_copy(update={"continue_from": folder, "learning_rate": 2e-3})
+    assert alone(started)[-1].validation_loss < evaluate(silent_run(started)) - 0.05
+
+
+def test_an_adapter_on_some_layers_is_refused(config: FitConfig, tmp_path: Path) -> None:
+    targets = {"target_modules": ["q_proj"], "layers_to_transform": [0]}
+    folder = build_adapter(config.base_dir, tmp_path / "foreign", r=4, lora_alpha=8, **targets)
+    lora = LoraSettings(rank=4, alpha=8, targets=("q_proj",))
+    with pytest.raises(InvalidInput, match="changes only some of the base model's modules"):
+        silent_run(config.model_copy(update={"continue_from": folder, "lora": lora}))

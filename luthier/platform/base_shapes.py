@@ -1,0 +1,56 @@
+"""The linear modules of a base model, by the headers of its weights: what an adapter can stand on. No torch."""
+
+import json
+from pathlib import Path
+
+from luthier.errors import NotFound
+from luthier.platform.lora import Modules, Shape
+from luthier.platform.tensors import read_header
+
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+TEXT = "model.language_model."
+"""Where the text part of a model stands that reads more than text."""
+OLD_TEXT = "language_model.model."
+"""The same in a checkpoint's names."""
+BARE = "layers."
+"""Begins names in a checkpoint that was saved without its head."""
+OTHERS = ("lm_head", "wte", "wpe", "gate", "router")
+"""Last names of matrices that are no linear module, or none that gets an adapter: heads, tables, routers of experts."""
+
+
+def linear_modules(base_dir: Path) -> dict[str, Shape]:
+    """By name, as transformers calls them; empty when there are no safetensors."""
+    found = {
+        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for file in _files(base_dir)
+        for name, tensor in read_header(file).items()
+        if name.endswith(".weight") and len(tensor.shape) == 2
+    }
+    linear = {name: shape for name, shape in found.items() if _is_linear(name)}
+    if any(name.startswith((OLD_TEXT, BARE)) for name in linear):
+        return {_new_name(name): shape for name, shape in linear.items()}
+    return linear
+
+
+def served_modules(linear: Modules) -> Modules:
+    """Those of the text part: the engine applies no adapter to eyes and ears."""
+    text = {name: shape for name, shape in linear.items() if name.startswith(TEXT)}
+    return text or linear
+
+
+def _files(base_dir: Path) -> list[Path]:
+    if not (index := base_dir / INDEX).is_file():
+        return [file for file in (base_dir / WEIGHTS,) if file.is_file()]
+    files = [base_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    if gone := [file.name for file in files if not file.is_file()]:
+        raise NotFound(f"The weights of base model {base_dir.name.partition('@')[0]} lack {gone[0]}: fetch them anew.")
+    return files
+
+
+def _is_linear(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last not in OTHERS and "embed" not in last and ".experts." not in name
+
+
+def _new_name(name: str) -> str:
+    return TEXT + name.removeprefix(OLD_TEXT) if name.startswith(OLD_TEXT) else f"model.{name}"
