@@ -119,6 +119,11 @@ class BaseModel(Frozen):
     source: WheelSource | PathSource | HubSource = Field(HubSource(), discriminator="kind")
     engine: EngineSettings
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a manifest tells of it."""
+        return {"name": self.name, "hf": self.hf, "revision": self.revision, "licence": self.licence}
+
     @model_validator(mode="before")
     @classmethod
     def _follow_the_window(cls, row: Any) -> Any:

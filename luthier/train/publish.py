@@ -1,22 +1,19 @@
 """A checkpoint becomes an adapter folder with results and manifest, named by content, renamed into place."""
 
 import csv
-import hashlib
-import json
-import os
 import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from luthier.platform.artifacts import content_of, place
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL, answer_lines
-from luthier.platform.storage import Storage, file_sha256
+from luthier.platform.storage import Storage
 from luthier.train.config import FitConfig, FitResult, StepRecord
 
-MANIFEST = "luthier.json"
 RESULTS = "training_results.csv"
 ANSWERS = "eval_prompts.jsonl"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -28,17 +25,14 @@ def publish(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, storag
     part = storage.adapters / f"{job.id}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a supervisor that was killed here
     try:
-        files = _fill(part, config, fit)
-        sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        (part / MANIFEST).write_text(json.dumps(_manifest(job, base, config, fit, files), indent=2))
-        final = storage.adapters / sha256
-        if not final.exists():
-            os.replace(part, final)
+        _fill(part, config, fit)
+        content = content_of(part)
+        final = place(part, content, _manifest(job, base, config, fit), storage.adapters)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return FinishedModel(
         path=str(final),
-        sha256=sha256,
+        sha256=content.sha256,
         rank=0 if config.method is Method.FULL else config.lora.rank,
         method=config.method,
         task_type=config.rendering.task_type,
@@ -55,15 +49,14 @@ def copy_tokenizer(base_dir: Path, folder: Path) -> None:
             shutil.copy(base_dir / name, folder / name)
 
 
-def _fill(folder: Path, config: FitConfig, fit: FitResult) -> dict[str, str]:
-    """All but the manifest; the hash of each file."""
+def _fill(folder: Path, config: FitConfig, fit: FitResult) -> None:
+    """All but the manifest."""
     shutil.copytree(fit.checkpoint_dir / MODEL, folder)
     _write_results(folder / RESULTS, fit.history)
     if config.method is Method.FULL:
         copy_tokenizer(config.base_dir, folder)
     if config.eval_prompts:
         _write_answers(folder / ANSWERS, config.eval_prompts, fit.history)
-    return {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
 
 
 def _write_results(file: Path, history: tuple[StepRecord, ...]) -> None:
@@ -81,12 +74,12 @@ def _write_answers(file: Path, prompts: tuple[str, ...], history: tuple[StepReco
     file.write_text("".join(told))
 
 
-def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, files: dict[str, str]) -> dict[str, object]:
+def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult) -> dict[str, object]:
     packages = ("torch", "transformers", "peft", "ray")
     return {
         "job_id": job.id,
         "model": job.model,
-        "base_model": {"name": base.name, "hf": base.hf, "revision": base.revision, "licence": base.licence},
+        "base_model": base.origin,
         "data": {name: job.report[name] for name in ("train_sha256", "validation_sha256", "rows", "validation_rows")},
         "options": job.options.model_dump(mode="json"),
         "lora": None if config.method is Method.FULL else config.lora.model_dump(mode="json"),
@@ -99,5 +92,4 @@ def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, file
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
         },
-        "sha256": files,
     }
