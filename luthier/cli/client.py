@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
-from luthier.cli.texts import content_hash, write_texts
-from luthier.errors import InvalidInput, LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
+from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
 from luthier.platform.jobs import JobStatus
 from luthier.platform.settings import load_settings
 
@@ -22,12 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from httpx_sse import ServerSentEvent
 
-Rows = list[dict[str, Any]]
-Paths = list[Path]
-
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
-MAX_PATH = 4096
 POLL_SECONDS = 0.5
 RESTART_SECONDS = 300.0
 """How long a watcher waits for a server that went away."""
@@ -105,7 +99,7 @@ class Client:
 
     def base_model(self, name: str) -> dict[str, Any]:
         """One row in full, by its name, an alias or its Hugging Face name."""
-        row: dict[str, Any] = self.call("GET", f"/luthier/v1/base-models/{_quoted(name)}")
+        row: dict[str, Any] = self.call("GET", f"/luthier/v1/base-models/{quoted(name)}")
         return row
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
@@ -279,83 +273,6 @@ class FinetuneJob:
         return job
 
 
-class Tables:
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def create(self, name: str, file: str | Path, replace: bool = False) -> dict[str, Any]:
-        """Uploads a file as a table: CSV, JSONL, Parquet, plain text as one row, or a folder of .txt files."""
-        path = Path(file)
-        if path.is_dir():
-            return self._create_from_folder(name, path, replace)
-        if not path.is_file():
-            raise InvalidInput(f"No file {file}.")
-        params: dict[str, Any] = {"name": name, "filename": path.name, "replace": replace}
-        with path.open("rb") as body:
-            table: dict[str, Any] = self._client.call("POST", "/luthier/v1/tables", params=params, content=body)
-        return table
-
-    def list(self) -> Rows:
-        tables: Rows = self._client.call("GET", "/luthier/v1/tables")["tables"]
-        return tables
-
-    def drop(self, name: str) -> dict[str, Any]:
-        table: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/tables/{_quoted(name)}")
-        return table
-
-    def as_query(self, data: str) -> str:
-        """A SELECT as it stands; the path of a file or folder becomes a table named by its content, and a SELECT."""
-        is_folder = os.path.isdir(data)
-        path = Path(data)
-        if not is_folder and (not data.lower().endswith(FILE_ENDINGS) or any(char in data for char in "\n;")):
-            if len(data) < MAX_PATH and "\n" not in data and path.is_file():
-                raise InvalidInput(f"{data} is none of {', '.join(FILE_ENDINGS)}.")
-            return data
-        if not is_folder and not path.is_file():
-            raise InvalidInput(f"No file {data}. Training data is a SELECT, or the path of a file or folder.")
-        name = f"FILE_{content_hash(path)[:16].upper()}"
-        if not any(table["name"].endswith(f".{name}") for table in self.list()):
-            self.create(name, path)
-        return f"SELECT * FROM {name}"
-
-    def _create_from_folder(self, name: str, folder: Path, replace: bool) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "texts.parquet"
-            write_texts(folder, file)
-            return self.create(name, file, replace)
-
-
-class Models:
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def list(self) -> Rows:
-        models: Rows = self._client.call("GET", "/luthier/v1/models")["models"]
-        return models
-
-    def get(self, name: str) -> dict[str, Any]:
-        model: dict[str, Any] = self._client.call("GET", f"/luthier/v1/models/{_quoted(name)}")
-        return model
-
-    def drop(self, name: str) -> dict[str, Any]:
-        model: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/models/{_quoted(name)}")
-        return model
-
-    def artifacts(self, name: str) -> Rows:
-        path = f"/luthier/v1/models/{_quoted(name)}/artifacts"
-        artifacts: Rows = self._client.call("GET", path)["artifacts"]
-        return artifacts
-
-    def export(self, name: str, folder: str | Path) -> Paths:
-        """Downloads the adapter with its results and manifest into a folder."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        files = [target / artifact["name"] for artifact in self.artifacts(name)]
-        for file in files:
-            self._client.download(f"/luthier/v1/models/{_quoted(name)}/artifacts/{_quoted(file.name)}", file)
-        return files
-
-
 class _Patience:
     """With a server that is away: it ends so long after the first failure."""
 
@@ -391,9 +308,3 @@ def _to_error(response: httpx.Response) -> LuthierError:
     except (ValueError, KeyError, TypeError):
         # Not an answer of ours: a proxy in between, or Serve before the gateway is up.
         return Unavailable(f"HTTP {response.status_code} from {response.url.path}: {response.text[:200].strip()}")
-
-
-def _quoted(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name, safe="")
