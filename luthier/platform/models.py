@@ -25,7 +25,8 @@ class ModelVersion(Frozen):
     model: str
     """Dotted name of the model."""
     version: int
-    job_id: str
+    job_id: str | None
+    """None: it was imported."""
     base_model: str
     path: str
     sha256: str
@@ -36,6 +37,17 @@ class ModelVersion(Frozen):
     parent: str | None = None
     """The model or job whose weights it began with."""
     owner: str
+    created_on: int
+
+
+class ImportedModel(Frozen):
+    """An adapter from elsewhere that was checked and has its folder."""
+
+    base_model: str
+    path: str
+    sha256: str
+    rank: int
+    task_type: TaskType
     created_on: int
 
 

@@ -38,6 +38,11 @@ class Storage:
         return self.root / "runs"
 
     @property
+    def uploads(self) -> Path:
+        """What is on its way in."""
+        return self.root / "uploads"
+
+    @property
     def adapters(self) -> Path:
         """Published adapters, one folder each, named by content."""
         return self.root / "adapters"

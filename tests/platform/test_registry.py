@@ -9,12 +9,13 @@ from luthier.errors import Conflict, NotAuthenticated, NotFound
 from luthier.platform.access import Caller, hash_key, new_key
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.metering import UsageKind
-from luthier.platform.models import TableInfo
+from luthier.platform.models import ImportedModel, TableInfo
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
+from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_progress
 from tests.fakes import Launcher
 
@@ -242,6 +243,41 @@ def test_numbers_of_versions_are_never_used_again(registry: Registry) -> None:
     assert numbers[1] > numbers[0]
     with pytest.raises(NotFound):
         registry.models.drop(ADMIN, TUNED)
+
+
+def make_import(**given: object) -> ImportedModel:
+    fields = {"base_model": "tiny", "path": "a", "sha256": "ab" * 32, "rank": 8, "created_on": 5}
+    return ImportedModel(**{**fields, "task_type": TaskType.CHAT_COMPLETION, **given})
+
+
+def test_an_import_twice(registry: Registry) -> None:
+    made = make_import()
+    assert registry.models.find_import(ADMIN, TUNED, made) is None
+    first = registry.models.add_import(ADMIN, TUNED, made)
+    assert (first.job_id, first.version, first.method, first.parent) == (None, 1, Method.LORA, None)
+    again = made.model_copy(update={"created_on": 6})
+    assert registry.models.add_import(ADMIN, TUNED, again) == first
+    assert registry.models.find_import(ADMIN, TUNED, again) == first
+    assert registry.models.show(ADMIN) == [first]
+    for other in (make_import(sha256="cd" * 32), make_import(task_type=TaskType.DPO)):
+        for verb in (registry.models.find_import, registry.models.add_import):
+            with pytest.raises(Conflict, match="is there already"):
+                verb(ADMIN, TUNED, other)
+    registry.models.drop(ADMIN, TUNED)
+    assert registry.models.add_import(ADMIN, TUNED, made).number > first.number
+
+
+def test_an_import_and_a_job_want_one_name(registry: Registry) -> None:
+    running(registry)
+    with pytest.raises(Conflict, match="Job ft_1 is making a model"):
+        registry.models.add_import(ADMIN, TUNED, make_import())
+    registry.jobs.finish("ft_1", make_finished(sha256="ab" * 32))
+    with pytest.raises(Conflict, match="is there already"):
+        registry.models.add_import(ADMIN, TUNED, make_import())
+    other = parse_name("LUTHIER.PUBLIC.OTHER", "", "")
+    registry.models.add_import(ADMIN, other, make_import())
+    with pytest.raises(Conflict, match="is there already"):
+        registry.jobs.submit(make_job("ft_2", "LUTHIER.PUBLIC.OTHER"))
 
 
 def test_strangers_see_nothing(registry: Registry) -> None:

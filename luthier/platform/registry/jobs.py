@@ -12,7 +12,6 @@ from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import (
-    ACTIVE,
     ATTEMPT_BEGINS,
     Event,
     EventType,
@@ -245,7 +244,7 @@ class Jobs:
     def _first_answer(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
         if first := self._submitted_before(tx, job, key):
             return first
-        self._check_name_free(tx, job)
+        self._models.check_free(tx, Caller(account=job.account, user=job.owner, role=job.role), _model_name(job))
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 
@@ -287,18 +286,6 @@ class Jobs:
         if any(getattr(first, name) != getattr(job, name) for name in asked):
             raise Conflict(f"Idempotency-Key {key!r} was used for another request; send a new one.")
         return first
-
-    def _check_name_free(self, tx: sa.Connection, job: Job) -> None:
-        caller, name = Caller(account=job.account, user=job.owner, role=job.role), _model_name(job)
-        columns = self._jobs.c
-        rivals = sa.select(columns.id, columns.model).where(columns.account == job.account, columns.status.in_(ACTIVE))
-        for rival_id, rival in tx.execute(rivals):
-            if parse_name(rival, "", "").dotted == name.dotted:
-                raise Conflict(f"Job {rival_id} is making a model {rival} already. Choose another name, or cancel it.")
-        if self._models.exists(tx, caller, name):
-            raise Conflict(
-                f"Model {job.model} is there already. Choose another name, or drop it (luthier models drop)."
-            )
 
     def _update(self, tx: sa.Connection, job_id: str, **values: Any) -> None:
         tx.execute(sa.update(self._jobs).where(self._jobs.c.id == job_id).values(**values))

@@ -1,16 +1,20 @@
 """Verbs on tuned models and their versions."""
 
+import uuid
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import NotFound
+from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.jobs import ACTIVE, FinishedModel, Job
-from luthier.platform.models import ModelVersion
+from luthier.platform.models import ImportedModel, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.registry.objects import is_named, object_row
 from luthier.platform.store import Store
+
+IMPORT = "import_"
+"""Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
 
 
 class Models:
@@ -38,18 +42,39 @@ class Models:
             tx.execute(sa.delete(self._models).where(is_named(self._models, caller, name)))
         return version
 
-    def exists(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
+    def find_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion | None:
+        """What `add_import` answered to the same before, or None; Conflict when the name is taken."""
+        with self._store.reading() as tx:
+            return self._imported_before(tx, caller, name, made)
+
+    def add_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion:
+        """Adds a model with its first version, whose folder is in place. The same again gives the first answer."""
+        with self._store.transaction() as tx:
+            if first := self._imported_before(tx, caller, name, made):
+                return first
+            row = {**made.model_dump(mode="json"), "job_id": f"{IMPORT}{uuid.uuid4().hex}"}
+            self._insert(tx, caller, name, row)
+        return self.get(caller, name)
+
+    def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
+        """Conflict when a model has the name, or a job is making one."""
+        columns = self._jobs.c
+        rivals = sa.select(columns.id, columns.model).where(
+            columns.account == caller.account, columns.status.in_(ACTIVE)
+        )
+        for rival_id, rival in tx.execute(rivals):
+            if parse_name(rival, "", "") == name:
+                raise Conflict(f"Job {rival_id} is making a model {rival} already. Choose another name, or cancel it.")
         query = sa.select(self._models.c.id).where(is_named(self._models, caller, name))
-        return tx.execute(query).first() is not None
+        if tx.execute(query).first() is not None:
+            raise Conflict(
+                f"Model {name.display} is there already. Choose another name, or drop it (luthier models drop)."
+            )
 
     def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> None:
         """Adds the model with its first version, inside the transaction that ends the job."""
         owner = Caller(account=job.account, user=job.owner, role=job.role)
-        inserted = tx.execute(sa.insert(self._models).values(**object_row(owner, name, now)))
-        assert inserted.inserted_primary_key is not None
         row = {
-            "model_id": inserted.inserted_primary_key[0],
-            "version": 1,
             "job_id": job.id,
             "base_model": job.base_model,
             "path": made.path,
@@ -60,7 +85,24 @@ class Models:
             "parent": job.options.continue_from,
             "created_on": now,
         }
-        tx.execute(sa.insert(self._versions).values(**row))
+        self._insert(tx, owner, name, row)
+
+    def _insert(self, tx: sa.Connection, owner: Caller, name: QualifiedName, version: dict[str, Any]) -> None:
+        """A model and its first version."""
+        inserted = tx.execute(sa.insert(self._models).values(**object_row(owner, name, version["created_on"])))
+        assert inserted.inserted_primary_key is not None
+        model_id = inserted.inserted_primary_key[0]
+        tx.execute(sa.insert(self._versions).values(model_id=model_id, version=1, **version))
+
+    def _imported_before(
+        self, tx: sa.Connection, caller: Caller, name: QualifiedName, made: ImportedModel
+    ) -> ModelVersion | None:
+        row = tx.execute(self._newest(is_named(self._models, caller, name))).mappings().first()
+        first = _to_version(dict(row)) if row else None
+        if first and first.job_id is None and (first.sha256, first.task_type) == (made.sha256, made.task_type):
+            return first
+        self.check_free(tx, caller, name)
+        return None
 
     def _missing(self, caller: Caller, name: QualifiedName) -> NotFound:
         columns = self._jobs.c
@@ -91,4 +133,5 @@ class Models:
 
 def _to_version(row: dict[str, Any]) -> ModelVersion:
     own = {field: row[field] for field in ModelVersion.model_fields if field != "model"}
-    return ModelVersion(model=row["display"], **own)
+    is_import = row["job_id"].startswith(IMPORT)
+    return ModelVersion(model=row["display"], **{**own, "job_id": None if is_import else row["job_id"]})

@@ -1,0 +1,86 @@
+"""Adapters that were trained elsewhere become models: base model -> checks -> folder named by content -> registry."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from luthier.errors import Conflict
+from luthier.platform.access import Caller
+from luthier.platform.adapter_checks import check_adapter
+from luthier.platform.adapter_files import check_files, fault, read_settings
+from luthier.platform.artifacts import content_of, place
+from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_serve
+from luthier.platform.base_shapes import linear_modules
+from luthier.platform.frozen import Frozen
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import ImportedModel, ModelVersion
+from luthier.platform.names import QualifiedName
+from luthier.platform.registry.models import Models
+from luthier.platform.settings import Settings
+from luthier.platform.storage import Storage
+from luthier.platform.tasks import TaskType
+
+
+class Origin(Frozen):
+    """What its owner says of an adapter."""
+
+    base_model: str | None = None
+    """When not given, the one that the adapter's settings name."""
+    task_type: TaskType = TaskType.CHAT_COMPLETION
+    """How the model is asked."""
+
+
+class Verbs(Protocol):
+    """What an import asks of the registry."""
+
+    models: Models
+
+
+class Imports:
+    def __init__(self, settings: Settings, catalog: Catalog, registry: Verbs) -> None:
+        self._settings, self._catalog, self._models = settings, catalog, registry.models
+        self._storage = Storage(settings.storage)
+
+    def add(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
+        """A new model of the adapter in a folder, which moves away from there; or raises, and nothing is kept.
+
+        The same adapter under the same name again is the first answer.
+        """
+        check_files({file.name for file in folder.iterdir()})
+        base = self._base_of(origin, folder)
+        check_can_serve(base, datetime.now(UTC).date())
+        linear = linear_modules(base_model_dir(self._settings, base))
+        if not linear:
+            raise Conflict(
+                f"Base model {base.name} has no safetensors on this server, which the adapter must be compared with: "
+                f"`luthier base-models fetch {base.name}` fetches them."
+            )
+        adapter = check_adapter(folder, base, linear)
+        content = content_of(folder, base_model=f"{base.name}@{base.revision}")
+        made = ImportedModel(
+            base_model=base.name,
+            path=str(self._storage.adapters / content.sha256),
+            sha256=content.sha256,
+            rank=adapter.rank,
+            task_type=origin.task_type,
+            created_on=now_ms(),
+        )
+        if first := self._models.find_import(caller, name, made):
+            return first
+        place(folder, content, _manifest(base), self._storage.adapters)
+        return self._models.add_import(caller, name, made)
+
+    def _base_of(self, origin: Origin, folder: Path) -> BaseModel:
+        if origin.base_model is not None:
+            return self._catalog.get(origin.base_model)
+        named = read_settings(folder).get("base_model_name_or_path")
+        found = self._catalog.find(named) if isinstance(named, str) else None
+        if found is None:
+            raise fault("base_model_name_or_path", named, "no base model is called that here. Give --base-model NAME.")
+        return found
+
+
+def _manifest(base: BaseModel) -> dict[str, object]:
+    """Nothing of the model or its owner: who imports the same adapter shares the folder."""
+    return {"imported": True, "base_model": base.origin, "versions": {"luthier": version("luthier")}}
