@@ -1,9 +1,9 @@
-"""luthier models list | show | artifacts | export | drop."""
+"""luthier models list | show | artifacts | export | import | drop."""
 
 import click
 
 from luthier.cli.client import Client
-from luthier.cli.options import AS_JSON
+from luthier.cli.options import AS_JSON, TASKS
 from luthier.cli.render import show, show_one
 
 
@@ -17,7 +17,9 @@ def models() -> None:
 def list_models(as_json: bool) -> None:
     """List the tuned models."""
     empty = "No tuned models yet. `luthier finetune create` makes one."
-    show(Client().models.list(), ("model", "version", "base_model", "rank", "job_id", "created_on"), as_json, empty)
+    rows = Client().models.list()
+    shown = rows if as_json else [{**row, "job_id": row["job_id"] or "imported"} for row in rows]
+    show(shown, ("model", "version", "base_model", "rank", "job_id", "created_on"), as_json, empty)
 
 
 @models.command("show")
@@ -43,6 +45,21 @@ def export(model: str, folder: str) -> None:
     """Download a model's files into FOLDER."""
     for file in Client().models.export(model, folder):
         click.echo(file)
+
+
+@models.command("import")
+@click.argument("folder")
+@click.argument("model")
+@click.option("--base-model", help="Whose adapter it is (default: what adapter_config.json names).")
+@click.option("--task-type", type=TASKS, help="How the model is asked (default CHAT_COMPLETION).")
+@AS_JSON
+def import_model(folder: str, model: str, base_model: str | None, task_type: str | None, as_json: bool) -> None:
+    """Make MODEL of the LoRA adapter in FOLDER, which was trained elsewhere (PEFT's format, safetensors)."""
+    made = Client().models.import_(model, folder, base_model, task_type)
+    if as_json:
+        show_one(made, as_json)
+    else:
+        click.echo(f"Model {made['model']}: version {made['version']}, rank {made['rank']} on {made['base_model']}.")
 
 
 @models.command()

@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.cli.texts import content_hash, write_texts
 from luthier.errors import InvalidInput
+from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_files
 
 if TYPE_CHECKING:
     from luthier.cli.client import Client
@@ -76,6 +78,21 @@ class Models:
         model: dict[str, Any] = self._client.call("GET", f"/luthier/v1/models/{quoted(name)}")
         return model
 
+    def import_(
+        self, name: str, folder: str | Path, base_model: str | None = None, task_type: str | None = None
+    ) -> dict[str, Any]:
+        """Makes a model of a LoRA adapter that was trained elsewhere: adapter_config.json, adapter_model.safetensors.
+
+        Without `base_model` the adapter's settings must name one of the catalog.
+        """
+        files = _adapter_files(Path(folder))
+        given = {"name": name, "base_model": base_model, "task_type": task_type}
+        params = {key: value for key, value in given.items() if value is not None}
+        with ExitStack() as opened:
+            parts = [("files", (file.name, opened.enter_context(file.open("rb")))) for file in files]
+            model: dict[str, Any] = self._client.call("POST", "/luthier/v1/models", params=params, files=parts)
+        return model
+
     def drop(self, name: str) -> dict[str, Any]:
         model: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/models/{quoted(name)}")
         return model
@@ -93,6 +110,14 @@ class Models:
         for file in files:
             self._client.download(f"/luthier/v1/models/{quoted(name)}/artifacts/{quoted(file.name)}", file)
         return files
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    """The two, the small one first."""
+    if not folder.is_dir():
+        raise InvalidInput(f"No folder {folder}.")
+    check_files({file.name for file in folder.iterdir()})
+    return [folder / SETTINGS, folder / WEIGHTS]
 
 
 def quoted(name: str) -> str:

@@ -17,7 +17,7 @@ from luthier.serve.dialects import native, openai
 from luthier.serve.middleware import BodyLimit, RequestId
 from luthier.serve.services import Services
 
-UPLOAD_PATHS = ("/luthier/v1/tables",)
+UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models")
 """Here a body is a file."""
 
 

@@ -10,6 +10,7 @@ from luthier.errors import Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
+from luthier.platform.importing import Imports
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.jobs import Jobs
@@ -57,6 +58,7 @@ class Services:
     prices: PriceList
     registry: Verbs
     finetune: Finetune
+    imports: Imports
     resolver: Resolver
     completions: Completions
 
@@ -90,6 +92,7 @@ def make_services(settings: Settings, registry: Verbs, completions: Completions)
         prices=prices,
         registry=registry,
         finetune=Finetune(settings, catalog, prices, registry),
+        imports=Imports(settings, catalog, registry),
         resolver=Resolver(settings, catalog, registry.models),
         completions=completions,
     )

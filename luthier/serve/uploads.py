@@ -1,18 +1,27 @@
-"""A file on its way to a table: body -> scratch file -> checked as what its ending says -> Parquet -> registry."""
+"""Files on their way to a table or a model: body -> scratch -> checked -> stored -> registry.
+
+A table's file is checked as what its ending says, and becomes Parquet; an adapter's become a folder named by content.
+"""
 
 import asyncio
 import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from starlette.requests import Request
+
 from luthier.errors import InvalidInput, Unavailable
 from luthier.platform.access import Caller
+from luthier.platform.adapter_files import check_file_name
+from luthier.platform.importing import Origin
 from luthier.platform.jobs import now_ms
-from luthier.platform.models import TableInfo
+from luthier.platform.models import ModelVersion, TableInfo
 from luthier.platform.names import QualifiedName
 from luthier.platform.sql_engine import read_file
 from luthier.platform.storage import Storage, write_parquet
+from luthier.serve.multipart import receive_files
 from luthier.serve.services import Services
 
 
@@ -20,14 +29,27 @@ async def create_table(
     services: Services, caller: Caller, name: QualifiedName, filename: str, body: AsyncIterator[bytes], replace: bool
 ) -> TableInfo:
     """`filename` tells the format by its ending; its folders are not used."""
-    storage = Storage(services.settings.storage)
-    scratch = storage.root / "uploads" / (uuid.uuid4().hex + Path(filename).suffix.lower())
-    scratch.parent.mkdir(parents=True, exist_ok=True)
+    uploads = Storage(services.settings.storage).uploads
+    scratch = uploads / (uuid.uuid4().hex + Path(filename).suffix.lower())
+    uploads.mkdir(parents=True, exist_ok=True)
     try:
         await _receive(scratch, body)
         return await asyncio.to_thread(_store, services, caller, name, scratch, Path(filename).name, replace)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+async def import_model(
+    services: Services, caller: Caller, name: QualifiedName, origin: Origin, request: Request
+) -> ModelVersion:
+    """The request's files are those of an adapter."""
+    scratch = Storage(services.settings.storage).uploads / uuid.uuid4().hex
+    scratch.mkdir(parents=True)
+    try:
+        await receive_files(request.headers.get("content-type", ""), request.stream(), scratch, check_file_name)
+        return await asyncio.to_thread(services.imports.add, caller, name, origin, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 async def _receive(scratch: Path, body: AsyncIterator[bytes]) -> None:

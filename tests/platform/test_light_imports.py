@@ -24,6 +24,12 @@ def test_the_client_stays_light() -> None:
     assert not child("import sys, luthier; luthier.Client; print(*sys.modules)") & (HEAVY | {"pyarrow", "duckdb"})
 
 
+def test_the_gateway_loads_no_torch() -> None:
+    loaded = child("import sys, luthier.serve.api; print(*sys.modules)")
+    assert "luthier.platform.importing" in loaded
+    assert not loaded & {"torch", "transformers", "vllm", "ray"}
+
+
 def test_the_standard_platform_is_found_from_the_root() -> None:
     assert child("import platform; print(platform.system())") == {"Linux"} or sys.platform != "linux"
     assert child("import platform; print(platform.__name__, hasattr(platform, 'system'))") == {"platform", "True"}

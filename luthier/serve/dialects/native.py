@@ -11,18 +11,20 @@ from fastapi.responses import FileResponse
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
+from luthier.platform.importing import Origin
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.metering import UsageKind
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import GroupBy
+from luthier.platform.tasks import TaskType
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects import native_base_models, native_follow
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
-from luthier.serve.uploads import create_table
+from luthier.serve.uploads import create_table, import_model
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -95,6 +97,25 @@ def drop_table(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 
 
 # models
+
+
+@v1.post("/models", status_code=201)
+async def import_adapter(
+    request: Request,
+    name: str,
+    caller: CallerOf,
+    services: ServicesOf,
+    base_model: str | None = None,
+    task_type: TaskType = TaskType.CHAT_COMPLETION,
+) -> dict[str, Any]:
+    """A LoRA adapter trained elsewhere becomes a model.
+
+    The body is multipart/form-data with the files adapter_config.json and adapter_model.safetensors. Without
+    `base_model` the settings must name one of the catalog.
+    """
+    origin = Origin(base_model=base_model, task_type=task_type)
+    model = await import_model(services, caller, _named(services, name), origin, request)
+    return model.model_dump(exclude={"path"})
 
 
 @v1.get("/models")
