@@ -8,8 +8,9 @@ import pytest
 from safetensors import safe_open
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.jobs import FIRST, check_success, results
+from tests.e2e.jobs import FIRST, MEMORISE, check_success, results, table_of
 from tests.e2e.live import BASE, LiveCluster, until
+from tests.tiny_adapter import change_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -131,3 +132,21 @@ def test_its_artifacts_are_whole(cluster: LiveCluster, first_job: FinetuneJob, t
     last_steps = {row["epoch"]: row["step"] for row in rows}
     assert {row["step"] for row in rows if row["validation_loss"]} == set(last_steps.values())
     assert float(rows[-1]["validation_loss"]) == described["training_result"]["validation_loss"]
+
+
+def test_an_imported_adapter_answers_and_is_continued_from(
+    cluster: LiveCluster, first_job: FinetuneJob, tmp_path: Path
+) -> None:
+    """With its scale written as rsLoRA writes it: 8 / sqrt(16) is the 32 / 16 of the run."""
+    cluster.client.models.export(MODEL, tmp_path / "away")
+    change_settings(tmp_path / "away", use_rslora=True, lora_alpha=8)
+    model = cluster.client.models.import_("borrowed", tmp_path / "away", base_model=BASE)
+    assert (model["job_id"], model["rank"]) == (None, 16)
+    assert {prompt: cluster.client.complete("borrowed", prompt) for prompt in FIRST} == FIRST
+
+    query = table_of(cluster, f"{MODEL}_table", tmp_path, FIRST)
+    options = {**MEMORISE, "max_epochs": 1, "learning_rate": 1e-4, "continue_from": "borrowed"}
+    job = cluster.client.finetune.create("borrowed_on", BASE, query, options=options)
+    described = check_success(cluster, job, tmp_path)
+    assert described["training_result"]["training_loss"] < 0.5
+    assert {prompt: cluster.client.complete("borrowed_on", prompt) for prompt in FIRST} == FIRST
