@@ -1,14 +1,21 @@
 """What the data report says of length, price and time, and what it advises against."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from luthier.errors import BadDataset, InvalidInput
+from luthier.platform import judge
+from luthier.platform.measure import Measured, measure
 from luthier.platform.options import BatchSize, Duration, Unit, parse_options
 from luthier.platform.prices import to_credits
+from luthier.platform.prompts import Prompts
 from luthier.platform.recipe import batch_of
+from luthier.platform.rendering import Rendering, Row
 from luthier.platform.report import DataReport
 from luthier.platform.tasks import TaskType
 from tests.platform.judging import LONG, OVERLONG, PRICES, Make, pairs, rows_of, table
@@ -32,6 +39,28 @@ def test_validation_rows_count_towards_the_limit(terms: Make) -> None:
 def test_an_absurd_duration_is_refused_at_once(terms: Make, duration: str) -> None:
     with pytest.raises(BadDataset, match=r"40 rows are too many: tiny takes 100 rows / \d+ epochs"):
         terms.judged(table(40), training_duration=duration)
+
+
+@pytest.mark.parametrize(("longest", "is_refused"), [(5_000_000_000, True), (4_999_999_999, False)])
+def test_ten_billion_tokens_are_too_many(
+    terms: Make, monkeypatch: pytest.MonkeyPatch, longest: int, is_refused: bool
+) -> None:
+    """Two rows of the training data that count as many; a third, for validation, does not count."""
+
+    def counted(rows: Sequence[Row], prompts: Prompts, how: Rendering, may_drop: bool) -> Measured:
+        lengths = np.array([5_000_000_000, longest][: len(rows)])
+        return replace(measure(rows, prompts, how, may_drop), lengths=lengths)
+
+    monkeypatch.setattr(judge, "measure", counted)
+    training, validation = table(2), table(1, first=2)
+    if not is_refused:
+        assert terms.report(training, validation).tokens == 9_999_999_999
+        return
+    with pytest.raises(BadDataset) as caught:
+        terms.judged(training, validation)
+    assert caught.value.message == (
+        "10,000,000,000 tokens are too many: data sets below 10,000,000,000 can be trained on."
+    )
 
 
 def test_durations_in_epochs_batches_and_tokens(terms: Make) -> None:
