@@ -23,10 +23,11 @@ class Launcher:
     def __init__(self, num_jobs: int = 1, num_workers: int = 4) -> None:
         self.num_jobs, self.num_workers = num_jobs, num_workers
         self.unit: Literal["GPU", "CPU"] = "CPU"
+        self.memory: int | None = None
         self.alive: set[str] = set()
 
     def capacity(self) -> Capacity:
-        return Capacity(jobs=self.num_jobs, workers=self.num_workers, unit=self.unit)
+        return Capacity(jobs=self.num_jobs, workers=self.num_workers, unit=self.unit, memory=self.memory)
 
     def is_alive(self, job_id: str) -> bool:
         return job_id in self.alive

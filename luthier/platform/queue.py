@@ -13,6 +13,7 @@ from typing import Literal
 
 PATIENCE_MS = 600_000
 """An account that got nothing for so long has high priority; room is kept for a large job that waits for so long."""
+GIB = 2**30
 
 
 class Priority(IntEnum):
@@ -42,6 +43,8 @@ class Queued:
     priority: Priority = Priority.NORMAL
     workers: int = 1
     """Training processes, each with a GPU (or a CPU) of its own."""
+    memory: int = 0
+    """Bytes that each of them takes at the least."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Capacity:
     """What each worker has for itself."""
     gpu_share: float = 1.0
     """Of its GPU; the rest is a small engine's."""
+    memory: int | None = None
+    """Bytes that a worker can have at the most, of its GPU or of the largest node; None is not known."""
 
     def num_workers(self, asked: int | None, train_gpus: int) -> int:
         """Processes of a run: as asked, else what the base model takes and there is; without GPUs one."""
@@ -73,13 +78,23 @@ class Capacity:
         """What so many workers take: `1 GPU`, `2 GPUs`."""
         return f"{workers} {self.unit}{'' if workers == 1 else 's'}"
 
-    def why_never(self, workers: int) -> str | None:
-        """Why a job of so many workers cannot run here, however long it waits; None when it can."""
-        if workers <= self.workers:
+    def can_hold(self, workers: int, memory: int) -> bool:
+        """Whether so many workers that take so many bytes each can run here, if nothing else does."""
+        return workers <= self.workers and (self.memory is None or memory <= self.memory)
+
+    def why_never(self, workers: int, memory: int) -> str | None:
+        """Why they cannot, in a sentence; None when they can."""
+        if self.can_hold(workers, memory):
             return None
+        if workers > self.workers:
+            return (
+                f"The job needs {self.count(workers)}, one for each worker, and the cluster has {self.workers} for "
+                f"training{' beside its engines' if self.unit == 'GPU' else ''}. Lower num_workers, or add nodes."
+            )
+        has = "a GPU" if self.unit == "GPU" else "the largest node"
         return (
-            f"The job needs {self.count(workers)}, one for each worker, and the cluster has {self.workers} for "
-            f"training{' beside its engines' if self.unit == 'GPU' else ''}. Lower num_workers, or add nodes."
+            f"The job needs at least {memory / GIB:.1f} GiB of memory for each worker, activations left out, and {has} "
+            f"of the cluster has at most {(self.memory or 0) / GIB:.1f} GiB."
         )
 
 
@@ -117,7 +132,7 @@ class Room:
 
     def why_not(self, job: Queued) -> Wait | None:
         """None when the job may start."""
-        if job.workers > self._capacity.workers:
+        if not self._capacity.can_hold(job.workers, job.memory):
             return Wait.CLUSTER
         if self._limit and self._of_account[job.account] >= self._limit:
             return Wait.ACCOUNT
@@ -127,7 +142,7 @@ class Room:
         """`why_not` in a sentence."""
         wait = self.why_not(job)
         if wait is Wait.CLUSTER:
-            return f"Waits for a larger cluster. {self._capacity.why_never(job.workers)}"
+            return f"Waits for a larger cluster. {self._capacity.why_never(job.workers, job.memory)}"
         if wait is Wait.ACCOUNT:
             return f"Waits for a job of its own account to end: {self._limit} run, and no more may."
         if self._jobs < 1:

@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 from luthier.errors import InvalidInput, LossDiverged, LuthierError, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import JobError, JobStatus
+from luthier.platform.memory import gpu_bytes
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.actor import NAMESPACE, RegistryClient
 from luthier.platform.settings import Settings
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MOST_SHARED = 0.45
 """Of a GPU for small engines beside a worker."""
+ACCELERATOR = "accelerator_type:"
+"""What Ray puts before the kind of a node's GPUs among its resources."""
 
 
 class Supervisor:
@@ -66,14 +69,18 @@ class RayLauncher:
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self._has_gpus = self._has_gpus or gpus > 0
         if not self._has_gpus:
-            return Capacity(jobs=self._settings.max_running_jobs or max(1, cpus // 2), workers=cpus, unit="CPU")
+            jobs = self._settings.max_running_jobs or max(1, cpus // 2)
+            return Capacity(jobs=jobs, workers=cpus, unit="CPU", memory=_largest_node())
         shared = sum(engine.gpu_share for engine in self._engines if engine.gpu_share < 1)
         taken = sum(engine.num_gpus for engine in self._engines if engine.gpu_share == 1)
         if shared > MOST_SHARED:  # two workers could meet on one GPU
             taken, shared = taken + math.ceil(shared), 0.0
         free = max(0, gpus - taken)
         jobs = self._settings.max_running_jobs or max(1, free)
-        return Capacity(jobs=jobs, workers=free, unit="GPU", gpu_share=1 - shared)
+        memory = gpu_bytes(_gpu_types())
+        if memory and free == 1:  # of several, the engines may have others
+            memory = int(memory * (1 - shared))
+        return Capacity(jobs=jobs, workers=free, unit="GPU", gpu_share=1 - shared, memory=memory)
 
     def is_alive(self, job_id: str) -> bool:
         """Alive or starting."""
@@ -97,6 +104,23 @@ class RayLauncher:
         ray.kill(actor)
         if uri := self._settings.mlflow_tracking_uri:  # a task of its own: the server may be slow, or away
             ray.remote(num_cpus=0)(mark_killed).remote(uri, self._settings.mlflow_experiment, job_id)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _largest_node() -> int | None:
+    """Bytes that were free when Ray started there: it sets a part aside for objects, which processes may take too."""
+    sizes = [int(node["memory"] + node.get("object_store_memory", 0)) for node in _nodes() if "memory" in node]
+    return max(sizes, default=None)
+
+
+def _gpu_types() -> list[str | None]:
+    """Of each node with GPUs; None where Ray knows none."""
+    names = [[name for name in node if name.startswith(ACCELERATOR)] for node in _nodes() if node.get("GPU")]
+    return [found[0].removeprefix(ACCELERATOR) if found else None for found in names]
 
 
 def is_billable(error: Exception) -> bool:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.platform.queue import PATIENCE_MS, Capacity, Limits, Priority, Queue, Queued, Wait, next_jobs, positions
+from luthier.platform.queue import (
+    GIB,
+    PATIENCE_MS,
+    Capacity,
+    Limits,
+    Priority,
+    Queue,
+    Queued,
+    Wait,
+    next_jobs,
+    positions,
+)
 
 NOW = 10 * PATIENCE_MS
 ACCOUNTS = "abc"
@@ -230,6 +241,13 @@ def test_reasons() -> None:
         "needs 5 GPUs, one for each worker, and the cluster has 4 for training beside its engines. Lower num_workers"
         in words
     )
+    small = replace(limits, capacity=replace(limits.capacity, memory=3 * GIB))
+    kind, words = reason(replace(job, memory=4 * GIB), small)
+    assert kind is Wait.CLUSTER
+    assert (
+        "needs at least 4.0 GiB of memory for each worker, activations left out, and a GPU of the cluster has" in words
+    )
+    assert reason(replace(job, memory=3 * GIB), small)[0] is Wait.ROOM
     full = replace(limits, capacity=Capacity(jobs=2, workers=4, unit="GPU"))
     assert reason(job, full) == (Wait.ROOM, "Waits for a job to end: 2 run, and no more may.")
     late = Queued("late", "b", NOW - PATIENCE_MS - 1, workers=4)

@@ -9,6 +9,7 @@ from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.options import FinetuneOptions
+from luthier.platform.queue import GIB
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from tests.factories import ADMIN, BASE_MODEL, add_admin, make_finished, make_job
@@ -34,12 +35,15 @@ def with_two_accounts(registry: Registry) -> Registry:
     return registry
 
 
-def submit(registry: Registry, number: int, account: str = ADMIN.account, **options: object) -> Job:
+def submit(
+    registry: Registry, number: int, account: str = ADMIN.account, base_model: str = "tiny", **options: object
+) -> Job:
     """The job ft_<number>, created at that time."""
     job = make_job(
         f"ft_{number}",
         f"LUTHIER.PUBLIC.M{number}",
         account=account,
+        base_model=base_model,
         created_on=900_000 + number,
         options=FinetuneOptions.model_validate(options),
     )
@@ -148,6 +152,45 @@ def test_a_job_that_can_never_run_is_refused(registry: Registry, launcher: Launc
     first = submit(registry, 1, num_workers=4)
     launcher.num_workers = 2
     assert submit(registry, 1, num_workers=4) == first
+
+
+def test_a_job_that_no_worker_has_memory_for_is_refused(registry: Registry, launcher: Launcher) -> None:
+    launcher.unit, launcher.memory = "GPU", 80 * GIB
+    with pytest.raises(InvalidInput) as caught:
+        submit(registry, 1, base_model="llama3.1-8b", method="full", num_workers=1)
+    assert caught.value.message == (
+        "The job needs at least 113.2 GiB of memory for each worker, activations left out, and a GPU of the cluster "
+        "has at most 80.0 GiB. Set num_workers to 2 or more, use method lora or qlora, or choose a smaller base model."
+    )
+    assert submit(registry, 1, base_model="llama3.1-8b", method="full", num_workers=2).status is JobStatus.PENDING
+    launcher.unit, launcher.memory = "CPU", 24 * GIB
+    with pytest.raises(
+        InvalidInput, match=r"needs at least 123\.9 GiB .* the largest node of the cluster has at most 24"
+    ):
+        submit(registry, 2, base_model="llama3.1-70b")
+    assert submit(registry, 2, base_model="smollm2-135m", method="full", num_workers=2)
+    launcher.memory = None
+    assert submit(registry, 3, base_model="llama3.1-70b")
+
+
+def test_a_job_waits_for_memory_that_the_cluster_lost(registry: Registry, launcher: Launcher) -> None:
+    """It starts when there are larger GPUs again; a running one that was lost waits for them too."""
+    launcher.unit, launcher.num_jobs, launcher.memory = "GPU", 4, 80 * GIB
+    submit(registry, 1, base_model="llama3.1-70b", num_workers=2)
+    registry.jobs.tick()
+    submit(registry, 2, base_model="llama3.1-70b", num_workers=2)
+    launcher.memory = 24 * GIB
+    launcher.alive.clear()
+    for _ in range(3):
+        registry.jobs.tick()
+    assert launcher.alive == set()
+    assert waits(registry, "ft_2") == [
+        "Waits for a larger cluster. The job needs at least 61.9 GiB of memory for each worker, activations left out, "
+        "and a GPU of the cluster has at most 24.0 GiB."
+    ]
+    launcher.memory = 80 * GIB
+    registry.jobs.tick()
+    assert launcher.alive == {"ft_1", "ft_2"}
 
 
 def test_four_bits_need_a_gpu(registry: Registry, launcher: Launcher) -> None:

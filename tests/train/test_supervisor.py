@@ -1,19 +1,35 @@
 """What the launcher says of a real cluster."""
 
+from collections import Counter
+from dataclasses import replace
+
+import psutil
 import pytest
 
 from luthier.errors import BadDataset, LossDiverged, TrainingFailed
-from luthier.platform.queue import Capacity
+from luthier.platform.queue import GIB, Capacity
 from luthier.platform.settings import Settings
 from luthier.train.supervisor import RayLauncher, is_billable
 from tests.factories import BASE_MODEL
 
 
+class Nodes:
+    """What Ray says of a cluster."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
+        self.resources = list(resources)
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": each} for each in self.resources])
+        monkeypatch.setattr("ray.cluster_resources", lambda: dict(sum(map(Counter, self.resources), Counter[str]())))
+
+
 @pytest.mark.ray
 def test_the_capacity_of_two_cores(ray_cluster: None, settings: Settings) -> None:
-    assert RayLauncher(settings).capacity() == Capacity(jobs=1, workers=2, unit="CPU")
+    capacity = RayLauncher(settings).capacity()
+    assert capacity == Capacity(jobs=1, workers=2, unit="CPU", memory=capacity.memory)
+    assert capacity.memory
+    assert GIB < capacity.memory <= psutil.virtual_memory().total
     more = settings.model_copy(update={"max_running_jobs": 3})
-    assert RayLauncher(more).capacity() == Capacity(jobs=3, workers=2, unit="CPU")
+    assert RayLauncher(more).capacity() == replace(capacity, jobs=3)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +44,27 @@ def test_the_capacity_of_two_cores(ray_cluster: None, settings: Settings) -> Non
 def test_capacity_counts_gpus_beside_the_engine_where_there_are_any(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], capacity: Capacity
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    Nodes(monkeypatch, resources)
     assert RayLauncher(settings).capacity() == capacity
+
+
+def test_memory_is_that_of_the_largest_node(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"CPU": 1.0, "memory": 4.0 * GIB, "object_store_memory": 1.0 * GIB}
+    large = {"CPU": 1.0, "memory": 15.0 * GIB, "object_store_memory": 6.0 * GIB}
+    Nodes(monkeypatch, small, large)
+    assert RayLauncher(settings).capacity().memory == 21 * GIB
+
+
+@pytest.mark.parametrize(
+    ("kinds", "gib"),
+    [(["accelerator_type:A100", "accelerator_type:H200"], 141), (["accelerator_type:A100", "x"], None)],
+)
+def test_memory_is_that_of_the_largest_gpu(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, kinds: list[str], gib: int | None
+) -> None:
+    nodes = [{"CPU": 8.0, "memory": 999.0 * GIB, "GPU": 4.0, kind: 1.0} for kind in kinds]
+    Nodes(monkeypatch, {"CPU": 2.0, "memory": 9.0 * GIB}, *nodes)
+    assert RayLauncher(settings).capacity().memory == (gib and gib * GIB)
 
 
 @pytest.mark.parametrize(
@@ -56,19 +91,19 @@ def test_small_engines_leave_the_rest_of_their_gpu_to_training(
         assert "gpu_share" in row
         (settings.home / "base_models" / f"engine{number}.toml").write_text(row)
         names.append(f"engine{number}")
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": float(gpus)})
+    Nodes(monkeypatch, {"CPU": 16.0, "GPU": float(gpus), "accelerator_type:A100": 1.0})
     served = settings.model_copy(update={"serve_base_models": tuple(names)})
-    assert RayLauncher(served).capacity() == capacity
+    share = capacity.gpu_share if capacity.workers == 1 else 1
+    assert RayLauncher(served).capacity() == replace(capacity, memory=int(80 * GIB * share))
 
 
 def test_a_cluster_that_lost_its_gpus_does_not_train_on_cpus(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources = {"CPU": 16.0, "GPU": 4.0}
-    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    nodes = Nodes(monkeypatch, {"CPU": 16.0, "GPU": 4.0})
     launcher = RayLauncher(settings.model_copy(update={"serve_base_models": ()}))
     assert launcher.capacity().workers == 4
-    del resources["GPU"]
+    del nodes.resources[0]["GPU"]
     assert launcher.capacity() == Capacity(jobs=1, workers=0, unit="GPU")
 
 
