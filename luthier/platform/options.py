@@ -122,6 +122,8 @@ class FinetuneOptions(Frozen):
     """Rows an optimizer step (8), tokens (16_384tok), or auto: what fits in memory, with enough steps left to learn."""
     context_length: int | None = Field(None, ge=16)
     """Longest row in tokens; at most the base model's context window, which is the default."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Less memory for activations, for up to half more time: auto does it where one row does not fit otherwise."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
     """Fixes the validation split, the order of rows and the first weights."""
     lora_rank: int = Field(16, ge=1, le=256)
@@ -176,6 +178,7 @@ OTHER_NAMES = {
     "epochs": "max_epochs",
     "num_train_epochs": "max_epochs",
     "lr": "learning_rate",
+    "gradient_checkpointing": "activation_checkpointing",
 }
 """What users of Databricks and of the common libraries call it, and its name here."""
 BELONGS_TO = {"train_on": TaskType.CHAT_COMPLETION, "dpo_beta": TaskType.DPO}

@@ -29,6 +29,8 @@ class RunFiles:
         self.answers = folder / "eval_prompts.jsonl"
         self.pass_tokens = folder / "pass_tokens"
         """What memory was found to have room for."""
+        self.recompute = folder / "activation_checkpointing"
+        """There once memory was found too small without it."""
 
     def checkpoint(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"

@@ -56,6 +56,8 @@ class FitConfig(Frozen):
     """Answered at each checkpoint."""
     sharding: Literal["auto", "none", "full"] = "auto"
     """Whether the workers share one model or have one each; auto shares one that does not fit a worker's GPU."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether layers are computed again on the way back, to keep less; auto does where one row does not fit else."""
     max_pass_tokens: int = Field(default=8192, ge=1)
     """A step with more tokens runs in several passes; their gradients are summed."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -1,6 +1,7 @@
 """Layers of a model with an adapter that get a faster forward for the same result: LoRA's linears, RMS norms."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
@@ -16,9 +17,10 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 def fuse(model: Any, is_shared: bool = False) -> None:
     """In place. The adapter must have no dropout; weights that workers will share are not joined."""
+    products = Products()
     for parent in () if is_shared else list(model.modules()):
         for layers in _siblings(parent):
-            together = Siblings(layers)
+            together = Siblings(layers, products)
             for layer in layers:
                 layer.forward = MethodType(together.forward, layer)
     for module in model.modules():
@@ -28,29 +30,40 @@ def fuse(model: Any, is_shared: bool = False) -> None:
             module.forward = MethodType(_norm_forward, module)
 
 
+@dataclass
+class Products:
+    """What the siblings that were called last will ask for; one place in a model.
+
+    A pass that failed between two siblings leaves them, and all that led to them, until the next comes to its first.
+    """
+
+    read: Tensor | None = None
+    parts: dict[Any, Tensor] = field(default_factory=dict)
+
+
 class Siblings:
     """LoRA layers that read one tensor: the first that is called multiplies for all, the others find their part.
 
     One product of the joined weights takes less time than one of each, and their input's gradient needs no sum.
     """
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = layers
+    def __init__(self, layers: Sequence[Any], products: Products) -> None:
+        self._layers, self._products = layers, products
         bases = [layer.base_layer for layer in layers]
         self._widths = [base.out_features for base in bases]
         self._weight = torch.cat([base.weight.data for base in bases])
         for base, part in zip(bases, self._weight.split(self._widths), strict=True):
             base.weight.data = part  # no weight is held twice
         self._bias = None if bases[0].bias is None else torch.cat([base.bias.data for base in bases])
-        self._read: Tensor | None = None
-        self._parts: dict[Any, Tensor] = {}
 
     def forward(self, layer: Any, x: Tensor) -> Tensor:
-        if x is not self._read or layer not in self._parts:
-            self._read, self._parts = x, dict(zip(self._layers, self._multiply(x), strict=True))
-        part = self._parts.pop(layer)
-        if not self._parts:
-            self._read = None
+        mine = self._products
+        if x is not mine.read or layer not in mine.parts:
+            mine.parts = {}
+            mine.read, mine.parts = x, dict(zip(self._layers, self._multiply(x), strict=True))
+        part = mine.parts.pop(layer)
+        if not mine.parts:
+            mine.read = None
         return part
 
     def _multiply(self, x: Tensor) -> tuple[Tensor, ...]:

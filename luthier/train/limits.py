@@ -18,6 +18,7 @@ from luthier.platform.run_files import read_pass_tokens, write_pass_tokens
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch, pack
+from luthier.train.recompute import WORDS, Recompute
 from luthier.train.team import Team
 
 SPIKE_STEPS = 5
@@ -42,13 +43,16 @@ class PassLimit:
     Kept in a file of the run's folder, where a worker finds it that starts after another ran out of memory.
     """
 
-    def __init__(self, max_tokens: int, file: Path, team: Team, note: Callable[[EventType, str], None]) -> None:
+    def __init__(
+        self, max_tokens: int, file: Path, team: Team, note: Callable[[EventType, str], None], recompute: Recompute
+    ) -> None:
         self.max_tokens = read_pass_tokens(file) or max_tokens
-        self._file, self._team, self._note = file, team, note
+        self._file, self._team, self._note, self._recompute = file, team, note, recompute
 
     def passes(self, batch: Batch, work: Callable[[list[Batch]], Given]) -> Given:
         """Gives work the passes of a batch, and after each lack of memory smaller ones.
 
+        Where the largest is one example, layers are computed again on the way back from then on.
         Workers that share weights wait for each other in every pass: there the run starts again from its checkpoint.
         """
         while True:
@@ -58,12 +62,13 @@ class PassLimit:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._lower(min(self.max_tokens, max(part.num_tokens for part in parts)) // 2)
+                is_eased = self._ease(parts)
                 if self._team.mesh is not None:
                     raise
                 reason = str(error)
-            if len(parts) == len(set(batch.examples)):
-                raise TrainingFailed(f"One row needs more memory than there is: lower context_length. ({reason})")
+            if not is_eased:
+                way = " or leave activation_checkpointing at auto" if self._recompute.mode == "off" else ""
+                raise TrainingFailed(f"One row needs more memory than there is: lower context_length{way}. ({reason})")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -76,6 +81,21 @@ class PassLimit:
             EventType.BATCH_SIZE, f"Passes of {self.max_tokens} tokens fit; a batch has up to {batch.tokens} tokens"
         )
         return batch
+
+    def _ease(self, parts: list[Batch]) -> bool:
+        """Asks less of the memory; False when these passes cannot be made smaller."""
+        largest = max(parts, key=lambda part: part.num_tokens)
+        if len(set(largest.examples)) == 1 and torch.is_grad_enabled() and self._recomputes():
+            return True
+        self._lower(min(self.max_tokens, largest.num_tokens) // 2)
+        return any(len(set(part.examples)) > 1 for part in parts)
+
+    def _recomputes(self) -> bool:
+        """Whether that begins now."""
+        if not self._recompute.switch_on():
+            return False
+        self._note(EventType.OUT_OF_MEMORY, f"{WORDS}; the run goes on")
+        return True
 
     def _lower(self, max_tokens: int) -> None:
         self._keep(max(1, max_tokens))
@@ -100,6 +120,8 @@ class PassLimit:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                if len(rows) == 1 and self._recomputes():
+                    continue
                 break
             finally:
                 model.module.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.errors import InvalidInput
 from luthier.platform.adapter_files import WEIGHTS
@@ -65,6 +66,10 @@ class TunedModel:
 
     def named_trainable(self) -> dict[str, Parameter]:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def layers(self) -> list[Any]:
+        """Those that can be computed again on the way back."""
+        return [part for part in self._backbone.modules() if isinstance(part, GradientCheckpointingLayer)]
 
     def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The cross-entropy [n] of each labelled token, and the number [n] of the document it stands in."""

@@ -23,6 +23,7 @@ from luthier.train.limits import PassLimit
 from luthier.train.model import TunedModel
 from luthier.train.objectives import CrossEntropy, Objective, Preference, log_probabilities
 from luthier.train.packing import Batch, pack
+from luthier.train.recompute import WORDS, Recompute
 from luthier.train.team import Team
 
 
@@ -72,11 +73,16 @@ class Run:
         self.objective: Objective = Preference(config.dpo_beta) if is_pairs else CrossEntropy()
         self.folder = config.storage_path / config.job_id
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.limit = PassLimit(config.max_pass_tokens, RunFiles(self.folder).pass_tokens, self.team, worker.note)
+        files = RunFiles(self.folder)
+        recompute = Recompute(self.model, config.activation_checkpointing, files.recompute)
+        self.limit = PassLimit(config.max_pass_tokens, files.pass_tokens, self.team, worker.note, recompute)
         self.training = self._data(config.train_file)
         self.validation = self._data(config.validation_file) if config.validation_file else None
         tokens = int(self.training.lengths.sum())
         worker.note(EventType.DATA_VALIDATED, f"{len(self.training.examples)} examples, {tokens} tokens an epoch")
+        recompute.prepare(self._largest_pass(), self.team)
+        if recompute.is_on:
+            worker.note(EventType.MODEL_INITIALIZED, WORDS)
         self.optimizer = torch.optim.AdamW(
             self.model.trainable(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -111,6 +117,14 @@ class Run:
             found = self.team.together(lambda: self.limit.passes(batch, scored))
         self.model.module.train()
         return self.team.sum(found)
+
+    def _largest_pass(self) -> int:
+        """Tokens that must fit: a row's; where a lack of memory ends the process, those of a whole pass."""
+        longest, batch, size = int(self.training.lengths.max()), self.config.batch, self.team.world_size
+        if self.team.mesh is None:
+            return longest
+        tokens = (batch.tokens or longest * (batch.rows or 1)) if batch else self.limit.max_tokens * size
+        return max(longest, min(self.limit.max_tokens, tokens // size))
 
     def _plan(self) -> list[Step]:
         config, data, state = self.config, self.training, self.state

@@ -79,6 +79,7 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
         warmup_share=options.warmup_share,
         weight_decay=options.weight_decay,
         dpo_beta=options.dpo_beta,
+        activation_checkpointing=options.activation_checkpointing,
         seed=options.seed,
         eval_prompts=options.eval_prompts,
     )

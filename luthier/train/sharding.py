@@ -1,7 +1,7 @@
 """One model over the memory of all workers, by torch's FSDP2: each holds a share of every weight.
 
 A layer's weights are put together when it runs and parted again after it. Nothing here but `chosen` and `spread` makes
-a difference between a share and a whole: `whole` and `put` are right for both.
+a difference between a share and a whole: `whole`, `share` and `put` are right for both.
 """
 
 from pathlib import Path
@@ -66,6 +66,11 @@ def whole(tensor: Tensor, is_wanted: bool = True) -> Tensor:
     """A copy on the CPU, or nothing. Of a share every worker must ask for it."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.detach().to("cpu", copy=True) if is_wanted else torch.empty(0)
+
+
+def share(tensor: Tensor) -> Tensor:
+    """What this worker has of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def put(value: Tensor, like: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ class Team:
     def least(self, number: int) -> int:
         return int(self._reduced(torch.tensor(number), torch.distributed.ReduceOp.MIN))
 
+    def any(self, is_so: bool) -> bool:
+        """Whether it is so for one of the workers."""
+        return self.least(-int(is_so)) < 0
+
     def together(self, work: Callable[[], Given]) -> Given:
         """Runs work; an error of ours on one worker is raised on all of them, for the others would wait for ever."""
         if self.world_size == 1:

@@ -26,6 +26,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "weight_decay": [0, 1.0],
     "batch_size": [1, 4096, "8", "16tok", "16_384tok", "16777216tok", "auto"],
     "context_length": [16, 131072],
+    "activation_checkpointing": ["auto", "on", "off"],
     "seed": [0, 2**31 - 1],
     "lora_rank": [1, 256],
     "lora_alpha": [1, 1024],
@@ -52,6 +53,7 @@ REFUSED: dict[str, list[Any]] = {
     "weight_decay": [-0.1, 1.1, float("nan")],
     "batch_size": [0, -1, 4097, 2.5, True, "0", "15tok", "16777217tok", "tok", "Auto", "8 rows", [8], "9" * 30],
     "context_length": [15, "512", 512.5],
+    "activation_checkpointing": ["On", True, 1],
     "seed": [-1, 2**31, 0.5, "0"],
     "lora_rank": [0, 257, "8"],
     "lora_alpha": [0, 1025, 1.5],
@@ -106,6 +108,7 @@ def test_null_is_not_given(name: str) -> None:
     [
         ("epochs", "max_epochs"),
         ("Learning_Rate", "learning_rate"),
+        ("gradient_checkpointing", "activation_checkpointing"),
         ("batchsize", "batch_size"),
         ("lora_r", "lora_rank"),
         ("eval_prompt", "eval_prompts"),

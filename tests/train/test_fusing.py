@@ -1,18 +1,22 @@
 """The faster forwards give what the slower ones give, on the way there and back."""
 
 import copy
+import weakref
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from luthier.train.fusing import Siblings, fuse
+from luthier.train.fusing import Products, Siblings, fuse
 from luthier.train.kernels import HEAD_CHUNK, HeadLoss, RmsNorm
+from luthier.train.recompute import recomputed
 
 
 def model_with_adapter(bias: bool = False) -> Any:
@@ -69,12 +73,52 @@ def test_siblings_may_be_called_alone_and_again() -> None:
     model = model_with_adapter()
     mlp = model.get_base_model().model.layers[0].mlp
     plain = copy.deepcopy(mlp)
-    together = Siblings([mlp.gate_proj, mlp.up_proj])
+    together = Siblings([mlp.gate_proj, mlp.up_proj], Products())
     first, second = torch.randn(2, 3, 32)
     for x in (first, second, first):
         torch.testing.assert_close(together.forward(mlp.up_proj, x), plain.up_proj(x))
         torch.testing.assert_close(together.forward(mlp.up_proj, x), plain.up_proj(x))
     torch.testing.assert_close(together.forward(mlp.gate_proj, first), plain.gate_proj(first))
+
+
+class Kept:
+    """One of the tensors that a pass keeps for its way back."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+def test_what_a_failed_pass_left_goes_when_the_next_begins(is_recomputed: bool) -> None:
+    """It ended between two siblings, of which the first had multiplied for both."""
+    model, given = model_with_adapter(), {"input_ids": torch.arange(12).view(1, 12), "use_cache": False}
+    fuse(model)
+    kept, live = list[weakref.ref[Kept]](), list[int]()
+    layers = model.get_base_model().model.layers
+
+    def keep(tensor: Tensor) -> Kept:
+        holder = Kept(tensor.detach())
+        kept.append(weakref.ref(holder))
+        return holder
+
+    def fail(x: Tensor) -> Tensor:
+        raise MemoryError
+
+    def count(x: Tensor) -> Tensor:
+        live.append(sum(each() is not None for each in kept))
+        return torch.nn.functional.silu(x)
+
+    if is_recomputed:
+        for layer in layers:
+            layer.forward = partial(recomputed, layer.forward)
+    layers[1].mlp.act_fn.forward = fail
+    with pytest.raises(MemoryError), saved_tensors_hooks(keep, lambda holder: holder.tensor):
+        model(**given)
+    assert kept
+    del layers[1].mlp.act_fn.forward
+    layers[0].mlp.act_fn.forward = count
+    model(**given)
+    assert live == [0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
