@@ -69,17 +69,19 @@ def test_two_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
         One(variant(config, name), tmp_path / name).assert_equals(case, 2)
 
 
-def test_four_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
+def test_four_workers_and_four_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
     """In the last step, of three rows, one of them has nothing to do."""
-    whole_batches = {"max_pass_tokens": 8192}
-    configs = {name: variant(config, name).model_copy(update=whole_batches) for name in ("chat", "full")}
+    names, whole_batches = ("chat", "full"), {"max_pass_tokens": 8192}
     cases = {
-        name: Case(each.model_copy(update={"sharding": "full"}), tmp_path / f"{name}-4")
-        for name, each in configs.items()
+        (name, how): Case(variant(config, name, how).model_copy(update=whole_batches), tmp_path / f"{name}-{how}-4")
+        for name in names
+        for how in ("none", "full")
     }
     run_together(4, list(cases.values()), tmp_path)
-    for name, case in cases.items():
-        One(configs[name], tmp_path / name).assert_equals(case, 4)
+    for name in names:
+        one = One(variant(config, name).model_copy(update=whole_batches), tmp_path / name)
+        for how in ("none", "full"):
+            one.assert_equals(cases[name, how], 4)
 
 
 def test_a_checkpoint_goes_on_with_any_number_of_workers(config: FitConfig, tmp_path: Path) -> None:
