@@ -31,6 +31,7 @@ def document_attention(
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
             raise InvalidInput(f"The base model's attention uses {name}, which cannot be trained here. Choose another.")
+    query, key = query.to(value.dtype), key.to(value.dtype)  # where autocast left positions in fp32
     span = Span([end - start for start, end in others["bounds"]], sliding_window, scaling)
     is_flash = query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
     out: Tensor = (CpuAttention.apply if is_flash else _attend)(query, key, value, span)

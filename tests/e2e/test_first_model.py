@@ -148,5 +148,6 @@ def test_an_imported_adapter_answers_and_is_continued_from(
     options = {**MEMORISE, "max_epochs": 1, "learning_rate": 1e-4, "continue_from": "borrowed"}
     job = cluster.client.finetune.create("borrowed_on", BASE, query, options=options)
     described = check_success(cluster, job, tmp_path)
-    assert described["training_result"]["training_loss"] < 0.5
+    losses = [each["training_result"]["training_loss"] for each in (described, first_job.describe())]
+    assert losses[0] < losses[1] + 0.2
     assert {prompt: cluster.client.complete("borrowed_on", prompt) for prompt in FIRST} == FIRST

@@ -232,7 +232,7 @@ def test_an_automatic_batch_is_measured_with_it(
     local = Local(tmp_path / "kept")
     run = Run(config.model_copy(update={"batch": None}), local.worker)
     assert lacks(local) == [f"{WORDS}; the run goes on"]
-    assert run.progress.batch
+    assert run.state.batch
     assert run.limit.max_tokens >= 16
 
 
