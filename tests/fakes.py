@@ -1,6 +1,8 @@
-"""Doubles: a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
+"""Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Literal
 
 from luthier.errors import ContextTooLong, Unavailable
@@ -11,10 +13,20 @@ from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
-from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.platform.wire import Choice, Chunk, CompleteRequest
 from luthier.serve.adapters import Resolver
-from luthier.serve.complete import Completer
+from luthier.serve.complete import Completer, Tally
 from luthier.serve.services import Ask
+
+
+class Clock:
+    """A test turns it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Launcher:
@@ -46,12 +58,23 @@ class EchoEngine:
         self._context = context
         self.dies_after: int | None = None
         """Pieces after which the engine dies."""
+        self.hangs_after: int | None = None
+        """Pieces after which nothing more comes."""
         self.requests: list[CompleteRequest] = []
         self.num_open = 0
 
-    async def generate(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
-    ) -> AsyncGenerator[Chunk, None]:
+    async def whole(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> list[Choice]:
+        texts, finish = dict.fromkeys(range(request.n), ""), dict.fromkeys(range(request.n))
+        async for (piece,) in self.stream(request_id, request, adapter, tally):
+            texts[piece.index] += piece.text
+            finish[piece.index] = piece.finish_reason
+        return [Choice(index=index, text=texts[index], finish_reason=finish[index]) for index in texts]
+
+    async def stream(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> AsyncGenerator[list[Choice], None]:
         self.requests.append(request)
         prompt = request.messages[-1]["content"] if request.messages else request.prompt or ""
         num_prompt = len(prompt.split())
@@ -64,7 +87,13 @@ class EchoEngine:
             for number, piece in enumerate(pieces):
                 if number == self.dies_after:
                     raise Unavailable("The engine stopped while it answered.")
-                yield Chunk(choices=[piece], usage=Usage(prompt_tokens=num_prompt, completion_tokens=1))
+                if number == self.hangs_after:
+                    await asyncio.Event().wait()
+                tally.prompt, tally.completion = num_prompt, tally.completion + 1
+                yield [piece]
+        except (asyncio.CancelledError, GeneratorExit):
+            tally.prompt = num_prompt
+            raise
         finally:
             self.num_open -= 1
 
@@ -95,10 +124,15 @@ class LocalCompletions:
             base.name: Completer(base, engine, prices, lambda record: _settle(registry, record)) for base in catalog
         }
 
-    async def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+    async def whole(self, base_model: str, ask: Ask) -> Chunk:
         resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        async for chunk in self._completers[base_model].complete(ask, resolved):
-            yield chunk
+        return await self._completers[base_model].whole(ask, resolved)
+
+    async def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
+        async with aclosing(self._completers[base_model].stream(ask, resolved)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def ready(self) -> dict[str, bool]:
         return dict.fromkeys(self._completers, self.is_ready)

@@ -40,6 +40,8 @@ class CompleteRequest(Frozen):
     n: int = Field(1, ge=1, le=16)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    repetition_penalty: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    ignore_eos: bool = False
 
 
 class Usage(Frozen):
@@ -58,7 +60,7 @@ class Choice(Frozen):
 
 
 class Chunk(Frozen):
-    """A piece of an answer. The last one, and it alone, carries the engine's token counts."""
+    """An answer, or a piece of one. The last piece, and it alone, carries the engine's token counts."""
 
     choices: list[Choice]
     usage: Usage | None = None

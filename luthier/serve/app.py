@@ -5,7 +5,8 @@ Replica numbers, resources and names that the dashboard shows stand only here.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -13,7 +14,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, Catalog
@@ -55,20 +56,17 @@ class HandleCompletions:
         self._base_models = base_models
         self._handles: dict[str, DeploymentHandle] = {}
 
-    async def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
-        handle = self._handle(base_model).options(stream=True, method_name="complete")
-        chunks = handle.remote(ask)
-        try:
+    async def whole(self, base_model: str, ask: Ask) -> Chunk:
+        answer = self._handle(base_model).options(method_name="whole").remote(ask)
+        with _own_errors(base_model, answer):
+            chunk: Chunk = await answer
+            return chunk
+
+    async def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+        chunks = self._handle(base_model).options(stream=True, method_name="stream").remote(ask)
+        with _own_errors(base_model, chunks):
             async for chunk in chunks:
                 yield chunk
-        except RayTaskError as error:
-            if isinstance(error.cause, LuthierError):
-                raise error.cause from None
-            raise
-        except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
-            raise Unavailable(f"The engine of {base_model} does not answer just now. Try again in a moment.") from error
-        finally:
-            chunks.cancel()
 
     async def ready(self) -> dict[str, bool]:
         statuses = await asyncio.to_thread(lambda: serve.status().applications)
@@ -78,6 +76,22 @@ class HandleCompletions:
         if base_model not in self._handles:
             self._handles[base_model] = serve.get_app_handle(base_model)
         return self._handles[base_model]
+
+
+@contextmanager
+def _own_errors(base_model: str, call: DeploymentResponse | DeploymentResponseGenerator) -> Iterator[None]:
+    """A replica's errors as it raised them, Ray's as our own. Who leaves before the end ends the call."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, LuthierError):
+            raise error.cause from None
+        raise
+    except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
+        raise Unavailable(f"The engine of {base_model} does not answer just now. Try again in a moment.") from error
+    except BaseException:
+        call.cancel()
+        raise
 
 
 def _gateway_app(settings: Settings) -> serve.Application:

@@ -3,8 +3,9 @@
 Whatever happens in between (client gone, engine dead, replica stopping), what the engine counted is settled.
 """
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from luthier.errors import InvalidInput
@@ -13,14 +14,32 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.metering import Source, UsageRecord, completion_usage
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
-from luthier.platform.wire import Chunk, CompleteRequest, Usage
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve.services import Ask
 
 
+@dataclass(slots=True)
+class Tally:
+    """Tokens of one completion by the engine's own counters."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(prompt_tokens=self.prompt, completion_tokens=self.completion)
+
+
 class Engine(Protocol):
-    def generate(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
-    ) -> AsyncGenerator[Chunk, None]: ...
+    """Adds to the tally what it hands over, and, when it is left or dies before the end, what it had made by then."""
+
+    async def whole(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> list[Choice]: ...
+
+    def stream(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> AsyncGenerator[list[Choice], None]: ...
 
 
 class Completer:
@@ -31,24 +50,32 @@ class Completer:
     ) -> None:
         self._base, self._engine, self._prices, self._settle = base, engine, prices, settle
 
-    async def complete(self, ask: Ask, resolved: Resolved) -> AsyncGenerator[Chunk, None]:
-        """The answer's pieces; the last chunk carries the counts of the whole."""
+    async def whole(self, ask: Ask, resolved: Resolved) -> Chunk:
+        """All of the answer, with its counts."""
+        with self._billed(ask, resolved) as tally:
+            choices = await self._engine.whole(ask.id, ask.request, resolved.adapter, tally)
+            return Chunk(choices=choices, usage=tally.usage)
+
+    async def stream(self, ask: Ask, resolved: Resolved) -> AsyncGenerator[Chunk, None]:
+        """The answer's pieces; a last chunk without choices carries the counts of the whole."""
+        with self._billed(ask, resolved) as tally:
+            async with aclosing(self._engine.stream(ask.id, ask.request, resolved.adapter, tally)) as pieces:
+                async for choices in pieces:
+                    yield Chunk(choices=choices)
+            yield Chunk(choices=[], usage=tally.usage)
+
+    @contextmanager
+    def _billed(self, ask: Ask, resolved: Resolved) -> Iterator[Tally]:
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
-        num_prompt = num_completion = 0
+        tally = Tally()
         try:
-            async with aclosing(self._engine.generate(ask.id, ask.request, resolved.adapter)) as pieces:
-                async for piece in pieces:
-                    assert piece.usage is not None
-                    num_prompt = piece.usage.prompt_tokens
-                    num_completion += piece.usage.completion_tokens
-                    yield Chunk(choices=piece.choices)
-            yield Chunk(choices=[], usage=Usage(prompt_tokens=num_prompt, completion_tokens=num_completion))
+            yield tally
         finally:
-            if num_prompt:
-                self._settle(self._usage(ask, resolved, (num_prompt, num_completion)))
+            if tally.prompt:
+                self._settle(self._usage(ask, resolved, tally))
 
-    def _usage(self, ask: Ask, resolved: Resolved, tokens: tuple[int, int]) -> UsageRecord:
+    def _usage(self, ask: Ask, resolved: Resolved, tally: Tally) -> UsageRecord:
         source = Source(
             id=ask.id,
             function=ask.function,
@@ -56,4 +83,4 @@ class Completer:
             price_class=self._base.price_class,
             model=resolved.name,
         )
-        return completion_usage(ask.caller, source, self._prices, tokens, now_ms())
+        return completion_usage(ask.caller, source, self._prices, (tally.prompt, tally.completion), now_ms())

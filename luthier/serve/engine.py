@@ -1,5 +1,6 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -13,12 +14,15 @@ from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
-from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.platform.wire import Choice, CompleteRequest
+from luthier.serve.complete import Tally
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
+MAX_INLINE_CHARS = 8_000
+"""Of a prompt; to tokenise a longer one would hold up the loop, and with it everybody's stream, for milliseconds."""
 
 
 class VllmEngine:
@@ -49,23 +53,75 @@ class VllmEngine:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
 
-    async def generate(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None
-    ) -> AsyncGenerator[Chunk, None]:
-        """Pieces of the answer as they come; each counts its own new tokens, and the prompt's.
+    async def whole(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> list[Choice]:
+        """All of the answer at once. ContextTooLong before anything is generated; Unavailable when the engine dies."""
+        outputs = self._outputs(request_id, request, adapter, tally, is_streamed=False)
+        return [choices async for choices in outputs][-1]
 
-        Closed early, the generation is aborted. ContextTooLong before anything is generated.
-        """
-        ids = self.render(request, is_plain=adapter is not None and adapter.task_type.is_plain)
-        params = self._sampling(request, len(ids))
-        outputs = self._engine.generate(
-            {"prompt_token_ids": ids}, params, request_id, lora_request=_lora_request(adapter)
-        )
+    def stream(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> AsyncGenerator[list[Choice], None]:
+        """Pieces of the answer as they come; errors as those of `whole`."""
+        return self._outputs(request_id, request, adapter, tally, is_streamed=True)
+
+    async def _outputs(
+        self,
+        request_id: str,
+        request: CompleteRequest,
+        adapter: ModelVersion | None,
+        tally: Tally,
+        *,
+        is_streamed: bool,
+    ) -> AsyncGenerator[list[Choice], None]:
+        """Left before the end, the generation is aborted, and the tally has all of its tokens."""
+        ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
+        params = self._sampling(request, len(ids), is_streamed)
+        queue, is_done = None, False
         try:
-            async for output in outputs:
-                yield _chunk(output, len(ids))
+            queue = await self._add(request_id, ids, params, _lora_request(adapter))
+            while not is_done:
+                output = queue.get_nowait() or await queue.get()
+                is_done = output.finished
+                _count(tally, len(ids), output)
+                yield _choices(output)
         except _engine_dead() as error:
             raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
+        except (asyncio.CancelledError, GeneratorExit):
+            tally.prompt = len(ids) if queue else 0
+            raise
+        finally:
+            if queue and not is_done:
+                await self._abort(queue, len(ids), tally)
+
+    async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any) -> Any:
+        """vLLM's queue of this request's outputs."""
+        from vllm.inputs.engine import tokens_input
+
+        try:
+            return await self._engine.add_request(request_id, tokens_input(ids), params, lora_request=lora)
+        except asyncio.CancelledError:
+            await self._engine.abort(request_id)
+            raise
+
+    async def _abort(self, queue: Any, num_prompt: int, tally: Tally) -> None:
+        """vLLM leaves in the queue what it generated so far, before it first waits: a second cancel loses nothing."""
+        from vllm.outputs import RequestOutput
+
+        try:
+            with suppress(_engine_dead()):
+                await self._engine.abort(queue.request_id, internal=True)
+        finally:
+            if isinstance(queue.output, RequestOutput):
+                _count(tally, num_prompt, queue.output)
+
+    async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
+        """`render`, beside the loop when it takes long."""
+        texts = [message["content"] for message in request.messages or ()] or [request.prompt or ""]
+        if sum(map(len, texts)) > MAX_INLINE_CHARS:
+            return await asyncio.to_thread(self.render, request, is_plain)
+        return self.render(request, is_plain)
 
     def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """The prompt in tokens: messages through the chat template, a bare prompt as it stands.
@@ -80,7 +136,7 @@ class VllmEngine:
             raise InvalidInput("The prompt is empty.")
         return ids
 
-    def _sampling(self, request: CompleteRequest, num_prompt: int) -> Any:
+    def _sampling(self, request: CompleteRequest, num_prompt: int, is_streamed: bool) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -99,17 +155,22 @@ class VllmEngine:
             seed=request.seed,
             presence_penalty=request.presence_penalty,
             frequency_penalty=request.frequency_penalty,
-            output_kind=RequestOutputKind.DELTA,
+            repetition_penalty=request.repetition_penalty,
+            ignore_eos=request.ignore_eos,
+            output_kind=RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for this request alone: vLLM need not copy it deeply
         )
 
 
-def _chunk(output: Any, num_prompt: int) -> Chunk:
-    """A DELTA output of vLLM. Its usage counts this piece alone: the prompt is counted by the caller, once."""
-    choices = [
-        Choice(index=piece.index, text=piece.text, finish_reason=piece.finish_reason) for piece in output.outputs
-    ]
-    num_new = sum(len(piece.token_ids) for piece in output.outputs)
-    return Chunk(choices=choices, usage=Usage(prompt_tokens=num_prompt, completion_tokens=num_new))
+def _choices(output: Any) -> list[Choice]:
+    return [Choice(index=each.index, text=each.text, finish_reason=each.finish_reason) for each in output.outputs]
+
+
+def _count(tally: Tally, num_prompt: int, output: Any) -> None:
+    """Adds an output of vLLM. The prompt counts with the first token, or when a client leaves before it."""
+    if num_new := sum(len(each.token_ids) for each in output.outputs):
+        tally.prompt = num_prompt
+        tally.completion += num_new
 
 
 def _lora_request(adapter: ModelVersion | None) -> Any:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import ray
 from ray._common.tls_utils import add_port_to_grpc_server
@@ -54,7 +55,11 @@ class Replica:
             self._engine.kill()
             os._exit(1)
 
-    async def complete(self, ask: Ask) -> AsyncIterator[Chunk]:
+    async def whole(self, ask: Ask) -> Chunk:
+        return await self._completer.whole(ask, await self._resolver.resolve(ask.caller, ask.request.model))
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Chunk]:
         resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        async for chunk in self._completer.complete(ask, resolved):
-            yield chunk
+        async with aclosing(self._completer.stream(ask, resolved)) as chunks:
+            async for chunk in chunks:
+                yield chunk

@@ -44,9 +44,12 @@ class Ask:
 
 
 class Completions(Protocol):
-    """Answers; the last chunk carries the engine's token counts. Closing the iterator aborts the generation."""
+    """Answers of the replicas. To cancel `whole`, or to close the iterator of `stream`, aborts the generation."""
 
-    def complete(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]: ...
+    async def whole(self, base_model: str, ask: Ask) -> Chunk: ...
+
+    def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+        """The last chunk carries the engine's token counts."""
 
     async def ready(self) -> dict[str, bool]: ...
 

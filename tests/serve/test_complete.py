@@ -1,7 +1,7 @@
 """One completion: what was counted is settled, however it ends, and the engine is told at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.factories import ADMIN
 from tests.fakes import EchoEngine
 
 TINY = Resolved(name="tiny", base_model="tiny")
+OTHER = Resolved(name="t", base_model="other")
 
 
 class Door:
@@ -29,13 +30,23 @@ class Door:
         prices = load_prices(configs_dir() / "prices.toml")
         self._completer = Completer(load_catalog(settings).get("tiny"), self.engine, prices, self.settled.append)
 
-    def complete(self, prompt: str, resolved: Resolved = TINY, **given: object) -> AsyncGenerator[Chunk, None]:
-        request = CompleteRequest.model_validate({"model": resolved.name, "prompt": prompt, **given})
-        return self._completer.complete(Ask("req_1", ADMIN, "COMPLETE", request), resolved)
+    def whole(self, prompt: str, resolved: Resolved = TINY, **given: object) -> Coroutine[None, None, Chunk]:
+        return self._completer.whole(ask(prompt, resolved, **given), resolved)
+
+    def stream(self, prompt: str, resolved: Resolved = TINY, **given: object) -> AsyncGenerator[Chunk, None]:
+        return self._completer.stream(ask(prompt, resolved, **given), resolved)
+
+    async def streamed(self, prompt: str, resolved: Resolved = TINY, **given: object) -> list[Chunk]:
+        return [chunk async for chunk in self.stream(prompt, resolved, **given)]
 
     @property
     def counts(self) -> list[tuple[int, int]]:
         return [(record.prompt_tokens, record.completion_tokens) for record in self.settled]
+
+
+def ask(prompt: str, resolved: Resolved, **given: object) -> Ask:
+    request = CompleteRequest.model_validate({"model": resolved.name, "prompt": prompt, **given})
+    return Ask("req_1", ADMIN, "COMPLETE", request)
 
 
 @pytest.fixture
@@ -43,31 +54,49 @@ def door(settings: Settings) -> Door:
     return Door(settings)
 
 
-async def collect(chunks: AsyncGenerator[Chunk, None]) -> list[Chunk]:
-    return [chunk async for chunk in chunks]
+@pytest.fixture(params=["whole", "streamed"])
+def verb(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def run(door: Door, verb: str, prompt: str, resolved: Resolved = TINY, **given: object) -> None:
+    asyncio.run(getattr(door, verb)(prompt, resolved, **given))
 
 
 def test_a_whole_answer(door: Door) -> None:
-    chunks = asyncio.run(collect(door.complete("a b c")))
+    answer = asyncio.run(door.whole("a b c"))
+    assert [(choice.index, choice.text, choice.finish_reason) for choice in answer.choices] == [
+        (0, "base: a b c", "stop")
+    ]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 4)
+
+
+def test_a_streamed_answer(door: Door) -> None:
+    chunks = asyncio.run(door.streamed("a b c"))
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "base: a b c"
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * 4
     last = chunks[-1]
     assert last.choices == []
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (3, 4)
-    record = door.settled[0]
+
+
+def test_what_is_settled(door: Door, verb: str) -> None:
+    run(door, verb, "a b c")
+    (record,) = door.settled
     assert (record.source_id, record.function, record.model, record.user) == ("req_1", "COMPLETE", "tiny", "admin")
     assert door.counts == [(3, 4)]
 
 
-def test_many_answers_to_one_prompt_count_it_once(door: Door) -> None:
-    asyncio.run(collect(door.complete("a b", n=3)))
+def test_many_answers_to_one_prompt_count_it_once(door: Door, verb: str) -> None:
+    run(door, verb, "a b", n=3)
     assert door.counts == [(2, 9)]
 
 
-def test_a_client_that_leaves_pays_for_what_was_made(door: Door) -> None:
+def test_a_client_that_leaves_a_stream_pays_for_what_was_made(door: Door) -> None:
     async def leave_after_two() -> None:
-        chunks = door.complete("a b c")
+        chunks = door.stream("a b c")
         await anext(chunks)
         await anext(chunks)
         await chunks.aclose()
@@ -77,42 +106,39 @@ def test_a_client_that_leaves_pays_for_what_was_made(door: Door) -> None:
     assert door.counts == [(3, 2)]
 
 
-def test_a_cancelled_task_pays_too(door: Door) -> None:
+@pytest.mark.parametrize("num_made", [0, 2])
+def test_a_cancelled_task_pays_too(door: Door, verb: str, num_made: int) -> None:
     async def cancelled() -> None:
-        first = asyncio.Event()
-
-        async def consume() -> None:
-            async for _ in door.complete("a b c"):
-                first.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(consume())
-        await first.wait()
+        door.engine.hangs_after = num_made
+        task = asyncio.create_task(getattr(door, verb)("a b c"))
+        while not door.engine.num_open:
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert door.engine.num_open == 0
 
     asyncio.run(cancelled())
-    assert door.counts == [(3, 1)]
+    assert door.counts == [(3, num_made)]
 
 
-def test_an_engine_that_dies_is_settled_up_to_there(door: Door) -> None:
+def test_an_engine_that_dies_is_settled_up_to_there(door: Door, verb: str) -> None:
     door.engine.dies_after = 2
     with pytest.raises(Unavailable, match="stopped while it answered"):
-        asyncio.run(collect(door.complete("a b c")))
+        run(door, verb, "a b c")
     assert door.counts == [(3, 2)]
     assert door.engine.num_open == 0
 
 
 @pytest.mark.parametrize("dies_after", [0, None])
-def test_nothing_counted_is_nothing_settled(door: Door, dies_after: int | None) -> None:
+def test_nothing_counted_is_nothing_settled(door: Door, verb: str, dies_after: int | None) -> None:
     door.engine.dies_after = dies_after
     with pytest.raises((Unavailable, ContextTooLong)):
-        asyncio.run(collect(door.complete("a", max_tokens=3 if dies_after == 0 else 20)))
+        run(door, verb, "a", max_tokens=3 if dies_after == 0 else 20)
     assert door.settled == []
 
 
-def test_a_model_of_another_base_is_refused(door: Door) -> None:
+def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
     with pytest.raises(InvalidInput, match="stands on other, not on tiny"):
-        asyncio.run(collect(door.complete("a", Resolved(name="t", base_model="other"))))
+        run(door, verb, "a", OTHER)
     assert door.engine.requests == []

@@ -17,7 +17,7 @@ from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
-from luthier.platform.wire import Chunk, CompleteRequest, Usage
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.services import Ask, Services
 
@@ -99,12 +99,12 @@ class _Shape:
         self._id = ("chatcmpl-" if is_chat else "cmpl-") + request_id.removeprefix("req_")
         self._model, self._created = model, int(time.time())
 
-    def whole(self, texts: dict[int, str], finish: dict[int, str | None], usage: Usage) -> dict[str, Any]:
-        choices = [self._choice(index, texts[index], finish[index]) for index in sorted(texts)]
+    def whole(self, answer: Chunk) -> dict[str, Any]:
+        assert answer.usage is not None
         return {
             **self._head("chat.completion" if self._chat else "text_completion"),
-            "choices": choices,
-            "usage": _usage(usage),
+            "choices": [self._choice(each) for each in sorted(answer.choices, key=lambda choice: choice.index)],
+            "usage": _usage(answer.usage),
         }
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
@@ -125,9 +125,9 @@ class _Shape:
     def closing(self, usage: Usage) -> dict[str, Any]:
         return {**self._chunk_head(), "choices": [], "usage": _usage(usage)}
 
-    def _choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
-        body = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        return {"index": index, **body, "logprobs": None, "finish_reason": finish}
+    def _choice(self, choice: Choice) -> dict[str, Any]:
+        body = {"message": {"role": "assistant", "content": choice.text}} if self._chat else {"text": choice.text}
+        return {"index": choice.index, **body, "logprobs": None, "finish_reason": choice.finish_reason}
 
     def _chunk_head(self) -> dict[str, Any]:
         return self._head("chat.completion.chunk" if self._chat else "text_completion")
@@ -167,21 +167,13 @@ def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 async def _answer(services: Services, ask: Ask, body: _Sampling, shape: _Shape) -> Response:
     base_model = await services.base_model_of(ask.caller, ask.request.model)
     headers = services.retirement_headers(base_model)
-    chunks = services.completions.complete(base_model, ask)
     if body.stream:
+        chunks = services.completions.stream(base_model, ask)
         # The first piece is awaited here, so that an error still has its own status.
         first = await anext(chunks)
         lines = _stream(first, chunks, ask.request.n, shape, body.wants_usage)
         return StreamingResponse(lines, headers=headers, media_type="text/event-stream")
-    texts: dict[int, str] = dict.fromkeys(range(ask.request.n), "")
-    finish: dict[int, str | None] = dict.fromkeys(range(ask.request.n))
-    usage = Usage(prompt_tokens=0, completion_tokens=0)
-    async for chunk in chunks:
-        usage = chunk.usage or usage
-        for choice in chunk.choices:
-            texts[choice.index] += choice.text
-            finish[choice.index] = choice.finish_reason or finish[choice.index]
-    return JSONResponse(shape.whole(texts, finish, usage), headers=headers)
+    return JSONResponse(shape.whole(await services.completions.whole(base_model, ask)), headers=headers)
 
 
 async def _stream(

@@ -24,9 +24,9 @@ from luthier.platform.prompts import load_prompts
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.sql_engine import SqlFunction
 from luthier.platform.wire import (
+    Chunk,
     CompleteRequest,
     CreateJob,
-    Usage,
     options_from_json,
     snowflake_description,
     snowflake_row,
@@ -114,11 +114,8 @@ class _Functions:
         request = _complete_request(model, prompt, row[2] if len(row) > 2 else None)
         ask = Ask(next(self._ids), self._caller, "COMPLETE", request)
         base_model = await self._services.base_model_of(self._caller, model)
-        text, usage = "", Usage(prompt_tokens=0, completion_tokens=0)
-        async for chunk in self._services.completions.complete(base_model, ask):
-            text += "".join(choice.text for choice in chunk.choices)
-            usage = chunk.usage or usage
-        return text if len(row) == 2 else _details(model, text, usage)
+        answer = await self._services.completions.whole(base_model, ask)
+        return answer.choices[0].text if len(row) == 2 else _details(model, answer)
 
     async def _try_complete(self, row: Cells) -> str | None:
         try:
@@ -194,11 +191,12 @@ def _messages(prompt: str) -> list[dict[str, str]] | None:
     return history
 
 
-def _details(model: str, text: str, usage: Usage) -> str:
+def _details(model: str, answer: Chunk) -> str:
     """What COMPLETE answers when options are given. The key is `messages` and holds text."""
-    counts = {**usage.model_dump(), "total_tokens": usage.total_tokens}
+    assert answer.usage is not None
+    counts = {**answer.usage.model_dump(), "total_tokens": answer.usage.total_tokens}
     body: dict[str, Any] = {
-        "choices": [{"messages": text}],
+        "choices": [{"messages": answer.choices[0].text}],
         "created": int(time.time()),
         "model": model,
         "usage": counts,
