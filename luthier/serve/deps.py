@@ -1,41 +1,32 @@
 """What every route asks for: the services, and the caller behind the key."""
 
-import asyncio
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from luthier.errors import NotAuthenticated
 from luthier.platform.access import Caller, hash_key
+from luthier.serve.remember import Remembered
 from luthier.serve.services import Services, Verbs
 
-FRESH_SECONDS = 5.0
-"""A revoked key works for at most so long."""
-MAX_KEYS = 10_000
+SOFT_SECONDS, FRESH_SECONDS = 2.5, 5.0
+"""A revoked key works for at most FRESH_SECONDS."""
 
 
 class KeyCheck:
     """Keys to callers, remembered for a moment; unknown keys are never remembered."""
 
-    def __init__(self, registry: Verbs) -> None:
-        self._registry = registry
-        self._known: dict[str, tuple[float, Caller]] = {}
+    def __init__(self, registry: Verbs, clock: Callable[[], float] = time.monotonic) -> None:
+        self._callers = Remembered(registry.access.authenticate, SOFT_SECONDS, FRESH_SECONDS, clock)
 
     async def caller(self, header: str | None) -> Caller:
         """`header` is Authorization: `Bearer KEY`."""
         scheme, _, key = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise NotAuthenticated("No API key. Send the header `Authorization: Bearer KEY`.")
-        hashed = hash_key(key.strip())
-        at, caller = self._known.get(hashed, (0.0, None))
-        if caller is None or time.monotonic() - at > FRESH_SECONDS:
-            self._known.pop(hashed, None)
-            caller = await asyncio.to_thread(self._registry.access.authenticate, hashed)
-            if len(self._known) >= MAX_KEYS:
-                self._known.clear()
-            self._known[hashed] = (time.monotonic(), caller)
-        return caller
+        return await self._callers.get(hash_key(key.strip()))
 
 
 async def _caller(request: Request) -> Caller:

@@ -9,19 +9,11 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve import adapters
 from luthier.serve.adapters import FRESH_SECONDS, Resolver
 from tests.factories import ADMIN, make_finished, make_job
+from tests.fakes import Clock
 
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -108,9 +100,14 @@ def test_a_registry_that_is_away_is_not_a_missing_model(
         job_of(resolver)
 
 
-def test_the_memory_is_bounded(resolver: Resolver, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapters, "MAX_NAMES", 2)
-    for number in range(4):
-        make_model(registry, f"ft_{number}", f"LUTHIER.PUBLIC.M{number}")
-        assert job_of(resolver, f"m{number}") == f"ft_{number}"
-    assert len(resolver._known) <= 2
+def test_many_callers_are_one_question(resolver: Resolver, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(registry)
+    get, asked = registry.models.get, []
+    monkeypatch.setattr(registry.models, "get", lambda *about: asked.append(about) or get(*about))
+
+    async def callers() -> set[str]:
+        found = await asyncio.gather(*(resolver.resolve(ADMIN, "tuned") for _ in range(64)))
+        return {resolved.name for resolved in found}
+
+    assert asyncio.run(callers()) == {"LUTHIER.PUBLIC.TUNED"}
+    assert len(asked) == 1
