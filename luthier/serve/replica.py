@@ -44,6 +44,7 @@ class Replica:
         self._resolver = Resolver(settings, catalog, registry.models)
         self._engine = VllmEngine(base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()))
         spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append)
+        spool.start()
         self._completer = Completer(base, self._engine, load_prices(configs_dir() / "prices.toml"), spool.settle)
 
     async def check_health(self) -> None:

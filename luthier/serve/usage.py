@@ -1,12 +1,17 @@
 """Usage on its way to the ledger: on disk first, then in batches to the registry, dropped by none.
 
-A record that was sent but not yet crossed out is sent again after a crash; the ledger's key makes that harmless.
+A file is written by one process, sent as it stands and then removed, never rewritten. Killed in between, its records
+are sent again by whoever takes it over; the ledger's key makes that harmless.
 """
 
 import logging
 import os
+import re
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,40 +23,56 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.2
 MAX_BATCH = 1000
+NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
+"""Of a file, without its suffix: the process that writes it, and which of its files it is."""
 
 
 class UsageSpool:
-    """One file of JSON lines for each replica; what a dead replica left behind is taken over by the next."""
+    """Files of JSON lines, one open at a time; what a dead replica left behind is taken over by the next."""
 
     def __init__(self, folder: Path, append: Callable[[list[UsageRecord]], int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._append = folder, append
-        self._file = folder / f"{os.getpid()}.jsonl"
-        self._lock, self._flushing = threading.Lock(), threading.Lock()
-        self._waiting: list[UsageRecord] = []
-        self._wake = threading.Event()
-        self._take_over()
+        self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
+        own = [number for pid, number in map(_owner, folder.glob("*.jsonl")) if pid == os.getpid()]
+        self._file = _File(folder / f"{os.getpid()}-{max(own, default=0) + 1}.jsonl")
+        self._closed: deque[tuple[Path, list[UsageRecord]]] = deque(self._left_behind())
+
+    def start(self) -> None:
+        """From here on it flushes by itself."""
+        self._wake.set()
         threading.Thread(target=self._flush_forever, daemon=True).start()
 
     def settle(self, record: UsageRecord) -> None:
         """Keeps the record on disk; it reaches the ledger within moments."""
         with self._lock:
-            with self._file.open("a") as file:
-                file.write(record.model_dump_json() + "\n")
-            self._waiting.append(record)
+            self._file.write(record)
         self._wake.set()
 
     def flush(self) -> None:
         """Sends what waits; on failure everything stays where it is."""
         with self._flushing:
-            with self._lock:
-                batch = self._waiting[:MAX_BATCH]
-            if not batch:
-                return
-            self._send(batch)
-            with self._lock:
-                del self._waiting[: len(batch)]
-                self._rewrite()
+            self._send_closed()
+            if self._file.records:
+                self._turn()
+                self._send_closed()
+
+    def _turn(self) -> None:
+        """Goes on in a new file."""
+        fresh = _File(_next(self._file.path))
+        with self._lock:
+            full, self._file = self._file, fresh
+        self._closed.append((full.path, full.records))
+        full.close()
+
+    def _send_closed(self) -> None:
+        while self._closed:
+            file, records = self._closed[0]
+            while records:
+                self._send(records[:MAX_BATCH])
+                del records[:MAX_BATCH]
+            file.unlink(missing_ok=True)
+            self._closed.popleft()
 
     def _send(self, batch: list[UsageRecord]) -> None:
         try:
@@ -65,35 +86,62 @@ class UsageSpool:
 
     def _flush_forever(self) -> None:
         while True:
-            self._wake.wait(FLUSH_SECONDS if self._waiting else None)
+            self._wake.wait()
             self._wake.clear()
+            time.sleep(FLUSH_SECONDS)
             try:
                 self.flush()
             except Exception as error:  # whatever it is, the records wait on disk and the next round sends them
                 log.warning("usage not flushed yet: %s", error)
-                threading.Event().wait(FLUSH_SECONDS)
+                self._wake.set()
 
-    def _take_over(self) -> None:
-        """What dead processes left, and one of this very id: ids come again."""
-        left = [file for file in self._folder.glob("*.jsonl") if file == self._file or not _is_alive(int(file.stem))]
-        self._waiting = [record for file in left for record in _read(file)]
-        self._rewrite()
-        for file in left:
-            if file != self._file:
-                file.unlink()
+    def _left_behind(self) -> list[tuple[Path, list[UsageRecord]]]:
+        """The files of processes that are gone. Another heir may be quicker: then a file is there no more."""
+        found = []
+        for file in sorted(self._folder.glob("*.jsonl")):
+            with suppress(FileNotFoundError):
+                if not _is_written(file):
+                    found.append((file, _read(file)))
+        return found
 
-    def _rewrite(self) -> None:
-        """The file with what waits, whole or as it was."""
-        part = self._file.with_suffix(".part")
-        part.write_text("".join(record.model_dump_json() + "\n" for record in self._waiting))
-        os.replace(part, self._file)
+
+class _File:
+    """A file that is being written, and its records."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[UsageRecord] = []
+        self._handle = path.open("xb")
+
+    def write(self, record: UsageRecord) -> None:
+        self.records.append(record)
+        self._handle.write(record.model_dump_json().encode() + b"\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _owner(file: Path) -> tuple[int, int]:
+    """The process that writes or wrote a file, and the file's number."""
+    name = NAME.fullmatch(file.stem)
+    assert name, f"{file} is no usage file"
+    return int(name["pid"]), int(name["number"] or 0)
+
+
+def _next(file: Path) -> Path:
+    pid, number = _owner(file)
+    return file.with_name(f"{pid}-{number + 1}.jsonl")
+
+
+def _is_written(file: Path) -> bool:
+    """Whether its process lives. Process ids come again: one that began after the last line is another process."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(_owner(file)[0]).create_time() <= file.stat().st_mtime)
+    return False
 
 
 def _read(file: Path) -> list[UsageRecord]:
     """Whole lines only: a process that dies while it writes leaves half of the last one."""
-    *lines, _torn = file.read_text().split("\n")
+    *lines, _torn = file.read_text("utf-8").split("\n")
     return [UsageRecord.model_validate_json(line) for line in lines]
-
-
-def _is_alive(pid: int) -> bool:
-    return bool(psutil.pid_exists(pid))

@@ -1,12 +1,18 @@
 """The spool: records outlive a registry that is away and a process that died; the ledger has each once."""
 
+import contextlib
 import os
 import queue
 import subprocess
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from luthier.errors import Unavailable
 from luthier.platform.metering import UsageKind, UsageRecord
@@ -40,7 +46,7 @@ def kept(registry: Registry) -> list[str]:
 
 
 def lines(file: Path) -> list[str]:
-    return [UsageRecord.model_validate_json(line).source_id for line in file.read_text().splitlines()]
+    return [UsageRecord.model_validate_json(line).source_id for line in file.read_text().split("\n")[:-1]]
 
 
 @pytest.fixture
@@ -50,7 +56,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_file(folder: Path) -> Path:
-    return folder / f"{os.getpid()}.jsonl"
+    """The first that this process writes."""
+    return folder / f"{os.getpid()}-1.jsonl"
 
 
 @pytest.fixture
@@ -60,63 +67,93 @@ def dead_pid() -> int:
     return process.pid
 
 
-def leave_behind(folder: Path, pid: int, *records: UsageRecord, torn: str = "") -> Path:
-    folder.mkdir(parents=True)
-    file = folder / f"{pid}.jsonl"
+def leave_behind(folder: Path, name: int | str, *records: UsageRecord, torn: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.jsonl"
     file.write_text("".join(record.model_dump_json() + "\n" for record in records) + torn)
     return file
 
 
-def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folder: Path, own_file: Path) -> None:
+def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folder: Path) -> None:
     door = Door(registry)
     spool = UsageSpool(folder, door.append)
+    spool.start()
     spool.settle(make_record("a"))
     assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a"]
     spool.flush()
     assert kept(registry) == ["a"]
-    assert own_file.read_text() == ""
+    assert [file.read_text() for file in folder.iterdir()] == [""]
+
+
+def test_what_comes_together_is_sent_together(registry: Registry, folder: Path) -> None:
+    door = Door(registry)
+    spool = UsageSpool(folder, door.append)
+    spool.start()
+    for name in "abc":
+        spool.settle(make_record(name))
+    assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a", "b", "c"]
+
+
+def test_a_settled_record_is_on_disk_at_once(registry: Registry, folder: Path, own_file: Path) -> None:
+    spool = UsageSpool(folder, Door(registry).append)
+    spool.settle(make_record("a"))
+    assert lines(own_file) == ["a"]
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), OSError("disk")], ids=["away", "any other fault"])
-def test_records_wait_on_disk_while_the_registry_is_away(
-    registry: Registry, folder: Path, own_file: Path, error: Exception
-) -> None:
+def test_records_wait_on_disk_while_the_registry_is_away(registry: Registry, folder: Path, error: Exception) -> None:
     door = Door(registry, is_open=False)
     door.error = error
     spool = UsageSpool(folder, door.append)
+    spool.start()
     spool.settle(make_record("a"))
-    spool.settle(make_record("b"))
-    door.tries.get(timeout=DEADLINE_SECONDS)
+    assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a"]
     with pytest.raises(type(error)):
         spool.flush()
+    spool.settle(make_record("b"))
     assert kept(registry) == []
-    assert lines(own_file) == ["a", "b"]
+    assert [lines(file) for file in sorted(folder.iterdir())] == [["a"], ["b"]]
     door.is_open = True
-    while door.tries.get(timeout=DEADLINE_SECONDS) != ["a", "b"] or not kept(registry):
+    while door.tries.get(timeout=DEADLINE_SECONDS) != ["b"]:
         pass
     spool.flush()
     assert kept(registry) == ["a", "b"]
-    assert own_file.read_text() == ""
+    assert [file.read_text() for file in folder.iterdir()] == [""]
 
 
-def test_a_new_spool_takes_over_what_a_dead_process_left(registry: Registry, folder: Path, dead_pid: int) -> None:
-    left = leave_behind(folder, dead_pid, make_record("a"), make_record("b"), torn='{"kind":"completion","model":"x}')
+def test_a_long_absence_leaves_two_files(registry: Registry, folder: Path) -> None:
+    spool = UsageSpool(folder, Door(registry, is_open=False).append)
+    for name in "abcde":
+        spool.settle(make_record(name))
+        with pytest.raises(Unavailable):
+            spool.flush()
+    assert [lines(file) for file in sorted(folder.iterdir())] == [["a"], ["b", "c", "d", "e"]]
+
+
+@pytest.mark.parametrize("suffix", ["", "-1", "-12"], ids=["as it was named before", "its first", "its twelfth"])
+def test_a_new_spool_takes_over_what_a_dead_process_left(
+    registry: Registry, folder: Path, dead_pid: int, suffix: str
+) -> None:
+    records, torn = (make_record("a"), make_record("b")), '{"kind":"completion","model":"x}'
+    left = leave_behind(folder, f"{dead_pid}{suffix}", *records, torn=torn)
+    empty = leave_behind(folder, f"{dead_pid}-13")
     registry.ledger.append([make_record("a")])
-    spool = UsageSpool(folder, Door(registry).append)
+    UsageSpool(folder, Door(registry).append).flush()
     assert not left.exists()
-    spool.flush()
+    assert not empty.exists()
     assert sorted(kept(registry)) == ["a", "b"]
 
 
-def test_a_process_id_that_comes_again(registry: Registry, folder: Path, own_file: Path) -> None:
-    leave_behind(folder, os.getpid(), make_record("a"), torn='{"kind":')
-    door = Door(registry, is_open=False)
-    spool = UsageSpool(folder, door.append)
+@pytest.mark.parametrize("suffix", ["", "-1"])
+def test_a_process_id_that_comes_again(registry: Registry, folder: Path, suffix: str) -> None:
+    left = leave_behind(folder, f"{os.getpid()}{suffix}", make_record("a"), torn='{"kind":')
+    os.utime(left, (1_000, 1_000))
+    spool = UsageSpool(folder, Door(registry).append)
     spool.settle(make_record("b"))
-    assert lines(own_file) == ["a", "b"]
-    door.is_open = True
+    assert left.exists()
     spool.flush()
     assert kept(registry) == ["a", "b"]
+    assert not left.exists()
 
 
 def test_what_a_living_process_holds_is_left_alone(registry: Registry, folder: Path) -> None:
@@ -124,6 +161,13 @@ def test_what_a_living_process_holds_is_left_alone(registry: Registry, folder: P
     UsageSpool(folder, Door(registry).append).flush()
     assert lines(theirs) == ["a"]
     assert kept(registry) == []
+
+
+def test_two_heirs_count_it_once(registry: Registry, folder: Path, dead_pid: int) -> None:
+    leave_behind(folder, dead_pid, make_record("a"))
+    for heir in [UsageSpool(folder, Door(registry).append) for _ in range(2)]:
+        heir.flush()
+    assert kept(registry) == ["a"]
 
 
 def test_a_contradiction_is_refused_alone(
@@ -139,9 +183,9 @@ def test_a_contradiction_is_refused_alone(
 def test_more_than_a_batch(registry: Registry, folder: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "MAX_BATCH", 2)
     leave_behind(folder, dead_pid, *(make_record(name) for name in "abcde"))
-    spool = UsageSpool(folder, Door(registry).append)
-    for _ in range(3):
-        spool.flush()
+    door = Door(registry)
+    UsageSpool(folder, door.append).flush()
+    assert [door.tries.get_nowait() for _ in range(3)] == [["a", "b"], ["c", "d"], ["e"]]
     assert sorted(kept(registry)) == list("abcde")
 
 
@@ -150,3 +194,88 @@ def test_odd_names_survive(registry: Registry, folder: Path, dead_pid: int) -> N
     leave_behind(folder, dead_pid, make_record("a", model=name))
     UsageSpool(folder, Door(registry).append).flush()
     assert [record.model for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)] == [name]
+
+
+STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed")
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(st.sampled_from(STEPS), max_size=25))
+def test_whatever_happens_each_record_arrives_with_its_own_content(steps: list[str]) -> None:
+    arrived: list[UsageRecord] = []
+    fault = ""
+
+    def append(records: list[UsageRecord]) -> int:
+        if fault != "nothing arrives":
+            arrived.extend(records)
+        if fault:
+            raise Unavailable(fault)
+        return len(records)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, settled = Path(name), 0
+        spool = UsageSpool(folder, append)
+        for number, step in enumerate(steps):
+            if step == "settle":
+                spool.settle(make_record(f"{settled}", time=settled))
+                settled += 1
+            elif step == "killed":
+                spool = heir(folder, append, number)
+            elif fault := step.partition("but ")[2].removeprefix("the "):
+                with contextlib.suppress(Unavailable):
+                    spool.flush()
+            else:
+                spool.flush()
+        fault = ""
+        heir(folder, append, len(steps)).flush()
+    assert {(record.source_id, record.time) for record in arrived} == {(str(each), each) for each in range(settled)}
+
+
+def heir(folder: Path, append: Callable[[list[UsageRecord]], int], number: int) -> UsageSpool:
+    """A new spool, after its process was killed: the files are those of a process that is no more."""
+    for file in folder.glob(f"{os.getpid()}-*.jsonl"):
+        file.rename(file.with_stem(f"{2**30 + number}-{file.stem.partition('-')[2]}"))
+    return UsageSpool(folder, append)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from luthier.serve.usage import UsageSpool
+from tests.factories import make_record
+
+folder, ledger = Path(sys.argv[1]), open(sys.argv[2], "a")
+
+def append(records):
+    for record in records:
+        print(record.model_dump_json(), file=ledger, flush=True)
+    return len(records)
+
+spool = UsageSpool(folder, append)
+spool.start()
+for number in range(100_000):
+    spool.settle(make_record(f"{sys.argv[3]}-{number}"))
+    print(number, flush=True)
+"""
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_counted_twice(
+    registry: Registry, folder: Path, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "sent"
+    settled: set[str] = set()
+    for life, num_read in enumerate((1, 1_500, 4_000)):
+        command = [sys.executable, "-c", KILLED, str(folder), str(ledger), str(life)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            settled.update(f"{life}-{process.stdout.readline().strip()}" for _ in range(num_read))
+            process.kill()
+            settled.update(f"{life}-{line.strip()}" for line in process.stdout if line.endswith("\n"))
+    sent = [UsageRecord.model_validate_json(line) for line in ledger.read_text().split("\n")[:-1]]
+    registry.ledger.append(sent)
+    UsageSpool(folder, Door(registry).append).flush()
+    counted = Counter(kept(registry))
+    assert settled <= set(counted)
+    assert set(counted.values()) == {1}
+    assert len(counted) <= len(settled) + 3
+    assert [file.read_text() for file in folder.iterdir()] == [""]
