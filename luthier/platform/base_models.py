@@ -87,7 +87,8 @@ def _count(value: object) -> object:
 class BaseModel(Frozen):
     """A catalog row. All limits in tokens unless the name says rows."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Stands in paths of files and of HTTP."""
     aliases: tuple[str, ...] = ()
     """Other names that find it."""
     hf: str

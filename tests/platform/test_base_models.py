@@ -241,6 +241,7 @@ def test_an_unknown_base_model_names_the_nearest(settings: Settings, name: str, 
     [
         ("context_window = 512", "context_window = 0", 8, "context_window: Input should be greater than or equal to 1"),
         ('licence = "none"\n', "", 1, "licence: is missing"),
+        ('name = "bad"', 'name = "a/b"', 2, "name: String should match pattern"),
         ("max_model_len", "max_len", 19, "engine.max_len: unknown key; do you mean max_model_len?"),
         ("licence =", "license =", 5, "license: unknown key; do you mean licence?"),
         ("max_rank = 16", "max_rank = 16\nsurprise = 1", 13, "surprise: unknown key; there are name, aliases, hf"),
