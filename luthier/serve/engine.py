@@ -1,7 +1,6 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +15,8 @@ from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.complete import Tally
+from luthier.serve.engine_args import engine_args, prepare_environment
 
-GPU_MEMORY = 0.9
-"""Of a GPU that the engine has to itself."""
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
 MAX_INLINE_CHARS = 8_000
@@ -29,13 +27,13 @@ class VllmEngine:
     """One base model in vLLM. Start it inside a running event loop."""
 
     def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
-        _prepare_environment(base, use_gpu)
+        prepare_environment(base, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(base_dir)
-        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_args(base, base_dir, use_gpu)))
+        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(base, base_dir, use_gpu)))
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:
@@ -187,38 +185,6 @@ def _lora_request(adapter: ModelVersion | None) -> Any:
         raise Unavailable(f"The adapter of model {adapter.model} is missing in storage ({adapter.sha256[:12]}).")
     # vLLM keys its LoRA cache by the number and its KV cache by the name: neither is ever used again for other weights.
     return LoRARequest(f"{adapter.model}@{adapter.sha256[:16]}", adapter.number, adapter.path)
-
-
-def _engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
-    engine = base.engine
-    return {
-        "model": str(base_dir),
-        "max_model_len": engine.max_model_len,
-        "max_num_seqs": engine.max_num_seqs,
-        "enable_lora": True,
-        "max_loras": engine.max_loras,
-        "max_cpu_loras": engine.max_cpu_loras,
-        "max_lora_rank": _lora_room(base.max_rank),
-        "dtype": engine.dtype,
-        "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
-        "enforce_eager": not use_gpu,
-        **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
-    }
-
-
-def _lora_room(rank: int) -> int:
-    """The next rank that vLLM has kernels for."""
-    return next(room for room in (8, 16, 32, 64, 128, 256) if room >= rank)
-
-
-def _prepare_environment(base: BaseModel, use_gpu: bool) -> None:
-    """vLLM reads these when it is imported, and hands them to its processes."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if not use_gpu:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
 
 def _is_vllm(process: psutil.Process) -> bool:

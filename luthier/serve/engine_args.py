@@ -1,0 +1,43 @@
+"""How vLLM is started for a base model: its arguments and its environment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from luthier.platform.base_models import BaseModel
+
+GPU_MEMORY = 0.9
+"""Of a GPU that the engine has to itself."""
+
+
+def prepare_environment(base: BaseModel, use_gpu: bool) -> None:
+    """vLLM reads these when it is imported, and hands them to its processes."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
+    if not use_gpu:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+
+
+def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
+    engine = base.engine
+    return {
+        "model": str(base_dir),
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "enable_lora": True,
+        "max_loras": engine.max_loras,
+        "max_cpu_loras": engine.max_cpu_loras,
+        "max_lora_rank": _lora_room(base.max_rank),
+        "dtype": engine.dtype,
+        "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
+        "enforce_eager": not use_gpu,
+        **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
+    }
+
+
+def _lora_room(rank: int) -> int:
+    """The next rank that vLLM has kernels for."""
+    return next(room for room in (8, 16, 32, 64, 128, 256) if room >= rank)
