@@ -1,7 +1,7 @@
 """Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal
 
@@ -119,18 +119,17 @@ class LocalCompletions:
     def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine) -> None:
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
         self.is_ready = True
-        self._resolver = Resolver(settings, catalog, registry.models)
+        resolver = Resolver(settings, catalog, registry.models)
         self._completers = {
-            base.name: Completer(base, engine, prices, lambda record: _settle(registry, record)) for base in catalog
+            base.name: Completer(base, resolver, engine, prices, lambda record: _settle(registry, record))
+            for base in catalog
         }
 
-    async def whole(self, base_model: str, ask: Ask) -> Chunk:
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        return await self._completers[base_model].whole(ask, resolved)
+    async def whole(self, ask: Ask) -> Chunk:
+        return await self._completers[ask.base_model].whole(ask)
 
-    async def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        async with aclosing(self._completers[base_model].stream(ask, resolved)) as chunks:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        async with aclosing(self._completers[ask.base_model].stream(ask)) as chunks:
             async for chunk in chunks:
                 yield chunk
 

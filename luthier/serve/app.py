@@ -5,7 +5,7 @@ Replica numbers, resources and names that the dashboard shows stand only here.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ def start_doors(settings: Settings, catalog: Catalog) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this driver only: replicas have their own
     serve.start(http_options={"host": settings.host, "port": settings.port})
     engines = [
-        serve.RunTarget(_engine_app(settings, catalog.get(name)), name=name, route_prefix=None)
+        serve.RunTarget(_engine_app(settings, catalog.get(name)), name=name, route_prefix=f"/m/{name}")
         for name in settings.serve_base_models
     ]
     gateway = serve.RunTarget(_gateway_app(settings), name=GATEWAY, route_prefix="/")
@@ -56,15 +56,15 @@ class HandleCompletions:
         self._base_models = base_models
         self._handles: dict[str, DeploymentHandle] = {}
 
-    async def whole(self, base_model: str, ask: Ask) -> Chunk:
-        answer = self._handle(base_model).options(method_name="whole").remote(ask)
-        with _own_errors(base_model, answer):
+    async def whole(self, ask: Ask) -> Chunk:
+        answer = self._handle(ask.base_model).options(method_name="whole").remote(ask)
+        with _own_errors(ask.base_model, answer):
             chunk: Chunk = await answer
             return chunk
 
-    async def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
-        chunks = self._handle(base_model).options(stream=True, method_name="stream").remote(ask)
-        with _own_errors(base_model, chunks):
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        chunks = self._handle(ask.base_model).options(stream=True, method_name="stream").remote(ask)
+        with _own_errors(ask.base_model, chunks):
             async for chunk in chunks:
                 yield chunk
 
@@ -110,7 +110,7 @@ def _gateway_app(settings: Settings) -> serve.Application:
 
 def _engine_app(settings: Settings, base: BaseModel) -> serve.Application:
     num_gpus = base.engine.num_gpus * base.engine.gpu_share if ray.cluster_resources().get("GPU") else 0
-    deployment = serve.deployment(Replica).options(
+    deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=base.name,
         max_ongoing_requests=MAX_ONGOING,
         health_check_period_s=2,

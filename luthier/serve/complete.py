@@ -15,6 +15,7 @@ from luthier.platform.metering import Source, UsageRecord, completion_usage
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.serve.adapters import Resolver
 from luthier.serve.services import Ask
 
 
@@ -46,18 +47,25 @@ class Completer:
     """Answers for one base model."""
 
     def __init__(
-        self, base: BaseModel, engine: Engine, prices: PriceList, settle: Callable[[UsageRecord], None]
+        self,
+        base: BaseModel,
+        resolver: Resolver,
+        engine: Engine,
+        prices: PriceList,
+        settle: Callable[[UsageRecord], None],
     ) -> None:
-        self._base, self._engine, self._prices, self._settle = base, engine, prices, settle
+        self._base, self._resolver, self._engine, self._prices, self._settle = base, resolver, engine, prices, settle
 
-    async def whole(self, ask: Ask, resolved: Resolved) -> Chunk:
+    async def whole(self, ask: Ask) -> Chunk:
         """All of the answer, with its counts."""
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
         with self._billed(ask, resolved) as tally:
             choices = await self._engine.whole(ask.id, ask.request, resolved.adapter, tally)
             return Chunk(choices=choices, usage=tally.usage)
 
-    async def stream(self, ask: Ask, resolved: Resolved) -> AsyncGenerator[Chunk, None]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
         with self._billed(ask, resolved) as tally:
             async with aclosing(self._engine.stream(ask.id, ask.request, resolved.adapter, tally)) as pieces:
                 async for choices in pieces:

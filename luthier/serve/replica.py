@@ -2,23 +2,23 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import ray
 from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica as serve_replica
+from starlette.types import ASGIApp
 
 from luthier.errors import Unavailable
 from luthier.platform.base_models import base_model_dir, load_catalog
-from luthier.platform.prices import load_prices
 from luthier.platform.registry.actor import RegistryClient
-from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
-from luthier.serve.adapters import Resolver
+from luthier.serve.api import build_direct
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
-from luthier.serve.services import Ask
+from luthier.serve.services import Ask, make_services
 from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,16 @@ class Replica:
         keep_on_loopback()
         registry, catalog = RegistryClient(), load_catalog(settings)
         base = catalog.get(base_model)
-        self._resolver = Resolver(settings, catalog, registry.models)
+        self._services = make_services(settings, registry, self, base.name)
         self._engine = VllmEngine(base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()))
         spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append)
         spool.start()
-        self._completer = Completer(base, self._engine, load_prices(configs_dir() / "prices.toml"), spool.settle)
+        services = self._services
+        self._completer = Completer(base, services.resolver, self._engine, services.prices, spool.settle)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The replica's HTTP; Serve asks for it once the engine has started."""
+        return build_direct(self._services)
 
     async def check_health(self) -> None:
         """Serve asks this. A dead engine ends the process: Serve would ask thrice, then wait for its requests."""
@@ -56,11 +61,14 @@ class Replica:
             self._engine.kill()
             os._exit(1)
 
-    async def whole(self, ask: Ask) -> Chunk:
-        return await self._completer.whole(ask, await self._resolver.resolve(ask.caller, ask.request.model))
+    async def ready(self) -> dict[str, bool]:
+        await self._engine.check()
+        return dict.fromkeys(self._services.base_models, True)
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Chunk]:
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        async with aclosing(self._completer.stream(ask, resolved)) as chunks:
+    async def whole(self, ask: Ask) -> Chunk:
+        return await self._completer.whole(ask)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        async with aclosing(self._completer.stream(ask)) as chunks:
             async for chunk in chunks:
                 yield chunk

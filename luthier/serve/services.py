@@ -1,16 +1,17 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from typing import Protocol
 
-from luthier.errors import Unavailable
+from luthier.errors import InvalidInput, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
+from luthier.platform.models import ModelVersion
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.jobs import Jobs
@@ -40,15 +41,17 @@ class Ask:
     caller: Caller
     function: str
     """COMPLETE or the route, for the ledger."""
+    base_model: str
+    """The one whose engine answers."""
     request: CompleteRequest
 
 
 class Completions(Protocol):
     """Answers of the replicas. To cancel `whole`, or to close the iterator of `stream`, aborts the generation."""
 
-    async def whole(self, base_model: str, ask: Ask) -> Chunk: ...
+    async def whole(self, ask: Ask) -> Chunk: ...
 
-    def stream(self, base_model: str, ask: Ask) -> AsyncIterator[Chunk]:
+    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The last chunk carries the engine's token counts."""
 
     async def ready(self) -> dict[str, bool]: ...
@@ -64,6 +67,16 @@ class Services:
     imports: Imports
     resolver: Resolver
     completions: Completions
+    only: str | None = None
+    """The one base model behind this door; None: all that are served."""
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """Those that answer here."""
+        return (self.only,) if self.only else self.settings.serve_base_models
+
+    def answers_for(self, version: ModelVersion) -> bool:
+        return self.only in (None, version.base_model)
 
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here."""
@@ -73,21 +86,26 @@ class Services:
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
                 f"`luthier down` and `luthier up`."
             )
+        if resolved.base_model not in self.base_models:
+            raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self.only}: ask /v1.")
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
 
-    def retirement_headers(self, base_model: str) -> dict[str, str]:
+    def retirement_headers(self, base_model: str) -> list[tuple[bytes, bytes]]:
         """Sunset (RFC 8594) and the warning in words, for the answers of a base model that will be retired."""
         base = self.catalog.get(base_model)
         warning = retirement_warning(base, datetime.now(UTC).date())
         if base.retired is None or warning is None:
-            return {}
+            return []
         end = datetime.combine(base.retired.after, time.max, UTC)
-        return {"Sunset": format_datetime(end, usegmt=True), "Luthier-Warning": warning}
+        return [
+            (b"sunset", format_datetime(end, usegmt=True).encode()),
+            (b"luthier-warning", warning.encode("latin-1")),
+        ]
 
 
-def make_services(settings: Settings, registry: Verbs, completions: Completions) -> Services:
-    """The parts, put together over a registry and something that answers."""
+def make_services(settings: Settings, registry: Verbs, completions: Completions, only: str | None = None) -> Services:
+    """The parts, put together over a registry and something that answers, for all base models or `only` one."""
     catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
     return Services(
         settings=settings,
@@ -98,4 +116,5 @@ def make_services(settings: Settings, registry: Verbs, completions: Completions)
         imports=Imports(settings, catalog, registry),
         resolver=Resolver(settings, catalog, registry.models),
         completions=completions,
+        only=only,
     )

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import psutil
@@ -11,7 +12,7 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, SECOND, WILD, bill_of, ended, table_of
-from tests.e2e.live import BASE, MAX_LORAS, REPLICA, LiveCluster, until
+from tests.e2e.live import BASE, MAX_LORAS, REAL, REPLICA, LiveCluster, until
 from tests.e2e.test_first_model import usage_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -67,6 +68,26 @@ def test_models_in_one_batch_answer_as_they_do_alone(
     with ThreadPoolExecutor(NUM_TOGETHER) as pool:
         together = list(pool.map(lambda ask: answer(cluster, *ask), mixed))
     assert [(ask, got) for ask, got in zip(mixed, together, strict=True) if got != alone[ask]] == []
+
+
+def test_the_replicas_own_door_answers_as_the_gateway_does(cluster: LiveCluster, first_job: FinetuneJob) -> None:
+    doors = [cluster.openai, cluster.openai.with_options(base_url=f"{cluster.url}/m/{BASE}/v1")]
+    own = {"id", "created"}
+    for model, prompt in itertools.product(["first", BASE], FIRST):
+        ask: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": 16}
+        ask["messages"] = [{"role": "user", "content": prompt}]
+        wholes = [door.chat.completions.create(**ask) for door in doors]
+        assert wholes[0].model_dump(exclude=own) == wholes[1].model_dump(exclude=own)
+        assert usage_of(cluster, wholes[1].id) == usage_of(cluster, wholes[0].id)
+        streams = [list(door.chat.completions.create(**ask, stream=True)) for door in doors]
+        texts = ["".join(chunk.choices[0].delta.content or "" for chunk in stream) for stream in streams]
+        assert texts == [whole.choices[0].message.content for whole in wholes]
+    listed = [each.id for each in doors[1].models.list()]
+    assert (BASE in listed, REAL in listed) == (True, False)
+    with pytest.raises(openai.BadRequestError, match="ask /v1"):
+        doors[1].completions.create(model=REAL, prompt="the")
+    with pytest.raises(openai.AuthenticationError):
+        doors[1].with_options(api_key="lt_wrong").models.list()
 
 
 @pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])

@@ -11,10 +11,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.api import build_api
+from luthier.serve.api import build_api, build_direct
 from luthier.serve.services import make_services
 from tests.factories import KEY, add_admin, make_finished, make_progress, make_settings
 from tests.fakes import EchoEngine, Launcher, LocalCompletions
@@ -90,9 +91,28 @@ def tuned(api: TestClient, faq: str, train: Callable[[str], Path]) -> str:
 
 
 @pytest.fixture
-def server(app: FastAPI) -> Iterator[str]:
-    """The app behind a real socket; its URL."""
-    started = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+def direct(settings: Settings, registry: Registry, completions: LocalCompletions) -> ASGIApp:
+    """The door of the tiny base model's replica."""
+    return build_direct(make_services(settings, registry, completions, "tiny"))
+
+
+@pytest.fixture
+def doors(app: FastAPI, direct: ASGIApp) -> ASGIApp:
+    """All that one port of a cluster answers."""
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path", "").startswith("/m/tiny/"):
+            await direct({**scope, "root_path": "/m/tiny"}, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return route
+
+
+@pytest.fixture
+def server(doors: ASGIApp) -> Iterator[str]:
+    """The doors behind a real socket; their URL."""
+    started = _Server(uvicorn.Config(doors, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=started.run, daemon=True)
     thread.start()
     assert started.ready.wait(20)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from starlette.testclient import TestClient
@@ -15,10 +16,21 @@ from tests.flow.conftest import create, error_of
 ASK: list[Any] = [{"role": "user", "content": "how are you"}]
 
 
+@pytest.fixture(params=["/v1", "/m/tiny/v1"], ids=["gateway", "direct"])
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    """Where OpenAI's protocol is spoken: every test here holds for each of the doors."""
+    return f"{server}{request.param}"
+
+
 @pytest.fixture
-def client(server: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0) as client:
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
         yield client
+
+
+def post(url: str, body: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.post(url, **({"content": body} if isinstance(body, bytes) else {"json": body}), headers=headers)
 
 
 def counts(usage: Any) -> tuple[int, int, int]:
@@ -118,9 +130,8 @@ def test_a_stream_without_usage(client: openai.OpenAI) -> None:
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
-def test_the_wire_of_a_stream(api: TestClient) -> None:
-    body = {"model": "tiny", "messages": ASK, "stream": True}
-    response = api.post("/v1/chat/completions", json=body)
+def test_the_wire_of_a_stream(url: str) -> None:
+    response = post(f"{url}/chat/completions", {"model": "tiny", "messages": ASK, "stream": True})
     assert response.headers["content-type"].startswith("text/event-stream")
     lines = [line for line in response.text.split("\n\n") if line]
     assert all(line.startswith("data: ") for line in lines)
@@ -179,9 +190,9 @@ def test_a_model_that_is_still_training(
     assert client.chat.completions.create(model="tuned", messages=ASK).choices
 
 
-def test_a_wrong_key(server: str) -> None:
+def test_a_wrong_key(url: str) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
-        openai.OpenAI(base_url=f"{server}/v1", api_key="lt_wrong", max_retries=0).models.list()
+        openai.OpenAI(base_url=url, api_key="lt_wrong", max_retries=0).models.list()
     assert caught.value.code == "invalid_api_key"
 
 
@@ -193,6 +204,8 @@ def test_a_wrong_key(server: str) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
         ({"stop": ["x"] * 17}, "stop"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"logprobs": True}, "logprobs"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -219,6 +232,26 @@ def test_many_prompts_in_one_request(client: openai.OpenAI) -> None:
         client.completions.create(model="tiny", prompt=["a", "b"])
 
 
-def test_a_base_model_that_is_not_served(api: TestClient) -> None:
-    response = api.post("/v1/chat/completions", json={"model": "smollm2-135m", "messages": ASK})
+def test_what_vllm_takes_beyond_openai(client: openai.OpenAI, engine: EchoEngine) -> None:
+    extra = {"repetition_penalty": 1.5, "ignore_eos": True, "logprobs": None}
+    client.chat.completions.create(model="tiny", messages=ASK, extra_body=extra)
+    client.completions.create(model="tiny", prompt="a b", extra_body=extra)
+    client.completions.create(model="tiny", prompt="a b")
+    given = [(request.repetition_penalty, request.ignore_eos) for request in engine.requests]
+    assert given == [(1.5, True), (1.5, True), (1.0, False)]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"model": "\\ud800"}', b"\xff"])
+def test_a_body_that_is_no_request(url: str, body: bytes) -> None:
+    error_of(post(f"{url}/chat/completions", body), 400, "invalid_parameter_value")
+
+
+def test_no_route_and_no_method(url: str) -> None:
+    assert f"POST {httpx.URL(url).path}/nothing" in error_of(post(f"{url}/nothing", {}), 404, "not_found")
+    refused = httpx.get(f"{url}/chat/completions")
+    assert "allowed: POST" in error_of(refused, 405, "method_not_allowed")
+
+
+def test_a_base_model_that_is_not_served(url: str) -> None:
+    response = post(f"{url}/chat/completions", {"model": "smollm2-135m", "messages": ASK})
     assert "serve_base_models" in error_of(response, 503, "unavailable")

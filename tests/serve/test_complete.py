@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Coroutine
 import pytest
 
 from luthier.errors import ContextTooLong, InvalidInput, Unavailable
+from luthier.platform.access import Caller
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import Resolved
@@ -18,35 +19,45 @@ from tests.factories import ADMIN
 from tests.fakes import EchoEngine
 
 TINY = Resolved(name="tiny", base_model="tiny")
-OTHER = Resolved(name="t", base_model="other")
+
+
+class Names:
+    """Each name is what it is told to be."""
+
+    def __init__(self) -> None:
+        self.resolved = TINY
+
+    async def resolve(self, _caller: Caller, _model: str) -> Resolved:
+        return self.resolved
 
 
 class Door:
     """A completer over an engine that echoes, and what it settled."""
 
     def __init__(self, settings: Settings) -> None:
-        self.engine = EchoEngine(context=20)
+        self.engine, self.names = EchoEngine(context=20), Names()
         self.settled: list[UsageRecord] = []
         prices = load_prices(configs_dir() / "prices.toml")
-        self._completer = Completer(load_catalog(settings).get("tiny"), self.engine, prices, self.settled.append)
+        base = load_catalog(settings).get("tiny")
+        self._completer = Completer(base, self.names, self.engine, prices, self.settled.append)
 
-    def whole(self, prompt: str, resolved: Resolved = TINY, **given: object) -> Coroutine[None, None, Chunk]:
-        return self._completer.whole(ask(prompt, resolved, **given), resolved)
+    def whole(self, prompt: str, **given: object) -> Coroutine[None, None, Chunk]:
+        return self._completer.whole(ask(prompt, **given))
 
-    def stream(self, prompt: str, resolved: Resolved = TINY, **given: object) -> AsyncGenerator[Chunk, None]:
-        return self._completer.stream(ask(prompt, resolved, **given), resolved)
+    def stream(self, prompt: str, **given: object) -> AsyncGenerator[Chunk, None]:
+        return self._completer.stream(ask(prompt, **given))
 
-    async def streamed(self, prompt: str, resolved: Resolved = TINY, **given: object) -> list[Chunk]:
-        return [chunk async for chunk in self.stream(prompt, resolved, **given)]
+    async def streamed(self, prompt: str, **given: object) -> list[Chunk]:
+        return [chunk async for chunk in self.stream(prompt, **given)]
 
     @property
     def counts(self) -> list[tuple[int, int]]:
         return [(record.prompt_tokens, record.completion_tokens) for record in self.settled]
 
 
-def ask(prompt: str, resolved: Resolved, **given: object) -> Ask:
-    request = CompleteRequest.model_validate({"model": resolved.name, "prompt": prompt, **given})
-    return Ask("req_1", ADMIN, "COMPLETE", request)
+def ask(prompt: str, **given: object) -> Ask:
+    request = CompleteRequest.model_validate({"model": "tiny", "prompt": prompt, **given})
+    return Ask("req_1", ADMIN, "COMPLETE", "tiny", request)
 
 
 @pytest.fixture
@@ -59,8 +70,8 @@ def verb(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def run(door: Door, verb: str, prompt: str, resolved: Resolved = TINY, **given: object) -> None:
-    asyncio.run(getattr(door, verb)(prompt, resolved, **given))
+def run(door: Door, verb: str, prompt: str, **given: object) -> None:
+    asyncio.run(getattr(door, verb)(prompt, **given))
 
 
 def test_a_whole_answer(door: Door) -> None:
@@ -139,6 +150,7 @@ def test_nothing_counted_is_nothing_settled(door: Door, verb: str, dies_after: i
 
 
 def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
+    door.names.resolved = Resolved(name="t", base_model="other")
     with pytest.raises(InvalidInput, match="stands on other, not on tiny"):
-        run(door, verb, "a", OTHER)
+        run(door, verb, "a")
     assert door.engine.requests == []

@@ -112,9 +112,10 @@ class _Functions:
         if model is None or prompt is None:
             return None
         request = _complete_request(model, prompt, row[2] if len(row) > 2 else None)
-        ask = Ask(next(self._ids), self._caller, "COMPLETE", request)
         base_model = await self._services.base_model_of(self._caller, model)
-        answer = await self._services.completions.whole(base_model, ask)
+        answer = await self._services.completions.whole(
+            Ask(next(self._ids), self._caller, "COMPLETE", base_model, request)
+        )
         return answer.choices[0].text if len(row) == 2 else _details(model, answer)
 
     async def _try_complete(self, row: Cells) -> str | None:

@@ -1,0 +1,155 @@
+"""The shortest way from a socket to an engine: OpenAI's two hot routes as bare ASGI, everything else behind them.
+
+key -> caller -> body -> base model -> answer, with no framework in between. A client that leaves ends the generation.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from luthier.errors import LuthierError
+from luthier.serve.answer import Writer
+from luthier.serve.bodies import Body, ChatBody, CompletionBody
+from luthier.serve.deps import KeyCheck
+from luthier.serve.faults import error_response
+from luthier.serve.middleware import BodyLimit, RequestId
+from luthier.serve.services import Ask, Services
+
+
+class ClientGone(Exception):
+    """Nobody is there to be answered."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What tells the two routes apart."""
+
+    body: type[Body]
+    function: str
+    """For the ledger."""
+
+
+ROUTES = {
+    "/v1/chat/completions": Route(ChatBody, "CHAT_COMPLETIONS"),
+    "/v1/completions": Route(CompletionBody, "COMPLETIONS"),
+}
+
+
+class Direct:
+    """An ASGI app in front of another, `rest`, which gets all but the POSTs to ROUTES."""
+
+    def __init__(self, services: Services, keys: KeyCheck, rest: ASGIApp) -> None:
+        def limit(_path: str) -> int:
+            return services.settings.max_body_mib
+
+        self._rest = rest
+        self._hot: dict[str, ASGIApp] = {
+            path: RequestId(BodyLimit(Completing(services, keys, route), limit)) for path, route in ROUTES.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_hot = scope["type"] == "http" and scope["method"] == "POST"
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if is_hot else ""
+        await self._hot.get(path, self._rest)(scope, receive, send)
+
+
+class Completing:
+    """One of the routes. It wants the request's id in the scope."""
+
+    def __init__(self, services: Services, keys: KeyCheck, route: Route) -> None:
+        self._services, self._keys, self._route = services, keys, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            ask, body = await self._ask(scope, receive)
+        except ClientGone:
+            return
+        except Exception as error:
+            await _refuse(error, scope, receive, send)
+            return
+        async with _while_there(receive), aclosing(self._parts(ask, body)) as parts:
+            try:
+                part = await anext(parts)
+            except Exception as error:
+                await _refuse(error, scope, receive, send)
+                return
+            headers = [*_headers(body, part), *self._services.retirement_headers(ask.base_model)]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
+            if body.stream:
+                async for part in parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+
+    async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Body]:
+        key = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
+        caller = await self._keys.caller(key)
+        body = self._route.body.model_validate_json(await _read(receive))
+        request = body.request()
+        base_model = await self._services.base_model_of(caller, body.model)
+        return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
+
+    async def _parts(self, ask: Ask, body: Body) -> AsyncGenerator[bytes, None]:
+        """The answer as it is sent: one part, or one for each piece of a stream."""
+        writer = Writer(ask.id, body.model, self._route.body is ChatBody, body.wants_usage)
+        if not body.stream:
+            yield writer.whole(await self._services.completions.whole(ask))
+            return
+        async with aclosing(self._services.completions.stream(ask)) as chunks:
+            # An error of the first piece still has its own status; the opening goes out together with it.
+            yield writer.opening(ask.request.n) + writer.lines(await anext(chunks))
+            try:
+                async for chunk in chunks:
+                    yield writer.lines(chunk)
+            except LuthierError as error:
+                yield writer.broken(error)
+
+
+async def _refuse(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    await error_response(Request(scope), error)(scope, receive, send)
+    if not isinstance(error, LuthierError | ValidationError | HTTPException):
+        raise error  # the server logs it
+
+
+async def _read(receive: Receive) -> bytes:
+    parts = []
+    while (message := await receive())["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+    raise ClientGone
+
+
+@asynccontextmanager
+async def _while_there(receive: Receive) -> AsyncIterator[None]:
+    """The block is cancelled when the client leaves, and ends quietly. The body must have been read."""
+    task, has_left = asyncio.current_task(), False
+    assert task
+
+    async def watch() -> None:
+        nonlocal has_left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_left = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not has_left or task.uncancel():
+            raise
+    finally:
+        watching.cancel()
+
+
+def _headers(body: Body, part: bytes) -> list[tuple[bytes, bytes]]:
+    if body.stream:
+        return [(b"content-type", b"text/event-stream; charset=utf-8")]
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]

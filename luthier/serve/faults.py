@@ -1,0 +1,69 @@
+"""The one table from errors to answers: {"error": {message, type, code, param}}, as OpenAI's clients read it."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge, Unavailable
+from luthier.platform.wire import ErrorBody
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Gives the app this table."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return error_response(request, error)
+
+    for kind in (LuthierError, RequestValidationError, ValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def error_response(request: Request, error: Exception) -> JSONResponse:
+    """What a request is answered that ended so. Of a fault of ours the caller gets the request's id alone."""
+    if isinstance(error, LuthierError):
+        return _response(error)
+    if isinstance(error, RequestValidationError | ValidationError):
+        return _response(*_invalid(error))
+    if isinstance(error, HTTPException):
+        return _http(request, error)
+    return _response(LuthierError(f"An internal error happened. The logs have more under {request.state.id}."))
+
+
+def error_body(error: LuthierError, param: str | None = None) -> dict[str, Any]:
+    family = "invalid_request_error" if error.http < 500 else "server_error"
+    return {"error": ErrorBody(message=error.message, type=family, code=error.code, param=param).model_dump()}
+
+
+def _response(error: LuthierError, param: str | None = None) -> JSONResponse:
+    headers = {"Retry-After": "2"} if isinstance(error, Unavailable) else None
+    return JSONResponse(error_body(error, param), status_code=error.http, headers=headers)
+
+
+def _invalid(error: RequestValidationError | ValidationError) -> tuple[InvalidInput, str | None]:
+    """The first fault of a body, and where it is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return InvalidInput(f"The request body is not valid JSON: {first['ctx']['error']}."), None
+    return InvalidInput(f"{where or 'body'}: {first['msg']}."), where or None
+
+
+def _http(request: Request, error: HTTPException) -> JSONResponse:
+    """FastAPI's own refusals."""
+    if error.status_code == 404:
+        return _response(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
+    if error.status_code == 413:
+        return _response(TooLarge(error.detail))
+    message, code = str(error.detail), str(error.status_code)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "none")
+        message, code = (
+            f"{request.method} does not work on {request.url.path}; allowed: {allowed}.",
+            "method_not_allowed",
+        )
+    body = ErrorBody(message=message, type="invalid_request_error", code=code)
+    return JSONResponse({"error": body.model_dump()}, status_code=error.status_code, headers=error.headers)
