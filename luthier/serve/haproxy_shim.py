@@ -1,0 +1,144 @@
+"""Stands where Ray Serve starts HAProxy: edits the configuration that Ray wrote, then becomes HAProxy.
+
+Run by itself, from the standard library: python haproxy_shim.py SETTINGS -db -f CONFIG ...
+Ray has no settings for what is edited. Each edit knows how often it must match: a template of Ray's that changed ends
+HAProxy's start with a message instead of passing unseen.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+PR_SET_PDEATHSIG = 1
+UNCONFIGURED = 78
+"""Exit status: a configuration that is not as expected (EX_CONFIG)."""
+RETRY_AFTER_SECONDS = 2
+ERROR = {
+    "message": "This part of Luthier does not answer just now. Try again in a moment.",
+    "type": "server_error",
+    "code": "unavailable",
+    "param": None,
+}
+CONTROL_HEADERS = (
+    "x-request-timeout-seconds",
+    "x-request-disconnect-disabled",
+    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
+)
+"""Ray Serve obeys them; a client has no business to send them."""
+ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
+"""Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
+connection that its client used before, the client gets no answer at all."""
+
+
+class Front(NamedTuple):
+    """What `luthier up` wants of its HAProxy."""
+
+    binary: str
+    """The real HAProxy."""
+    host: str
+    """Where clients reach it. All else listens on loopback."""
+    engines: tuple[str, ...]
+    """Applications whose requests may be sent once more, each under the name of its base model."""
+
+
+class Edit(NamedTuple):
+    what: str
+    pattern: str
+    by: str
+    times: tuple[int, ...] = (1,)
+    """How often the pattern may match."""
+
+
+class Unexpected(Exception):
+    """A configuration that Ray wrote otherwise than we know it."""
+
+
+def main(arguments: list[str]) -> None:
+    """Becomes HAProxy, with the arguments that Ray gave."""
+    settings, *ray_arguments = arguments
+    end_with_parent()
+    front = Front(**json.loads(Path(settings).read_text()))
+    config = Path(ray_arguments[ray_arguments.index("-f") + 1])
+    error_file = config.with_name("503.http")
+    error_file.write_bytes(error_answer())
+    put(config, edited(config.read_text("utf-8"), front, error_file))
+    os.execv(front.binary, [front.binary, *ray_arguments])
+
+
+def end_with_parent() -> None:
+    """Lets the kernel kill this process, and HAProxy after it, when Ray's manager dies: it would hold the port."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent has ended")
+
+
+def edited(config: str, front: Front, error_file: Path) -> str:
+    """Ray's configuration as we want it. Raises Unexpected."""
+    for edit in edits(config, front, error_file):
+        config, found = re.subn(edit.pattern, edit.by, config, flags=re.MULTILINE)
+        if found not in edit.times:
+            raise Unexpected(f"{edit.what}: found {found} times, expected {' or '.join(map(str, edit.times))}")
+    return config
+
+
+def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
+    num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
+    rules = "".join(f"\n    {rule}" for rule in header_rules())
+    again = "".join(f"\n    {rule}" for rule in ENGINE_RULES)
+    return [
+        Edit("port of the metrics", r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"),
+        Edit("port of the statistics", r"^(listen stats\n  bind )\*:(\d+)$", r"\g<1>127.0.0.1:\2"),
+        Edit("port beyond loopback", r"^ *bind (?!127\.0\.0\.1:)", "", (0,)),
+        Edit(
+            "port of the clients",
+            r"^(frontend http_frontend\n    bind )\S+(:\d+)$",
+            rf"\g<1>{front.host}\2{rules}",
+        ),
+        Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
+        Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
+        Edit("page of errors", r"^(    errorfile 50[234]) .*$", rf'\1 "{error_file}"', (3,)),
+        # Without a replica Ray holds requests in a Python proxy until there is one; ours are told to come again.
+        Edit("backup server", r"^    server \S+ \S+ check backup\n", "", tuple(sorted({0, num_backends}))),
+        Edit("backup server of another form", r"^ *server .* backup\b", "", (0,)),
+        # What no application claims is the gateway's: HAProxy has not heard of it yet.
+        Edit("page of unknown paths", r"^(backend default_backend\n)    http-request return status 404 .*\n", r"\1"),
+        *(
+            Edit(f"engine {name}", rf"^backend http-{re.escape(name)}$", rf"\g<0>{again}", (0, 1))
+            for name in front.engines
+        ),
+    ]
+
+
+def header_rules() -> list[str]:
+    return [
+        *(f"http-request del-header {name}" for name in CONTROL_HEADERS),
+        "http-request del-header x-serve-router- -m beg",
+    ]
+
+
+def error_answer() -> bytes:
+    body = json.dumps({"error": ERROR}, separators=(",", ":"))
+    head = ("HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_SECONDS}")
+    return "\r\n".join((*head, f"Content-Length: {len(body)}", "", body)).encode()
+
+
+def put(file: Path, text: str) -> None:
+    """All of it or nothing, as a process before this one may read the file."""
+    new = file.with_name(f"{file.name}.edited")
+    new.write_text(text, "utf-8")
+    new.replace(file)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Unexpected as error:
+        print(f"HAProxy's configuration is not as Luthier knows it from Ray: {error}", file=sys.stderr)
+        sys.exit(UNCONFIGURED)

