@@ -88,7 +88,7 @@ class BaseModel(Frozen):
     """A catalog row. All limits in tokens unless the name says rows."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Stands in paths of files and of HTTP."""
+    """It stands in paths, in routes and in the configuration of HAProxy."""
     aliases: tuple[str, ...] = ()
     """Other names that find it."""
     hf: str
