@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
+from luthier.cli.front import clear_away, haproxy_binary, lay_out
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
 from luthier.errors import ClusterError, InvalidInput, NotAuthenticated
@@ -50,6 +51,8 @@ class Cluster(Frozen):
     url: str
     dashboard: str | None
     base_models: tuple[str, ...]
+    haproxy: bool = False
+    """HAProxy is in front; otherwise Ray Serve's proxy in Python."""
 
 
 class Started(Frozen):
@@ -134,10 +137,13 @@ def _check_served(settings: Settings, catalog: Catalog, say: Say) -> None:
 
 def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
     cluster_id = uuid.uuid4().hex
+    binary = haproxy_binary() if address is None else None
     root_pid = None
     if address is None:
+        if binary is None:
+            say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
         say("starting Ray")
-        root_pid = start_ray(settings, cluster_id)
+        root_pid = _start_ray(settings, cluster_id, binary)
     cluster = Cluster(
         id=cluster_id,
         address=address or f"127.0.0.1:{settings.ray_port}",
@@ -145,9 +151,22 @@ def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
         url=f"http://{settings.host}:{settings.port}",
         dashboard=None if address else f"http://127.0.0.1:{settings.dashboard_port}",
         base_models=settings.serve_base_models,
+        haproxy=binary is not None,
     )
     _record_file(settings).write_text(cluster.model_dump_json(indent=2))
     return cluster
+
+
+def _start_ray(settings: Settings, cluster_id: str, haproxy: str | None) -> int:
+    """With HAProxy in front, if there is one."""
+    from luthier.serve import haproxy_shim
+
+    try:
+        shim = Path(haproxy_shim.__file__)
+        return start_ray(settings, cluster_id, lay_out(settings, cluster_id, haproxy, shim) if haproxy else {})
+    except BaseException:
+        clear_away(settings, cluster_id)
+        raise
 
 
 def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -> str | None:
@@ -161,7 +180,7 @@ def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -
         start_registry(settings, RayLauncher(settings))
         key = _ensure_key(settings, cluster, RegistryClient())
         say(f"starting the gateway and the engines of {', '.join(settings.serve_base_models)}")
-        start_doors(settings, catalog)
+        start_doors(settings, catalog, "127.0.0.1" if cluster.haproxy else settings.host)
         _wait_ready(settings, cluster)
     return key
 
@@ -218,6 +237,7 @@ def _answers(cluster: Cluster) -> bool:
 def _end(settings: Settings, cluster: Cluster) -> None:
     if cluster.root_pid is not None:
         end_processes(cluster.root_pid, cluster.id)
+        clear_away(settings, cluster.id)
     else:
         _leave(settings, cluster)
     _record_file(settings).unlink(missing_ok=True)

@@ -40,8 +40,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def start_ray(settings: Settings, cluster_id: str) -> int:
-    """Starts a head node and returns the pid of its root process once it listens."""
+def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) -> int:
+    """Starts a head node, its processes with this environment too; the pid of its root process once it listens."""
     _ensure_token(settings)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def start_ray(settings: Settings, cluster_id: str) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, **ray_environment(settings), **home},
+            env={**os.environ, **ray_environment(settings), **environment, **home},
         )
     deadline = time.monotonic() + START_SECONDS
     while not is_listening(settings.ray_port):

@@ -29,10 +29,13 @@ GATEWAY = "gateway"
 MAX_ONGOING = 1000
 
 
-def start_doors(settings: Settings, catalog: Catalog) -> None:
-    """Starts HTTP, the gateway and an engine for each served base model; engines start side by side."""
+def start_doors(settings: Settings, catalog: Catalog, host: str) -> None:
+    """Starts HTTP on that host, the gateway and an engine for each served base model; engines start side by side.
+
+    With HAProxy in front, replicas listen on that host too.
+    """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this driver only: replicas have their own
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    serve.start(http_options={"host": host, "port": settings.port})
     engines = [
         serve.RunTarget(_engine_app(settings, catalog.get(name)), name=name, route_prefix=f"/m/{name}")
         for name in settings.serve_base_models

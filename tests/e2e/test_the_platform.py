@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.live import BASE, REAL, LiveCluster
+from tests.e2e.live import BASE, HAPROXY, HAPROXY_MANAGER, REAL, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -62,6 +62,31 @@ def test_nothing_listens_beyond_loopback(cluster: LiveCluster) -> None:
     ports = {port for _, port, _ in heard}
     assert {cluster.ray_port, cluster.dashboard_port, int(cluster.url.rpartition(":")[2])} <= ports
     assert [each for each in heard if not _is_loopback(each[0])] == []
+
+
+@pytest.mark.parametrize("victim", [HAPROXY, HAPROXY_MANAGER])
+def test_a_killed_haproxy_comes_back_by_itself(cluster: LiveCluster, victim: str) -> None:
+    assert cluster.record["haproxy"]
+    old = cluster.roles(HAPROXY)
+    cluster.kill(victim)
+    until(lambda: _is_ready(cluster), 60, "the API")
+    until(lambda: all(_has_ended(process) for process in old), 10, "the end of the old HAProxy")
+    assert cluster.client.complete(BASE, "the fox", {"max_tokens": 2})["usage"]["completion_tokens"] == 2
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whoever inherits an orphan may take a while to collect it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _is_ready(cluster: LiveCluster) -> bool:
+    try:
+        return httpx.get(f"{cluster.url}/readyz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def _is_loopback(address: str) -> bool:

