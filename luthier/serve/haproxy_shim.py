@@ -24,6 +24,8 @@ ERROR = {
     "code": "unavailable",
     "param": None,
 }
+BODY_SECONDS = 10
+"""How long HAProxy waits for a body that must tell its model."""
 CONTROL_HEADERS = (
     "x-request-timeout-seconds",
     "x-request-disconnect-disabled",
@@ -34,6 +36,7 @@ CONTROL_HEADERS = (
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
 """Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
 connection that its client used before, the client gets no answer at all."""
+COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 
 
 class Front(NamedTuple):
@@ -45,6 +48,8 @@ class Front(NamedTuple):
     """Where clients reach it. All else listens on loopback."""
     engines: tuple[str, ...]
     """Applications whose requests may be sent once more, each under the name of its base model."""
+    direct: bool
+    """Engines serve /m/<base model>/v1 themselves: completions of a base model go there, past the gateway."""
 
 
 class Edit(NamedTuple):
@@ -90,7 +95,7 @@ def edited(config: str, front: Front, error_file: Path) -> str:
 
 def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
     num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
-    rules = "".join(f"\n    {rule}" for rule in header_rules())
+    rules = "".join(f"\n    {rule}" for rule in (*header_rules(), *direct_rules(front)))
     again = "".join(f"\n    {rule}" for rule in ENGINE_RULES)
     return [
         Edit("port of the metrics", r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"),
@@ -121,6 +126,19 @@ def header_rules() -> list[str]:
         *(f"http-request del-header {name}" for name in CONTROL_HEADERS),
         "http-request del-header x-serve-router- -m beg",
     ]
+
+
+def direct_rules(front: Front) -> list[str]:
+    """The gateway gets what is left: tuned models, which each account names for itself, and bodies that do not tell."""
+    if not front.direct or not front.engines:
+        return []
+    door = f"acl luthier_completion path {' '.join(COMPLETIONS)}"
+    if len(front.engines) == 1:
+        return [door, f"http-request set-path /m/{front.engines[0]}%[path] if METH_POST luthier_completion"]
+    wait = f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST luthier_completion"
+    read = "http-request set-var(txn.model) req.body,json_query('$.model') if METH_POST luthier_completion"
+    move = "http-request set-path /m/{name}%[path] if luthier_completion {{ var(txn.model) -m str {name} }}"
+    return [door, wait, read, *(move.format(name=name) for name in front.engines)]
 
 
 def error_answer() -> bytes:

@@ -1,11 +1,13 @@
 """Ray's own configuration, edited, with a real HAProxy that runs it."""
 
+import json
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -30,7 +32,7 @@ from tests.serve.haproxy import (
 )
 
 ENGINES = ("tiny", "gone", "dies-fresh", "dies-reused")
-FRONT = Front(BINARY, "127.0.0.1", ENGINES)
+FRONT = Front(BINARY, "127.0.0.1", ENGINES, direct=False)
 
 
 class Live:
@@ -47,6 +49,19 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         found = Live(folder, ports, servers, process)
         with found.http:
             yield found
+
+
+@pytest.fixture(scope="module", params=[("tiny",), ("tiny", "other")], ids=["one-engine", "two-engines"])
+def direct(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """HAProxy sends completions to the engines."""
+    folder, ports = tmp_path_factory.mktemp("direct"), some_ports()
+    front = FRONT._replace(engines=request.param, direct=True)
+    with (
+        Servers(ports).running(),
+        haproxy(render(folder, ports, request.param), front, ports.clients),
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+    ):
+        yield client
 
 
 def check_told_to_come_again(answer: httpx.Response) -> None:
@@ -115,6 +130,48 @@ def test_only_loopback_listens_and_only_we_may_command(live: Live) -> None:
     expected = (live.ports.clients, live.ports.metrics, live.ports.statistics)
     assert sorted(listening) == sorted(("127.0.0.1", port) for port in expected)
     assert (live.folder / "admin").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions?a=1"])
+@pytest.mark.parametrize("spacing", ["", " ", "\n"])
+def test_a_base_models_completion_goes_to_its_engine(direct: httpx.Client, path: str, spacing: str) -> None:
+    body = f'{{{spacing}"messages": [{{"model": "mine"}}],{spacing}"model"{spacing}:{spacing}"tiny"{spacing}}}'
+    found = direct.post(path, content=body).json()
+    assert (found["server"], found["path"], found["bytes"]) == ("engine", f"/m/tiny{path}", len(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "mine", "messages": [{"model": "tiny"}]}',
+        b'{"model": "tiny2"}',
+        b'{"model": ["tiny"]}',
+        b'{"model": null}',
+        b'["model", "tiny"]',
+        b"model=tiny",
+        b"{",
+        b"",
+    ],
+)
+def test_what_names_no_base_model_goes_to_the_gateway(direct: httpx.Client, body: bytes, request: Any) -> None:
+    found = direct.post("/v1/completions", content=body).json()
+    expected = ("gateway", "/v1/completions") if "two" in request.node.name else ("engine", "/m/tiny/v1/completions")
+    assert (found["server"], found["path"], found["bytes"]) == (*expected, len(body))
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/completions"), ("POST", "/v1/models"), ("GET", "/")])
+def test_all_else_goes_to_the_gateway(direct: httpx.Client, method: str, path: str) -> None:
+    found = direct.request(method, path, content=b'{"model": "tiny"}').json()
+    assert (found["server"], found["path"]) == ("gateway", path)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_prompt_beyond_the_buffer_arrives_whole(direct: httpx.Client, is_chunked: bool) -> None:
+    body = json.dumps({"model": "tiny", "prompt": "x" * 1_000_000}).encode()
+    pieces = (body[start : start + 50_000] for start in range(0, len(body), 50_000))
+    found = direct.post("/v1/completions", content=pieces if is_chunked else body).json()
+    assert found["bytes"] == len(body)
+    assert found["path"] in ("/v1/completions", "/m/tiny/v1/completions")
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
