@@ -24,6 +24,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.processes import busy_seconds
 from benchmarks.report import OUT, tell
 from benchmarks.train_data import SETS, make_tiny, read_rows
 from benchmarks.train_report import Runs, report
@@ -115,9 +116,9 @@ def _run(task: Task, trl_path: Path) -> Result:
     for _ in range(TRIES):
         while not task.counts_cpu and psutil.cpu_percent(interval=5) > 100 * QUIET:
             pass
-        busy, own, began = _busy_seconds(), _children_seconds(), time.monotonic()
+        busy, own, began = busy_seconds(), _children_seconds(), time.monotonic()
         result = _run_once(task, trl_path)
-        others = _busy_seconds() - busy - (_children_seconds() - own)
+        others = busy_seconds() - busy - (_children_seconds() - own)
         share = others / (time.monotonic() - began) / (os.cpu_count() or 1)
         click.echo(
             f"{datetime.now(UTC):%H:%M:%S} {task.name}: {result.speed:.0f} tokens/s, mean loss "
@@ -127,11 +128,6 @@ def _run(task: Task, trl_path: Path) -> Result:
         if task.counts_cpu or share < QUIET:
             return result
     raise click.ClickException(f"Other processes took {QUIET:.0%} of the machine or more, {TRIES} times.")
-
-
-def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system)
 
 
 def _children_seconds() -> float:

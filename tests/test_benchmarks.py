@@ -1,15 +1,31 @@
-"""The training benchmark without TRL: its command, Luthier's side on the tiny model, its tables."""
+"""The benchmarks without their peers.
 
+Training: its command, Luthier's side on the tiny model, its tables. Serving: its command, traffic, statistics, tables
+and closed loop, on servers that are none.
+"""
+
+import asyncio
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 
-from benchmarks import train
+from benchmarks import serve, train
+from benchmarks.processes import between, group_of
+from benchmarks.serve_load import Load, Plan, closed_loop
+from benchmarks.serve_report import percentile, report
+from benchmarks.serve_run import Run, counters
+from benchmarks.serve_sides import BASE, Running, Server, Setup, flags
+from benchmarks.serve_traffic import Point, asked_models, points, texts
 from benchmarks.train_worker import Result, Task, _trl_settings, measure
 
 NUM_ROWS = 8
@@ -90,3 +106,143 @@ def test_a_gpu_has_no_fp32_and_counts_the_wall(task: Task) -> None:
     ]
     assert not any(each.counts_cpu for each in tasks)
     assert not _trl_settings(tasks[-1], [4, 4])["use_cpu"]
+
+
+NAMES = [f"A{number}" for number in range(8)]
+
+
+def make_run(seconds: float = 2.0, **given: object) -> Run:
+    load = Load(
+        seconds=seconds,
+        latencies=(0.1,) * 99 + (1.0,),
+        prompt_tokens=1000,
+        completion_tokens=3200,
+        errors=(),
+        cpu={"engine": 1.0, "load": 0.5},
+    )
+    return Run.model_validate(
+        {"load": load, "ledger": None, "counters": {}, "facts": "threads that compute: 2", **given}
+    )
+
+
+def test_traffic_is_even_or_skewed_and_the_same_again() -> None:
+    even, skewed = (asked_models(NAMES, traffic, 800, 1) for traffic in ("even", "skewed"))
+    assert set(Counter(even).values()) == {100}
+    assert even != asked_models(NAMES, "even", 800, 2)
+    times = [Counter(skewed)[name] for name in NAMES]
+    assert times[0] > 1.5 * times[1] > 2 * times[7] > 0
+    assert skewed == asked_models(NAMES, "skewed", 800, 1)
+
+
+def test_texts_of_another_door_differ_in_one_letter() -> None:
+    first, second = texts(50, 0, 7), texts(50, 1, 7)
+    assert [text[1:] for text in first] == [text[1:] for text in second]
+    assert {text[0] for text in first} == {"0"}
+    assert {text[0] for text in second} == {"1"}
+    assert len(set(first)) == 50
+
+
+def test_points_are_every_combination_once() -> None:
+    made = points([1, 64], [0, 1, 8], ["even", "skewed"], [True, False])
+    assert len(made) == 2 * (1 + 1 + 2) * 2
+    assert made[0].name == "1 at once, base model, streamed"
+    assert made[-1].name == "64 at once, 8 adapters, skewed, whole"
+    assert [point.num_requests(512) for point in made[:2]] == [32, 512]
+    assert points([256], [0], ["even"], [True])[0].num_requests(100) == 512
+
+
+def test_percentiles_counters_and_groups() -> None:
+    assert percentile([], 0.99) == 0
+    assert [percentile([3, 1, 2], share) for share in (0, 0.5, 0.75, 1)] == [1, 2, 2.5, 3]
+    text = '# HELP x\nlora_loads_total{a="1"} 2.0\nlora_loads_total{a="2"} 3.0\nvllm:lora_info 9\nother_total 1\n'
+    assert counters(text) == {"lora_loads_total": 5.0}
+    titles = ("VLLM::EngineCore", "ray::ServeReplica:bench", "ray::ProxyActor", "ray::RegistryActor", "raylet")
+    assert [group_of(title) for title in titles] == ["engine", "front", "proxy", "registry", "rest"]
+    assert between({1: ("engine", 1.0)}, {1: ("engine", 3.0), 2: ("engine", 0.5)}) == {"engine": 2.5}
+
+
+def test_engine_arguments_become_options() -> None:
+    assert flags({"max_loras": 4, "enable_lora": True, "enforce_eager": False}) == ["--max-loras", "4", "--enable-lora"]
+
+
+def test_the_tables_of_serving() -> None:
+    point = Point(concurrency=64, adapters=2, traffic="even", streamed=False)
+    ours = [make_run(2.0, ledger=(0, 0)), make_run(2.5, ledger=(0, -3), counters={"lora_loads_total": 4.0})]
+    text = report("tiny", ["vLLM keeps 0 CPUs."], {point: {"Luthier /v1": ours, "vLLM": [make_run(4.0)] * 2}})
+    assert re.match(r"# Serving: Luthier against vLLM and Ray, tiny\n\n\d{4}-\d\d-\d\d, commit .*, ray ", text)
+    assert "- Luthier /v1: threads that compute: 2" in text
+    assert "## 64 at once, 2 adapters, even, whole" in text
+    line = "| Luthier /v1 | 45.0 (40.0 to 50.0) | 1440 (1280 to 1600) | 32.0 | 100.0, 109.0 |  |  | 0 |"
+    assert f"{line} +0 prompt, -3 completion | lora_loads_total 2 |" in text
+    assert "| vLLM | 10.0 | 0.0 | 0.0 | 0.0 | 0.0 | 5.0 | 0.0 |" in text
+    assert "- Luthier /v1 / vLLM: **1.80** of the medians' requests/s, 1.60 to 2.00 a round; p99 1.00." in text
+
+
+def test_the_closed_loop_keeps_so_many_under_way() -> None:
+    under_way, most = 0, 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal under_way, most
+        under_way, body = under_way + 1, await request.json()
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        if body["model"] == "A1":
+            return web.Response(status=404, text="no A1")
+        return web.json_response({"usage": {"prompt_tokens": 5, "completion_tokens": body["max_completion_tokens"]}})
+
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", answer)
+        async with TestServer(app) as server:
+            plan = Plan(
+                url=str(server.make_url("/v1")),
+                headers={},
+                models=("A0", "A1") * 4,
+                texts=("hi",) * 8,
+                tokens=3,
+                extra={"temperature": 0},
+                concurrency=4,
+                streamed=False,
+                mark="none",
+            )
+            seconds, answers = await closed_loop(plan)
+        good = [each for each in answers if not each.error]
+        assert [(each.prompt_tokens, each.completion_tokens) for each in good] == [(5, 3)] * 4
+        assert {each.error for each in answers} == {"", "404 no A1"}
+        assert seconds >= max(each.latency for each in good) > 0
+
+    asyncio.run(run())
+    assert most == 4
+
+
+def test_the_command_of_serving_alternates_its_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def side(name: str, has_adapters: bool = True) -> Server:
+        @contextmanager
+        def start(setup: Setup) -> Iterator[Running]:
+            started.append(name)
+            assert setup.base_models == (BASE, f"{BASE}2")
+            assert list(setup.adapters) == ["A0", "A1"]
+            assert setup.engine["max_lora_rank"] == 8
+            yield Running(name, {name: "http://nowhere/v1"}, "http://nowhere/metrics", has_adapters)
+
+        return start
+
+    monkeypatch.setattr(serve, "luthier", side("Luthier /v1"))
+    monkeypatch.setattr(serve, "vllm", lambda reserved: side("vLLM"))
+    monkeypatch.setattr(serve, "ray_serve_llm", side("ray.serve.llm", has_adapters=False))
+    speeds = {"Luthier /v1": 1.0, "vLLM": 2.0, "ray.serve.llm": 4.0}
+    monkeypatch.setattr(serve, "run_point", lambda running, *_, **__: make_run(speeds[running.mark]))
+    out = tmp_path / "result.md"
+    given = ["--concurrency=16", "--adapters=0", "--adapters=2", "--traffic=even", "--answers=whole", "--rounds=2"]
+    done = CliRunner().invoke(serve.main, [*given, "--base-models=2", f"--out={out}"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    a, b, c = speeds
+    assert started == [b, b, a, b, c, c, b, a]
+    text = out.read_text()
+    assert "Luthier /v1 / ray.serve.llm: **4.00**" in text
+    assert text.count("ray.serve.llm |") == 2, "none of its figures are of adapters"
+    assert "rounds 2, tokens 32, ignore eos True" in text
+    assert "Screening, 16 at once, base model, whole: 50.0 requests/s when it keeps 0" in text
