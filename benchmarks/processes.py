@@ -19,7 +19,7 @@ GROUPS = {
 }
 """By a part of the title, the first that fits. vLLM's engine is one process, or a core and workers."""
 REST = "rest"
-STOP_SECONDS = 15.0
+TRACKER_SECONDS, STOP_SECONDS = 3.0, 15.0
 BUSY = 0.1
 """A thread computes when it took more than this share of what the busiest one took."""
 
@@ -79,10 +79,24 @@ def engine_facts(mark: str) -> str:
 def end(mark: str) -> None:
     """Kills what is left of a server and returns when it has ended."""
     left = marked(mark)
-    for process in left:
+    # A resource tracker gives back the shared memory of killed processes, and ends.
+    trackers = {process for process in left if _is_tracker(process)}
+    _kill(left - trackers)
+    psutil.wait_procs(list(trackers), timeout=TRACKER_SECONDS)
+    _kill(trackers | marked(mark))
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
+    psutil.wait_procs(list(processes), timeout=STOP_SECONDS)
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "resource_tracker" in _title(process)
+    return False
 
 
 def _computing(process: psutil.Process) -> int:

@@ -160,7 +160,8 @@ def _process(setup: Setup, side: str, command: list[str], port: int, reserved_cp
     if not token.is_file():
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-    env = setup.environment(mark, reserved_cpus) | RAY | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    env = setup.environment(mark, reserved_cpus) | RAY
+    env |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(setup.home.parent)}
     with log.open("ab") as out:
         started = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=out, stderr=out, cwd=ROOT)
     try:

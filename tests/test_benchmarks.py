@@ -6,10 +6,16 @@ and closed loop, on servers that are none.
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,13 +23,14 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from click import ClickException
 from click.testing import CliRunner
 
 from benchmarks import serve, train
-from benchmarks.processes import between, group_of
+from benchmarks.processes import MARK, between, end, group_of, marked, spent
 from benchmarks.serve_load import Load, Plan, closed_loop
 from benchmarks.serve_report import percentile, report
-from benchmarks.serve_run import Run, counters
+from benchmarks.serve_run import Amount, Run, counters, run_point
 from benchmarks.serve_sides import BASE, Running, Server, Setup, flags
 from benchmarks.serve_traffic import Point, asked_models, points, texts
 from benchmarks.train_worker import Result, Task, _trl_settings, measure
@@ -214,6 +221,75 @@ def test_the_closed_loop_keeps_so_many_under_way() -> None:
 
     asyncio.run(run())
     assert most == 4
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A server that counts what it answers."""
+
+    prompt_tokens = completion_tokens = 0
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body.get("ignore_eos"):
+            return self._answer(400, b"ignore_eos is unknown")
+        usage = {"prompt_tokens": 5, "completion_tokens": body["max_completion_tokens"]}
+        Answers.prompt_tokens += usage["prompt_tokens"]
+        Answers.completion_tokens += usage["completion_tokens"]
+        return self._answer(200, json.dumps({"usage": usage}).encode())
+
+    def do_GET(self) -> None:
+        self._answer(200, f"lora_loads_total {Answers.prompt_tokens}".encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    Answers.prompt_tokens = Answers.completion_tokens = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield Running(
+            "none", {"it": f"{url}/v1"}, url, ledger=lambda: (Answers.prompt_tokens, Answers.completion_tokens + 1)
+        )
+        server.shutdown()
+
+
+def test_a_measurement_counts_what_the_ledger_must(running: Running) -> None:
+    point = Point(concurrency=2, adapters=2, traffic="even", streamed=False)
+    run = run_point(running, running.doors["it"], point, ["A0", "A1"], Amount(10, 3, {}), seeds=(0, 0))
+    assert run.ledger == (0, 0)
+    assert (run.load.prompt_tokens, run.load.completion_tokens, run.load.errors) == (50, 30, ())
+    assert run.counters == {"lora_loads_total": 50}, "without those that warmed up"
+    assert set(run.load.cpu) == {"load", "others"}
+    assert run.speed == 10 / run.load.seconds
+
+
+def test_who_refuses_a_body_refuses_it_before_the_measurement(running: Running) -> None:
+    point = Point(concurrency=1, adapters=0, traffic="even", streamed=False)
+    with pytest.raises(ClickException, match="400 ignore_eos is unknown"):
+        run_point(running, running.doors["it"], point, [BASE], Amount(1, 3, {"ignore_eos": True}), seeds=(0, 0))
+
+
+def test_a_server_ends_with_all_its_processes() -> None:
+    child = "import subprocess; subprocess.run(['sleep', '60'], env={})"
+    started = subprocess.Popen([sys.executable, "-c", child], env={**os.environ, MARK: "mine"})
+    while len(marked("mine")) < 2:
+        time.sleep(0.01)
+    seconds = spent("mine")
+    assert {group for group, _ in seconds.values()} == {"rest"}
+    assert not marked("another")
+    end("mine")
+    assert not marked("mine")
+    started.wait()
 
 
 def test_the_command_of_serving_alternates_its_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
