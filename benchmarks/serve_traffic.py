@@ -28,7 +28,8 @@ class Point(Frozen):
 
     @property
     def name(self) -> str:
-        kind = "base model" if not self.adapters else f"{self.adapters} adapters"
+        kinds = {0: "base model", 1: "1 adapter"}
+        kind = kinds.get(self.adapters, f"{self.adapters} adapters")
         spread = f", {self.traffic}" if self.adapters > 1 else ""
         return f"{self.concurrency} at once, {kind}{spread}, {'streamed' if self.streamed else 'whole'}"
 
