@@ -23,7 +23,7 @@ from luthier.cli.client import Client
 from luthier.cli.profile import load_profile
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.settings import Settings
-from luthier.serve.engine import _engine_args
+from luthier.serve.engine_args import engine_args
 from tests.e2e.live import free_ports
 
 BASE = "bench"
@@ -57,7 +57,7 @@ class Setup:
     def engine(self) -> dict[str, object]:
         """vLLM's arguments, as Luthier gives them."""
         base = load_catalog(self.settings).get(BASE)
-        return _engine_args(base, base_model_dir(self.settings, base), use_gpu=False)
+        return engine_args(base, base_model_dir(self.settings, base), use_gpu=False)
 
     def environment(self, mark: str, reserved_cpus: int) -> dict[str, str]:
         base = load_catalog(self.settings).get(BASE)

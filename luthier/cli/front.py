@@ -89,7 +89,7 @@ def _socket_folder(cluster_id: str) -> Path:
 
 def _write_launcher(settings: Settings, binary: str, shim: Path) -> Path:
     folder = _folder(settings)
-    wanted = {"binary": binary, "host": settings.host, "engines": settings.serve_base_models, "direct": False}
+    wanted = {"binary": binary, "host": settings.host, "engines": settings.serve_base_models, "direct": True}
     (folder / "front.json").write_text(json.dumps(wanted))
     launcher = folder / "launcher"
     command = shlex.join([sys.executable, "-I", "-S", str(shim), str(folder / "front.json")])

@@ -82,7 +82,7 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
         "binary": "/bin/echo",
         "host": "127.0.0.1",
         "engines": list(settings.serve_base_models),
-        "direct": False,
+        "direct": True,
     }
 
 
