@@ -49,7 +49,7 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch's classes
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        normed, out = torch.empty_like(x), torch.empty_like(x)
+        normed, out = x.new_empty(x.shape), x.new_empty(x.shape)
         scale = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
         for rows, low, root, weighted in _blocks(x, normed, scale, out):
             wide = rows.to(torch.float32, copy=True)
@@ -62,7 +62,7 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch's classes
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, weight = ctx.saved_tensors
-        grad_x = torch.empty_like(normed)
+        grad_x = normed.new_empty(normed.shape)
         for grad, low, root, out in _blocks(grads[0], normed, scale, grad_x):
             wide, direction = (grad * weight).float(), low.float()
             along = (wide * direction).mean(-1, keepdim=True)
@@ -115,7 +115,7 @@ def head_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each tensor [..., n]; all rows at once on a GPU."""
-    rows = [tensor.view(-1, tensor.shape[-1]) for tensor in tensors]
+    """The same rows of each tensor [..., n]; all rows at once on a GPU. Those that are written to are contiguous."""
+    rows = [tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors]
     size = NORM_ROWS if tensors[0].device.type == "cpu" else max(1, len(rows[0]))
     return zip(*(each.split(size) for each in rows), strict=True)

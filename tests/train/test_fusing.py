@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -18,10 +18,13 @@ from luthier.train.fusing import Products, Siblings, fuse
 from luthier.train.kernels import HEAD_CHUNK, HeadLoss, RmsNorm
 from luthier.train.recompute import recomputed
 
+KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
-def model_with_adapter(bias: bool = False) -> Any:
+
+def model_with_adapter(bias: bool = False, kind: str = "llama", targets: Any = "all-linear") -> Any:
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config, causal = KINDS[kind]
+    config = config(
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
@@ -29,8 +32,9 @@ def model_with_adapter(bias: bool = False) -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         attention_bias=bias,
+        head_dim=8,
     )
-    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    model = get_peft_model(causal(config), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     for name, p in model.named_parameters():
         if "lora_B" in name or "norm" in name:
             torch.nn.init.normal_(p.data, 1.0 if "norm" in name else 0.0, 0.1)
@@ -45,8 +49,11 @@ def run(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_a_fused_model_is_the_same_model(bias: bool, is_shared: bool) -> None:
-    plain = model_with_adapter(bias)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "k_proj", "v_proj"], ["q_proj"], ["up_proj"]], ids=str)
+def test_a_fused_model_is_the_same_model(bias: bool, is_shared: bool, kind: str, targets: Any) -> None:
+    """Qwen3 norms its queries and keys, which are parts of a joined product."""
+    plain = model_with_adapter(bias, kind, targets)
     fused = copy.deepcopy(plain)
     fuse(fused, is_shared)
     ids = torch.arange(24).view(2, 12)
