@@ -59,7 +59,7 @@ class Setup:
         base = load_catalog(self.settings).get(BASE)
         return engine_args(base, base_model_dir(self.settings, base), use_gpu=False)
 
-    def environment(self, mark: str, reserved_cpus: int) -> dict[str, str]:
+    def environment(self, mark: str) -> dict[str, str]:
         base = load_catalog(self.settings).get(BASE)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LUTHIER_", "VLLM_"))}
         return kept | {
@@ -69,7 +69,6 @@ class Setup:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": "WARNING",
             "VLLM_CPU_KVCACHE_SPACE": str(base.engine.kv_cache_gib),
-            "VLLM_CPU_NUM_OF_RESERVED_CPU": str(reserved_cpus),
         }
 
 
@@ -95,7 +94,7 @@ def luthier(setup: Setup) -> Iterator[Running]:
     """`luthier up` and down; keys and metering on. Adapters stay in its home from one start to the next."""
     mark = f"luthier-{uuid.uuid4()}"
     port, ray_port, dashboard_port = free_ports(3)
-    env = setup.environment(mark, reserved_cpus=0) | {
+    env = setup.environment(mark) | {
         "LUTHIER_HOME": str(setup.home),
         "LUTHIER_PORT": str(port),
         "LUTHIER_RAY_PORT": str(ray_port),
@@ -129,7 +128,7 @@ def vllm(reserved_cpus: int) -> Server:
         if setup.adapters:
             options += ["--lora-modules", *(f"{name}={folder}" for name, folder in setup.adapters.items())]
         command = ["vllm.entrypoints.openai.api_server", *options]
-        with _process(setup, "vLLM", command, port, reserved_cpus) as running:
+        with _process(setup, "vLLM", command, port, {"VLLM_CPU_NUM_OF_RESERVED_CPU": str(reserved_cpus)}) as running:
             yield running
 
     return start
@@ -140,7 +139,7 @@ def ray_serve_llm(setup: Setup) -> Iterator[Running]:
     """Ray's; it takes the base model alone, as adapters must lie in a cloud's storage."""
     (port,) = free_ports(1)
     command = ["benchmarks.serve_ray", str(port), BASE, json.dumps(setup.engine)]
-    with _process(setup, "ray.serve.llm", command, port, 0) as running:
+    with _process(setup, "ray.serve.llm", command, port, {}) as running:
         yield running
 
 
@@ -154,13 +153,13 @@ def flags(arguments: Mapping[str, object]) -> list[str]:
 
 
 @contextmanager
-def _process(setup: Setup, side: str, command: list[str], port: int, reserved_cpus: int) -> Iterator[Running]:
+def _process(setup: Setup, side: str, command: list[str], port: int, own: dict[str, str]) -> Iterator[Running]:
     """A server that is one Python module."""
     mark, log, token = f"{side}-{uuid.uuid4()}", setup.home / f"{side}.log", setup.home / "bench.token"
     if not token.is_file():
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-    env = setup.environment(mark, reserved_cpus) | RAY
+    env = setup.environment(mark) | own | RAY
     env |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(setup.home.parent)}
     with log.open("ab") as out:
         started = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=out, stderr=out, cwd=ROOT)

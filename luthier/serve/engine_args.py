@@ -18,7 +18,8 @@ def prepare_environment(base: BaseModel, use_gpu: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
     if not use_gpu:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        if len(os.sched_getaffinity(0)) == 1:  # else vLLM leaves one for its server, which costs threads that wait less
+            os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
 
 def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
