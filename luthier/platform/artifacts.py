@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from luthier.platform.frozen import Frozen
@@ -29,13 +31,34 @@ def content_of(folder: Path, **beside: str) -> Content:
 
 
 def place(folder: Path, content: Content, manifest: Mapping[str, object], published: Path) -> Path:
-    """Renames a folder to its name among the published ones, with its manifest; one that is there already stays."""
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": content.files}, indent=2))
+    """Renames a folder to its name among the published ones, with its manifest.
+
+    One that is there already stays if it is whole, and makes way if not.
+    """
     final = published / content.sha256
+    if _is_whole(final, content):
+        return final
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": content.files}, indent=2))
     published.mkdir(parents=True, exist_ok=True)
+    _put_away(final, folder.with_suffix(".damaged"))
     try:
         os.replace(folder, final)
     except OSError:
-        if not final.is_dir():
+        if not _is_whole(final, content):
             raise
     return final
+
+
+def _is_whole(folder: Path, content: Content) -> bool:
+    """It has its manifest, and its files are those that were published."""
+    files = {name: folder / name for name in (*content.files, MANIFEST)}
+    if not all(file.is_file() for file in files.values()):
+        return False
+    return all(file_sha256(files[name]) == sha256 for name, sha256 in content.files.items())
+
+
+def _put_away(final: Path, aside: Path) -> None:
+    """A rename first: nobody finds the name with half of its files."""
+    with suppress(FileNotFoundError):
+        os.replace(final, aside)
+    shutil.rmtree(aside, ignore_errors=True)

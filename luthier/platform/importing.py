@@ -45,7 +45,7 @@ class Imports:
     def add(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
         """A new model of the adapter in a folder, which moves away from there; or raises, and nothing is kept.
 
-        The same adapter under the same name again is the first answer.
+        The same adapter under the same name again is the first answer, and mends files that were damaged since.
         """
         check_files({file.name for file in folder.iterdir()})
         base = self._base_of(origin, folder)
@@ -66,10 +66,9 @@ class Imports:
             task_type=origin.task_type,
             created_on=now_ms(),
         )
-        if first := self._models.find_import(caller, name, made):
-            return first
+        first = self._models.find_import(caller, name, made)
         place(folder, content, _manifest(base), self._storage.adapters)
-        return self._models.add_import(caller, name, made)
+        return first or self._models.add_import(caller, name, made)
 
     def _base_of(self, origin: Origin, folder: Path) -> BaseModel:
         if origin.base_model is not None:

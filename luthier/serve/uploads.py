@@ -47,7 +47,16 @@ async def import_model(
     scratch.mkdir(parents=True)
     try:
         await receive_files(request.headers.get("content-type", ""), request.stream(), scratch, check_file_name)
-        return await asyncio.to_thread(services.imports.add, caller, name, origin, scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return await asyncio.shield(asyncio.to_thread(_import, services, caller, name, origin, scratch))
+
+
+def _import(services: Services, caller: Caller, name: QualifiedName, origin: Origin, scratch: Path) -> ModelVersion:
+    """Goes on when the client leaves: until its end nobody else may remove the files."""
+    try:
+        return services.imports.add(caller, name, origin, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

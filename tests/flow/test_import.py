@@ -1,18 +1,23 @@
 """Adapters that were trained elsewhere: by HTTP, the client and the command; refused whole, or there and answering."""
 
+import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 import luthier
 from luthier.cli.main import main
 from luthier.errors import Conflict, InvalidInput
+from luthier.platform.artifacts import place
 from luthier.platform.base_models import load_catalog
 from luthier.platform.importing import Imports, Origin
 from luthier.platform.names import parse_name
@@ -103,6 +108,44 @@ def test_the_same_again_is_the_first_answer(api: TestClient, adapter: Path, sett
     assert len(list((settings.storage / "adapters").iterdir())) == 1
     api.delete(f"{MODELS}/mine")
     assert send(api, adapter).json()["number"] > other_name["number"]
+
+
+def test_the_same_again_mends_its_files(api: TestClient, adapter: Path, settings: Settings) -> None:
+    first = send(api, adapter).json()
+    weights = settings.storage / "adapters" / first["sha256"] / NAMES[1]
+    weights.unlink()
+    assert send(api, adapter).json() == first
+    assert weights.read_bytes() == (adapter / NAMES[1]).read_bytes()
+
+
+def test_who_leaves_spoils_nothing(
+    app: FastAPI, adapter: Path, settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files stay until the import ends, and go then."""
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def place_late(*given: Any) -> Path:
+        began.set()
+        assert may_go_on.wait(20)
+        return place(*given)
+
+    async def leave() -> None:
+        files = [("files", (name, (adapter / name).read_bytes())) for name in NAMES]
+        headers = {"Authorization": f"Bearer {KEY}"}
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            sent = asyncio.create_task(client.post(MODELS, params={"name": "mine", "base_model": "tiny"}, files=files))
+            assert await asyncio.to_thread(began.wait, 20)
+            sent.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sent
+            may_go_on.set()
+
+    monkeypatch.setattr("luthier.platform.importing.place", place_late)
+    asyncio.run(leave())
+    model = registry.models.get(ADMIN, parse_name("LUTHIER.PUBLIC.mine", "", ""))
+    assert {file.name for file in Path(model.path).iterdir()} == {*NAMES, "luthier.json"}
+    assert list((settings.storage / "uploads").iterdir()) == []
 
 
 def test_a_name_that_is_taken(api: TestClient, faq: str, adapter: Path, settings: Settings) -> None:

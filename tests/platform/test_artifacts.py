@@ -38,6 +38,21 @@ def test_what_is_there_stays(folder: Path, tmp_path: Path) -> None:
     assert json.loads((first / MANIFEST).read_text())["by"] == "first"
 
 
+@pytest.mark.parametrize("lost", ["weights", MANIFEST, "bytes"])
+def test_what_is_there_and_damaged_is_replaced(folder: Path, tmp_path: Path, lost: str) -> None:
+    content, published = content_of(folder), tmp_path / "published"
+    final = place(folder, content, {}, published)
+    if lost == "bytes":
+        (final / "weights").write_bytes(b"weight")
+    else:
+        (final / lost).unlink()
+    assert place(made(tmp_path / "part", b"weights"), content, {}, published) == final
+    assert (final / "weights").read_bytes() == b"weights"
+    assert (final / MANIFEST).is_file()
+    assert list(published.iterdir()) == [final]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == []
+
+
 def test_a_fault_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
