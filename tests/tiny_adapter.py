@@ -32,10 +32,16 @@ def build_adapter(base_dir: Path, folder: Path, seed: int = 1, **given: Any) -> 
 
 
 def change_settings(folder: Path, **changes: Any) -> None:
-    """Keys of adapter_config.json; None takes one away."""
+    """Keys of adapter_config.json; None is written as null."""
     file = folder / SETTINGS
-    settings = {**json.loads(file.read_text()), **changes}
-    file.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def drop_setting(folder: Path, key: str) -> None:
+    file = folder / SETTINGS
+    settings = json.loads(file.read_text())
+    del settings[key]
+    file.write_text(json.dumps(settings))
 
 
 def change_weights(folder: Path, change: Callable[[Tensors], Any]) -> None:

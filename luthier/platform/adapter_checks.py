@@ -44,13 +44,13 @@ def check_adapter(folder: Path, base: BaseModel, linear: Modules) -> Adapter:
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    kind, task, bias = (settings.get(key) for key in ("peft_type", "task_type", "bias"))
+    kind, task, bias = settings.get("peft_type"), settings.get("task_type"), settings.get("bias", "none")
     if kind != "LORA":
         raise fault("peft_type", kind, "only LORA adapters can be served.")
     if task not in (None, "CAUSAL_LM"):
         raise fault("task_type", task, "only adapters of CAUSAL_LM can be served.")
-    if bias not in (None, "none"):
-        raise fault("bias", bias, "no biases are served with an adapter. Train it with bias none.")
+    if bias != "none":
+        raise fault("bias", bias, 'no biases are served with an adapter. Train it with bias "none".')
     if (start := settings.get("init_lora_weights")) not in PLAIN_STARTS:
         reason = "that begins by changing the base model. Save it with path_initial_model_for_weight_conversion."
         raise fault("init_lora_weights", start, reason)

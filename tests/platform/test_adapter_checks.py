@@ -15,7 +15,7 @@ from luthier.platform.base_models import BaseModel, load_catalog
 from luthier.platform.base_shapes import INDEX, linear_modules
 from luthier.platform.lora import Adapter
 from luthier.platform.settings import Settings
-from tests.tiny_adapter import Tensors, build_adapter, change_settings, change_weights
+from tests.tiny_adapter import Tensors, build_adapter, change_settings, change_weights, drop_setting
 
 LAYER = "base_model.model.model.layers.0"
 Q, DOWN = f"{LAYER}.self_attn.q_proj", f"{LAYER}.mlp.down_proj"
@@ -59,6 +59,12 @@ def test_what_is_served_rightly_passes(
     assert check(build_adapter(tiny_model, tmp_path / "made", **given)).scale == scale
 
 
+@pytest.mark.parametrize("key", ["bias", "task_type", "init_lora_weights", "use_rslora"])
+def test_settings_that_may_be_absent(check: Check, adapter: Path, key: str) -> None:
+    drop_setting(adapter, key)
+    assert check(adapter).rank == 8
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_floats_of_both_sizes(check: Check, adapter: Path, kind: type) -> None:
     change_weights(adapter, lambda tensors: tensors.update({name: each.astype(kind) for name, each in tensors.items()}))
@@ -71,7 +77,8 @@ def test_floats_of_both_sizes(check: Check, adapter: Path, kind: type) -> None:
         ({"peft_type": "LOHA"}, 'peft_type = "LOHA"'),
         ({"peft_type": None}, "peft_type = null: only LORA"),
         ({"task_type": "SEQ_CLS"}, 'task_type = "SEQ_CLS"'),
-        ({"bias": "lora_only"}, 'bias = "lora_only".*bias none'),
+        ({"bias": "lora_only"}, 'bias = "lora_only".*bias "none"'),
+        ({"bias": None}, "bias = null"),
         ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "loftq"}, "begins by changing the base model"),
         ({"use_dora": True}, "use_dora = true: the engine would not heed it"),
