@@ -56,7 +56,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_SETTINGS_BYTES:
         raise InvalidInput(f"{SETTINGS} has more than {MAX_SETTINGS_BYTES >> 20} MiB: it is no adapter's settings.")
     try:
-        settings = json.loads(file.read_bytes())
+        settings = json.loads(file.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{SETTINGS} is not UTF-8: {error.reason} at byte {error.start}.") from error
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{SETTINGS} is not valid JSON: {error}.") from error
     if not isinstance(settings, dict):

@@ -134,6 +134,16 @@ def test_settings_that_cannot_be_read(check: Check, adapter: Path, text: str, wo
         check(adapter)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("utf-16", "not UTF-8"), ("utf-8-sig", "not valid JSON"), ("utf-32", "not UTF-8")]
+)
+def test_settings_that_are_not_utf_8(check: Check, adapter: Path, encoding: str, words: str) -> None:
+    """json.loads takes bytes of all these, and the engine does not."""
+    (adapter / SETTINGS).write_text((adapter / SETTINGS).read_text(), encoding)
+    with pytest.raises(InvalidInput, match=words):
+        check(adapter)
+
+
 def put(name: str, value: np.ndarray) -> Callable[[Tensors], Any]:
     return lambda tensors: tensors.update({name: value})
 
