@@ -51,7 +51,7 @@ def export(model: str, folder: str) -> None:
 @click.argument("folder")
 @click.argument("model")
 @click.option("--base-model", help="Whose adapter it is (default: what adapter_config.json names).")
-@click.option("--task-type", type=TASKS, help="How the model is asked (default CHAT_COMPLETION).")
+@click.option("--task-type", type=TASKS, help="How the model is asked (default: the first that the base model takes).")
 @AS_JSON
 def import_model(folder: str, model: str, base_model: str | None, task_type: str | None, as_json: bool) -> None:
     """Make MODEL of the LoRA adapter in FOLDER, which was trained elsewhere (PEFT's format, safetensors)."""

@@ -205,7 +205,13 @@ def check_can_tune(base: BaseModel, today: date, task: TaskType | None = None, m
         raise InvalidInput(f"Base model {base.name} can be served here, not tuned. Choose another.")
     if method is not None and method not in base.methods:
         raise InvalidInput(f"Option method = {method}: base model {base.name} takes {', '.join(base.methods)}.")
-    if task is not None and task not in base.tasks:
+    if task is not None:
+        check_task(base, task)
+
+
+def check_task(base: BaseModel, task: TaskType) -> None:
+    """InvalidInput when the base model's tuned models are not asked so."""
+    if task not in base.tasks:
         raise InvalidInput(f"Option task_type = {task}: base model {base.name} takes {', '.join(base.tasks)}.")
 
 

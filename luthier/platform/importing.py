@@ -10,7 +10,7 @@ from luthier.platform.access import Caller
 from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import check_files, fault, read_settings
 from luthier.platform.artifacts import content_of, place
-from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_serve
+from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_serve, check_task
 from luthier.platform.base_shapes import linear_modules
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
@@ -27,8 +27,8 @@ class Origin(Frozen):
 
     base_model: str | None = None
     """When not given, the one that the adapter's settings name."""
-    task_type: TaskType = TaskType.CHAT_COMPLETION
-    """How the model is asked."""
+    task_type: TaskType | None = None
+    """How the model is asked; when not given, as the base model's row says first."""
 
 
 class Verbs(Protocol):
@@ -50,6 +50,8 @@ class Imports:
         check_files({file.name for file in folder.iterdir()})
         base = self._base_of(origin, folder)
         check_can_serve(base, datetime.now(UTC).date())
+        task = origin.task_type or base.tasks[0]
+        check_task(base, task)
         linear = linear_modules(base_model_dir(self._settings, base))
         if not linear:
             raise Conflict(
@@ -63,7 +65,7 @@ class Imports:
             path=str(self._storage.adapters / content.sha256),
             sha256=content.sha256,
             rank=adapter.rank,
-            task_type=origin.task_type,
+            task_type=task,
             created_on=now_ms(),
         )
         first = self._models.find_import(caller, name, made)

@@ -177,6 +177,25 @@ def test_the_same_adapter_on_two_base_models(
         assert manifest["base_model"]["name"] == base
 
 
+@pytest.fixture
+def plain(settings: Settings, tiny_model: Path) -> str:
+    """A base model without a chat template, of the same shapes."""
+    row = BASE_MODEL.format(path=tiny_model).replace('"tiny"', '"plain"').replace("tests/tiny", "tests/plain")
+    tasks = 'tasks = ["INSTRUCTION_FINETUNE", "CONTINUED_PRETRAIN"]\n'
+    (settings.home / "base_models" / "plain.toml").write_text(row.replace("max_rank", f"{tasks}max_rank"))
+    return "plain"
+
+
+def test_the_task_is_one_that_the_base_model_takes(plain: str, api: TestClient, adapter: Path) -> None:
+    assert send(api, adapter, base_model=plain).json()["task_type"] == "INSTRUCTION_FINETUNE"
+    other = send(api, adapter, name="other", base_model=plain, task_type="CONTINUED_PRETRAIN")
+    assert other.json()["task_type"] == "CONTINUED_PRETRAIN"
+    for task in ("CHAT_COMPLETION", "DPO"):
+        message = error_of(send(api, adapter, base_model=plain, task_type=task), 400, "invalid_parameter_value")
+        taken = "INSTRUCTION_FINETUNE, CONTINUED_PRETRAIN"
+        assert message == f"Option task_type = {task}: base model plain takes {taken}."
+
+
 @pytest.mark.parametrize("named", ["tiny", "tests/tiny", "TINY"])
 def test_the_settings_may_name_the_base_model(api: TestClient, adapter: Path, named: str) -> None:
     change_settings(adapter, base_model_name_or_path=named)

@@ -106,7 +106,7 @@ async def import_adapter(
     caller: CallerOf,
     services: ServicesOf,
     base_model: str | None = None,
-    task_type: TaskType = TaskType.CHAT_COMPLETION,
+    task_type: TaskType | None = None,
 ) -> dict[str, Any]:
     """A LoRA adapter trained elsewhere becomes a model.
 
