@@ -21,6 +21,9 @@ from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.tasks import TaskType
 
+NAMED = "base_model_name_or_path"
+"""The base model in an adapter's settings: a name, or a path on the machine where it was trained."""
+
 
 class Origin(Frozen):
     """What its owner says of an adapter."""
@@ -73,13 +76,17 @@ class Imports:
         return first or self._models.add_import(caller, name, made)
 
     def _base_of(self, origin: Origin, folder: Path) -> BaseModel:
-        if origin.base_model is not None:
-            return self._catalog.get(origin.base_model)
-        named = read_settings(folder).get("base_model_name_or_path")
+        """The one that is given, unless the settings name another; else the one that they name."""
+        named = read_settings(folder).get(NAMED)
         found = self._catalog.find(named) if isinstance(named, str) else None
-        if found is None:
-            raise fault("base_model_name_or_path", named, "no base model is called that here. Give --base-model NAME.")
-        return found
+        if origin.base_model is None:
+            if found is None:
+                raise fault(NAMED, named, "no base model is called that here. Give --base-model NAME.")
+            return found
+        given = self._catalog.get(origin.base_model)
+        if found and found.hf.lower() != given.hf.lower():
+            raise fault(NAMED, named, f"that is {found.name}, not {given.name}. Name the one that it was trained on.")
+        return given
 
 
 def _manifest(base: BaseModel) -> dict[str, object]:

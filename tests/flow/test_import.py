@@ -204,6 +204,21 @@ def test_the_settings_may_name_the_base_model(api: TestClient, adapter: Path, na
     assert (response.status_code, response.json()["base_model"]) == (201, "tiny")
 
 
+@pytest.mark.parametrize("named", ["tests/tiny", "qwen3-8b", "Qwen/Qwen3-8B"])
+def test_settings_that_name_another_base_model(plain: str, api: TestClient, adapter: Path, named: str) -> None:
+    """The shapes may fit all the same."""
+    change_settings(adapter, base_model_name_or_path=named)
+    message = error_of(send(api, adapter, base_model=plain), 400, "invalid_parameter_value")
+    meant = "tiny" if "tiny" in named else "qwen3-8b"
+    assert f'base_model_name_or_path = "{named}": that is {meant}, not plain' in message
+
+
+@pytest.mark.parametrize("named", ["/home/me/tiny", "tests/plain", "PLAIN", None])
+def test_settings_that_contradict_nothing(plain: str, api: TestClient, adapter: Path, named: Any) -> None:
+    change_settings(adapter, base_model_name_or_path=named)
+    assert send(api, adapter, base_model=plain).json()["base_model"] == "plain"
+
+
 @pytest.mark.parametrize("named", ["/home/me/tiny", None, ["tiny"]])
 def test_settings_that_name_no_base_model_of_ours(
     api: TestClient, adapter: Path, settings: Settings, named: Any
