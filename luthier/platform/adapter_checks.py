@@ -3,17 +3,17 @@
 The engine looks at the last names of modules and at few settings: what it would pass over in silence is refused here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import WEIGHTS, fault, read_adapter, read_settings
+from luthier.platform.adapter_files import WEIGHTS, adapter_of, fault, read_settings, read_tensors
 from luthier.platform.base_models import BaseModel
 from luthier.platform.base_shapes import served_modules
 from luthier.platform.lora import Adapter, Modules
 from luthier.platform.options import Method
-from luthier.platform.tensors import EXPONENTS, is_finite, read_header
+from luthier.platform.tensors import EXPONENTS, Tensor, is_finite, shown
 
 CHECKED = {"peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights", "target_modules"}
 CHOOSING = {"layers_to_transform", "exclude_modules"}
@@ -34,12 +34,13 @@ def check_adapter(folder: Path, base: BaseModel, linear: Modules) -> Adapter:
         raise InvalidInput(f"Base model {base.name} takes no adapters. Choose another.")
     settings = read_settings(folder)
     _check_settings(settings)
-    adapter = read_adapter(folder)
+    tensors = read_tensors(folder)
+    adapter = adapter_of(settings, tensors)
     if adapter.rank > base.max_rank:
         raise fault("r", adapter.rank, f"{base.name} can be served up to rank {base.max_rank}.")
     _check_modules(adapter, base, served_modules(linear))
     _check_targets(settings, adapter, linear)
-    _check_values(folder / WEIGHTS)
+    _check_values(folder / WEIGHTS, tensors)
     return adapter
 
 
@@ -72,8 +73,8 @@ def _check_modules(adapter: Adapter, base: BaseModel, served: Modules) -> None:
     for module, shape in adapter.modules.items():
         if module not in served:
             raise InvalidInput(
-                f"{WEIGHTS}: {module} is no module of {base.name} that takes an adapter. Name the base model that it "
-                f"was trained on, and train no head, embedding, expert or vision part."
+                f"{WEIGHTS}: {shown(module)} is no module of {base.name} that takes an adapter. Name the base model "
+                f"that it was trained on, and train no head, embedding, expert or vision part."
             )
         if shape != served[module]:
             raise InvalidInput(
@@ -88,7 +89,7 @@ def _check_targets(settings: dict[str, Any], adapter: Adapter, linear: Modules) 
     if isinstance(targets, str):
         return
     if other := next((module for module in adapter.modules if not _is_target(module, targets)), None):
-        raise fault("target_modules", targets, f"{WEIGHTS} has {other} too. Save the adapter anew.")
+        raise fault("target_modules", targets, f"{WEIGHTS} has {shown(other)} too. Save the adapter anew.")
     if any(settings.get(key) not in (None, []) for key in CHOOSING):
         return
     if lost := next((m for m in linear if _is_target(m, targets) and m not in adapter.modules), None):
@@ -99,13 +100,16 @@ def _is_target(module: str, targets: Iterable[str]) -> bool:
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _check_values(weights: Path) -> None:
-    for name, tensor in read_header(weights).items():
+def _check_values(weights: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if tensor.dtype not in EXPONENTS:
-            raise InvalidInput(f"{WEIGHTS}: {name} is {tensor.dtype}. Save the adapter in {', '.join(EXPONENTS)}.")
+            raise InvalidInput(
+                f"{WEIGHTS}: {shown(name)} is {tensor.dtype}. Save the adapter in {', '.join(EXPONENTS)}."
+            )
         if not is_finite(weights, tensor):
             raise InvalidInput(
-                f"{WEIGHTS}: {name} has values that are no finite numbers. Import an earlier checkpoint of its run."
+                f"{WEIGHTS}: {shown(name)} has values that are no finite numbers. Import an earlier checkpoint of its "
+                f"run."
             )
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from luthier.errors import InvalidInput, NotFound
 from luthier.platform.lora import Adapter, Shape
-from luthier.platform.tensors import read_header
+from luthier.platform.tensors import SHOWN, Tensor, read_header, shown
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MAX_SETTINGS_BYTES = 1 << 20
+MAX_HEADER_BYTES = 4 << 20
+"""Ten times what the largest model's adapter on all linear modules has."""
+MAX_RANK, MAX_ALPHA = 1 << 16, 1e9
+"""No adapter is near them, and floats can be made of both."""
 PREFIX = "base_model.model."
 """Before the module's name in each tensor's."""
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -43,11 +47,20 @@ def check_files(names: Collection[str]) -> None:
 
 def read_adapter(folder: Path) -> Adapter:
     """NotFound when a file is missing, InvalidInput when the two are no adapter."""
-    settings = read_settings(folder)
+    return adapter_of(read_settings(folder), read_tensors(folder))
+
+
+def adapter_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapter:
+    """What settings and tensors make together."""
     rank = settings["r"]
     root = math.sqrt(rank) if settings.get("use_rslora") else rank
-    shapes = {name: tensor.shape for name, tensor in read_header(_there(folder / WEIGHTS)).items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Adapter(rank=rank, scale=settings["lora_alpha"] / root, modules=modules_of(shapes, rank))
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Those of adapter_model.safetensors."""
+    return read_header(_there(folder / WEIGHTS), MAX_HEADER_BYTES)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -64,10 +77,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InvalidInput(f"{SETTINGS} is no JSON object.")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if type(rank) is not int or rank < 1:
-        raise fault("r", rank, "the rank must be a whole number from 1.")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
-        raise fault("lora_alpha", alpha, "it must be a number above 0.")
+    if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+        raise fault("r", rank, f"the rank must be a whole number from 1 to {MAX_RANK}.")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MAX_ALPHA:
+        raise fault("lora_alpha", alpha, f"it must be a number above 0, and at most {MAX_ALPHA:.0f}.")
     return settings
 
 
@@ -79,7 +92,7 @@ def modules_of(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, Sh
 
 def fault(key: str, value: object, reason: str) -> InvalidInput:
     """Of a key in adapter_config.json."""
-    return InvalidInput(f"{SETTINGS}: {key} = {json.dumps(value)[:80]}: {reason}")
+    return InvalidInput(f"{SETTINGS}: {shown(key)} = {json.dumps(value)[:SHOWN]}: {reason}")
 
 
 def _there(file: Path) -> Path:
@@ -92,8 +105,8 @@ def _module(tensor: str) -> str:
     half = next((each for each in (A, B) if tensor.endswith(each)), None)
     if half is None or not tensor.startswith(PREFIX):
         raise InvalidInput(
-            f"{WEIGHTS}: {tensor} is no half of a LoRA pair ({PREFIX}MODULE{A} or {B}): train the adapter on linear "
-            f"modules alone, and save it with PEFT's save_pretrained."
+            f"{WEIGHTS}: {shown(tensor)} is no half of a LoRA pair ({PREFIX}MODULE{A} or {B}): train the adapter on "
+            f"linear modules alone, and save it with PEFT's save_pretrained."
         )
     return tensor.removeprefix(PREFIX).removesuffix(half)
 
@@ -101,10 +114,11 @@ def _module(tensor: str) -> str:
 def _pair(module: str, shapes: Mapping[str, tuple[int, ...]], rank: int) -> Shape:
     a, b = (shapes.get(f"{PREFIX}{module}{half}") for half in (A, B))
     if a is None or b is None:
-        raise InvalidInput(f"{WEIGHTS}: {module} has no {(A if a is None else B)[1:7]}: save the adapter anew.")
+        raise InvalidInput(f"{WEIGHTS}: {shown(module)} has no {(A if a is None else B)[1:7]}: save the adapter anew.")
     if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+        shapes_told = f"lora_A {shown(str(list(a)))} and lora_B {shown(str(list(b)))}"
         raise InvalidInput(
-            f"{WEIGHTS}: {module} has lora_A {list(a)} and lora_B {list(b)}: by r = {rank} in {SETTINGS} they must be "
+            f"{WEIGHTS}: {shown(module)} has {shapes_told}: by r = {rank} in {SETTINGS} they must be "
             f"[{rank}, in] and [out, {rank}]."
         )
     return b[0], a[1]

@@ -15,6 +15,7 @@ from luthier.platform.base_models import BaseModel, load_catalog
 from luthier.platform.base_shapes import INDEX, linear_modules
 from luthier.platform.lora import Adapter
 from luthier.platform.settings import Settings
+from luthier.platform.tensors import read_header
 from tests.tiny_adapter import Tensors, build_adapter, change_settings, change_weights, drop_setting
 
 LAYER = "base_model.model.model.layers.0"
@@ -93,6 +94,11 @@ def test_floats_of_both_sizes(check: Check, adapter: Path, kind: type) -> None:
         ({"use_qalora": True}, "use_qalora"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
         ({"a_key_of_next_year": True}, "a_key_of_next_year"),
+        ({"a\ud800\n": True}, r"a\\ud800\\n = true"),
+        ({"k" * 500: "v" * 500}, "k{120}\\.\\.\\. = "),
+        ({"r": 10**400}, "r = 1000.*: the rank must be a whole number from 1 to 65536"),
+        ({"r": 10**400, "use_rslora": True}, "r = 1000"),
+        ({"lora_alpha": 10**400}, "lora_alpha = 1000.*at most 1000000000"),
         ({"r": 0}, "r = 0: the rank must be"),
         ({"r": 4}, r"by r = 4 in adapter_config.json they must be \[4, in\] and \[out, 4\]"),
         ({"r": True}, "r = true"),
@@ -113,6 +119,7 @@ def test_settings_that_are_refused(check: Check, adapter: Path, changes: dict[st
     with pytest.raises(InvalidInput, match=words) as caught:
         check(adapter)
     assert caught.value.message.startswith(("adapter_config.json: ", "adapter_model.safetensors: "))
+    assert len(caught.value.message.encode()) < 500
 
 
 @pytest.mark.parametrize(
@@ -200,6 +207,33 @@ def test_weights_that_are_refused(check: Check, adapter: Path, change: Callable[
     change_weights(adapter, change)
     with pytest.raises(InvalidInput, match=words):
         check(adapter)
+
+
+def test_a_header_that_no_adapter_has(check: Check, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused by its first bytes, and never parsed."""
+    monkeypatch.setattr("luthier.platform.tensors.safe_open", None)
+    (adapter / WEIGHTS).write_bytes((5 << 20).to_bytes(8, "little") + b" " * (5 << 20))
+    with pytest.raises(InvalidInput, match="has a header of 5242880 bytes"):
+        check(adapter)
+
+
+def test_the_header_is_read_once(check: Check, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(file: Path, most: int) -> Any:
+        read.append(file)
+        return read_header(file, most)
+
+    monkeypatch.setattr("luthier.platform.adapter_files.read_header", counted)
+    check(adapter)
+    assert read == [adapter / WEIGHTS]
+
+
+def test_names_in_messages_are_short(check: Check, adapter: Path) -> None:
+    change_weights(adapter, put("x\n" * 100_000, zeros(2, 2)))
+    with pytest.raises(InvalidInput, match=r"x\\nx\\n") as caught:
+        check(adapter)
+    assert len(caught.value.message) < 500
 
 
 def test_weights_cut_short(check: Check, adapter: Path) -> None:
