@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from luthier.platform.frozen import Frozen
-from luthier.platform.storage import file_sha256
+from luthier.platform.storage import file_sha256, sync
 
 MANIFEST = "luthier.json"
 
@@ -38,14 +38,16 @@ def place(folder: Path, content: Content, manifest: Mapping[str, object], publis
     final = published / content.sha256
     if _is_whole(final, content):
         return final
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": content.files}, indent=2))
     published.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": content.files}, indent=2))
+    sync(*folder.rglob("*"), folder)
     _put_away(final, folder.with_suffix(".damaged"))
     try:
         os.replace(folder, final)
     except OSError:
         if not _is_whole(final, content):
             raise
+    sync(published)
     return final
 
 

@@ -5,7 +5,6 @@ and the history. Learning rate, order of rows and random numbers are functions o
 history's length is their whole state. Weights have their names and are whole: any number of workers can go on.
 """
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from luthier.errors import LossDiverged
 from luthier.platform.options import BatchSize
 from luthier.platform.run_files import MODEL
+from luthier.platform.storage import sync
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
 from luthier.train.sharding import put, whole
@@ -61,19 +61,9 @@ class Snapshot:
             model.save(folder / MODEL, self.weights)
             with (folder / STATE).open("wb") as file:
                 torch.save(saved, file)
-            _sync(folder)
+            sync(*folder.rglob("*"), folder)
         except (SafetensorError, RuntimeError) as error:  # what the two writers make of a full disk
             raise OSError(str(error.__context__ or error)) from error
-
-
-def _sync(folder: Path) -> None:
-    """Onto the disk itself: what is renamed into place afterwards is whole even when the power fails."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def snapshot(model: TunedModel, optimizer: torch.optim.Optimizer, state: RunState, is_wanted: bool = True) -> Snapshot:

@@ -38,6 +38,19 @@ def test_what_is_there_stays(folder: Path, tmp_path: Path) -> None:
     assert json.loads((first / MANIFEST).read_text())["by"] == "first"
 
 
+def test_it_is_on_the_disk_before_it_has_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, synced = tmp_path / "published", []
+
+    def noted(*paths: Path) -> None:
+        synced.append((sorted(path.name for path in paths), len(list(published.iterdir()))))
+
+    monkeypatch.setattr("luthier.platform.artifacts.sync", noted)
+    place(folder, content_of(folder), {}, published)
+    assert synced == [(sorted([MANIFEST, "part", "weights"]), 0), (["published"], 1)]
+
+
 @pytest.mark.parametrize("lost", ["weights", MANIFEST, "bytes"])
 def test_what_is_there_and_damaged_is_replaced(folder: Path, tmp_path: Path, lost: str) -> None:
     content, published = content_of(folder), tmp_path / "published"
