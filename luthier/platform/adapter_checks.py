@@ -12,7 +12,6 @@ from luthier.platform.adapter_files import WEIGHTS, adapter_of, fault, read_sett
 from luthier.platform.base_models import BaseModel
 from luthier.platform.base_shapes import served_modules
 from luthier.platform.lora import Adapter, Modules
-from luthier.platform.options import Method
 from luthier.platform.tensors import EXPONENTS, Tensor, is_finite, shown
 
 CHECKED = {"peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights", "target_modules"}
@@ -30,8 +29,6 @@ PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 def check_adapter(folder: Path, base: BaseModel, linear: Modules) -> Adapter:
     """The adapter in a folder; InvalidInput when it is not served as it was trained. `linear`: the base's modules."""
-    if Method.LORA not in base.methods:
-        raise InvalidInput(f"Base model {base.name} takes no adapters. Choose another.")
     settings = read_settings(folder)
     _check_settings(settings)
     tensors = read_tensors(folder)

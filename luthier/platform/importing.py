@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from luthier.errors import Conflict
+from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import check_files, fault, read_settings
@@ -14,8 +14,10 @@ from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, che
 from luthier.platform.base_shapes import linear_modules
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
+from luthier.platform.lora import Modules
 from luthier.platform.models import ImportedModel, ModelVersion
 from luthier.platform.names import QualifiedName
+from luthier.platform.options import Method
 from luthier.platform.registry.models import Models
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
@@ -45,6 +47,12 @@ class Imports:
         self._settings, self._catalog, self._models = settings, catalog, registry.models
         self._storage = Storage(settings.storage)
 
+    def precheck(self, caller: Caller, name: QualifiedName, origin: Origin) -> None:
+        """Raises for what is wrong whatever the files are."""
+        self._models.precheck_import(caller, name)
+        if origin.base_model is not None:
+            self._check_base(self._catalog.get(origin.base_model), origin)
+
     def add(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
         """A new model of the adapter in a folder, which moves away from there; or raises, and nothing is kept.
 
@@ -52,15 +60,7 @@ class Imports:
         """
         check_files({file.name for file in folder.iterdir()})
         base = self._base_of(origin, folder)
-        check_can_serve(base, datetime.now(UTC).date())
-        task = origin.task_type or base.tasks[0]
-        check_task(base, task)
-        linear = linear_modules(base_model_dir(self._settings, base))
-        if not linear:
-            raise Conflict(
-                f"Base model {base.name} has no safetensors on this server, which the adapter must be compared with: "
-                f"`luthier base-models fetch {base.name}` fetches them."
-            )
+        linear = self._check_base(base, origin)
         adapter = check_adapter(folder, base, linear)
         content = content_of(folder, base_model=f"{base.name}@{base.revision}")
         made = ImportedModel(
@@ -68,12 +68,25 @@ class Imports:
             path=str(self._storage.adapters / content.sha256),
             sha256=content.sha256,
             rank=adapter.rank,
-            task_type=task,
+            task_type=_task(base, origin),
             created_on=now_ms(),
         )
         first = self._models.find_import(caller, name, made)
         place(folder, content, _manifest(base), self._storage.adapters)
         return first or self._models.add_import(caller, name, made)
+
+    def _check_base(self, base: BaseModel, origin: Origin) -> Modules:
+        """Its linear modules; raises when it takes no adapter that is asked so."""
+        check_can_serve(base, datetime.now(UTC).date())
+        if Method.LORA not in base.methods:
+            raise InvalidInput(f"Base model {base.name} takes no adapters. Choose another.")
+        check_task(base, _task(base, origin))
+        if linear := linear_modules(base_model_dir(self._settings, base)):
+            return linear
+        raise Conflict(
+            f"Base model {base.name} has no safetensors on this server, which the adapter must be compared with: "
+            f"`luthier base-models fetch {base.name}` fetches them."
+        )
 
     def _base_of(self, origin: Origin, folder: Path) -> BaseModel:
         """The one that is given, unless the settings name another; else the one that they name."""
@@ -87,6 +100,10 @@ class Imports:
         if found and found.hf.lower() != given.hf.lower():
             raise fault(NAMED, named, f"that is {found.name}, not {given.name}. Name the one that it was trained on.")
         return given
+
+
+def _task(base: BaseModel, origin: Origin) -> TaskType:
+    return origin.task_type or base.tasks[0]
 
 
 def _manifest(base: BaseModel) -> dict[str, object]:

@@ -43,6 +43,7 @@ async def import_model(
     services: Services, caller: Caller, name: QualifiedName, origin: Origin, request: Request
 ) -> ModelVersion:
     """The request's files are those of an adapter."""
+    await asyncio.to_thread(services.imports.precheck, caller, name, origin)
     scratch = Storage(services.settings.storage).uploads / uuid.uuid4().hex
     scratch.mkdir(parents=True)
     try:

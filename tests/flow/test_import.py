@@ -285,7 +285,8 @@ def test_files_that_are_refused(
         ({"name": "a b"}, 400, "invalid_parameter_value", "double quotes"),
         ({"base_model": "tinny"}, 404, "not_found", "Do you mean tiny or"),
         ({"base_model": "smollm2-135m"}, 409, "conflict", "`luthier base-models fetch smollm2-135m`"),
-        ({"base_model": "gpt-oss-20b"}, 409, "conflict", "no safetensors on this server"),
+        ({"base_model": "llama3.1-8b-base", "task_type": "DPO"}, 400, "invalid_parameter_value", "takes INSTRUCTION"),
+        ({"base_model": "gpt-oss-20b"}, 400, "invalid_parameter_value", "gpt-oss-20b takes no adapters"),
         ({"base_model": "llama2-7b"}, 409, "conflict", "was retired"),
         ({"task_type": "chat"}, 400, "invalid_parameter_value", "task_type"),
     ],
@@ -293,8 +294,19 @@ def test_files_that_are_refused(
 def test_parameters_that_are_refused(
     api: TestClient, adapter: Path, settings: Settings, params: dict[str, str], status: int, code: str, words: str
 ) -> None:
+    (adapter / NAMES[0]).write_text("{")
     assert words in error_of(send(api, adapter, **params), status, code)
-    assert stored(settings) == []
+    assert not (settings.storage / "uploads").exists()
+
+
+def test_a_name_that_a_job_has_is_refused_before_files_come(
+    api: TestClient, faq: str, tuned: str, adapter: Path, settings: Settings
+) -> None:
+    (settings.storage / "uploads").rmdir()
+    create(api, model="made")
+    for name in (tuned, "made"):
+        error_of(send(api, adapter, name=name), 409, "conflict")
+    assert not (settings.storage / "uploads").exists()
 
 
 @pytest.mark.parametrize("is_chunked", [False, True], ids=["length known", "chunked"])

@@ -247,12 +247,6 @@ def test_a_rank_above_what_is_served(check: Check, tiny_model: Path, tmp_path: P
         check(build_adapter(tiny_model, tmp_path / "made", r=17))
 
 
-def test_a_base_model_without_adapters(base: BaseModel, adapter: Path, tiny_model: Path) -> None:
-    served_only = base.model_copy(update={"methods": ()})
-    with pytest.raises(InvalidInput, match="tiny takes no adapters"):
-        check_adapter(adapter, served_only, linear_modules(tiny_model))
-
-
 def test_the_vision_part_takes_no_adapter(base: BaseModel, adapter: Path) -> None:
     """Of a model that sees: the text part's modules stand below model.language_model."""
     tensors = load_file(adapter / WEIGHTS)

@@ -263,7 +263,9 @@ def test_an_import_twice(registry: Registry) -> None:
         for verb in (registry.models.find_import, registry.models.add_import):
             with pytest.raises(Conflict, match="is there already"):
                 verb(ADMIN, TUNED, other)
+    registry.models.precheck_import(ADMIN, TUNED)
     registry.models.drop(ADMIN, TUNED)
+    registry.models.precheck_import(ADMIN, TUNED)
     assert registry.models.add_import(ADMIN, TUNED, made).number > first.number
 
 
@@ -271,9 +273,13 @@ def test_an_import_and_a_job_want_one_name(registry: Registry) -> None:
     running(registry)
     with pytest.raises(Conflict, match="Job ft_1 is making a model"):
         registry.models.add_import(ADMIN, TUNED, make_import())
+    with pytest.raises(Conflict, match="Job ft_1 is making a model"):
+        registry.models.precheck_import(ADMIN, TUNED)
     registry.jobs.finish("ft_1", make_finished(sha256="ab" * 32))
     with pytest.raises(Conflict, match="is there already"):
         registry.models.add_import(ADMIN, TUNED, make_import())
+    with pytest.raises(Conflict, match="is there already"):
+        registry.models.precheck_import(ADMIN, TUNED)
     other = parse_name("LUTHIER.PUBLIC.OTHER", "", "")
     registry.models.add_import(ADMIN, other, make_import())
     with pytest.raises(Conflict, match="is there already"):

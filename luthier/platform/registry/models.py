@@ -42,6 +42,12 @@ class Models:
             tx.execute(sa.delete(self._models).where(is_named(self._models, caller, name)))
         return version
 
+    def precheck_import(self, caller: Caller, name: QualifiedName) -> None:
+        """Conflict when the name is taken, but by an import: the next may be the same again."""
+        with self._store.reading() as tx:
+            if self._import_of(tx, caller, name) is None:
+                self.check_free(tx, caller, name)
+
     def find_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion | None:
         """What `add_import` answered to the same before, or None; Conflict when the name is taken."""
         with self._store.reading() as tx:
@@ -97,12 +103,17 @@ class Models:
     def _imported_before(
         self, tx: sa.Connection, caller: Caller, name: QualifiedName, made: ImportedModel
     ) -> ModelVersion | None:
-        row = tx.execute(self._newest(is_named(self._models, caller, name))).mappings().first()
-        first = _to_version(dict(row)) if row else None
-        if first and first.job_id is None and (first.sha256, first.task_type) == (made.sha256, made.task_type):
+        first = self._import_of(tx, caller, name)
+        if first and (first.sha256, first.task_type) == (made.sha256, made.task_type):
             return first
         self.check_free(tx, caller, name)
         return None
+
+    def _import_of(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> ModelVersion | None:
+        """The model of that name, if it was imported."""
+        row = tx.execute(self._newest(is_named(self._models, caller, name))).mappings().first()
+        found = _to_version(dict(row)) if row else None
+        return found if found and found.job_id is None else None
 
     def _missing(self, caller: Caller, name: QualifiedName) -> NotFound:
         columns = self._jobs.c
