@@ -74,6 +74,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
         if old:
             say("cleaning up after a cluster that ended by itself")
             _end(settings, old)
+        _sweep(settings)
         _check_ports(settings, address)
         _fetch(settings, catalog, say)
         cluster = _begin(settings, address, say)
@@ -291,6 +292,12 @@ def _set_environment(settings: Settings, address: str | None) -> None:
     """Must happen before anything imports ray. A Ray that we join keeps the user's own settings."""
     if address is None:
         os.environ.update(ray_environment(settings))
+
+
+def _sweep(settings: Settings) -> None:
+    from luthier.platform.storage import Storage
+
+    Storage(settings.storage).sweep_uploads()
 
 
 def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthier.platform.frozen import Frozen
+
+STALE_SECONDS = 86_400.0
+"""No upload takes so long."""
 
 
 class WrittenFile(Frozen):
@@ -41,6 +46,15 @@ class Storage:
     def uploads(self) -> Path:
         """What is on its way in."""
         return self.root / "uploads"
+
+    def sweep_uploads(self) -> None:
+        """Removes what uploads left behind that were cut off long ago."""
+        for path in self.uploads.glob("*"):
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     @property
     def adapters(self) -> Path:

@@ -73,6 +73,15 @@ def test_a_port_that_is_taken(up: Up, tmp_path: Path, name: str) -> None:
         check_refused(up(**{name: str(port)}), tmp_path, ClusterError.exit, str(port), name)
 
 
+def test_what_old_uploads_left_is_swept(up: Up, tmp_path: Path) -> None:
+    left = tmp_path / "storage" / "uploads" / "left"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    with listening() as port:
+        up(LUTHIER_PORT=str(port))
+    assert not left.exists()
+
+
 def test_a_ray_that_does_not_answer(up: Up, tmp_path: Path) -> None:
     (port,) = free(1)
     check_refused(up("--address", f"127.0.0.1:{port}"), tmp_path, ClusterError.exit, f"127.0.0.1:{port}")

@@ -1,6 +1,7 @@
 """Storage: a file appears whole or not at all."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,16 @@ def test_table_files_have_fresh_names(tmp_path: Path) -> None:
     folders = {storage.table_file().parent, storage.job_dir("ft_1").parent, storage.runs, storage.adapters}
     assert len(folders) == 4
     assert all(folder.parent == tmp_path for folder in folders)
+
+
+def test_what_uploads_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    storage.sweep_uploads()
+    storage.uploads.mkdir()
+    for name in ("old", "new"):
+        (storage.uploads / f"{name}.csv").touch()
+        (storage.uploads / name / "inside").mkdir(parents=True)
+    for name in ("old", "old.csv"):
+        os.utime(storage.uploads / name, (0, 0))
+    storage.sweep_uploads()
+    assert sorted(path.name for path in storage.uploads.iterdir()) == ["new", "new.csv"]
