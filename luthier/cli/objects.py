@@ -116,7 +116,7 @@ def _adapter_files(folder: Path) -> list[Path]:
     """The two, the small one first."""
     if not folder.is_dir():
         raise InvalidInput(f"No folder {folder}.")
-    check_files({file.name for file in folder.iterdir()})
+    check_files({file.name for file in folder.iterdir() if file.is_file()})
     return [folder / SETTINGS, folder / WEIGHTS]
 
 

@@ -363,6 +363,14 @@ def test_folders_that_are_no_adapter(client: luthier.Client, adapter: Path, tmp_
         client.models.import_("mine", adapter)
 
 
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "dangling link"])
+def test_what_is_no_file_is_missing(client: luthier.Client, adapter: Path, put: Callable[[Path], Any]) -> None:
+    (adapter / NAMES[1]).unlink()
+    put(adapter / NAMES[1])
+    with pytest.raises(InvalidInput, match=r"adapter_model\.safetensors is missing"):
+        client.models.import_("mine", adapter)
+
+
 def test_the_command(server: str, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_URL", server)
     monkeypatch.setenv("LUTHIER_API_KEY", KEY)
