@@ -53,7 +53,7 @@ class Imports:
         if origin.base_model is not None:
             self._check_base(self._catalog.get(origin.base_model), origin)
 
-    def add(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
+    def import_model(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
         """A new model of the adapter in a folder, which moves away from there; or raises, and nothing is kept.
 
         The same adapter under the same name again is the first answer, and mends files that were damaged since.
@@ -73,7 +73,7 @@ class Imports:
         )
         first = self._models.find_import(caller, name, made)
         place(folder, content, _manifest(base), self._storage.adapters)
-        return first or self._models.add_import(caller, name, made)
+        return first or self._models.import_model(caller, name, made)
 
     def _check_base(self, base: BaseModel, origin: Origin) -> Modules:
         """Its linear modules; raises when it takes no adapter that is asked so."""
@@ -94,7 +94,7 @@ class Imports:
         found = self._catalog.find(named) if isinstance(named, str) else None
         if origin.base_model is None:
             if found is None:
-                raise fault(NAMED, named, "no base model is called that here. Give --base-model NAME.")
+                raise fault(NAMED, named, "no base model is called that here. Give base_model.")
             return found
         given = self._catalog.get(origin.base_model)
         if found and found.hf.lower() != given.hf.lower():

@@ -57,7 +57,7 @@ async def import_model(
 def _import(services: Services, caller: Caller, name: QualifiedName, origin: Origin, scratch: Path) -> ModelVersion:
     """Goes on when the client leaves: until its end nobody else may remove the files."""
     try:
-        return services.imports.add(caller, name, origin, scratch)
+        return services.imports.import_model(caller, name, origin, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

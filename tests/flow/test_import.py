@@ -172,7 +172,7 @@ def test_the_same_adapter_on_two_base_models(
     imports = Imports(settings, load_catalog(settings), registry)
     for base in ("tiny", "twin"):
         folder = Path(shutil.copytree(adapter, tmp_path / base))
-        model = imports.add(ADMIN, parse_name(f"A.B.{base}_m", "", ""), Origin(base_model=base), folder)
+        model = imports.import_model(ADMIN, parse_name(f"A.B.{base}_m", "", ""), Origin(base_model=base), folder)
         manifest = json.loads((settings.storage / "adapters" / model.sha256 / "luthier.json").read_text())
         assert manifest["base_model"]["name"] == base
 
@@ -227,7 +227,7 @@ def test_settings_that_name_no_base_model_of_ours(
     files = [("files", (name, (adapter / name).read_bytes())) for name in NAMES]
     message = error_of(api.post(MODELS, params={"name": "mine"}, files=files), 400, "invalid_parameter_value")
     assert "base_model_name_or_path" in message
-    assert "Give --base-model NAME" in message
+    assert "Give base_model." in message
     assert stored(settings) == []
 
 

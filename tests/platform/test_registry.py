@@ -253,35 +253,35 @@ def make_import(**given: object) -> ImportedModel:
 def test_an_import_twice(registry: Registry) -> None:
     made = make_import()
     assert registry.models.find_import(ADMIN, TUNED, made) is None
-    first = registry.models.add_import(ADMIN, TUNED, made)
+    first = registry.models.import_model(ADMIN, TUNED, made)
     assert (first.job_id, first.version, first.method, first.parent) == (None, 1, Method.LORA, None)
     again = made.model_copy(update={"created_on": 6})
-    assert registry.models.add_import(ADMIN, TUNED, again) == first
+    assert registry.models.import_model(ADMIN, TUNED, again) == first
     assert registry.models.find_import(ADMIN, TUNED, again) == first
     assert registry.models.show(ADMIN) == [first]
     for other in (make_import(sha256="cd" * 32), make_import(task_type=TaskType.DPO)):
-        for verb in (registry.models.find_import, registry.models.add_import):
+        for verb in (registry.models.find_import, registry.models.import_model):
             with pytest.raises(Conflict, match="is there already"):
                 verb(ADMIN, TUNED, other)
     registry.models.precheck_import(ADMIN, TUNED)
     registry.models.drop(ADMIN, TUNED)
     registry.models.precheck_import(ADMIN, TUNED)
-    assert registry.models.add_import(ADMIN, TUNED, made).number > first.number
+    assert registry.models.import_model(ADMIN, TUNED, made).number > first.number
 
 
 def test_an_import_and_a_job_want_one_name(registry: Registry) -> None:
     running(registry)
     with pytest.raises(Conflict, match="Job ft_1 is making a model"):
-        registry.models.add_import(ADMIN, TUNED, make_import())
+        registry.models.import_model(ADMIN, TUNED, make_import())
     with pytest.raises(Conflict, match="Job ft_1 is making a model"):
         registry.models.precheck_import(ADMIN, TUNED)
     registry.jobs.finish("ft_1", make_finished(sha256="ab" * 32))
     with pytest.raises(Conflict, match="is there already"):
-        registry.models.add_import(ADMIN, TUNED, make_import())
+        registry.models.import_model(ADMIN, TUNED, make_import())
     with pytest.raises(Conflict, match="is there already"):
         registry.models.precheck_import(ADMIN, TUNED)
     other = parse_name("LUTHIER.PUBLIC.OTHER", "", "")
-    registry.models.add_import(ADMIN, other, make_import())
+    registry.models.import_model(ADMIN, other, make_import())
     with pytest.raises(Conflict, match="is there already"):
         registry.jobs.submit(make_job("ft_2", "LUTHIER.PUBLIC.OTHER"))
 

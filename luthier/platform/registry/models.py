@@ -49,11 +49,11 @@ class Models:
                 self.check_free(tx, caller, name)
 
     def find_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion | None:
-        """What `add_import` answered to the same before, or None; Conflict when the name is taken."""
+        """What `import_model` answered to the same before, or None; Conflict when the name is taken."""
         with self._store.reading() as tx:
             return self._imported_before(tx, caller, name, made)
 
-    def add_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion:
+    def import_model(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion:
         """Adds a model with its first version, whose folder is in place. The same again gives the first answer."""
         with self._store.transaction() as tx:
             if first := self._imported_before(tx, caller, name, made):

@@ -19,12 +19,12 @@ from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.tasks import TaskType
 from luthier.platform.wire import CreateJob, RunSql, native_description
+from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects import native_base_models, native_follow
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
-from luthier.serve.uploads import create_table, import_model
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -80,7 +80,7 @@ async def upload_table(
     request: Request, name: str, filename: str, caller: CallerOf, services: ServicesOf, replace: bool = False
 ) -> dict[str, Any]:
     """The body is the file; `filename` ends in .csv, .jsonl, .parquet or .txt."""
-    table = await create_table(services, caller, _named(services, name), filename, request.stream(), replace)
+    table = await uploads.create_table(services, caller, _named(services, name), filename, request.stream(), replace)
     return table.model_dump(exclude={"path"})
 
 
@@ -100,7 +100,7 @@ def drop_table(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 
 
 @v1.post("/models", status_code=201)
-async def import_adapter(
+async def import_model(
     request: Request,
     name: str,
     caller: CallerOf,
@@ -114,7 +114,7 @@ async def import_adapter(
     `base_model` the settings must name one of the catalog.
     """
     origin = Origin(base_model=base_model, task_type=task_type)
-    model = await import_model(services, caller, _named(services, name), origin, request)
+    model = await uploads.import_model(services, caller, _named(services, name), origin, request)
     return model.model_dump(exclude={"path"})
 
 
