@@ -1,10 +1,11 @@
 """The linear modules of a base model, by the headers of its weights: what an adapter can stand on. No torch."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
-from luthier.errors import NotFound
-from luthier.platform.lora import Modules, Shape
+from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.platform.lora import Modules
 from luthier.platform.tensors import read_header
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
@@ -18,11 +19,21 @@ OTHERS = ("lm_head", "wte", "wpe", "gate", "router")
 """Last names of matrices that are no linear module, or none that gets an adapter: heads, tables, routers of experts."""
 
 
-def linear_modules(base_dir: Path) -> dict[str, Shape]:
-    """By name, as transformers calls them; empty when there are no safetensors."""
+def linear_modules(base_dir: Path) -> Modules:
+    """By name, as transformers calls them; empty when there are no safetensors. Read once while files stay the same."""
+    files = _files(base_dir)
+    try:
+        return _linear_modules(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    except InvalidInput as error:
+        raise Conflict(f"The weights of base model {_name(base_dir)} are damaged: fetch them anew. {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _linear_modules(files: tuple[tuple[Path, int, int], ...]) -> Modules:
+    """`files` have the times of their last changes, and sizes."""
     found = {
         name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-        for file in _files(base_dir)
+        for file, *_ in files
         for name, tensor in read_header(file).items()
         if name.endswith(".weight") and len(tensor.shape) == 2
     }
@@ -43,8 +54,12 @@ def _files(base_dir: Path) -> list[Path]:
         return [file for file in (base_dir / WEIGHTS,) if file.is_file()]
     files = [base_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
     if gone := [file.name for file in files if not file.is_file()]:
-        raise NotFound(f"The weights of base model {base_dir.name.partition('@')[0]} lack {gone[0]}: fetch them anew.")
+        raise NotFound(f"The weights of base model {_name(base_dir)} lack {gone[0]}: fetch them anew.")
     return files
+
+
+def _name(base_dir: Path) -> str:
+    return base_dir.name.partition("@")[0]
 
 
 def _is_linear(name: str) -> bool:

@@ -19,7 +19,7 @@ from luthier.platform.base_shapes import linear_modules
 from luthier.platform.continuing import check_fits, starting_point
 from luthier.platform.jobs import Job, new_job_id, now_ms
 from luthier.platform.judge import judge
-from luthier.platform.lora import Shape, target_names
+from luthier.platform.lora import Modules, target_names
 from luthier.platform.models import TableInfo
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
@@ -93,7 +93,7 @@ class Finetune:
         base = self._catalog.get(request.base_model)
         options = parse_options(request.options)
         check_can_tune(base, datetime.now(UTC).date(), options.task_type, options.method)
-        self._check_adapter(options, base)
+        _check_rank(options, base)
         return Job(
             id=new_job_id(),
             account=caller.account,
@@ -108,14 +108,9 @@ class Finetune:
             created_on=now_ms(),
         )
 
-    def _check_adapter(self, options: FinetuneOptions, base: BaseModel) -> None:
-        """It must be one that the base model can carry, as far as its weights are here."""
-        if options.method is Method.FULL:
-            return
-        if options.lora_rank > base.max_rank:
-            rank = options.lora_rank
-            raise InvalidInput(f"Option lora_rank = {rank}: {base.name} can be served up to {base.max_rank}.")
-        if linear := self._linear(base):
+    def _check_targets(self, options: FinetuneOptions, base: BaseModel) -> None:
+        """They must be modules of the base model, as far as its weights are here."""
+        if options.method is not Method.FULL and (linear := self._linear(base)):
             target_names(lora_of(base, options).targets, linear)
 
     def _judge(self, caller: Caller, draft: Job) -> Judged:
@@ -140,8 +135,9 @@ class Finetune:
         return training, validation
 
     def _start(self, caller: Caller, draft: Job) -> str | None:
-        """The weights that the run begins with; they must fit the base model and the method."""
+        """The weights that the run begins with; they and the targets must fit the base model and the method."""
         base, options = self._catalog.get(draft.base_model), draft.options
+        self._check_targets(options, base)
         if options.continue_from is None:
             return None
         try:
@@ -151,8 +147,14 @@ class Finetune:
             raise NotFound(f"Option continue_from = {options.continue_from!r}: {error.message}") from error
         return str(start.path)
 
-    def _linear(self, base: BaseModel) -> dict[str, Shape]:
+    def _linear(self, base: BaseModel) -> Modules:
         return linear_modules(base_model_dir(self._settings, base))
+
+
+def _check_rank(options: FinetuneOptions, base: BaseModel) -> None:
+    if options.method is not Method.FULL and options.lora_rank > base.max_rank:
+        rank = options.lora_rank
+        raise InvalidInput(f"Option lora_rank = {rank}: {base.name} can be served up to {base.max_rank}.")
 
 
 def open_engine(settings: Settings, tables: Sequence[TableInfo], **extras: Any) -> SqlEngine:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from luthier.errors import Conflict
+from luthier.platform.lora import Modules
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from tests.flow.conftest import create, error_of
@@ -51,6 +53,16 @@ def test_another_adapter_than_the_models_is_refused(
         message = error_of(response, 400, "invalid_parameter_value")
         assert all(word in message for word in words), message
     assert len(list((settings.storage / "jobs").iterdir())) == frozen
+
+
+def test_a_first_answer_needs_no_weights(api: TestClient, faq: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(base_dir: Path) -> Modules:
+        raise Conflict(f"{base_dir} is damaged.")
+
+    first = create(api, key="k").json()
+    monkeypatch.setattr("luthier.platform.finetune.linear_modules", damaged)
+    assert create(api, key="k").json()["id"] == first["id"]
+    assert "is damaged" in error_of(create(api, model="other"), 409, "conflict")
 
 
 def test_an_adapter_that_is_lost(api: TestClient, rank_8: Callable[[str], Any], settings: Settings) -> None:

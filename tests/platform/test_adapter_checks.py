@@ -1,5 +1,7 @@
 """Each fault of an adapter from elsewhere is named in one sentence; what is served rightly passes."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from luthier.errors import InvalidInput, NotFound
+from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_file_name, check_files
 from luthier.platform.base_models import BaseModel, load_catalog
@@ -293,3 +295,30 @@ def test_shapes_of_a_base_in_parts(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="lack model-00002"):
         linear_modules(parts)
     assert linear_modules(tmp_path / "nothing") == {}
+
+
+@pytest.fixture
+def own_base(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "own@main"))
+
+
+def test_headers_are_read_once_while_files_stay_the_same(own_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(file: Path) -> Any:
+        read.append(file)
+        return read_header(file)
+
+    monkeypatch.setattr("luthier.platform.base_shapes.read_header", counted)
+    file = own_base / "model.safetensors"
+    assert linear_modules(own_base) == linear_modules(own_base)
+    assert read == [file]
+    os.utime(file, (0, 0))
+    linear_modules(own_base)
+    assert read == [file, file]
+
+
+def test_damaged_weights_of_a_base_are_no_fault_of_the_request(own_base: Path) -> None:
+    (own_base / "model.safetensors").write_bytes(b"\0" * 64)
+    with pytest.raises(Conflict, match=r"^The weights of base model own are damaged: fetch them anew\. model\.safet"):
+        linear_modules(own_base)
