@@ -76,7 +76,8 @@ def check_continues(adapter: Adapter, asked: LoraSettings, modules: Modules) -> 
         raise InvalidInput(
             f"Option lora_alpha = {asked.alpha}: {source} is scaled by {alpha:.6g} / {adapter.rank}. {way}"
         )
-    names, theirs = last_names(modules), last_names(adapter.modules)
+    names = last_names(modules if asked.targets == "all-linear" else asked.targets)
+    theirs = last_names(adapter.modules)
     if names != theirs:
         raise InvalidInput(
             f"Option lora_targets = {json.dumps(names)}: {source} has others. Give lora_targets = {json.dumps(theirs)}."

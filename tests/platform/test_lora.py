@@ -59,3 +59,11 @@ def test_the_scale_counts_however_it_is_written() -> None:
 def test_another_adapter_is_refused_with_the_value_to_give(adapter: Adapter, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         check_continues(adapter, ASKED, LINEAR)
+
+
+def test_targets_count_where_the_base_model_is_not_known() -> None:
+    """The adapter's own modules stand for the base model's then."""
+    for targets in (("q_proj",), ("q_proj", "up_proj")):
+        with pytest.raises(InvalidInput, match='Give lora_targets = \\["down_proj", "q_proj"\\]'):
+            check_continues(made(), ASKED.model_copy(update={"targets": targets}), LINEAR)
+    check_continues(made(), ASKED.model_copy(update={"targets": ("q_proj", "down_proj")}), LINEAR)
