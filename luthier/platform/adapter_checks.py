@@ -10,7 +10,7 @@ from typing import Any
 from luthier.errors import InvalidInput
 from luthier.platform.adapter_files import WEIGHTS, adapter_of, fault, read_settings, read_tensors
 from luthier.platform.base_models import BaseModel
-from luthier.platform.base_shapes import served_modules
+from luthier.platform.base_shapes import current_name, served_modules
 from luthier.platform.lora import Adapter, Modules
 from luthier.platform.tensors import EXPONENTS, Tensor, is_finite, shown
 
@@ -94,7 +94,7 @@ def _check_targets(settings: dict[str, Any], adapter: Adapter, linear: Modules) 
 
 
 def _is_target(module: str, targets: Iterable[str]) -> bool:
-    return any(module == target or module.endswith(f".{target}") for target in targets)
+    return any(module == target or module.endswith(f".{target}") for target in map(current_name, targets))
 
 
 def _check_values(weights: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import InvalidInput, NotFound
+from luthier.platform.base_shapes import OLD_TEXT, TEXT, current_name
 from luthier.platform.lora import Adapter, Shape
 from luthier.platform.tensors import SHOWN, Tensor, read_header, shown
 
@@ -86,8 +87,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def modules_of(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, Shape]:
     """What tensors of these names and shapes change; InvalidInput unless all are whole pairs of the rank."""
-    names = sorted({_module(name) for name in shapes})
-    return {name: _pair(name, shapes, rank) for name in names}
+    current = {current_tensor(name): shape for name, shape in shapes.items()}
+    if len(current) < len(shapes):
+        raise InvalidInput(f"{WEIGHTS} has a module under two names, {TEXT}... and {OLD_TEXT}...: save it anew.")
+    names = sorted({_module(name) for name in current})
+    return {name: _pair(name, current, rank) for name in names}
+
+
+def current_tensor(name: str) -> str:
+    """A tensor's name with its module's of today."""
+    return PREFIX + current_name(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else name
 
 
 def fault(key: str, value: object, reason: str) -> InvalidInput:

@@ -12,7 +12,7 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 TEXT = "model.language_model."
 """Where the text part of a model stands that reads more than text."""
 OLD_TEXT = "language_model.model."
-"""The same in a checkpoint's names."""
+"""The same in a checkpoint's names, and in transformers before 4.52."""
 BARE = "layers."
 """Begins names in a checkpoint that was saved without its head."""
 OTHERS = ("lm_head", "wte", "wpe", "gate", "router")
@@ -43,6 +43,11 @@ def _linear_modules(files: tuple[tuple[Path, int, int], ...]) -> Modules:
     return linear
 
 
+def current_name(module: str) -> str:
+    """As transformers calls it today: before 4.52 the text part of a model that sees stood elsewhere."""
+    return TEXT + module.removeprefix(OLD_TEXT) if module.startswith(OLD_TEXT) else module
+
+
 def served_modules(linear: Modules) -> Modules:
     """Those of the text part: the engine applies no adapter to eyes and ears."""
     text = {name: shape for name, shape in linear.items() if name.startswith(TEXT)}
@@ -68,4 +73,4 @@ def _is_linear(name: str) -> bool:
 
 
 def _new_name(name: str) -> str:
-    return TEXT + name.removeprefix(OLD_TEXT) if name.startswith(OLD_TEXT) else f"model.{name}"
+    return current_name(name) if name.startswith(OLD_TEXT) else f"model.{name}"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import WEIGHTS, modules_of, read_adapter
+from luthier.platform.adapter_files import WEIGHTS, current_tensor, modules_of, read_adapter
 from luthier.platform.lora import LoraSettings, check_continues, target_names
 from luthier.platform.options import Method
 from luthier.train.attention import ATTENTION
@@ -97,4 +97,5 @@ def _load_adapter(peft: Any, folder: Path, lora: LoraSettings) -> None:
     own = get_peft_model_state_dict(peft, save_embedding_layers=False)
     modules = modules_of({name: tuple(weight.shape) for name, weight in own.items()}, lora.rank)
     check_continues(read_adapter(folder), lora, modules)
-    set_peft_model_state_dict(peft, load_file(folder / WEIGHTS))
+    weights = {current_tensor(name): weight for name, weight in load_file(folder / WEIGHTS).items()}
+    set_peft_model_state_dict(peft, weights)

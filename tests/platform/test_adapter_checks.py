@@ -15,7 +15,7 @@ from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_file_name, check_files
 from luthier.platform.base_models import BaseModel, load_catalog
 from luthier.platform.base_shapes import INDEX, linear_modules
-from luthier.platform.lora import Adapter
+from luthier.platform.lora import Adapter, last_names
 from luthier.platform.settings import Settings
 from luthier.platform.tensors import read_header
 from tests.tiny_adapter import Tensors, build_adapter, change_settings, change_weights, drop_setting
@@ -256,6 +256,34 @@ def test_the_vision_part_takes_no_adapter(base: BaseModel, adapter: Path) -> Non
     linear = {module: shape_of(tensors, module) for module in modules} | {"model.language_model.layers.0.up": (1, 1)}
     with pytest.raises(InvalidInput, match=r"is no module of tiny that takes an adapter.*vision part"):
         check_adapter(adapter, base, linear)
+
+
+def rename(old: str, new: str) -> Callable[[Tensors], Any]:
+    def change(tensors: Tensors) -> None:
+        for name in list(tensors):
+            tensors[name.replace(old, new)] = tensors.pop(name)
+
+    return change
+
+
+@pytest.mark.parametrize("saved_as", ["model.language_model", "language_model.model"])
+def test_both_names_of_the_text_part(base: BaseModel, adapter: Path, tiny_model: Path, saved_as: str) -> None:
+    """transformers has changed it, and the engine knows both."""
+    linear = {
+        name.replace("model.", "model.language_model.", 1): shape for name, shape in linear_modules(tiny_model).items()
+    }
+    change_weights(adapter, rename("base_model.model.model", f"base_model.model.{saved_as}"))
+    for targets in (last_names(linear), [name.replace("model.language_model", saved_as) for name in linear]):
+        change_settings(adapter, target_modules=targets)
+        assert check_adapter(adapter, base, linear).modules == linear
+
+
+def test_both_names_at_once(check: Check, adapter: Path) -> None:
+    for text in ("model.language_model", "language_model.model"):
+        name = f"base_model.model.{text}.layers.0.self_attn.q_proj.lora_A.weight"
+        change_weights(adapter, put(name, zeros(8, 64)))
+    with pytest.raises(InvalidInput, match="a module under two names"):
+        check(adapter)
 
 
 def shape_of(tensors: Tensors, module: str) -> tuple[int, int]:

@@ -4,21 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import InvalidInput
+from luthier.platform.adapter_files import WEIGHTS
 from luthier.platform.options import Duration, Method, Unit
 from luthier.platform.prompts import Prompts
 from luthier.platform.rendering import Rendering, render
 from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.loading import build
 from luthier.train.loop import evaluate, train
 from luthier.train.model import TunedModel
 from tests.tiny_adapter import build_adapter
 from tests.train.conftest import for_task
 from tests.train.local import Local, alone, silent_run
 from tests.train.plain import CPU, plain_loss, summed_loss
+from tests.train.test_base_shapes import FAMILIES
 
 
 @pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
@@ -39,6 +43,20 @@ def test_preference_holds_on_to_the_model_it_continues_from(config: FitConfig, t
     train(config, first.worker)
     dpo = for_task(config, TaskType.DPO).model_copy(update={"continue_from": first.folder / "15" / "model"})
     assert alone(dpo)[0].training_loss == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_an_adapter_with_the_old_names_of_what_sees(config: FitConfig, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_config(FAMILIES["gemma3-seeing"]).save_pretrained(base)
+    adapter = build_adapter(base, tmp_path / "adapter", target_modules=["gate_proj"])
+    own = load_file(adapter / WEIGHTS)
+    old = {name.replace("model.language_model.", "language_model.model."): each for name, each in own.items()}
+    assert old.keys() != own.keys()
+    save_file(old, adapter / WEIGHTS)
+    lora = LoraSettings(rank=8, alpha=16, targets=("gate_proj",))
+    run = config.model_copy(update={"base_dir": base, "continue_from": adapter, "lora": lora})
+    loaded = get_peft_model_state_dict(build(run, CPU, torch.float32))
+    assert all(torch.equal(loaded[name], weight) for name, weight in own.items())
 
 
 @pytest.fixture
