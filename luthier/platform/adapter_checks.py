@@ -24,7 +24,7 @@ HARMLESS = {
 }
 """They say nothing of what a trained adapter does."""
 PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""Of init_lora_weights: those that leave the base model as it is."""
+"""Of init_lora_weights: those that leave the base model as it is. EVA may leave a rank_pattern, which is refused."""
 
 
 def check_adapter(folder: Path, base: BaseModel, linear: Modules) -> Adapter:

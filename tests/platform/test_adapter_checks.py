@@ -62,6 +62,14 @@ def test_what_is_served_rightly_passes(
     assert check(build_adapter(tiny_model, tmp_path / "made", **given)).scale == scale
 
 
+def test_eva_is_served_if_it_left_the_ranks_alone(check: Check, adapter: Path) -> None:
+    change_settings(adapter, init_lora_weights="eva", eva_config={"rho": 1.0}, rank_pattern={})
+    assert check(adapter).rank == 8
+    change_settings(adapter, rank_pattern={"model.layers.0.self_attn.q_proj": 9})
+    with pytest.raises(InvalidInput, match="rank_pattern"):
+        check(adapter)
+
+
 @pytest.mark.parametrize("key", ["bias", "task_type", "init_lora_weights", "use_rslora"])
 def test_settings_that_may_be_absent(check: Check, adapter: Path, key: str) -> None:
     drop_setting(adapter, key)
