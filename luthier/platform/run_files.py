@@ -148,6 +148,12 @@ def write_pass_tokens(file: Path, tokens: int) -> None:
         os.replace(part, file)
 
 
+def mark(file: Path) -> None:
+    """Leaves an empty file for the next worker, or nothing: without it that one finds out by itself."""
+    with suppress(OSError):
+        file.touch()
+
+
 def answer_lines(step: int, prompts: Iterable[str], answers: Iterable[str]) -> str:
     """One JSON line a prompt: step, prompt, answer."""
     named = [

@@ -17,7 +17,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from luthier.errors import LossDiverged, LuthierError, TrainingFailed, Unavailable
 from luthier.platform.jobs import Event, EventType, now_ms
-from luthier.platform.run_files import RunFiles, read_pass_tokens, write_pass_tokens
+from luthier.platform.run_files import RunFiles, mark, read_pass_tokens, write_pass_tokens
 from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.progress import News, TimedStep
 from luthier.train.run_log import run_log
@@ -108,16 +108,28 @@ def _result(config: FitConfig, history: list[StepRecord]) -> FitResult:
 
 
 def _losses(causes: dict[int, Exception], config: FitConfig) -> list[Event]:
-    """What is told of lost workers; those that Ray ended for want of memory find smaller passes when they start."""
+    """What is told of lost workers; those that Ray ended for want of memory ask for less when they start."""
     words = "; ".join(f"worker {rank}: {_root_cause(error)}" for rank, error in causes.items())
     events = [Event(time=now_ms(), type=EventType.WORKER_LOST, message=words)]
     if any(isinstance(_innermost(error), OutOfMemoryError) for error in causes.values()):
-        file = _files(config).pass_tokens
-        tokens = max(1, (read_pass_tokens(file) or config.max_pass_tokens) // 2)
-        write_pass_tokens(file, tokens)
-        words = f"Passes are halved to {tokens} tokens; the run goes on"
+        words = f"Passes are halved to {_ease(config)} tokens; the run goes on"
         events.append(Event(time=now_ms(), type=EventType.OUT_OF_MEMORY, message=words))
     return events
+
+
+def _ease(config: FitConfig) -> int:
+    """The tokens that a pass has from now on.
+
+    Where that was found before and was too much yet, activation checkpointing begins too: a process that is killed
+    cannot say whether one row filled its memory, which is the host's and on a GPU no activation's.
+    """
+    files = _files(config)
+    known = read_pass_tokens(files.pass_tokens)
+    tokens = max(1, (known or config.max_pass_tokens) // 2)
+    write_pass_tokens(files.pass_tokens, tokens)
+    if known and config.activation_checkpointing == "auto" and not config.use_gpu:
+        mark(files.recompute)
+    return tokens
 
 
 def _is_lost(error: BaseException) -> bool:

@@ -4,7 +4,6 @@ Losses and gradients are the same. A step takes up to half more time, and its ac
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from luthier.errors import InvalidInput
 from luthier.platform.prompts import Sample
+from luthier.platform.run_files import mark
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack
 from luthier.train.sharding import share
@@ -51,8 +51,7 @@ class Recompute:
         if self.is_on or not self._may_start:
             return False
         self._start()
-        with suppress(OSError):  # without it the next worker finds out by itself
-            self._file.touch()
+        mark(self._file)
         return True
 
     def prepare(self, num_tokens: int, team: Team) -> None:

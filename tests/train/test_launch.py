@@ -3,6 +3,7 @@ import signal
 import uuid
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -18,11 +19,14 @@ from ray.train.v2._internal.exceptions import (
 
 from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFailed
 from luthier.platform.options import Duration, Method, Unit
+from luthier.platform.run_files import RunFiles
 from luthier.train import launch
 from luthier.train.config import FitConfig, FitResult, LoraSettings, StepRecord
 from luthier.train.launch import OnProgress, _Flusher, _root_cause
 from luthier.train.loop import Worker, train
 from luthier.train.progress import News
+from luthier.train.recompute import WORDS
+from tests.train.local import Local
 
 EPOCHS = 40
 """Enough that a run is killed before its end."""
@@ -198,6 +202,28 @@ def test_the_cause_under_rays_wrappers(error: Exception, cause: str) -> None:
     assert found.startswith(cause)
     assert "\n" not in found
     assert len(found) <= 500
+
+
+def killed_for_memory(config: FitConfig, times: int) -> RunFiles:
+    files = RunFiles(config.storage_path / config.job_id)
+    files.logs.mkdir(parents=True)
+    for _ in range(times):
+        launch._losses({0: OutOfMemoryError("Task was killed")}, config)
+    return files
+
+
+def test_layers_are_computed_again_where_smaller_passes_were_not_enough(config: FitConfig, tmp_path: Path) -> None:
+    once = config.model_copy(update={"job_id": "ft_once"})
+    assert not killed_for_memory(once, 1).recompute.exists()
+    killed_for_memory(config, 2)
+    local = Local(tmp_path / "kept")
+    train(config, local.worker)
+    assert ("MODEL_INITIALIZED", WORDS) in local.events
+
+
+@pytest.mark.parametrize("asked", [{"activation_checkpointing": "off"}, {"use_gpu": True}], ids=str)
+def test_layers_are_not_computed_again_where_that_is_off_or_no_help(config: FitConfig, asked: dict[str, Any]) -> None:
+    assert not killed_for_memory(config.model_copy(update=asked), 2).recompute.exists()
 
 
 def test_workers_that_ray_ended_for_want_of_memory_find_smaller_passes(config: FitConfig) -> None:
