@@ -38,23 +38,39 @@ class Tuned(Frozen):
 
 
 def log_model(client: Any, run_id: str, tuned: Tuned, params: dict[str, str], registered_as: str) -> None:
-    """Into a run; under a registered name it is the next version."""
-    from mlflow.entities import LoggedModelOutput
-
+    """Into a run; under a registered name it is the next version. Called again after an error, it is the same model."""
     published = Path(tuned.made.path)
     for file in (published / name for name in (MANIFEST, RESULTS, ANSWERS)):
         if file.is_file():
             client.log_artifact(run_id, str(file))
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment_id, NAME, run_id, {"luthier.sha256": tuned.made.sha256}, params)
+    run = client.get_run(run_id)
+    logged = _unfinished(client, run) or _created(client, run, tuned, params)
+    try:
+        with TemporaryDirectory() as folder:
+            _describe(tuned, Path(folder), logged)
+            client.log_model_artifacts(logged.model_id, folder)
+        client.log_model_artifacts(logged.model_id, str(published), tuned.weights_folder)
+        client.finalize_logged_model(logged.model_id, "READY")
+        if registered_as:
+            _register(client, logged, registered_as)
+    except Exception:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+
+
+def _unfinished(client: Any, run: Any) -> Any | None:
+    """A model of the run that an error left."""
+    models = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+    return next((model for model in models if model.status != "READY"), None)
+
+
+def _created(client: Any, run: Any, tuned: Tuned, params: dict[str, str]) -> Any:
+    from mlflow.entities import LoggedModelOutput
+
+    run_id, tags = run.info.run_id, {"luthier.sha256": tuned.made.sha256}
+    logged = client.create_logged_model(run.info.experiment_id, NAME, run_id, tags, params)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-    with TemporaryDirectory() as folder:
-        _describe(tuned, Path(folder), logged)
-        client.log_model_artifacts(logged.model_id, folder)
-    client.log_model_artifacts(logged.model_id, str(published), tuned.weights_folder)
-    client.finalize_logged_model(logged.model_id, "READY")
-    if registered_as:
-        _register(client, logged, registered_as)
+    return logged
 
 
 def _describe(tuned: Tuned, folder: Path, logged: Any) -> None:

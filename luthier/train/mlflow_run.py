@@ -4,6 +4,9 @@ import logging
 import os
 import re
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,16 +22,22 @@ from luthier.train.trackers import named_metrics
 
 log = logging.getLogger(__name__)
 
-SECONDS = 5.0
+SECONDS, MOST_SECONDS = 5.0, 60.0
+"""Between two tries; those of the end become rarer."""
 LAST_SECONDS = 15.0
 """How long the end of a run waits for a server that hangs."""
 UPLOAD_SECONDS = 900.0
-"""The same when the job has succeeded: its weights are on their way, and hold nothing up."""
+"""The same when the job has succeeded: its weights are on their way, and hold nothing up. It is tried again so long."""
+ANSWER_SECONDS, STORED_SECONDS = 10, 300
+"""That a server may take for a request, and for one with a file, which it answers once it has stored it."""
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 NUM_STEPS = 100
 """Of one request, which may carry 1000 metrics."""
 MAX_LETTERS = 500
 """A parameter may have so many."""
 JOB_TAG = "luthier.job_id"
+UPLOAD_TAG = "luthier.upload"
+"""Of a run that succeeded: whether the server has its model."""
 
 
 class Tracked(Frozen):
@@ -72,6 +81,8 @@ class MlflowRun:
     def __init__(self, uri: str, of: Tracked, files: RunFiles) -> None:
         self._uri, self._of, self._files = uri, of, files
         self._made: Tuned | None = None
+        self._server: _Server | None = None
+        self._deadline = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
@@ -85,27 +96,44 @@ class MlflowRun:
         self._made = made
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        seconds = UPLOAD_SECONDS if self._made else LAST_SECONDS
+        self._deadline = time.monotonic() + seconds
         self._ended.set()
         if self._uri:
-            self._thread.join(UPLOAD_SECONDS if self._made else LAST_SECONDS)
+            self._thread.join(seconds)
             if self._thread.is_alive():
                 log.warning("MLflow was not told the end of the run in time")
 
     def _send_all(self) -> None:
-        from mlflow.exceptions import MlflowException
+        while not self._ended.wait(SECONDS):
+            self._is_done(lambda: self._connected().send(self._files.metrics))
+        pause = SECONDS
+        while not self._is_done(self._end) and time.monotonic() + pause < self._deadline:
+            time.sleep(pause)
+            pause = min(2 * pause, MOST_SECONDS)
 
-        server: _Server | None = None
-        is_last = False
-        while not is_last:
-            is_last = self._ended.wait(SECONDS)
-            try:
-                server = server or _Server(self._uri, self._of)
-                server.send(self._files.metrics)
-                if is_last:
-                    server.end(self._made)
-            except (MlflowException, OSError) as error:  # the server is away: all is sent again the next time
-                text = str(error).replace(self._uri.rstrip("/"), "the server")  # a URI may hold a password
-                log.warning("MLflow: %s", " ".join(text.split())[:300])
+    def _end(self) -> None:
+        server = self._connected()
+        server.send(self._files.metrics)
+        server.end(self._made)
+
+    def _connected(self) -> "_Server":
+        self._server = self._server or _Server(self._uri, self._of)
+        return self._server
+
+    def _is_done(self, work: Callable[[], None]) -> bool:
+        """What a server that is away did not get is sent again the next time."""
+        try:
+            work()
+        except Exception as error:  # the edge of the thread: stores and their clients have errors of their own
+            log.warning("MLflow: %s", _reason(error, self._uri))
+            return False
+        return True
+
+
+def _reason(error: Exception, uri: str) -> str:
+    """In one line, without the URI, which may hold a password."""
+    return " ".join(str(error).replace(uri.rstrip("/"), "the server").split())[:300]
 
 
 def mark_killed(uri: str, experiment: str, job_id: str) -> None:
@@ -117,7 +145,7 @@ def mark_killed(uri: str, experiment: str, job_id: str) -> None:
 
 
 def _client(uri: str) -> Any:
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault(TIMEOUT, str(ANSWER_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     from mlflow import MlflowClient
 
@@ -135,12 +163,12 @@ class _Server:
     def __init__(self, uri: str, of: Tracked) -> None:
         from mlflow.entities import Param
 
-        self._client = _client(uri)
+        self._uri, self._client = uri, _client(uri)
         found = self._client.get_experiment_by_name(of.experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(of.experiment)
         runs = _runs_of(self._client, experiment_id, of.job_id)
         run = runs[0] if runs else self._client.create_run(experiment_id, tags=of.tags, run_name=of.name)
-        self._id, self._of = run.info.run_id, of
+        self._id, self._of, self._has_model = run.info.run_id, of, False
         self._step = int(run.data.metrics.get("time/batch", 0))
         self._client.update_run(self._id, status="RUNNING")
         self._client.log_batch(self._id, params=[Param(name, value) for name, value in of.params.items()])
@@ -158,9 +186,34 @@ class _Server:
             self._step = part[-1].step
 
     def end(self, made: Tuned | None) -> None:
+        """The run ends even without its model, which a tag says; called again, it sends what is missing."""
         try:
             if made:
-                self._client.set_tag(self._id, "luthier.sha256", made.made.sha256)
-                log_model(self._client, self._id, made, self._of.params, self._of.registered_as)
+                self._log(made)
+                self._client.set_tag(self._id, UPLOAD_TAG, "complete")
         finally:
             self._client.set_terminated(self._id, "FINISHED" if made else "FAILED")
+
+    def _log(self, made: Tuned) -> None:
+        if self._has_model:
+            return
+        self._client.set_tag(self._id, "luthier.sha256", made.made.sha256)
+        self._client.set_tag(self._id, UPLOAD_TAG, "begun")
+        try:
+            with _time_to_store():
+                log_model(self._client, self._id, made, self._of.params, self._of.registered_as)
+        except Exception as error:
+            self._client.set_tag(self._id, UPLOAD_TAG, f"failed: {_reason(error, self._uri)}")
+            raise
+        self._has_model = True
+
+
+@contextmanager
+def _time_to_store() -> Iterator[None]:
+    """For requests with files; one that was given more time keeps it."""
+    known = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = str(max(STORED_SECONDS, int(known)))
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = known

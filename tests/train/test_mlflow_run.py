@@ -1,5 +1,6 @@
 """A run on a real MLflow store, and on one that is away."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -87,15 +88,52 @@ def test_a_run_that_is_lost_goes_on_as_the_same(uri: str, of: Tracked, files: Ru
     assert [at for at, *_ in history(uri, "loss/train/total")] == [1, 2, 3]
 
 
-def test_a_model_that_cannot_be_logged_is_no_failure(uri: str, of: Tracked, files: RunFiles, tuned: Tuned) -> None:
+def test_a_model_that_cannot_be_logged_is_no_failure_but_is_told(
+    uri: str, of: Tracked, files: RunFiles, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_run, "UPLOAD_SECONDS", mlflow_run.SECONDS)
     with MlflowRun(uri, of, files) as run:
         run.finish(tuned.model_copy(update={"base_dir": Path("gone")}))
-    assert [run.info.status for run in runs(uri)] == ["FINISHED"]
+    (kept,) = runs(uri)
+    assert kept.info.status == "FINISHED"
+    assert kept.data.tags["luthier.upload"].startswith("failed: [Errno 2] No such file")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), RuntimeError("of a store's own")], ids=repr)
+@pytest.mark.parametrize("at", ["log_model_artifacts", "create_model_version", "set_terminated"])
+def test_the_model_is_sent_until_the_server_has_it(
+    uri: str, of: Tracked, files: RunFiles, tuned: Tuned, monkeypatch: pytest.MonkeyPatch, at: str, error: Exception
+) -> None:
+    """It is one model, and has time to be stored."""
+    from mlflow import MlflowClient
+
+    real, answers, timeouts = getattr(MlflowClient, at), iter([error, error]), list[str]()
+
+    def fail_twice(client: Any, *args: Any, **kwargs: Any) -> Any:
+        timeouts.append(os.environ[mlflow_run.TIMEOUT])
+        if found := next(answers, None):
+            raise found
+        return real(client, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, at, fail_twice)
+    monkeypatch.setattr(mlflow_run, "SECONDS", 0.01)
+    with MlflowRun(uri, of.model_copy(update={"registered_as": "luthier.TUNED"}), files) as run:
+        run.finish(tuned)
+    (kept,) = runs(uri)
+    assert kept.info.status == "FINISHED"
+    assert kept.data.tags["luthier.upload"] == "complete"
+    client = MlflowClient(tracking_uri=uri)
+    models = client.search_logged_models([kept.info.experiment_id])
+    assert [model.status for model in models] == ["READY"]
+    assert len(client.search_model_versions("")) == 1
+    assert set(timeouts) == {"10" if at == "set_terminated" else "300"}
+    assert os.environ[mlflow_run.TIMEOUT] == "10"
 
 
 def test_a_server_that_is_away_holds_nothing_up(
-    of: Tracked, files: RunFiles, tuned: Tuned, caplog: pytest.LogCaptureFixture
+    of: Tracked, files: RunFiles, tuned: Tuned, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mlflow_run, "UPLOAD_SECONDS", 1.0)
     began = time.monotonic()
     with MlflowRun(AWAY, of, files) as run:
         MetricsWriter(files.metrics).add([step(1)])
