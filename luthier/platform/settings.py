@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """Runs are sent there as they go; empty means nowhere. Credentials by MLflow's own variables."""
     mlflow_experiment: str = Field("luthier", min_length=1)
     mlflow_registry: str = Field("", pattern=r"^([\w-]+(\.[\w-]+)?)?$")
-    """Tuned models are registered there by their names: luthier, or a catalog.schema; empty means none is."""
+    """Tuned models are registered there by account and name: luthier, or a catalog.schema; empty means none is."""
 
     @field_validator("mlflow_tracking_uri")
     @classmethod

@@ -1,5 +1,6 @@
 """A run on an MLflow server: sent from a thread beside the run, which neither waits for it nor ends with it."""
 
+import hashlib
 import logging
 import os
 import re
@@ -35,6 +36,8 @@ NUM_STEPS = 100
 """Of one request, which may carry 1000 metrics."""
 MAX_LETTERS = 500
 """A parameter may have so many."""
+MAX_PART = 50
+"""Letters of a part of a registered name, which may have 256 in all."""
 JOB_TAG = "luthier.job_id"
 UPLOAD_TAG = "luthier.upload"
 """Of a run that succeeded: whether the server has its model."""
@@ -62,14 +65,22 @@ def tracked(job: Job, settings: Settings) -> Tracked:
         task=job.options.task_type,
         params={name: str(value)[:MAX_LETTERS] for name, value in given.items()},
         tags={JOB_TAG: job.id, "luthier.model": job.model, "luthier.account": job.account, "mlflow.user": job.owner},
-        registered_as=_registered(job.model, settings.mlflow_registry),
+        registered_as=_registered(job, settings.mlflow_registry),
     )
 
 
-def _registered(model: str, registry: str) -> str:
-    """Its name there, where a dot, a slash or a colon cannot be part of one."""
-    name = re.sub(r"[^\w-]", "_", parse_name(model, "", "").name)
-    return f"{registry}.{name}" if registry else ""
+def _registered(job: Job, registry: str) -> str:
+    """The model's name there, of no other model: the account and all parts, in letters, digits and underscores.
+
+    Parts that lose something by that, or are too long, are told apart by a hash.
+    """
+    if not registry:
+        return ""
+    whole = (job.account, *parse_name(job.model, "", "").parts)
+    parts = [re.sub(r"\W", "_", part)[:MAX_PART] for part in whole]
+    if tuple(parts) != whole:
+        parts.append(hashlib.sha256(repr(whole).encode()).hexdigest()[:8])
+    return f"{registry}.{'-'.join(parts)}"
 
 
 class MlflowRun:

@@ -185,10 +185,29 @@ def test_a_cancelled_run_is_killed(uri: str, of: Tracked, files: RunFiles) -> No
     ("registry", "model", "name"),
     [
         ("", "LUTHIER.PUBLIC.TUNED", ""),
-        ("luthier", "LUTHIER.PUBLIC.TUNED", "luthier.TUNED"),
-        ("main.models", 'LUTHIER.PUBLIC."a/b: c.d"', "main.models.a_b__c_d"),
+        ("luthier", "LUTHIER.PUBLIC.TUNED", "luthier.main-LUTHIER-PUBLIC-TUNED"),
+        ("main.models", 'LUTHIER.PUBLIC."a/b: c.d"', "main.models.main-LUTHIER-PUBLIC-a_b__c_d-3337185b"),
     ],
 )
 def test_the_registered_name(settings: Settings, registry: str, model: str, name: str) -> None:
     settings = settings.model_copy(update={"mlflow_registry": registry})
     assert tracked(make_job(model=model), settings).registered_as == name
+
+
+def test_no_two_models_have_one_registered_name(settings: Settings) -> None:
+    settings = settings.model_copy(update={"mlflow_registry": "main.models"})
+    long = "M" * 255
+    names = [
+        "A.P.M",
+        "B.P.M",
+        "A.Q.M",
+        'A.P."a-b"',
+        'A.P."a b"',
+        "A.P.a_b",
+        'A."P-a".B',
+        f"A.P.{long}",
+        f"A.{long}.{long}",
+    ]
+    found = [tracked(make_job(model=name, account=account), settings) for name in names for account in ("main", "m-n")]
+    assert len({each.registered_as for each in found}) == len(found)
+    assert max(len(each.registered_as) for each in found) <= 256
