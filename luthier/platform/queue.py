@@ -97,6 +97,11 @@ class Capacity:
             f"of the cluster has at most {(self.memory or 0) / GIB:.1f} GiB."
         )
 
+    def why_wait(self, workers: int, memory: int) -> str | None:
+        """The same of a job that was accepted when the cluster was larger."""
+        reason = self.why_never(workers, memory)
+        return reason and f"Waits for a larger cluster. {reason}"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -140,9 +145,9 @@ class Room:
 
     def reason(self, job: Queued) -> str:
         """`why_not` in a sentence."""
+        if never := self._capacity.why_wait(job.workers, job.memory):
+            return never
         wait = self.why_not(job)
-        if wait is Wait.CLUSTER:
-            return f"Waits for a larger cluster. {self._capacity.why_never(job.workers, job.memory)}"
         if wait is Wait.ACCOUNT:
             return f"Waits for a job of its own account to end: {self._limit} run, and no more may."
         if self._jobs < 1:

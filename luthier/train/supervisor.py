@@ -5,6 +5,7 @@ import math
 import threading
 
 import ray
+from ray._common.utils import get_system_memory
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
@@ -112,9 +113,9 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _largest_node() -> int | None:
-    """Bytes that were free when Ray started there: it sets a part aside for objects, which processes may take too."""
+    """Bytes: all of this node; of others what was free when Ray started there, objects' part with it."""
     sizes = [int(node["memory"] + node.get("object_store_memory", 0)) for node in _nodes() if "memory" in node]
-    return max(sizes, default=None)
+    return max(get_system_memory(), *sizes) if sizes else None
 
 
 def _gpu_types() -> list[str | None]:

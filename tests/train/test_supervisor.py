@@ -9,6 +9,7 @@ import pytest
 from luthier.errors import BadDataset, LossDiverged, TrainingFailed
 from luthier.platform.queue import GIB, Capacity
 from luthier.platform.settings import Settings
+from luthier.train import supervisor
 from luthier.train.supervisor import RayLauncher, is_billable
 from tests.factories import BASE_MODEL
 
@@ -52,7 +53,15 @@ def test_memory_is_that_of_the_largest_node(settings: Settings, monkeypatch: pyt
     small = {"CPU": 1.0, "memory": 4.0 * GIB, "object_store_memory": 1.0 * GIB}
     large = {"CPU": 1.0, "memory": 15.0 * GIB, "object_store_memory": 6.0 * GIB}
     Nodes(monkeypatch, small, large)
+    monkeypatch.setattr(supervisor, "get_system_memory", lambda: 8 * GIB)
     assert RayLauncher(settings).capacity().memory == 21 * GIB
+
+
+def test_memory_that_others_took_when_ray_started_counts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may give it back, and a restart of Ray must not stop the jobs that ran before."""
+    Nodes(monkeypatch, {"CPU": 2.0, "memory": 2.0 * GIB, "object_store_memory": 1.0 * GIB})
+    monkeypatch.setattr(supervisor, "get_system_memory", lambda: 24 * GIB)
+    assert RayLauncher(settings).capacity().memory == 24 * GIB
 
 
 @pytest.mark.parametrize(

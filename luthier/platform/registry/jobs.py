@@ -204,16 +204,19 @@ class Jobs:
         """Starts what may run, and starts again, or gives up, what was lost."""
         capacity = self._launcher.capacity()
         for job in self._active(JobStatus.IN_PROGRESS):
-            if not self._launcher.is_alive(job.id) and self._queue.has_room(job, capacity):
-                self._relaunch(job, capacity)
+            if not self._launcher.is_alive(job.id):
+                self._go_on(job, capacity)
         queue = self._queue.read(capacity, self._clock())
         started, room = next_jobs(queue, Limits(capacity, self._settings.max_running_jobs_per_account))
         for each in started:
             self._launch(self._find(each.id), capacity, EventType.STARTED, "The run's processes start")
         self._note_waits(set(queue.waiting) - set(started), room)
 
-    def _relaunch(self, job: Job, capacity: Capacity) -> None:
-        if job.lost + 1 >= self._settings.max_attempts:
+    def _go_on(self, job: Job, capacity: Capacity) -> None:
+        """Starts a lost run again, or gives it up; one that the cluster has become too small for waits."""
+        if reason := self._queue.why_wait(job, capacity):
+            self.note(job.id, EventType.WAITING, reason)
+        elif job.lost + 1 >= self._settings.max_attempts:
             reason = f"The run was lost {job.lost + 1} times and came no further. Its events and logs may say why."
             self.fail(job.id, JobError(code="RUN_LOST", message=reason), billable=False)
         else:

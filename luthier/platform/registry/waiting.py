@@ -68,9 +68,9 @@ class JobQueue:
             reason = f"{reason} {ways_out(base, method, need.workers, capacity)}"
         raise InvalidInput(reason)
 
-    def has_room(self, job: Job, capacity: Capacity) -> bool:
-        """Whether the cluster as it is could run the job; one that lost its nodes cannot."""
-        return capacity.can_hold(*self._need_of(job, capacity))
+    def why_wait(self, job: Job, capacity: Capacity) -> str | None:
+        """Why the cluster as it is could not run the job, if nothing else ran; one that lost its nodes cannot."""
+        return capacity.why_wait(*self._need_of(job, capacity))
 
     def noted(self) -> dict[str, int]:
         """Of each waiting job the firmest reason that its events tell; 0 for none."""
