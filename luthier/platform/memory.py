@@ -11,8 +11,16 @@ from luthier.platform.base_models import BaseModel
 from luthier.platform.options import Method
 from luthier.platform.queue import GIB, Capacity
 
-WEIGHT_BYTES = {Method.LORA: 2.0, Method.QLORA: 0.516, Method.FULL: 16.0}
-"""Of each weight. lora: in bf16. qlora: 4 bits and scales of 8. full: weight, gradient and two moments in fp32."""
+FILE_BYTES = 2
+"""Of each weight in the files and frozen, in bf16."""
+MASTER_BYTES, GRADIENT_BYTES, MOMENT_BYTES = 4, 4, 8
+"""Of each trained weight: itself, its gradient, and two moments, in fp32."""
+WEIGHT_BYTES = {
+    Method.LORA: float(FILE_BYTES),
+    Method.QLORA: 0.516,
+    Method.FULL: float(MASTER_BYTES + GRADIENT_BYTES + MOMENT_BYTES),
+}
+"""Of each weight of the base; qlora has it in 4 bits and scales of 8."""
 ROUNDING = 0.95
 """Cards round upward: Llama 2's 7B are 6.74."""
 GPU_GIB = {

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import psutil
 import torch
 
 from luthier.errors import LossDiverged, TrainingFailed
 from luthier.platform.jobs import EventType
+from luthier.platform.memory import MOMENT_BYTES
 from luthier.platform.options import BatchSize
 from luthier.platform.plan import Rows, auto_batch
 from luthier.platform.rendering import Example
@@ -19,6 +19,7 @@ from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch, pack
 from luthier.train.recompute import WORDS, Recompute
+from luthier.train.room import Taken, is_out_of_memory, room
 from luthier.train.team import Team
 
 SPIKE_STEPS = 5
@@ -26,11 +27,6 @@ SPIKE_FACTOR = 2.0
 SPIKE_MARGIN = 1.0
 """The loss explodes when its median over the last 5 steps is above twice that of the first 5, plus 1 nat; one bad batch
 is none."""
-MEMORY_SHARE = 0.5
-"""Of the host's free memory, for the passes of an automatic batch."""
-GPU_SHARE = 0.9
-MOMENT_BYTES = 8
-"""The optimizer's memory of each trained weight, which there is none of yet when passes are measured."""
 FIRST_TRY, LAST_TRY = 1024, 65_536
 """Tokens of a pass; on the CPU, where long passes gain nothing, the last try is the limit that was given."""
 
@@ -111,7 +107,7 @@ class PassLimit:
         filled = np.cumsum(lengths[longest])
         last = LAST_TRY if model.device.type == "cuda" else max(self.max_tokens, FIRST_TRY)
         fits, limit = FIRST_TRY // 2, FIRST_TRY
-        has_room = _room(model, self._team.world_size)
+        left, taken = room(model, self._team.world_size, MOMENT_BYTES), Taken(model.device)
         while limit <= last:
             rows = longest[: max(1, int(np.searchsorted(filled, limit)))]
             try:
@@ -121,11 +117,12 @@ class PassLimit:
                 if not is_out_of_memory(error):
                     raise
                 if len(rows) == 1 and self._recomputes():
+                    taken = Taken(model.device)
                     continue
                 break
             finally:
                 model.module.zero_grad(set_to_none=True)
-            if not has_room():
+            if taken.most() >= left:
                 break
             fits, limit = limit, limit * 2
             if len(rows) == len(examples):
@@ -151,29 +148,3 @@ def check_loss(loss: float, norm: float, history: Sequence[StepRecord], step: in
 def check_number(value: float, what: str, step: int, num_steps: int) -> None:
     if not math.isfinite(value):
         raise LossDiverged(f"The {what} is {value} at step {step} of {num_steps}. Try a smaller learning rate.")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """A GPU's or the host's; torch has a class for the first alone."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    told = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
-
-
-def _room(model: TunedModel, world_size: int) -> Callable[[], bool]:
-    """Whether the passes since now left enough memory."""
-    if model.device.type == "cuda":
-        moments = MOMENT_BYTES * sum(p.numel() for p in model.trainable())
-        total = torch.cuda.get_device_properties(model.device).total_memory
-        torch.cuda.reset_peak_memory_stats(model.device)
-        return lambda: torch.cuda.max_memory_reserved(model.device) + moments < GPU_SHARE * total
-    room = psutil.virtual_memory().available * MEMORY_SHARE / world_size  # all workers may be on this host
-    start = psutil.Process().memory_info().rss
-    return lambda: _peak_bytes() - start < room
-
-
-def _peak_bytes() -> int:
-    """Most memory that this process has had; getrusage would count its parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

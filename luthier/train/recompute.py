@@ -14,19 +14,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from luthier.errors import InvalidInput
+from luthier.platform.memory import GRADIENT_BYTES, MOMENT_BYTES
 from luthier.platform.prompts import Sample
 from luthier.platform.run_files import mark
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack
-from luthier.train.sharding import share
+from luthier.train.room import is_out_of_memory, room
 from luthier.train.team import Team
 
 Mode = Literal["auto", "on", "off"]
 WORDS = "Layers are computed again on the way back (activation checkpointing)"
-ROOM_SHARE = 0.9
-"""Of a GPU's free memory for what passes keep; the rest is for what comes and goes."""
-STATE_BYTES = 12
-"""Gradient and two moments in fp32 of each trained weight, which there are none of before the first step."""
 TRIED = 64, 128
 """Tokens of two passes whose difference tells what one token keeps."""
 
@@ -56,7 +53,7 @@ class Recompute:
 
     def prepare(self, num_tokens: int, team: Team) -> None:
         """Switches it on, for all workers, where one of them has no room for a pass of so many tokens without it."""
-        if self._may_start and (team.any(self.is_on) or team.any(self._is_short(num_tokens))):
+        if self._may_start and (team.any(self.is_on) or team.any(self._is_short(num_tokens, team))):
             self._start()
 
     def _start(self) -> None:
@@ -65,9 +62,17 @@ class Recompute:
                 layer.forward = partial(recomputed, layer.forward)
         self.is_on = True
 
-    def _is_short(self, num_tokens: int) -> bool:
-        left = room(self._model)
-        return left is not None and num_tokens * bytes_per_token(self._model) > left
+    def _is_short(self, num_tokens: int, team: Team) -> bool:
+        left = room_ahead(self._model)
+        try:
+            return left is not None and num_tokens * bytes_per_token(self._model) > left
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if team.mesh is not None:  # the others wait in the same pass: all start again, and know
+                mark(self._file)
+                raise
+            return True
 
 
 def bytes_per_token(model: TunedModel) -> float:
@@ -86,21 +91,18 @@ def saved_bytes(model: TunedModel, num_tokens: int) -> int:
         return tensor.detach()  # an output that is kept itself would keep its own graph for ever
 
     document = Sample(ids=tuple(at % 32 for at in range(num_tokens)), learned=((0, num_tokens),))
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses, _ = model.token_losses(pack([(document,)]))
-    losses.sum().backward()
-    model.module.zero_grad(set_to_none=True)
+    try:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses, _ = model.token_losses(pack([(document,)]))
+        losses.sum().backward()
+    finally:
+        model.module.zero_grad(set_to_none=True)
     return sum(kept.values())
 
 
-def room(model: TunedModel) -> float | None:
-    """Bytes of the GPU for what passes keep, once training's own state is there; a host's are known too badly."""
-    if model.device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(model.device)
-    idle = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    state = STATE_BYTES * sum(share(p).numel() for p in model.trainable())
-    return ROOM_SHARE * float(free + idle - state)
+def room_ahead(model: TunedModel) -> float | None:
+    """Bytes of a GPU for passes before the first step; a host's are known too badly."""
+    return room(model, 1, GRADIENT_BYTES + MOMENT_BYTES) if model.device.type == "cuda" else None
 
 
 def recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -15,13 +15,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from luthier.errors import InvalidInput
+from luthier.platform.memory import FILE_BYTES, WEIGHT_BYTES
 from luthier.platform.options import Method
 from luthier.train.config import FitConfig
 
 GPU_SHARE = 0.6
 """Of a GPU's memory for weights; the rest is for activations."""
-FULL_BYTES = 8
-"""Training all weights takes 16 bytes each (weight, gradient, two moments in fp32), and the files have 2."""
 
 
 def chosen(config: FitConfig, device: torch.device, world_size: int) -> bool:
@@ -34,7 +33,7 @@ def chosen(config: FitConfig, device: torch.device, world_size: int) -> bool:
         return True
     if device.type != "cuda":
         return False
-    needed = _file_bytes(config.base_dir) * (FULL_BYTES if config.method is Method.FULL else 1)
+    needed = _file_bytes(config.base_dir) * WEIGHT_BYTES[config.method] / FILE_BYTES
     return needed > GPU_SHARE * float(torch.cuda.get_device_properties(device).total_memory)
 
 

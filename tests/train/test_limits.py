@@ -10,12 +10,13 @@ from luthier.errors import TrainingFailed
 from luthier.platform import plan
 from luthier.platform.options import BatchSize
 from luthier.platform.tasks import TaskType
-from luthier.train import limits, run
+from luthier.train import limits, room, run
 from luthier.train.config import FitConfig, StepRecord
-from luthier.train.limits import check_loss, is_out_of_memory
+from luthier.train.limits import check_loss
 from luthier.train.loop import train
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch
+from luthier.train.room import is_out_of_memory
 from tests.train.conftest import for_task
 from tests.train.local import Local, alone, assert_same, silent_run, silent_worker
 
@@ -212,7 +213,7 @@ def test_a_measured_batch_fills_the_pass_where_rows_abound(config: FitConfig, mo
 
 
 def test_a_host_without_room_takes_small_passes(config: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(room, "HOST_SHARE", 0.0)
     monkeypatch.setattr(limits, "FIRST_TRY", 64)
     run = silent_run(config.model_copy(update={"batch": None}))
     assert run.limit.max_tokens == 32

@@ -244,15 +244,47 @@ def test_it_begins_at_once_on_a_gpu_without_room_for_the_longest_row(
     config = config.model_copy(update={"activation_checkpointing": mode})
     run = silent_run(config)
     needed = run.training.lengths.max() * bytes_per_token(run.model)
-    monkeypatch.setattr(recompute, "room", lambda model: share * needed)
+    monkeypatch.setattr(recompute, "room_ahead", lambda model: share * needed)
     local = Local(tmp_path)
     Run(config, local.worker)
     assert (("MODEL_INITIALIZED", WORDS) in local.events) == (begins and mode == "auto")
 
 
+def without_memory_unless_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = TunedModel.token_losses
+
+    def token_losses(model: TunedModel, batch: Batch) -> Any:
+        if "forward" not in vars(model.layers()[0]):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(model, batch)
+
+    monkeypatch.setattr(TunedModel, "token_losses", token_losses)
+    monkeypatch.setattr(recompute, "room_ahead", lambda model: float("inf"))
+
+
+def test_it_begins_where_even_the_passes_that_tell_do_not_fit(
+    config: FitConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_memory_unless_again(monkeypatch)
+    local = Local(tmp_path)
+    Run(config, local.worker)
+    assert ("MODEL_INITIALIZED", WORDS) in local.events
+
+
+def test_a_share_without_memory_for_them_ends_its_process_and_the_next_begins_with_it(
+    config: FitConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_memory_unless_again(monkeypatch)
+    model, team = loaded(config), Team(0, 1, CPU)
+    monkeypatch.setattr(team, "mesh", object())
+    with pytest.raises(torch.OutOfMemoryError):
+        Recompute(model, "auto", tmp_path / "file").prepare(100, team)
+    assert Recompute(model, "auto", tmp_path / "file").is_on
+
+
 def test_a_model_without_layers_is_left_as_it_is(config: FitConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TunedModel, "layers", lambda model: [])
-    monkeypatch.setattr(recompute, "room", lambda model: 0.0)
+    monkeypatch.setattr(recompute, "room_ahead", lambda model: 0.0)
     silent_run(config)
     with pytest.raises(InvalidInput, match="names no layers"):
         silent_run(config.model_copy(update={"activation_checkpointing": "on"}))
@@ -260,7 +292,7 @@ def test_a_model_without_layers_is_left_as_it_is(config: FitConfig, monkeypatch:
 
 def _with_room(rank: int, size: int, configs: list[FitConfig], rooms: list[float], folder: Path) -> None:
     """Whether it begins, when these are the bytes that the workers have, and what they learn then."""
-    recompute.room = lambda model: rooms[rank]
+    recompute.room_ahead = lambda model: rooms[rank]
     for config in configs:
         local = Local(folder / config.sharding)
         history = train(config, replace(local.worker, rank=rank, world_size=size))
