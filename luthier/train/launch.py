@@ -43,7 +43,8 @@ def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
     """Trains, or goes on from the last checkpoint of the same job_id and storage_path.
 
     on_progress runs in rank 0's process. It gets all new steps and events, at most twice a second; after a resume the
-    steps kept in the checkpoint come first, so a step may arrive twice. The loss of a worker is told from this process.
+    steps kept in the checkpoint come first, so a step may arrive twice. The loss of a worker is told from this process,
+    a lack of memory from the worker's own.
     Raises Unavailable when workers or their room were lost again and again: the same call may be made later.
     """
     for name, value in ENVIRONMENT.items():
@@ -204,12 +205,18 @@ def _worker(files: RunFiles, flusher: "_Flusher") -> Any:
         resume_from=ray.train.collective.broadcast_from_rank_zero(newest),
         keep_checkpoint=partial(_keep_checkpoint, files),
         report=flusher.add if rank == 0 else _ignore,
-        note=flusher.note if rank == 0 else _ignore,
+        note=flusher.note if rank == 0 else partial(_note_own, flusher, rank),
     )
 
 
 def _ignore(*_: object) -> None:
-    """Ranks above 0 have the same records and events as rank 0."""
+    """Ranks above 0 have the same records as rank 0."""
+
+
+def _note_own(flusher: "_Flusher", rank: int, type: EventType, message: str) -> None:
+    """Of a rank above 0 what rank 0 may not meet; all other events are rank 0's too."""
+    if type is EventType.OUT_OF_MEMORY:
+        flusher.note(type, f"worker {rank}: {message}")
 
 
 def _keep_checkpoint(files: RunFiles, folder: Path, step: int) -> None:

@@ -41,7 +41,7 @@ class Worker:
     report: Callable[[StepRecord, int], None]
     """Takes each step of rank 0 and the number of all steps."""
     note: Callable[[EventType, str], None]
-    """Takes an event, its type and its words; rank 0's counts."""
+    """Takes an event, its type and its words; of other ranks than 0 a lack of memory alone counts."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ray.train.v2._internal.exceptions import (
 )
 
 from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFailed
+from luthier.platform.jobs import EventType
 from luthier.platform.options import Duration, Method, Unit
 from luthier.platform.run_files import RunFiles
 from luthier.train import launch
@@ -280,6 +281,16 @@ def test_steps_are_timed_from_the_start_of_training() -> None:
         ("TRAIN_STARTED", "from step 2 of 4"),
         ("TRAIN_UPDATED", "epoch 1, step 3 of 4: training loss 1.0000, validation loss 0.2500"),
         ("CHECKPOINT_SAVED", "step 3"),
+    ]
+
+
+def test_each_worker_tells_its_own_lack_of_memory() -> None:
+    news: list[News] = []
+    with _Flusher(news.append) as flusher:
+        for type in (EventType.DATA_VALIDATED, EventType.OUT_OF_MEMORY, EventType.TRAIN_STARTED):
+            launch._note_own(flusher, 1, type, "words")
+    assert [(event.type, event.message) for each in news for event in each.events] == [
+        ("OUT_OF_MEMORY", "worker 1: words")
     ]
 
 

@@ -60,6 +60,12 @@ def rows(config: FitConfig) -> dict[str, list[float | None]]:
     return found
 
 
+def test_a_worker_that_tells_no_steps_is_heard(reports: Reports, reporter: Reporter, config: FitConfig) -> None:
+    reporter(News(events=[event("worker 1: words")]))
+    assert (reports.events, reports.seen) == (["worker 1: words"], [])
+    assert not config.storage_path.exists()
+
+
 def test_a_step_that_arrives_twice_counts_once(reports: Reports, reporter: Reporter, config: FitConfig) -> None:
     reporter(News([met(1, 2.0), met(2, 1.0)], 4))
     reporter(News([met(2, 1.0), met(3, 0.0, validation=0.5)], 4))
