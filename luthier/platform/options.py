@@ -123,7 +123,7 @@ class FinetuneOptions(Frozen):
     context_length: int | None = Field(None, ge=16)
     """Longest row in tokens; at most the base model's context window, which is the default."""
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Less memory for activations, for up to half more time: auto does it where one row does not fit otherwise."""
+    """Less memory for activations, one more forward of each layer: auto does it where a row does not fit otherwise."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
     """Fixes the validation split, the order of rows and the first weights."""
     lora_rank: int = Field(16, ge=1, le=256)

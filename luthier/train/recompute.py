@@ -1,6 +1,6 @@
 """Activation checkpointing: of a layer's forward only the input is kept, and the rest computed again on the way back.
 
-Losses and gradients are the same. A step takes up to half more time, and its activations the memory of one layer.
+Losses and gradients are the same. A step takes one more forward of each layer, and its activations the memory of one.
 """
 
 from collections.abc import Callable

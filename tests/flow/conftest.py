@@ -1,5 +1,6 @@
 """The whole HTTP app over a real store, DuckDB and tokenizer; only Ray and vLLM are doubles."""
 
+import asyncio
 import csv
 import io
 import threading
@@ -11,7 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -20,6 +21,7 @@ from luthier.serve.services import make_services
 from tests.factories import KEY, add_admin, make_finished, make_progress, make_settings
 from tests.fakes import EchoEngine, Launcher, LocalCompletions
 
+CHAT = "/v1/chat/completions"
 ROWS = [(f"question {number}", f"answer {number}") for number in range(10)]
 SELECT = "SELECT question AS prompt, answer AS completion FROM faq"
 
@@ -172,3 +174,22 @@ def error_of(response: Any, status: int, code: str) -> str:
     message: str = error["message"]
     assert "\n" not in message
     return message
+
+
+async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT) -> list[Message]:
+    """What the door sends."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {KEY}".encode())],
+    }
+    await asyncio.wait_for(door(scope, receive, send), 20)
+    return sent

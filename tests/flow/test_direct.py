@@ -17,34 +17,14 @@ from luthier.serve.api import build_direct
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, make_finished, make_job
 from tests.fakes import EchoEngine, LocalCompletions
-from tests.flow.conftest import error_of
+from tests.flow.conftest import CHAT, call, error_of
 
-CHAT = "/v1/chat/completions"
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "how are you"}]}
 
 
 @pytest.fixture(params=["gateway", "direct"])
 def door(request: pytest.FixtureRequest, app: FastAPI, direct: ASGIApp) -> ASGIApp:
     return app if request.param == "gateway" else direct
-
-
-async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT) -> list[Message]:
-    """What the door sends."""
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {KEY}".encode())],
-    }
-    await asyncio.wait_for(door(scope, receive, send), 20)
-    return sent
 
 
 def client_of(body: bytes, leaves: Callable[[], bool]) -> Callable[[], Any]:

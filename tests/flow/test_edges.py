@@ -11,7 +11,7 @@ from starlette.types import Message
 from luthier.platform.registry.registry import Registry
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
-from tests.flow.conftest import error_of
+from tests.flow.conftest import call, error_of
 
 MIB = 1 << 20
 ROUTES = [
@@ -89,24 +89,12 @@ def test_a_body_at_the_limit(api: TestClient) -> None:
 
 
 def test_a_body_is_read_no_further_than_its_limit(app: FastAPI) -> None:
-    sent: list[Message] = []
     num_parts = itertools.count()
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b" " * 65_536, "more_body": next(num_parts) < 1000}
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "path": "/luthier/v1/sql",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"authorization", f"Bearer {KEY}".encode())],
-    }
-    asyncio.run(app(scope, receive, send))
+    sent = asyncio.run(call(app, receive, "/luthier/v1/sql"))
     assert sent[0]["status"] == 413
     assert next(num_parts) == MIB // 65_536 + 1
 
