@@ -18,7 +18,7 @@ def prepare_environment(base: BaseModel, use_gpu: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
     if not use_gpu:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
-        # vLLM would leave one to its server: with a model that computes that is a third of the speed on two.
+        # vLLM would leave one to its server: of two, that costs smollm2-135m a quarter of its speed.
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 
 
