@@ -42,6 +42,8 @@ class CompleteRequest(Frozen):
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     repetition_penalty: float = Field(1.0, gt=0.0, allow_inf_nan=False)
     ignore_eos: bool = False
+    json_schema: dict[str, Any] | None = None
+    """The answer is JSON that follows it; {} lets any JSON object through."""
 
 
 class Usage(Frozen):

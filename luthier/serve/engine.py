@@ -155,9 +155,18 @@ class VllmEngine:
             frequency_penalty=request.frequency_penalty,
             repetition_penalty=request.repetition_penalty,
             ignore_eos=request.ignore_eos,
+            structured_outputs=_grammar(request.json_schema),
             output_kind=RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,  # made for this request alone: vLLM need not copy it deeply
         )
+
+
+def _grammar(schema: dict[str, Any] | None) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if schema is None:
+        return None
+    return StructuredOutputsParams(json=schema) if schema else StructuredOutputsParams(json_object=True)
 
 
 def _choices(output: Any) -> list[Choice]:
