@@ -79,7 +79,7 @@ class Completing:
             except Exception as error:
                 await _refuse(error, scope, receive, send)
                 return
-            headers = [*_headers(body, part), *self._services.retirement_headers(ask.base_model)]
+            headers = [*_headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
             if body.stream:
@@ -149,7 +149,9 @@ async def _while_there(receive: Receive) -> AsyncIterator[None]:
         watching.cancel()
 
 
-def _headers(body: Body, part: bytes) -> list[tuple[bytes, bytes]]:
+def _headers(ask: Ask, body: Body, part: bytes) -> list[tuple[bytes, bytes]]:
+    """HAProxy learns from the base model where to send this caller's next."""
+    base_model = (b"luthier-base-model", ask.base_model.encode())
     if body.stream:
-        return [(b"content-type", b"text/event-stream; charset=utf-8")]
-    return [(b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]
+        return [base_model, (b"content-type", b"text/event-stream; charset=utf-8")]
+    return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]

@@ -15,7 +15,7 @@ from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.complete import Tally
-from luthier.serve.engine_args import engine_args, prepare_environment
+from luthier.serve.engine_args import engine_args, executor_args, prepare_environment
 
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
@@ -27,13 +27,14 @@ class VllmEngine:
     """One base model in vLLM. Start it inside a running event loop."""
 
     def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
-        prepare_environment(base, use_gpu)
+        prepare_environment(base, base_dir, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(base_dir)
-        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(base, base_dir, use_gpu)))
+        arguments = engine_args(base, base_dir, use_gpu) | executor_args(use_gpu)
+        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:

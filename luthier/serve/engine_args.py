@@ -4,13 +4,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from luthier.platform.base_models import BaseModel
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
+SMALL_BYTES = 64 << 20
+"""Weights below this compute less than several threads spend on waiting for each other."""
 
 
-def prepare_environment(base: BaseModel, use_gpu: bool) -> None:
+def prepare_environment(base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
     """vLLM reads these when it is imported, and hands them to its processes."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -18,11 +22,18 @@ def prepare_environment(base: BaseModel, use_gpu: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
     if not use_gpu:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
-        # vLLM would leave one to its server: of two, that costs smollm2-135m a quarter of its speed.
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        os.environ["OMP_NUM_THREADS"] = str(num_threads(base_dir))  # Ray says 1 to what reserves no CPU
+
+
+def num_threads(base_dir: Path) -> int:
+    """That compute on a CPU."""
+    weights = sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if weights < SMALL_BYTES else min(cpus, psutil.cpu_count(logical=False) or cpus)
 
 
 def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
+    """What is alike wherever the model is served by vLLM."""
     engine = base.engine
     return {
         "model": str(base_dir),
@@ -37,6 +48,15 @@ def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any
         "enforce_eager": not use_gpu,
         **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
     }
+
+
+def executor_args(use_gpu: bool) -> dict[str, Any]:
+    """On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs."""
+    if use_gpu:
+        return {}
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    return {"distributed_executor_backend": UniProcExecutor}
 
 
 def _lora_room(rank: int) -> int:

@@ -37,6 +37,11 @@ ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-respo
 """Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
 connection that its client used before, the client gets no answer at all."""
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+BASE_MODEL = "luthier-base-model"
+"""Header of an answer: whose engine gave it."""
+LEARNED = "luthier_learned"
+LEARNED_TABLE = f"backend {LEARNED}\n    stick-table type binary len 32 size 100k expire 10m store gpt0\n"
+"""Which engine answers a caller's model, as the number of the engine; keyed by a hash, as callers' keys are secrets."""
 
 
 class Front(NamedTuple):
@@ -49,7 +54,7 @@ class Front(NamedTuple):
     engines: tuple[str, ...]
     """Applications whose requests may be sent once more, each under the name of its base model."""
     direct: bool
-    """Engines serve /m/<base model>/v1 themselves: completions of a base model go there, past the gateway."""
+    """Engines serve /m/<base model>/v1 themselves: completions go there, past the gateway."""
 
 
 class Edit(NamedTuple):
@@ -104,7 +109,7 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
         Edit(
             "port of the clients",
             r"^(frontend http_frontend\n    bind )\S+(:\d+)$",
-            rf"\g<1>{front.host}\2{rules}",
+            rf"{LEARNED_TABLE}\n\g<1>{front.host}\2{rules}",
         ),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
@@ -129,16 +134,42 @@ def header_rules() -> list[str]:
 
 
 def direct_rules(front: Front) -> list[str]:
-    """The gateway gets what is left: tuned models, which each account names for itself, and bodies that do not tell."""
+    """The gateway gets what is left: bodies that do not tell their model, and each model for the first time."""
     if not front.direct or not front.engines:
         return []
     door = f"acl luthier_completion path {' '.join(COMPLETIONS)}"
     if len(front.engines) == 1:
         return [door, f"http-request set-path /m/{front.engines[0]}%[path] if METH_POST luthier_completion"]
-    wait = f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST luthier_completion"
-    read = "http-request set-var(txn.model) req.body,json_query('$.model') if METH_POST luthier_completion"
-    move = "http-request set-path /m/{name}%[path] if luthier_completion {{ var(txn.model) -m str {name} }}"
-    return [door, wait, read, *(move.format(name=name) for name in front.engines)]
+    return [door, *asked_rules(), *move_rules(front.engines), *learning_rules(front.engines)]
+
+
+def asked_rules() -> list[str]:
+    """txn.model: what the body asks for; txn.asked: the same, by whom."""
+    return [
+        f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST luthier_completion",
+        "http-request set-var(txn.model) req.body,json_query('$.model') if METH_POST luthier_completion",
+        'http-request set-var-fmt(txn.asked) "%[req.hdr(authorization)] %[var(txn.model)]" '
+        "if luthier_completion { var(txn.model) -m found }",
+    ]
+
+
+def move_rules(engines: tuple[str, ...]) -> list[str]:
+    """A base model's name says where to go; a tuned one is known from its last answer. A path once moved stays."""
+    move = "http-request set-path /m/{name}%[path] if luthier_completion {{ {what} }}"
+    named = [move.format(name=name, what=f"var(txn.model) -m str {name}") for name in engines]
+    track = f"http-request track-sc0 var(txn.asked),sha2(256) table {LEARNED} if luthier_completion"
+    known = [move.format(name=name, what=f"sc0_get_gpt0 eq {number}") for number, name in enumerate(engines, 1)]
+    return [*named, f"{track} {{ var(txn.asked) -m found }}", *known]
+
+
+def learning_rules(engines: tuple[str, ...]) -> list[str]:
+    """Names belong to accounts and may come to mean another model: each answer says anew, and a refusal forgets."""
+    learn = "http-response sc-set-gpt0(0) {number} if {{ sc0_tracked }} {{ {what} }}"
+    named = [
+        learn.format(number=number, what=f"res.hdr({BASE_MODEL}) -m str {name}")
+        for number, name in enumerate(engines, 1)
+    ]
+    return [*named, learn.format(number=0, what="status 400:404")]
 
 
 def error_answer() -> bytes:

@@ -112,6 +112,8 @@ class Servers:
 
     def __init__(self, ports: Ports) -> None:
         self._names = {ports.gateway: "gateway", ports.engine: "engine"}
+        self.stands_on: dict[str, str] = {}
+        """Base models by the bodies that ask; an answer names it, as ours do. No name: the body is refused."""
         self.deaths: list[str] = []
         """Paths of requests that got no answer."""
 
@@ -153,7 +155,10 @@ class Servers:
             await _stream(writer)
             return True
         told = json.dumps({"server": name, "path": path, "headers": headers, "bytes": len(body)}).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
+        base_model = self.stands_on.get(body.decode())
+        named = f"luthier-base-model: {base_model}\r\n" if base_model else ""
+        status = "404 Not Found" if base_model == "" else "200 OK"
+        writer.write(f"HTTP/1.1 {status}\r\n{named}Content-Length: {len(told)}\r\n\r\n".encode() + told)
         await writer.drain()
         return True
 

@@ -167,6 +167,29 @@ def test_all_else_goes_to_the_gateway(direct: httpx.Client, method: str, path: s
     assert (found["server"], found["path"]) == ("gateway", path)
 
 
+def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path) -> None:
+    ports, front = some_ports(), FRONT._replace(engines=("other", "tiny"), direct=True)
+    body = '{"model": "mine"}'
+    with (
+        Servers(ports).running() as servers,
+        haproxy(render(tmp_path, ports, front.engines), front, ports.clients),
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+    ):
+
+        def path_of(key: str) -> str:
+            answer = client.post("/v1/completions", content=body, headers={"authorization": f"Bearer {key}"})
+            return str(answer.json()["path"])
+
+        servers.stands_on[body] = "tiny"
+        assert [path_of("one") for _ in range(3)] == ["/v1/completions", *["/m/tiny/v1/completions"] * 2]
+        assert path_of("two") == "/v1/completions"
+        servers.stands_on[body] = "other"
+        assert [path_of("one") for _ in range(2)] == ["/m/tiny/v1/completions", "/m/other/v1/completions"]
+        servers.stands_on[body] = ""
+        assert [path_of("one") for _ in range(2)] == ["/m/other/v1/completions", "/v1/completions"]
+        assert path_of("two") == "/m/tiny/v1/completions"
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_prompt_beyond_the_buffer_arrives_whole(direct: httpx.Client, is_chunked: bool) -> None:
     body = json.dumps({"model": "tiny", "prompt": "x" * 1_000_000}).encode()
