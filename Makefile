@@ -29,8 +29,10 @@ $(VENV)/installed-gpu: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/luthier demo $(if $(KEEP),--keep)
 
+# End to end a test has the machine to itself; files of all others run two at a time.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not e2e' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m e2e
 
 check: install
 	$(BIN)/ruff check .

@@ -133,7 +133,7 @@ def test_a_key_like_none_gets_no_guess() -> None:
         ({"method": "full", "lora_targets": "all-linear"}, "lora_targets: method full"),
         ({"dpo_beta": 0.2}, "dpo_beta: it is for task_type DPO, and this job is CHAT_COMPLETION"),
         ({"train_on": "all", "task_type": "DPO"}, "train_on: it is for task_type CHAT_COMPLETION"),
-        ({"seed": object()}, "not JSON"),
+        ({"seed": {1}}, "not JSON"),
         ({"continue_from": "\ud800"}, "cannot be read"),
     ],
     ids=str,

@@ -1,13 +1,7 @@
-import os
-import signal
-import uuid
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
@@ -17,145 +11,16 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFailed
 from luthier.platform.jobs import EventType
-from luthier.platform.options import Duration, Method, Unit
 from luthier.platform.run_files import RunFiles
 from luthier.train import launch
-from luthier.train.config import FitConfig, FitResult, LoraSettings, StepRecord
-from luthier.train.launch import OnProgress, _Flusher, _root_cause
-from luthier.train.loop import Worker, train
+from luthier.train.config import FitConfig, StepRecord
+from luthier.train.launch import _Flusher, _root_cause
+from luthier.train.loop import train
 from luthier.train.progress import News
 from luthier.train.recompute import WORDS
 from tests.train.local import Local
-
-EPOCHS = 40
-"""Enough that a run is killed before its end."""
-
-
-class _Supervisor:
-    """As the real one, an actor that is detached."""
-
-    def fit(self, config: FitConfig, on_progress: OnProgress) -> FitResult | LuthierError:
-        try:
-            return launch.fit(config, on_progress)
-        except LuthierError as error:
-            return error
-
-
-def fit(config: FitConfig, on_progress: OnProgress) -> FitResult:
-    actor = ray.remote(_Supervisor).options(num_cpus=0, lifetime="detached", name=uuid.uuid4().hex).remote()
-    try:
-        result: FitResult | LuthierError = ray.get(actor.fit.remote(config, on_progress))
-    finally:
-        ray.kill(actor)
-    if isinstance(result, LuthierError):
-        raise result
-    return result
-
-
-def keep(folder: Path, news: News) -> None:
-    """Writes each record under its step, as a registry would, and events as lines."""
-    folder.mkdir(exist_ok=True)
-    for step in news.steps:
-        (folder / f"{step.record.step} of {news.num_steps}").write_text(step.record.model_dump_json())
-    with folder.with_suffix(".events").open("a") as events:
-        events.writelines(f"{event.type} {event.message}\n" for event in news.events)
-
-
-def keep_and_kill_once(folder: Path, news: News) -> None:
-    keep(folder, news)
-    mark = folder.with_name("killed")
-    if not mark.exists() and news.steps and news.steps[-1].record.step > 5:
-        mark.write_text(str(news.steps[-1].record.step))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fail(news: News) -> None:
-    raise RuntimeError("the listener is gone")
-
-
-@pytest.mark.ray
-def test_a_killed_worker_changes_nothing(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    config = config.model_copy(update={"duration": Duration(num=EPOCHS, unit=Unit.EPOCHS)})
-    worker = Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None])
-    expected = train(config, worker)
-    last = len(expected)
-
-    result = fit(config, partial(keep_and_kill_once, tmp_path / "steps"))
-
-    assert 5 < int((tmp_path / "killed").read_text()) < last
-    assert [r.step for r in result.history] == list(range(1, last + 1))
-    assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
-    assert result.validation_loss == pytest.approx(expected[-1].validation_loss, abs=1e-3)
-    assert result.trained_tokens == sum(r.num_tokens for r in expected)
-    assert (result.checkpoint_dir / "model" / "adapter_model.safetensors").is_file()
-    seen = {p.name: StepRecord.model_validate_json(p.read_text()) for p in (tmp_path / "steps").iterdir()}
-    assert seen == {f"{r.step} of {last}": r for r in result.history}
-    assert fit(config, partial(keep, tmp_path / "again")) == result
-    events = (tmp_path / "steps.events").read_text().splitlines()
-    types = [line.split()[0] for line in events]
-    lost = types.index("WORKER_LOST")
-    assert "worker 0: " in events[lost]
-    assert "\t" not in events[lost]
-    assert f"TRAIN_STARTED from step 1 of {last}" in events[:lost]
-    assert "TRAIN_STARTED" in types[lost:]
-    assert f"TRAIN_STARTED from step 1 of {last}" not in events[lost:]
-    assert events[-1] == f"CHECKPOINT_SAVED step {last}"
-    assert len({line for line in events if line.startswith("TRAIN_UPDATED")}) == EPOCHS
-    log = (config.storage_path / "ft_1" / "logs" / "worker-0.log").read_text()
-    assert log.count("TRAIN_STARTED") == 3
-
-
-@pytest.mark.ray
-def test_two_workers_give_one_workers_losses(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    config = config.model_copy(update={"duration": Duration(num=1, unit=Unit.EPOCHS)})
-    expected = train(config, Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None]))
-    result = fit(config.model_copy(update={"num_workers": 2}), partial(keep, tmp_path / "steps"))
-    assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
-    assert result.trained_tokens == sum(r.num_tokens for r in expected)
-
-
-@pytest.mark.ray
-def test_two_shares_of_a_model_give_one_workers_losses(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    """Of all its weights; and asked for more workers than there is room for."""
-    config = config.model_copy(update={"method": Method.FULL, "learning_rate": 1e-3})
-    expected = train(config, Worker(0, 1, torch.device("cpu"), None, *3 * [lambda *_: None]))
-    shared = config.model_copy(update={"num_workers": (2, 3), "sharding": "full"})
-    result = fit(shared, partial(keep, tmp_path / "steps"))
-    assert "shared by 2 workers" in (tmp_path / "steps.events").read_text()
-    assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
-    assert (result.checkpoint_dir / "model" / "model.safetensors").is_file()
-    kept = sorted(p.name for p in result.checkpoint_dir.parent.glob("*step-*"))
-    assert kept == ["step-000014", "step-000015"]
-
-
-@pytest.mark.ray
-def test_a_users_error_comes_out_as_itself(ray_cluster: None, config: FitConfig, tmp_path: Path) -> None:
-    with pytest.raises(BadDataset, match=r"gone\.parquet is not there"):
-        fit(config.model_copy(update={"train_file": tmp_path / "gone.parquet"}), partial(keep, tmp_path / "steps"))
-
-
-@pytest.mark.ray
-def test_a_run_that_diverges_names_its_last_good_checkpoint(
-    ray_cluster: None, config: FitConfig, tmp_path: Path
-) -> None:
-    wild = {"learning_rate": 0.1, "lora": LoraSettings(rank=1, alpha=1024), "warmup_share": 0.0}
-    config = config.model_copy(update={**wild, "duration": Duration(num=EPOCHS, unit=Unit.EPOCHS)})
-    with pytest.raises(LossDiverged, match=r"at step \d+ of 200. Try a smaller learning rate") as caught:
-        fit(config, partial(keep, tmp_path / "steps"))
-    *_, last = sorted((config.storage_path / "ft_1").glob("step-*"))
-    step = int(last.name.removeprefix("step-"))
-    assert f"The last good checkpoint is of step {step}: continue_from = 'ft_1'" in caught.value.message
-    state = torch.load(last / "trainer.pt")
-    assert all(weight.isfinite().all() for weight in state["weights"].values())
-
-
-@pytest.mark.ray
-def test_any_other_error_comes_out_in_one_line(ray_cluster: None, config: FitConfig) -> None:
-    with pytest.raises(TrainingFailed) as caught:
-        fit(config.model_copy(update={"max_failures": 0}), fail)
-    assert caught.value.message == "Training run ft_1 failed: RuntimeError: the listener is gone"
+from tests.train.test_on_ray import fail
 
 
 def test_the_innermost_error_is_the_cause() -> None:
