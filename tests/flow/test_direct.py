@@ -71,6 +71,7 @@ def test_a_server_that_stops_ends_the_generation(door: ASGIApp, engine: EchoEngi
         engine.hangs_after = 1
         task = asyncio.create_task(call(door, client_of(json.dumps(ASK).encode(), lambda: False)))
         while not engine.num_open:
+            assert not task.done()
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

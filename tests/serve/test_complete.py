@@ -123,6 +123,7 @@ def test_a_cancelled_task_pays_too(door: Door, verb: str, num_made: int) -> None
         door.engine.hangs_after = num_made
         task = asyncio.create_task(getattr(door, verb)("a b c"))
         while not door.engine.num_open:
+            assert not task.done()
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
