@@ -16,7 +16,7 @@ FIRST: Answers = {"the fox": "quick", "the dog": "lazy", "question 7": "brown", 
 SECOND: Answers = {"the fox": "what", "the dog": "over", "question 7": "user", "the answer": "system"}
 REPEATS = 10
 MEMORISE = {"max_epochs": 10, "batch_size": 8, "learning_rate": 0.01}
-LONG = {"max_epochs": 10, "batch_size": 4, "learning_rate": 0.001}
+LONG = {"max_epochs": 10, "batch_size": 4, "learning_rate": 0.001, "num_workers": 2}
 """57 steps an epoch on `long_table`: seconds at least, with a checkpoint every 50 steps."""
 LONG_ROWS = 240
 WILD = {"continue_from": "first", "max_epochs": 10, "batch_size": 4, "learning_rate": 0.1, "warmup_share": 0.5}

@@ -7,33 +7,20 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from luthier.errors import Unavailable
-from tests.e2e.jobs import (
-    FIRST,
-    LONG,
-    MEMORISE,
-    bill_of,
-    check_same_adapter,
-    check_success,
-    start_long,
-    step_of,
-    table_of,
-)
+from tests.e2e.jobs import LONG, MEMORISE, bill_of, check_same_adapter, check_success, start_long, step_of, table_of
 from tests.e2e.live import BASE, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CANCEL_SECONDS = 10.0
-PAIR = {**LONG, "num_workers": 2}
-SURVIVAL_ROWS = 1600
-"""380 steps an epoch: long enough for three deaths."""
 
 
 def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> None:
-    query = table_of(cluster, "longer_table", tmp_path, repeats=3000)
+    query = table_of(cluster, "longer_table", tmp_path, repeats=600)
     job = cluster.client.finetune.create("cancelled", BASE, query, options=LONG)
     until(lambda: step_of(job) > 50, JOB_SECONDS, "progress")
     running = [*cluster.roles(WORKER), *cluster.roles(SUPERVISOR)]
-    assert len(running) == 2
+    assert len(running) == 3
     following = cluster.client.finetune.create(
         "after_cancel", BASE, table_of(cluster, "after_table", tmp_path), options=MEMORISE
     )
@@ -50,11 +37,9 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
     check_success(cluster, following, tmp_path)
 
 
-def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Path) -> None:
+def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, undisturbed: Path, tmp_path: Path) -> None:
     """Killed one after another in one run; it becomes the model that an undisturbed run becomes."""
-    query = table_of(cluster, "survival_table", tmp_path, repeats=SURVIVAL_ROWS // len(FIRST))
-    disturbed, quiet = (cluster.client.finetune.create(name, BASE, query, options=PAIR) for name in ("kills", "none"))
-    until(lambda: step_of(disturbed) > 50, JOB_SECONDS, "a first checkpoint")
+    job = start_long(cluster, "kills", tmp_path)
     for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR)):
         workers = until(lambda: _pair(cluster), JOB_SECONDS, "two workers")
         victims = cluster.roles(role)[:num_victims]
@@ -62,12 +47,11 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, tmp_path: Pa
         for victim in victims:
             victim.kill()
         assert not psutil.wait_procs(workers, timeout=60)[1]
-        reached = step_of(disturbed)
-        until(lambda reached=reached: step_of(disturbed) > reached, JOB_SECONDS, f"a step after the death of {role}")
-    described = check_success(cluster, disturbed, tmp_path / "kills")
+        reached = step_of(job)
+        until(lambda reached=reached: step_of(job) > reached, JOB_SECONDS, f"a step after the death of {role}")
+    described = check_success(cluster, job, tmp_path)
     assert described["attempt"] == 2  # the supervisor's end is the run's; all else is mended within it
-    check_success(cluster, quiet, tmp_path / "none")
-    check_same_adapter(tmp_path / "kills", tmp_path / "none")
+    check_same_adapter(tmp_path, undisturbed)
 
 
 def test_a_killed_client_and_registry_change_nothing(
