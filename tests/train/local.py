@@ -79,7 +79,7 @@ def spawn(size: int, folder: Path, work: Callable[..., None], *given: Any) -> No
     """Runs work(rank, size, *given) in so many processes that make one group."""
     meeting = folder / f"meeting-of-{size}"
     meeting.unlink(missing_ok=True)
-    multiprocessing.set_forkserver_preload(["tests.train.local", "transformers.models.llama.modeling_llama"])
+    multiprocessing.set_forkserver_preload(["tests.train.local", "transformers.models.llama.modeling_llama", "pandas"])
     torch.multiprocessing.start_processes(_joined, (size, meeting, work, given), nprocs=size, start_method="forkserver")
 
 
