@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.real_model, pytest.mark.timeout(900)]
 def test_it_answers_in_the_new_format_where_its_base_does_not(cluster: LiveCluster) -> None:
     for table, file in (("seen", "workshop_train.jsonl"), ("held_out", "workshop_test.jsonl")):
         cluster.client.tables.create(table, configs_dir() / "samples" / file)
-    job = cluster.client.finetune.create(MODEL, REAL, QUERY, options={"max_epochs": 2}).wait()
+    job = cluster.client.finetune.create(MODEL, REAL, QUERY, options={"max_epochs": 1, "batch_size": 4}).wait()
     assert job["trained_tokens"] == job["report"]["trained_tokens"]
     assert num_tickets(cluster, REAL) == 0
     assert num_tickets(cluster, MODEL) >= LEAST_TICKETS
