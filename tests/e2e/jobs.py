@@ -17,7 +17,7 @@ SECOND: Answers = {"the fox": "what", "the dog": "over", "question 7": "user", "
 REPEATS = 10
 MEMORISE = {"max_epochs": 10, "batch_size": 8, "learning_rate": 0.01}
 LONG = {"max_epochs": 10, "batch_size": 4, "learning_rate": 0.001, "num_workers": 2}
-"""57 steps an epoch on `long_table`: seconds at least, with a checkpoint every 50 steps."""
+"""57 steps an epoch on `long_table`, with a checkpoint every 50 steps: seconds at least, and room for three deaths."""
 LONG_ROWS = 240
 WILD = {"continue_from": "first", "max_epochs": 10, "batch_size": 4, "learning_rate": 0.1, "warmup_share": 0.5}
 """Of a model with a low loss, which explodes as the rate rises: near step 20 of 100."""
