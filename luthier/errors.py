@@ -1,7 +1,7 @@
 """The one family of errors that a user can meet.
 
 Each class carries its wire code, HTTP status and exit status; each message says what, where and what to do.
-One message argument only, so that every error pickles through Ray.
+One message argument only, so that every error pickles through Ray; `param` goes with it among the attributes.
 """
 
 
@@ -9,6 +9,11 @@ class LuthierError(Exception):
     """Root of the family. Raised as such only for faults of ours."""
 
     code, http, exit = "internal_error", 500, 70
+
+    def __init__(self, *message: str, param: str | None = None) -> None:
+        super().__init__(*message)
+        self.param = param
+        """The parameter of the request that is at fault, where one is."""
 
     @property
     def message(self) -> str:
@@ -19,6 +24,24 @@ class InvalidInput(LuthierError):
     """A value that cannot be accepted as it stands."""
 
     code, http, exit = "invalid_parameter_value", 400, 2
+
+
+class InvalidValue(InvalidInput):
+    """A parameter of a completion with a value that it does not take."""
+
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidInput):
+    """A parameter of a completion that is known, and not done here."""
+
+    code = "unsupported_parameter"
+
+
+class UnknownParameter(InvalidInput):
+    """A parameter of a completion that nobody knows."""
+
+    code = "unknown_parameter"
 
 
 class InvalidSql(InvalidInput):
@@ -61,6 +84,12 @@ class NotFound(LuthierError):
     """No such job, model, table or base model that the caller can see."""
 
     code, http, exit = "not_found", 404, 3
+
+
+class ModelNotFound(NotFound):
+    """No model of that name that the caller can ask."""
+
+    code = "model_not_found"
 
 
 class Conflict(LuthierError):

@@ -13,10 +13,12 @@ from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
-from luthier.platform.wire import Choice, Chunk, CompleteRequest
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, ToolCall
 from luthier.serve.adapters import Resolver
 from luthier.serve.complete import Completer, Tally
+from luthier.serve.many import Many
 from luthier.serve.services import Ask
+from luthier.serve.tool_calls import ForcedCalls
 
 
 class Clock:
@@ -60,34 +62,35 @@ class EchoEngine:
         """Pieces after which the engine dies."""
         self.hangs_after: int | None = None
         """Pieces after which nothing more comes."""
+        self.says: str | None = None
+        """Instead of the echo."""
         self.requests: list[CompleteRequest] = []
-        self.num_open = 0
+        self.num_open = self.num_hanging = 0
 
     async def whole(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
     ) -> list[Choice]:
-        texts, finish = dict.fromkeys(range(request.n), ""), dict.fromkeys(range(request.n))
-        async for (piece,) in self.stream(request_id, request, adapter, tally):
-            texts[piece.index] += piece.text
-            finish[piece.index] = piece.finish_reason
-        return [Choice(index=index, text=texts[index], finish_reason=finish[index]) for index in texts]
+        pieces = [piece async for (piece,) in self.stream(request_id, request, adapter, tally)]
+        return [_joined([piece for piece in pieces if piece.index == index]) for index in range(request.n)]
 
     async def stream(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
     ) -> AsyncGenerator[list[Choice], None]:
         self.requests.append(request)
         prompt = request.messages[-1]["content"] if request.messages else request.prompt or ""
+        prompt = " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt
         num_prompt = len(prompt.split())
         if num_prompt + (request.max_tokens or 1) > self._context:
-            raise ContextTooLong(f"The context window is {self._context} tokens.")
+            raise ContextTooLong(f"The context window is {self._context} tokens.", param="messages")
         self.num_open += 1
         try:
-            words = f"{adapter.model if adapter else 'base'}: {prompt}".split()
+            words = (self.says or f"{adapter.model if adapter else 'base'}: {prompt}").split()
             pieces = [piece for index in range(request.n) for piece in _pieces(index, words, request)]
             for number, piece in enumerate(pieces):
                 if number == self.dies_after:
                     raise Unavailable("The engine stopped while it answered.")
                 if number == self.hangs_after:
+                    self.num_hanging += 1
                     await asyncio.Event().wait()
                 tally.prompt, tally.completion = num_prompt, tally.completion + 1
                 yield [piece]
@@ -106,11 +109,38 @@ def _pieces(index: int, words: list[str], request: CompleteRequest) -> list[Choi
         if word in request.stop:
             kept, finish = kept[:at], "stop"
             break
-    last = len(kept) - 1
+    calls = ForcedCalls() if request.tools else None
     return [
-        Choice(index=index, text=word if at == 0 else f" {word}", finish_reason=finish if at == last else None)
+        _piece(index, at, word, finish if at == len(kept) - 1 else None, (request, calls))
         for at, word in enumerate(kept)
     ]
+
+
+def _piece(
+    index: int, at: int, word: str, finish: str | None, how: tuple[CompleteRequest, ForcedCalls | None]
+) -> Choice:
+    request, calls = how
+    text = word if at == 0 else f" {word}"
+    tops = tuple((f"{text}{rank}", -1.0 - rank) for rank in range(request.logprobs or 0))
+    logprobs = [TokenLogprob(text, -0.5, tops)] if request.logprobs is not None else None
+    text, made = calls.read(text, [], finish is not None) if calls else (text, None)
+    return Choice(index=index, text=text, finish_reason=finish, tool_calls=made, logprobs=logprobs)
+
+
+def _joined(pieces: list[Choice]) -> Choice:
+    calls: dict[int, ToolCall] = {}
+    for call in (call for piece in pieces for call in piece.tool_calls or ()):
+        first = calls.setdefault(call.index, call)
+        if first is not call:
+            calls[call.index] = first.model_copy(update={"arguments": first.arguments + call.arguments})
+    logprobs = [each for piece in pieces for each in piece.logprobs or ()]
+    return Choice(
+        index=pieces[0].index,
+        text="".join(piece.text for piece in pieces),
+        finish_reason=pieces[-1].finish_reason,
+        tool_calls=list(calls.values()) or None,
+        logprobs=logprobs or None,
+    )
 
 
 class LocalCompletions:
@@ -121,7 +151,7 @@ class LocalCompletions:
         self.is_ready = True
         resolver = Resolver(settings, catalog, registry.models)
         self._completers = {
-            base.name: Completer(base, resolver, engine, prices, lambda record: _settle(registry, record))
+            base.name: Completer(base, resolver, Many(engine), prices, lambda record: _settle(registry, record))
             for base in catalog
         }
 

@@ -63,6 +63,8 @@ class EngineSettings(Frozen):
     """GPU only: tensor-parallel size, in GPUs of 80 GB."""
     gpu_share: float = Field(1.0, gt=0.0, le=1.0)
     """Of its one GPU: a small engine leaves the rest to training."""
+    tool_parser: str | None = None
+    """vLLM's name for how the model's family writes calls of tools; without one it calls none of its own accord."""
 
     @model_validator(mode="after")
     def _shares_one_gpu(self) -> Self:

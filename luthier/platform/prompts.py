@@ -4,15 +4,17 @@ What a model was trained on is then, token by token, what it is asked with. Uses
 loads no torch.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import InvalidInput, Unavailable
+from luthier.errors import InvalidInput, InvalidValue, Unavailable
 
-Message = dict[str, str]
+Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,18 @@ class Prompts:
         self._fast.no_padding()
 
     @property
+    def tokenizer(self) -> Any:
+        """transformers' own."""
+        return self._tokenizer
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template says anything of tools."""
+        template = self._tokenizer.chat_template  # one, several by their names, or none
+        texts = template.values() if isinstance(template, dict) else [template or ""]
+        return any(re.search(r"\btools\b", text) for text in texts)
+
+    @property
     def eos_id(self) -> int:
         return int(self._tokenizer.eos_token_id)
 
@@ -61,14 +75,21 @@ class Prompts:
         # Of the tokenizer's methods this one alone lets other threads run meanwhile, and may be called by many at once.
         return [found.ids for found in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """Token ids of a conversation through the base model's chat template, open for the assistant's answer."""
-        return self.encode(self.chat_text(messages))
+        return self.encode(self.chat_text(messages, tools))
 
-    def chat_text(self, messages: Sequence[Message]) -> str:
+    def chat_text(self, messages: Sequence[Message], tools: Tools | None = None) -> str:
         """The same as text."""
+        is_of_tools = tools or any("tool_calls" in each or each.get("role") == "tool" for each in messages)
+        if is_of_tools and not self.knows_tools:
+            raise InvalidValue("Invalid 'tools': the base model has no tools in its chat template.", param="tools")
         try:
-            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+            return str(
+                self._tokenizer.apply_chat_template(
+                    list(messages), tools=tools, tokenize=False, add_generation_prompt=True
+                )
+            )
         except Exception as error:  # the template is the base model's own code and raises what it likes
             raise InvalidInput(f"The base model's chat template refuses these messages: {error}") from error
 

@@ -1,9 +1,9 @@
 """Bodies of requests and replies that are not simply a noun; shared by server and clients."""
 
 import json
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SkipValidation
 
 from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen
@@ -26,17 +26,37 @@ class RunSql(Frozen):
     statement: str
 
 
+Turn = dict[str, Any]
+"""A message as chat templates take it: texts under role, content, name, tool_call_id; objects under tool_calls."""
+
+
+class ToolUse(Frozen):
+    """Tools that the model is told of."""
+
+    tools: list[dict[str, Any]]
+    is_forced: bool = False
+    """The answer is calls and nothing else: `json_schema` is that of `luthier.serve.schemas.calls_schema`."""
+    is_named: bool = False
+    """One call, of the one tool that was asked for."""
+    is_parallel: bool = True
+
+
 class CompleteRequest(Frozen):
     """What every dialect of COMPLETE comes down to. A prompt is text as it stands, messages go through the template."""
 
     model: str
-    prompt: str | None = None
-    messages: list[dict[str, str]] | None = None
+    prompt: str | list[int] | None = None
+    """Text or tokens."""
+    prompts: list[str | list[int]] | None = None
+    """Several instead of one; each has `n` choices, and the choices of all are numbered through."""
+    messages: SkipValidation[list[Turn] | None] = None
+    """Each door has looked at them."""
+    tools: ToolUse | None = None
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    stop: list[str] = Field(default_factory=list, max_length=16)
-    seed: int | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), max_length=16)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int = Field(1, ge=1, le=16)
     presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
@@ -44,6 +64,15 @@ class CompleteRequest(Frozen):
     ignore_eos: bool = False
     json_schema: dict[str, Any] | None = None
     """The answer is JSON that follows it; {} lets any JSON object through."""
+    logit_bias: dict[int, float] | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """How many of the likeliest tokens are told at each place, beside the one that was taken."""
+    echo: bool = False
+    """The prompt goes before the answer."""
+
+    @property
+    def num_choices(self) -> int:
+        return self.n * len(self.prompts or (None,))
 
 
 class Usage(Frozen):
@@ -55,10 +84,30 @@ class Usage(Frozen):
         return self.prompt_tokens + self.completion_tokens
 
 
+class ToolCall(Frozen):
+    """A call of a tool, or a piece of one: the first has id and name, the others go on with its arguments."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class TokenLogprob(NamedTuple):
+    """A token of an answer. The first token of a prompt has no probability."""
+
+    token: str
+    logprob: float | None
+    top: tuple[tuple[str, float], ...]
+    """The likeliest at its place, best first."""
+
+
 class Choice(Frozen):
     index: int
     text: str
     finish_reason: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class Chunk(Frozen):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from luthier.errors import InvalidInput, NotFound
+from luthier.errors import InvalidInput, ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.models import Resolved
@@ -28,7 +28,7 @@ class Resolver:
         self._tuned = Remembered(self._ask, SOFT_SECONDS, FRESH_SECONDS, clock)
 
     async def resolve(self, caller: Caller, model: str) -> Resolved:
-        """What answers for a name; NotFound if nothing does."""
+        """What answers for a name; ModelNotFound if nothing does."""
         if base := self._catalog.find(model):
             return self._bases[base.name]
         return await self._tuned.get((caller, model))
@@ -38,5 +38,5 @@ class Resolver:
         try:
             version = self._models.get(caller, parse_name(model, self._settings.database, self._settings.schema_name))
         except (NotFound, InvalidInput) as error:
-            raise NotFound(f"Unknown model {model!r}, not a base model. {error.message}") from error
+            raise ModelNotFound(f"Unknown model {model!r}, not a base model. {error.message}", param="model") from error
         return Resolved(name=version.model, base_model=version.base_model, adapter=version)

@@ -19,6 +19,7 @@ from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import error_response
 from luthier.serve.middleware import BodyLimit, RequestId
+from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
 
@@ -90,7 +91,7 @@ class Completing:
     async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Body]:
         key = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
         caller = await self._keys.caller(key)
-        body = self._route.body.model_validate_json(await _read(receive))
+        body = read_body(self._route.body, await _read(receive))
         request = body.request()
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
@@ -103,7 +104,7 @@ class Completing:
             return
         async with aclosing(self._services.completions.stream(ask)) as chunks:
             # An error of the first piece still has its own status; the opening goes out together with it.
-            yield writer.opening(ask.request.n) + writer.lines(await anext(chunks))
+            yield writer.opening(ask.request.num_choices) + writer.lines(await anext(chunks))
             try:
                 async for chunk in chunks:
                     yield writer.lines(chunk)

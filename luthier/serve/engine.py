@@ -1,21 +1,25 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from luthier.errors import ContextTooLong, InvalidInput, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, Unavailable
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
-from luthier.platform.wire import Choice, CompleteRequest
+from luthier.platform.wire import Choice, CompleteRequest, ToolUse
 from luthier.serve.complete import Tally
-from luthier.serve.engine_args import engine_args, executor_args, prepare_environment
+from luthier.serve.engine_args import engine_args, own_args, prepare_environment
+from luthier.serve.engine_faults import check_grammar, client_error, refused
+from luthier.serve.reading import Reader, plain_choices
+from luthier.serve.tool_calls import Calls, ForcedCalls
+from luthier.serve.tool_family import Family
 
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
@@ -33,7 +37,10 @@ class VllmEngine:
 
         self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(base_dir)
-        arguments = engine_args(base, base_dir, use_gpu) | executor_args(use_gpu)
+        self._base = base
+        parser = base.engine.tool_parser
+        self._family = Family(parser, self._prompts.tokenizer) if parser else None
+        arguments = engine_args(base, base_dir, use_gpu) | own_args(use_gpu)
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
@@ -77,6 +84,7 @@ class VllmEngine:
         """Left before the end, the generation is aborted, and the tally has all of its tokens."""
         ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
         params = self._sampling(request, len(ids), is_streamed)
+        read = self._choices_of(request, ids, params, is_streamed)
         queue, is_done = None, False
         try:
             queue = await self._add(request_id, ids, params, _lora_request(adapter))
@@ -84,7 +92,12 @@ class VllmEngine:
                 output = queue.get_nowait() or await queue.get()
                 is_done = output.finished
                 _count(tally, len(ids), output)
-                yield _choices(output)
+                if is_done and request.json_schema is not None:
+                    check_grammar(output, request)
+                if choices := read(output):
+                    yield choices
+        except client_error() as error:
+            raise refused(error, request) from error
         except _engine_dead() as error:
             raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
         except (asyncio.CancelledError, GeneratorExit):
@@ -117,8 +130,8 @@ class VllmEngine:
 
     async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long."""
-        texts = [message["content"] for message in request.messages or ()] or [request.prompt or ""]
-        if sum(map(len, texts)) > MAX_INLINE_CHARS:
+        texts: list[str | list[int]] = [turn["content"] for turn in request.messages or ()] or [request.prompt or ""]
+        if request.tools or sum(len(text) for text in texts) > MAX_INLINE_CHARS:
             return await asyncio.to_thread(self.render, request, is_plain)
         return self.render(request, is_plain)
 
@@ -127,13 +140,44 @@ class VllmEngine:
 
         `is_plain` says that the model was trained without a template: a lone user's message is then a bare prompt.
         """
-        messages = request.messages
-        if messages is not None and not (is_plain and [message["role"] for message in messages] == ["user"]):
-            return self._prompts.chat(messages)
-        ids = self._prompts.encode(messages[0]["content"] if messages else request.prompt or "")
+        messages, prompt = request.messages, request.prompt
+        if messages is not None:
+            if not (is_plain and [turn["role"] for turn in messages] == ["user"]):
+                return self._prompts.chat(messages, request.tools.tools if request.tools else None)
+            if request.tools:
+                raise InvalidValue("Invalid 'tools': the model was trained without a chat template.", param="tools")
+            prompt = messages[0]["content"]
+        ids = prompt if isinstance(prompt, list) else self._prompts.encode(prompt or "")
         if not ids:
-            raise InvalidInput("The prompt is empty.")
+            raise InvalidInput("The prompt is empty.", param="prompt")
         return ids
+
+    def _choices_of(
+        self, request: CompleteRequest, ids: list[int], params: Any, is_streamed: bool
+    ) -> Callable[[Any], list[Choice]]:
+        """How the request's outputs are read."""
+        if request.tools is None and request.logprobs is None and not request.echo:
+            return plain_choices
+        echo = None
+        if request.echo:
+            prompt = request.prompt if isinstance(request.prompt, str) else self._prompts.decode(ids)
+            echo = prompt, self._prompts.decode(ids[:1])
+        return Reader(request, echo, self._calls(request.tools, params, is_streamed)).choices
+
+    def _calls(self, use: ToolUse | None, params: Any, is_streamed: bool) -> Callable[[], Calls] | None:
+        if use is None:
+            return None
+        if use.is_forced:
+            return ForcedCalls
+        if self._family is None:
+            raise InvalidValue(
+                f"Invalid 'tool_choice': base model {self._base.name} has no parser for calls of its own accord; "
+                "'required' and a named function work.",
+                param="tool_choice",
+            )
+        family, asked = self._family, self._family.asked(use)
+        params.skip_special_tokens = asked.skip_special_tokens
+        return lambda: family.calls(asked, is_streamed, use.is_parallel)
 
     def _sampling(self, request: CompleteRequest, num_prompt: int, is_streamed: bool) -> Any:
         from vllm import SamplingParams
@@ -143,20 +187,24 @@ class VllmEngine:
         if room < 1 or (request.max_tokens or 0) > room:
             raise ContextTooLong(
                 f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
-                f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens."
+                f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens.",
+                param="prompt" if request.messages is None else "messages",
             )
         return SamplingParams(
             n=request.n,
             max_tokens=request.max_tokens or min(DEFAULT_MAX_TOKENS, room),
             temperature=request.temperature,
             top_p=request.top_p,
-            stop=request.stop or None,
+            stop=list(request.stop) or None,
             seed=request.seed,
             presence_penalty=request.presence_penalty,
             frequency_penalty=request.frequency_penalty,
             repetition_penalty=request.repetition_penalty,
             ignore_eos=request.ignore_eos,
             structured_outputs=_grammar(request.json_schema),
+            logit_bias=request.logit_bias,
+            logprobs=request.logprobs,
+            prompt_logprobs=request.logprobs if request.echo else None,
             output_kind=RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,  # made for this request alone: vLLM need not copy it deeply
         )
@@ -168,10 +216,6 @@ def _grammar(schema: dict[str, Any] | None) -> Any:
     if schema is None:
         return None
     return StructuredOutputsParams(json=schema) if schema else StructuredOutputsParams(json_object=True)
-
-
-def _choices(output: Any) -> list[Choice]:
-    return [Choice(index=each.index, text=each.text, finish_reason=each.finish_reason) for each in output.outputs]
 
 
 def _count(tally: Tally, num_prompt: int, output: Any) -> None:

@@ -50,13 +50,17 @@ def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any
     }
 
 
-def executor_args(use_gpu: bool) -> dict[str, Any]:
-    """On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs."""
-    if use_gpu:
-        return {}
+def own_args(use_gpu: bool) -> dict[str, Any]:
+    """What Luthier's engines have beyond that."""
+    from vllm.config import StructuredOutputsConfig
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    return {"distributed_executor_backend": UniProcExecutor}
+    return {
+        # One kind of grammar for all: vLLM holds one, and left to itself takes the kind that the first request needs.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+        # On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs.
+        **({} if use_gpu else {"distributed_executor_backend": UniProcExecutor}),
+    }
 
 
 def _lora_room(rank: int) -> int:

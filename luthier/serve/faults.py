@@ -35,7 +35,8 @@ def error_response(request: Request, error: Exception) -> JSONResponse:
 
 def error_body(error: LuthierError, param: str | None = None) -> dict[str, Any]:
     family = "invalid_request_error" if error.http < 500 else "server_error"
-    return {"error": ErrorBody(message=error.message, type=family, code=error.code, param=param).model_dump()}
+    body = ErrorBody(message=error.message, type=family, code=error.code, param=param or error.param)
+    return {"error": body.model_dump()}
 
 
 def _response(error: LuthierError, param: str | None = None) -> JSONResponse:

@@ -18,6 +18,7 @@ from luthier.platform.wire import Chunk
 from luthier.serve.api import build_direct
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
+from luthier.serve.many import Many
 from luthier.serve.services import Ask, make_services
 from luthier.serve.usage import UsageSpool
 
@@ -46,7 +47,7 @@ class Replica:
         spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append)
         spool.start()
         services = self._services
-        self._completer = Completer(base, services.resolver, self._engine, services.prices, spool.settle)
+        self._completer = Completer(base, services.resolver, Many(self._engine), services.prices, spool.settle)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The replica's HTTP; Serve asks for it once the engine has started."""

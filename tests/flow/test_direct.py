@@ -146,4 +146,4 @@ def test_a_model_of_another_base_is_sent_to_the_gateway(
         for model in ("smollm2-135m", "elsewhere"):
             refused = client.post(CHAT, json={**ASK, "model": model})
             assert "ask /v1" in error_of(refused, 400, "invalid_parameter_value")
-        error_of(client.get("/v1/models/elsewhere"), 404, "not_found")
+        error_of(client.get("/v1/models/elsewhere"), 404, "model_not_found")

@@ -181,7 +181,7 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "words"),
     [
-        ("'nobody', 'a'", 404, "not_found", "Unknown model 'nobody'"),
+        ("'nobody', 'a'", 404, "model_not_found", "Unknown model 'nobody'"),
         ("'smollm2-135m', 'a'", 503, "unavailable", "not served here"),
         ("'tiny', 'a', {'temperature': 2}", 400, "invalid_parameter_value", "temperature"),
         ("'tiny', 'a', {'max_tokens': 9000}", 400, "invalid_parameter_value", "max_tokens"),

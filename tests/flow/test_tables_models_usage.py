@@ -184,13 +184,13 @@ def test_models(api: TestClient, tuned: str) -> None:
     assert api.delete(TUNED).json() == model
     assert api.get("/luthier/v1/models").json() == {"models": []}
     for response in (api.get(TUNED), api.delete(TUNED), api.get(f"{TUNED}/artifacts")):
-        assert "No model LUTHIER.PUBLIC.tuned" in error_of(response, 404, "not_found")
+        assert "No model LUTHIER.PUBLIC.tuned" in error_of(response, 404, "model_not_found")
 
 
 def test_a_model_that_is_still_made(api: TestClient, faq: str) -> None:
     job = create(api).json()
     for response in (api.get(TUNED), api.get("/v1/models/tuned")):
-        assert f"not ready: job {job['id']} is making it (PENDING)" in error_of(response, 404, "not_found")
+        assert f"not ready: job {job['id']} is making it (PENDING)" in error_of(response, 404, "model_not_found")
 
 
 def test_artifacts(api: TestClient, tuned: str) -> None:

@@ -16,9 +16,9 @@ def test_codes_name_one_class_each() -> None:
 
 @pytest.mark.parametrize("cls", all_errors().values(), ids=lambda cls: cls.code)
 def test_every_error_pickles(cls: type[LuthierError]) -> None:
-    again = pickle.loads(pickle.dumps(cls("what, where, what to do")))
+    again = pickle.loads(pickle.dumps(cls("what, where, what to do", param="seed")))
     assert type(again) is cls
-    assert again.message == "what, where, what to do"
+    assert (again.message, again.param) == ("what, where, what to do", "seed")
 
 
 @pytest.mark.parametrize("cls", all_errors().values(), ids=lambda cls: cls.code)

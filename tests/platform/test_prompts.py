@@ -1,5 +1,6 @@
 """Prompts: text to tokens and back, and conversations through the base model's template."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from luthier.errors import InvalidInput, Unavailable
+from luthier.errors import InvalidInput, InvalidValue, Unavailable
 from luthier.platform.prompts import Prompts, load_prompts
 
 USER = {"role": "user", "content": "what?"}
@@ -72,3 +73,29 @@ def test_messages_that_the_template_refuses(prompts: Prompts) -> None:
 def test_a_base_model_that_was_never_fetched(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="smollm2-135m is not fetched: `luthier base-models fetch`"):
         Prompts(tmp_path / "smollm2-135m@1")
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather"}}]
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+HISTORY = [
+    USER,
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+]
+
+
+def test_tools_go_through_the_template(prompts: Prompts) -> None:
+    assert '"name": "weather"' in prompts.chat_text([USER], TOOLS)
+    assert '{"name": "weather", "arguments": {"city": "Rome"}}' in prompts.chat_text(HISTORY)
+    assert prompts.chat_text([USER], None) == prompts.chat_text([USER])
+
+
+def test_a_template_without_tools(tiny_model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "plain"))
+    (copy / "chat_template.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    plain = Prompts(copy)
+    assert plain.chat_text([USER]) == "what?"
+    for messages, tools in (([USER], TOOLS), (HISTORY, None), (HISTORY[2:], None)):
+        with pytest.raises(InvalidValue, match="no tools in its chat template") as caught:
+            plain.chat_text(messages, tools)
+        assert caught.value.param == "tools"

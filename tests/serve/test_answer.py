@@ -11,7 +11,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from luthier.errors import Unavailable
-from luthier.platform.wire import Choice, Chunk, Usage
+from luthier.platform.wire import Choice, Chunk, TokenLogprob, ToolCall, Usage
 from luthier.serve.answer import DONE, Writer
 
 NASTY = 'he said "no"\\ \n\r\t\x00\x7f </script> \u2028 \u00e9 \U0001f600 {"a": 1}'
@@ -113,3 +113,85 @@ def test_a_stream_that_breaks() -> None:
     assert event == {
         "error": {"message": "gone \u2028 away", "type": "server_error", "code": "unavailable", "param": None}
     }
+
+
+TOKENS = [TokenLogprob("caf", -0.5, (("caf", -0.5), ("te", -1.25))), TokenLogprob("\u00e9", -2.0, (("e", -0.25),))]
+
+
+@pytest.mark.parametrize("is_piece", [False, True])
+def test_probabilities_of_a_chat(is_piece: bool) -> None:
+    answer = Chunk(choices=[Choice(index=0, text="caf\u00e9", logprobs=TOKENS, finish_reason="stop")], usage=USAGE)
+    made: Any
+    if is_piece:
+        (event,) = events(writer(is_chat=True).lines(Chunk(choices=answer.choices)))
+        made = ChatCompletionChunk.model_validate(event, strict=True)
+    else:
+        made = ChatCompletion.model_validate_json(writer(is_chat=True).whole(answer), strict=True)
+    first, second = made.choices[0].logprobs.content
+    assert (first.token, first.logprob, first.bytes) == ("caf", -0.5, [99, 97, 102])
+    assert [(each.token, each.logprob, each.bytes) for each in first.top_logprobs] == [
+        ("caf", -0.5, [99, 97, 102]),
+        ("te", -1.25, [116, 101]),
+    ]
+    assert (second.bytes, second.top_logprobs[0].token) == ([195, 169], "e")
+
+
+def test_probabilities_of_a_completion() -> None:
+    start = TokenLogprob("<s>", None, ())
+    writing = writer(is_chat=False)
+    pieces = [
+        Choice(index=1, text="<s>caf", logprobs=[start, TOKENS[0]]),
+        Choice(index=1, text="\u00e9", logprobs=TOKENS[1:]),
+    ]
+    lines = [events(writing.lines(Chunk(choices=[choice]))) for choice in pieces]
+    assert [event["choices"][0]["logprobs"] for (event,) in lines] == [
+        {
+            "text_offset": [0, 3],
+            "tokens": ["<s>", "caf"],
+            "token_logprobs": [None, -0.5],
+            "top_logprobs": [None, {"caf": -0.5, "te": -1.25}],
+        },
+        {
+            "text_offset": [6],
+            "tokens": ["\u00e9"],
+            "token_logprobs": [-2.0],
+            "top_logprobs": [{"e": -0.25, "\u00e9": -2.0}],
+        },
+    ]
+
+
+@given(tokens=st.lists(st.tuples(TEXTS, st.floats(max_value=0, allow_infinity=False, allow_nan=False)), max_size=3))
+def test_any_token_is_valid_json(tokens: list[tuple[str, float]]) -> None:
+    found = [TokenLogprob(token, number, tuple(tokens)) for token, number in tokens]
+    for is_chat in (True, False):
+        answer = Chunk(choices=[Choice(index=0, text="", logprobs=found)], usage=USAGE)
+        json.loads(writer(is_chat).whole(answer))
+
+
+CALLS = [
+    ToolCall(index=0, id="aaaaaaaaa", name="weather", arguments='{"city": "K\u00f6ln"}'),
+    ToolCall(index=1, id="bbbbbbbbb", name="add", arguments="{}"),
+]
+
+
+@pytest.mark.parametrize("text", ["", NASTY])
+def test_a_message_that_calls_tools(text: str) -> None:
+    choice = Choice(index=0, text=text, tool_calls=CALLS, finish_reason="tool_calls")
+    body = writer(is_chat=True).whole(Chunk(choices=[choice], usage=USAGE))
+    made = ChatCompletion.model_validate_json(body, strict=True).choices[0]
+    assert (made.message.content, made.finish_reason) == (text or None, "tool_calls")
+    assert [(each.id, each.type, each.function.name, each.function.arguments) for each in made.message.tool_calls] == [
+        (call.id, "function", call.name, call.arguments) for call in CALLS
+    ]
+
+
+def test_a_call_in_pieces() -> None:
+    pieces = [CALLS[0].model_copy(update={"arguments": ""}), ToolCall(index=0, arguments='{"city": ')]
+    choices = [Choice(index=0, text="", tool_calls=[piece]) for piece in pieces]
+    (begun,), (more,) = [events(writer(is_chat=True).lines(Chunk(choices=[choice]))) for choice in choices]
+    assert begun["choices"][0]["delta"] == {
+        "tool_calls": [
+            {"index": 0, "id": "aaaaaaaaa", "type": "function", "function": {"name": "weather", "arguments": ""}}
+        ]
+    }
+    assert more["choices"][0]["delta"] == {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]}

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict, ModelNotFound
 from luthier.platform.access import Caller
 from luthier.platform.jobs import ACTIVE, FinishedModel, Job
 from luthier.platform.models import ImportedModel, ModelVersion
@@ -115,18 +115,18 @@ class Models:
         found = _to_version(dict(row)) if row else None
         return found if found and found.job_id is None else None
 
-    def _missing(self, caller: Caller, name: QualifiedName) -> NotFound:
+    def _missing(self, caller: Caller, name: QualifiedName) -> ModelNotFound:
         columns = self._jobs.c
         active = sa.select(columns.id, columns.model, columns.status).where(
             columns.account == caller.account, columns.status.in_(ACTIVE)
         )
         for job in self._store.rows(active):
             if parse_name(job["model"], "", "") == name:
-                return NotFound(
+                return ModelNotFound(
                     f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
                     f"`luthier finetune watch {job['id']}` follows it."
                 )
-        return NotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+        return ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
 
     def _newest(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
         versions, models = self._versions, self._models

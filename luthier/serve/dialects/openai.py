@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from luthier.errors import NotFound
+from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
 from luthier.serve.deps import CallerOf, ServicesOf
@@ -56,8 +56,20 @@ def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
     name = parse_name(model, services.settings.database, services.settings.schema_name)
     version = services.registry.models.get(caller, name)
     if not services.answers_for(version):
-        raise NotFound(f"Model {version.model} stands on {version.base_model}, which does not answer here.")
+        raise ModelNotFound(
+            f"Model {version.model} stands on {version.base_model}, which does not answer here.", param="model"
+        )
     return _tuned(version)
+
+
+@router.delete("/models/{model:path}")
+def delete_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Forgets a tuned model; the name in the answer is the whole one."""
+    if services.catalog.find(model):
+        raise NotAllowed(f"Base model {model} is everybody's: only models of your own are deleted.")
+    name = parse_name(model, services.settings.database, services.settings.schema_name)
+    dropped = services.registry.models.drop(caller, name)
+    return {"id": dropped.model, "object": "model", "deleted": True}
 
 
 def _bases(services: Services) -> list[dict[str, Any]]:

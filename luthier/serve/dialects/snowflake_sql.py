@@ -187,9 +187,13 @@ def _messages(prompt: str) -> list[dict[str, str]] | None:
     if not isinstance(history, list):
         return None
     for turn in history:
-        if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
-            raise InvalidInput("COMPLETE: each element of the history is {'role': ..., 'content': ...}.")
+        if not isinstance(turn, dict) or set(turn) != {"role", "content"} or not all(map(_is_text, turn.values())):
+            raise InvalidInput("COMPLETE: each element of the history is {'role': ..., 'content': ...}, both text.")
     return history
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _details(model: str, answer: Chunk) -> str:

@@ -1,0 +1,112 @@
+"""A request for answers to several prompts, asked one by one: the choices of all are numbered through.
+
+Greedy choices are asked one by one too: vLLM makes no two of a prompt.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.errors import InvalidInput
+from luthier.platform.models import ModelVersion
+from luthier.platform.wire import Choice, CompleteRequest
+from luthier.serve.complete import Engine, Tally
+
+
+@dataclass
+class _Part:
+    """One prompt's share."""
+
+    id: str
+    request: CompleteRequest
+    first: int
+    """The number of its first choice."""
+    tally: Tally = field(default_factory=Tally)
+
+    def numbered(self, choices: list[Choice]) -> list[Choice]:
+        return [choice.model_copy(update={"index": choice.index + self.first}) for choice in choices]
+
+
+class Many:
+    """An engine in front of another, which gets one prompt at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def whole(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> Coroutine[Any, Any, list[Choice]]:
+        if _is_one(request):
+            return self._engine.whole(request_id, request, adapter, tally)
+        return self._whole(_parts(request_id, request), adapter, tally)
+
+    def stream(
+        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
+    ) -> AsyncGenerator[list[Choice], None]:
+        if _is_one(request):
+            return self._engine.stream(request_id, request, adapter, tally)
+        return self._stream(_parts(request_id, request), adapter, tally)
+
+    async def _whole(self, parts: list[_Part], adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
+        async def answer(part: _Part) -> list[Choice]:
+            return part.numbered(await self._engine.whole(part.id, part.request, adapter, part.tally))
+
+        tasks = [asyncio.create_task(answer(part)) for part in parts]
+        async with _ended(tasks, parts, tally):
+            return [choice for choices in await asyncio.gather(*tasks) for choice in choices]
+
+    async def _stream(
+        self, parts: list[_Part], adapter: ModelVersion | None, tally: Tally
+    ) -> AsyncGenerator[list[Choice], None]:
+        pieces: asyncio.Queue[list[Choice] | Exception | None] = asyncio.Queue(maxsize=1)
+
+        async def answer(part: _Part) -> None:
+            try:
+                async with aclosing(self._engine.stream(part.id, part.request, adapter, part.tally)) as own:
+                    async for choices in own:
+                        await pieces.put(part.numbered(choices))
+                await pieces.put(None)
+            except Exception as error:  # whoever waits for the pieces raises it
+                await pieces.put(error)
+
+        tasks = [asyncio.create_task(answer(part)) for part in parts]
+        async with _ended(tasks, parts, tally):
+            num_open = len(parts)
+            while num_open:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                if piece is None:
+                    num_open -= 1
+                else:
+                    yield piece
+
+
+@asynccontextmanager
+async def _ended(tasks: list[asyncio.Task[Any]], parts: list[_Part], tally: Tally) -> AsyncIterator[None]:
+    """Whatever ends the block ends the tasks, and the tally has the tokens of all. What is refused costs nothing."""
+    try:
+        yield
+    except InvalidInput:
+        parts = []
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        tally.prompt += sum(part.tally.prompt for part in parts)
+        tally.completion += sum(part.tally.completion for part in parts)
+
+
+def _is_one(request: CompleteRequest) -> bool:
+    return request.prompts is None and (request.n == 1 or request.temperature > 0)
+
+
+def _parts(request_id: str, request: CompleteRequest) -> list[_Part]:
+    times, n = (request.n, 1) if request.temperature == 0 else (1, request.n)
+    given = [request.prompt] if request.prompts is None else request.prompts
+    prompts = [prompt for prompt in given for _ in range(times)]
+    asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in prompts]
+    return [_Part(f"{request_id}-{at}", each, at * n) for at, each in enumerate(asked)]
