@@ -9,6 +9,8 @@ class LuthierError(Exception):
     """Root of the family. Raised as such only for faults of ours."""
 
     code, http, exit = "internal_error", 500, 70
+    retry_after: int | None = None
+    """Seconds after which the same request may be sent again."""
 
     def __init__(self, *message: str, param: str | None = None) -> None:
         super().__init__(*message)
@@ -102,6 +104,17 @@ class Unavailable(LuthierError):
     """A part of the platform does not answer just now; the same request may be sent again."""
 
     code, http, exit = "unavailable", 503, 6
+    retry_after = 2
+
+
+class Overloaded(Unavailable):
+    """More requests than may wait; refused at once, and never billed."""
+
+    code, http = "overloaded", 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # no argument of the exception, so that it pickles
 
 
 class ClusterError(LuthierError):

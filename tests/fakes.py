@@ -1,7 +1,7 @@
 """Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal
 
@@ -14,8 +14,11 @@ from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, ToolCall
+from luthier.serve.access_log import Line
 from luthier.serve.adapters import Resolver
-from luthier.serve.complete import Completer, Tally
+from luthier.serve.admission import Admission
+from luthier.serve.books import line_of
+from luthier.serve.complete import Completer, Tally, Visit
 from luthier.serve.many import Many
 from luthier.serve.services import Ask
 from luthier.serve.tool_calls import ForcedCalls
@@ -66,6 +69,8 @@ class EchoEngine:
         """Instead of the echo."""
         self.requests: list[CompleteRequest] = []
         self.num_open = self.num_hanging = 0
+        self.num_made = 0
+        """Tokens."""
 
     async def whole(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
@@ -92,6 +97,7 @@ class EchoEngine:
                 if number == self.hangs_after:
                     self.num_hanging += 1
                     await asyncio.Event().wait()
+                self.num_made += 1
                 tally.prompt, tally.completion = num_prompt, tally.completion + 1
                 yield [piece]
         except (asyncio.CancelledError, GeneratorExit):
@@ -143,17 +149,37 @@ def _joined(pieces: list[Choice]) -> Choice:
     )
 
 
+class Books:
+    """Hands usage on at once, and keeps what was written down."""
+
+    def __init__(self, settle: Callable[[UsageRecord], object]) -> None:
+        self._settle = settle
+        self.is_full = False
+        self.lines: list[Line] = []
+
+    def check(self) -> None:
+        if self.is_full:
+            raise Unavailable("The ledger is away.")
+
+    def settle(self, record: UsageRecord) -> None:
+        self._settle(record)
+
+    def tell(self, visit: Visit) -> None:
+        self.lines.append(line_of(visit))
+
+
 class LocalCompletions:
     """What the engines' replicas do, in this process: resolve, complete, settle straight into the ledger."""
 
     def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine) -> None:
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
         self.is_ready = True
+        self.books = Books(lambda record: registry.ledger.append([record]))
         resolver = Resolver(settings, catalog, registry.models)
-        self._completers = {
-            base.name: Completer(base, resolver, Many(engine), prices, lambda record: _settle(registry, record))
-            for base in catalog
-        }
+        self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}
+
+    def admission(self, base_model: str) -> Admission:
+        return self._completers[base_model].admission
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completers[ask.base_model].whole(ask)
@@ -165,7 +191,3 @@ class LocalCompletions:
 
     async def ready(self) -> dict[str, bool]:
         return dict.fromkeys(self._completers, self.is_ready)
-
-
-def _settle(registry: Registry, record: UsageRecord) -> None:
-    registry.ledger.append([record])

@@ -63,6 +63,8 @@ def lay_out(settings: Settings, cluster_id: str, binary: str, shim: Path) -> dic
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         # Three failures in a row, then Ray starts another manager and HAProxy.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # For who sends or takes nothing; an answer may take its time.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.reader_timeout_seconds),
         # A HAProxy that another replaced ends then, whatever it still streams.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

@@ -56,6 +56,9 @@ class EngineSettings(Frozen):
     max_cpu_loras: int = Field(64, ge=1)
     """Adapters kept in host memory."""
     max_num_seqs: int = Field(64, ge=1)
+    """Sequences that are generated at once; a request for n answers is n of them."""
+    max_queued: int = Field(default_factory=lambda given: 8 * given["max_num_seqs"], ge=0)
+    """Sequences that wait for it; more are refused. One account gets at most half of all places."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     kv_cache_gib: int = Field(1, ge=1)
     """CPU only: memory for the KV cache. On a GPU vLLM takes its usual share."""

@@ -66,6 +66,11 @@ class Prompts:
     def eos_text(self) -> str:
         return str(self._tokenizer.eos_token)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token; of a byte-level vocabulary, bytes."""
+        return max(map(len, self._fast.get_vocab()))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, nothing added."""
         return self.encode_all([text])[0]

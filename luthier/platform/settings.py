@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(4, ge=1)
     max_upload_mib: int = Field(4096, ge=1)
     max_body_mib: int = Field(16, ge=1)
+    max_spool_mib: int = Field(64, ge=1)
+    """Usage of a replica that waits for the ledger; beyond it no completion is taken."""
+    reader_timeout_seconds: int = Field(60, ge=1)
+    """Who takes nothing of an answer, or sends nothing of a request, for so long is cut off."""
+    access_log: bool = True
     mlflow_tracking_uri: str = ""
     """Runs are sent there as they go; empty means nowhere. Credentials by MLflow's own variables."""
     mlflow_experiment: str = Field("luthier", min_length=1)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from luthier.platform.settings import Settings
+from luthier.serve import engine_metrics
 from luthier.serve.deps import KeyCheck
 from luthier.serve.dialects import native, openai
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
-from luthier.serve.middleware import BodyLimit, RequestId
+from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.services import Services
 
 UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models")
@@ -24,8 +25,8 @@ def build_api(services: Services) -> FastAPI:
 
 
 def build_direct(services: Services) -> ASGIApp:
-    """A replica's own door: OpenAI's dialect for one base model."""
-    app = _app(services, openai.router)
+    """A replica's own door: OpenAI's dialect for one base model, and how the engine does."""
+    app = _app(services, openai.router, engine_metrics.router)
     return Direct(services, app.state.keys, app)
 
 
@@ -34,6 +35,8 @@ def _app(services: Services, *routers: APIRouter) -> FastAPI:
     app.state.services = services
     app.state.keys = KeyCheck(services.registry)
     app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))
+    if services.access_log:
+        app.add_middleware(Logged, log=services.access_log)
     app.add_middleware(RequestId)
     for router in routers:
         app.include_router(router)

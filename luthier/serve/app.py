@@ -21,12 +21,16 @@ from luthier.platform.base_models import BaseModel, Catalog
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
+from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_api
 from luthier.serve.replica import Replica, keep_on_loopback
 from luthier.serve.services import Ask, make_services
 
 GATEWAY = "gateway"
-MAX_ONGOING = 1000
+MAX_ONGOING = 10_000
+"""Above the 4,096 connections that HAProxy takes: Serve queues nothing, so whatever is too much is refused by us."""
+LOGGING = {"enable_access_log": False}
+"""Of Ray Serve: our own says more."""
 
 
 def start_doors(settings: Settings, catalog: Catalog, host: str) -> None:
@@ -100,12 +104,14 @@ def _own_errors(base_model: str, call: DeploymentResponse | DeploymentResponseGe
 def _gateway_app(settings: Settings) -> serve.Application:
     def build() -> FastAPI:
         keep_on_loopback()
-        return build_api(make_services(settings, RegistryClient(), HandleCompletions(settings.serve_base_models)))
+        completions = HandleCompletions(settings.serve_base_models)
+        return build_api(make_services(settings, RegistryClient(), completions, access_log=open_access_log(settings)))
 
     deployment = serve.deployment(serve.ingress(build)())
     options: dict[str, Any] = {
         "name": GATEWAY,
         "max_ongoing_requests": MAX_ONGOING,
+        "logging_config": LOGGING,
         "ray_actor_options": {"num_cpus": 0},
     }
     return deployment.options(**options).bind()
@@ -116,6 +122,7 @@ def _engine_app(settings: Settings, base: BaseModel) -> serve.Application:
     deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=base.name,
         max_ongoing_requests=MAX_ONGOING,
+        logging_config=LOGGING,
         health_check_period_s=2,
         graceful_shutdown_timeout_s=10,
         # On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both.

@@ -1,11 +1,12 @@
-"""READ FIRST: one completion, in the replica that answers it. resolve -> generate -> settle.
+"""READ FIRST: one completion, in the replica that answers it. let in -> resolve -> generate -> settle.
 
 Whatever happens in between (client gone, engine dead, replica stopping), what the engine counted is settled.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from luthier.errors import InvalidInput
@@ -16,6 +17,7 @@ from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve.adapters import Resolver
+from luthier.serve.admission import Admission
 from luthier.serve.services import Ask
 
 
@@ -25,6 +27,10 @@ class Tally:
 
     prompt: int = 0
     completion: int = 0
+    queued: float | None = None
+    """Seconds that the engine let it wait."""
+    first: float | None = None
+    """Seconds to the first token."""
 
     @property
     def usage(self) -> Usage:
@@ -43,52 +49,87 @@ class Engine(Protocol):
     ) -> AsyncGenerator[list[Choice], None]: ...
 
 
+@dataclass(slots=True)
+class Visit:
+    """One request from its arrival to its end."""
+
+    ask: Ask
+    is_streamed: bool
+    tally: Tally = field(default_factory=Tally)
+    resolved: Resolved | None = None
+    finish: str | None = None
+    """Why the last answer ended."""
+    error: BaseException | None = None
+    began: float = field(default_factory=time.monotonic)
+
+
+class Books(Protocol):
+    """Where usage is kept and visits are written down."""
+
+    def check(self) -> None:
+        """Unavailable while more usage waits for the ledger than may."""
+
+    def settle(self, record: UsageRecord) -> None: ...
+
+    def tell(self, visit: Visit) -> None: ...
+
+
 class Completer:
     """Answers for one base model."""
 
-    def __init__(
-        self,
-        base: BaseModel,
-        resolver: Resolver,
-        engine: Engine,
-        prices: PriceList,
-        settle: Callable[[UsageRecord], None],
-    ) -> None:
-        self._base, self._resolver, self._engine, self._prices, self._settle = base, resolver, engine, prices, settle
+    def __init__(self, base: BaseModel, resolver: Resolver, engine: Engine, prices: PriceList, books: Books) -> None:
+        self._base, self._resolver, self._engine, self._prices, self._books = base, resolver, engine, prices, books
+        self.admission = Admission(base.engine.max_num_seqs, base.engine.max_queued)
 
     async def whole(self, ask: Ask) -> Chunk:
         """All of the answer, with its counts."""
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        with self._billed(ask, resolved) as tally:
-            choices = await self._engine.whole(ask.id, ask.request, resolved.adapter, tally)
-            return Chunk(choices=choices, usage=tally.usage)
+        with self._visit(Visit(ask, is_streamed=False)) as visit:
+            adapter = await self._adapter(visit)
+            choices = await self._engine.whole(ask.id, ask.request, adapter, visit.tally)
+            visit.finish = choices[-1].finish_reason
+            return Chunk(choices=choices, usage=visit.tally.usage)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model)
-        with self._billed(ask, resolved) as tally:
-            async with aclosing(self._engine.stream(ask.id, ask.request, resolved.adapter, tally)) as pieces:
+        with self._visit(Visit(ask, is_streamed=True)) as visit:
+            adapter = await self._adapter(visit)
+            async with aclosing(self._engine.stream(ask.id, ask.request, adapter, visit.tally)) as pieces:
                 async for choices in pieces:
                     yield Chunk(choices=choices)
-            yield Chunk(choices=[], usage=tally.usage)
+            visit.finish = choices[-1].finish_reason
+            yield Chunk(choices=[], usage=visit.tally.usage)
 
     @contextmanager
-    def _billed(self, ask: Ask, resolved: Resolved) -> Iterator[Tally]:
+    def _visit(self, visit: Visit) -> Iterator[Visit]:
+        """Let in, billed and written down, however it ends."""
+        ask = visit.ask
+        try:
+            self._books.check()
+            with self.admission.place(ask.caller.account, ask.request.n):
+                yield visit
+        except BaseException as error:
+            visit.error = error
+            raise
+        finally:
+            if visit.tally.prompt:
+                self._books.settle(self._usage(visit))
+            self._books.tell(visit)
+            visit.error = None  # its traceback holds this visit: they would keep each other
+
+    async def _adapter(self, visit: Visit) -> ModelVersion | None:
+        visit.resolved = resolved = await self._resolver.resolve(visit.ask.caller, visit.ask.request.model)
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
-        tally = Tally()
-        try:
-            yield tally
-        finally:
-            if tally.prompt:
-                self._settle(self._usage(ask, resolved, tally))
+        return resolved.adapter
 
-    def _usage(self, ask: Ask, resolved: Resolved, tally: Tally) -> UsageRecord:
+    def _usage(self, visit: Visit) -> UsageRecord:
+        assert visit.resolved
         source = Source(
-            id=ask.id,
-            function=ask.function,
+            id=visit.ask.id,
+            function=visit.ask.function,
             base_model=self._base.name,
             price_class=self._base.price_class,
-            model=resolved.name,
+            model=visit.resolved.name,
         )
-        return completion_usage(ask.caller, source, self._prices, (tally.prompt, tally.completion), now_ms())
+        tokens = visit.tally.prompt, visit.tally.completion
+        return completion_usage(visit.ask.caller, source, self._prices, tokens, now_ms())

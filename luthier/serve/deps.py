@@ -31,7 +31,8 @@ class KeyCheck:
 
 async def _caller(request: Request) -> Caller:
     check: KeyCheck = request.app.state.keys
-    return await check.caller(request.headers.get("authorization"))
+    request.state.caller = caller = await check.caller(request.headers.get("authorization"))
+    return caller
 
 
 def _services(request: Request) -> Services:

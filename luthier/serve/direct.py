@@ -18,7 +18,7 @@ from luthier.serve.answer import Writer
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import error_response
-from luthier.serve.middleware import BodyLimit, RequestId
+from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
@@ -49,10 +49,12 @@ class Direct:
         def limit(_path: str) -> int:
             return services.settings.max_body_mib
 
+        def door(route: Route) -> ASGIApp:
+            app: ASGIApp = BodyLimit(Completing(services, keys, route), limit)
+            return RequestId(Logged(app, services.access_log) if services.access_log else app)
+
         self._rest = rest
-        self._hot: dict[str, ASGIApp] = {
-            path: RequestId(BodyLimit(Completing(services, keys, route), limit)) for path, route in ROUTES.items()
-        }
+        self._hot = {path: door(route) for path, route in ROUTES.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_hot = scope["type"] == "http" and scope["method"] == "POST"
@@ -74,6 +76,8 @@ class Completing:
         except Exception as error:
             await _refuse(error, scope, receive, send)
             return
+        if self._services.only:
+            scope["state"]["is_told"] = True  # by the engine's books, which are of this process
         async with _while_there(receive), aclosing(self._parts(ask, body)) as parts:
             try:
                 part = await anext(parts)
@@ -90,7 +94,7 @@ class Completing:
 
     async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Body]:
         key = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
-        caller = await self._keys.caller(key)
+        scope["state"]["caller"] = caller = await self._keys.caller(key)
         body = read_body(self._route.body, await _read(receive))
         request = body.request()
         base_model = await self._services.base_model_of(caller, body.model)

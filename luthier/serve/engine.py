@@ -37,6 +37,7 @@ class VllmEngine:
 
         self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(base_dir)
+        self._most_chars = self._limit * self._prompts.longest_token
         self._base = base
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
@@ -92,8 +93,10 @@ class VllmEngine:
                 output = queue.get_nowait() or await queue.get()
                 is_done = output.finished
                 _count(tally, len(ids), output)
-                if is_done and request.json_schema is not None:
-                    check_grammar(output, request)
+                if is_done:
+                    _time(tally, output)
+                    if request.json_schema is not None:
+                        check_grammar(output, request)
                 if choices := read(output):
                     yield choices
         except client_error() as error:
@@ -127,13 +130,24 @@ class VllmEngine:
         finally:
             if isinstance(queue.output, RequestOutput):
                 _count(tally, num_prompt, queue.output)
+                _time(tally, queue.output)
 
     async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long."""
         texts: list[str | list[int]] = [turn["content"] for turn in request.messages or ()] or [request.prompt or ""]
-        if request.tools or sum(len(text) for text in texts) > MAX_INLINE_CHARS:
+        size = sum(map(len, texts))
+        self._check_size(len(texts), size)
+        if request.tools or size > MAX_INLINE_CHARS:
             return await asyncio.to_thread(self.render, request, is_plain)
         return self.render(request, is_plain)
+
+    def _check_size(self, num_texts: int, num_chars: int) -> None:
+        """Refuses what cannot fit before it costs anything: no token is longer than the longest, no message empty."""
+        if num_chars > self._most_chars or num_texts > self._limit:
+            raise ContextTooLong(
+                f"The context window is {self._limit} tokens, at most {self._most_chars} characters: the prompt has "
+                f"{num_chars}, in {num_texts} parts. Shorten it."
+            )
 
     def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """The prompt in tokens: messages through the chat template, a bare prompt as it stands.
@@ -223,6 +237,15 @@ def _count(tally: Tally, num_prompt: int, output: Any) -> None:
     if num_new := sum(len(each.token_ids) for each in output.outputs):
         tally.prompt = num_prompt
         tally.completion += num_new
+
+
+def _time(tally: Tally, output: Any) -> None:
+    """How long it waited, by vLLM's statistics; one that was never scheduled has none."""
+    stats = output.metrics
+    if stats and stats.scheduled_ts:
+        tally.queued = stats.scheduled_ts - stats.queued_ts
+    if stats and stats.first_token_latency:
+        tally.first = stats.first_token_latency
 
 
 def _lora_request(adapter: ModelVersion | None) -> Any:

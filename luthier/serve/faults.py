@@ -8,8 +8,10 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge, Unavailable
+from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge
 from luthier.platform.wire import ErrorBody
+
+FAMILIES = {429: "rate_limit_error"}
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -24,23 +26,25 @@ def answer_errors(app: FastAPI) -> None:
 
 def error_response(request: Request, error: Exception) -> JSONResponse:
     """What a request is answered that ended so. Of a fault of ours the caller gets the request's id alone."""
-    if isinstance(error, LuthierError):
-        return _response(error)
+    param = None
     if isinstance(error, RequestValidationError | ValidationError):
-        return _response(*_invalid(error))
+        error, param = _invalid(error)
+    if isinstance(error, LuthierError):
+        request.state.error = error.code  # for the access log
+        return _response(error, param)
     if isinstance(error, HTTPException):
         return _http(request, error)
     return _response(LuthierError(f"An internal error happened. The logs have more under {request.state.id}."))
 
 
 def error_body(error: LuthierError, param: str | None = None) -> dict[str, Any]:
-    family = "invalid_request_error" if error.http < 500 else "server_error"
+    family = FAMILIES.get(error.http, "invalid_request_error" if error.http < 500 else "server_error")
     body = ErrorBody(message=error.message, type=family, code=error.code, param=param or error.param)
     return {"error": body.model_dump()}
 
 
 def _response(error: LuthierError, param: str | None = None) -> JSONResponse:
-    headers = {"Retry-After": "2"} if isinstance(error, Unavailable) else None
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
     return JSONResponse(error_body(error, param), status_code=error.http, headers=headers)
 
 

@@ -1,10 +1,18 @@
-"""What wraps every route: a request's id, and the largest body it may have. Pure ASGI: no body is buffered here."""
+"""What wraps every route: a request's id, its line in the access log, and the largest body it may have.
 
+Pure ASGI: no body is buffered here.
+"""
+
+import time
 import uuid
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from luthier.errors import LuthierError
+from luthier.platform.access import Caller
+from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 
 MIB = 1 << 20
 
@@ -23,6 +31,33 @@ class RequestId:
         await self._app(scope, receive, send)
 
 
+class Logged:
+    """Writes each request down when it has ended, unless whoever answered has done so. It wants the request's id."""
+
+    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
+        self._app, self._log = app, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), CLIENT_GONE
+
+        async def send_seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_seen)
+        except Exception:
+            status = LuthierError.http
+            raise
+        finally:
+            if not scope["state"].get("is_told"):
+                self._log.add(_line(scope, status, time.monotonic() - began))
+
+
 class BodyLimit:
     """Ends the reading of a body over the limit, whether its length was declared or not."""
 
@@ -34,6 +69,22 @@ class BodyLimit:
         if scope["type"] == "http":
             receive = _bounded(receive, self._limit_mib(scope["path"]), _declared(scope))
         await self._app(scope, receive, send)
+
+
+def _line(scope: Scope, status: int, seconds: float) -> Line:
+    """Without the query, which may hold anything."""
+    state = scope["state"]
+    caller: Caller | None = state.get("caller")
+    return {
+        "id": state["id"],
+        "account": caller and caller.account,
+        "user": caller and caller.user,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "error": state.get("error"),
+        "ms": round(seconds * 1000, 1),
+    }
 
 
 def _naming(send: Send, request_id: str) -> Send:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import ray
+from prometheus_client import REGISTRY
 from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica as serve_replica
 from starlette.types import ASGIApp
@@ -15,9 +16,12 @@ from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
+from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_direct
+from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
+from luthier.serve.engine_metrics import Places
 from luthier.serve.many import Many
 from luthier.serve.services import Ask, make_services
 from luthier.serve.usage import UsageSpool
@@ -42,12 +46,14 @@ class Replica:
         keep_on_loopback()
         registry, catalog = RegistryClient(), load_catalog(settings)
         base = catalog.get(base_model)
-        self._services = make_services(settings, registry, self, base.name)
+        self._services = make_services(settings, registry, self, base.name, open_access_log(settings))
         self._engine = VllmEngine(base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()))
-        spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append)
+        spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append, settings.max_spool_mib << 20)
         spool.start()
         services = self._services
-        self._completer = Completer(base, services.resolver, Many(self._engine), services.prices, spool.settle)
+        books = ReplicaBooks(spool, services.access_log)
+        self._completer = Completer(base, services.resolver, Many(self._engine), services.prices, books)
+        REGISTRY.register(Places(base.name, self._completer.admission))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The replica's HTTP; Serve asks for it once the engine has started."""

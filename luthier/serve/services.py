@@ -20,6 +20,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.access_log import AccessLog
 from luthier.serve.adapters import Resolver
 
 
@@ -67,6 +68,7 @@ class Services:
     imports: Imports
     resolver: Resolver
     completions: Completions
+    access_log: AccessLog | None = None
     only: str | None = None
     """The one base model behind this door; None: all that are served."""
 
@@ -104,7 +106,13 @@ class Services:
         ]
 
 
-def make_services(settings: Settings, registry: Verbs, completions: Completions, only: str | None = None) -> Services:
+def make_services(
+    settings: Settings,
+    registry: Verbs,
+    completions: Completions,
+    only: str | None = None,
+    access_log: AccessLog | None = None,
+) -> Services:
     """The parts, put together over a registry and something that answers, for all base models or `only` one."""
     catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
     return Services(
@@ -116,5 +124,6 @@ def make_services(settings: Settings, registry: Verbs, completions: Completions,
         imports=Imports(settings, catalog, registry),
         resolver=Resolver(settings, catalog, registry.models),
         completions=completions,
+        access_log=access_log,
         only=only,
     )

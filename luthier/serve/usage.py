@@ -13,15 +13,17 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-from luthier.errors import Conflict
+from luthier.errors import Conflict, Unavailable
 from luthier.platform.metering import UsageRecord
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 0.2
+FLUSH_SECONDS, MOST_SECONDS = 0.2, 5.0
+"""Between two flushes; while the ledger is away twice as long each time."""
 MAX_BATCH = 1000
 NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
 """Of a file, without its suffix: the process that writes it, and which of its files it is."""
@@ -30,23 +32,30 @@ NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
 class UsageSpool:
     """Files of JSON lines, one open at a time; what a dead replica left behind is taken over by the next."""
 
-    def __init__(self, folder: Path, append: Callable[[list[UsageRecord]], int]) -> None:
+    def __init__(self, folder: Path, append: Callable[[list[UsageRecord]], int], max_bytes: int = 64 << 20) -> None:
+        """`max_bytes`: what may wait for the ledger."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._append = folder, append
+        self._folder, self._append, self._max_bytes = folder, append, max_bytes
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         own = [number for pid, number in map(_owner, folder.glob("*.jsonl")) if pid == os.getpid()]
         self._file = _File(folder / f"{os.getpid()}-{max(own, default=0) + 1}.jsonl")
-        self._closed: deque[tuple[Path, list[UsageRecord]]] = deque(self._left_behind())
+        self._closed: deque[_Closed] = deque(self._left_behind())
+        self._num_bytes = sum(closed.num_bytes for closed in self._closed)
 
     def start(self) -> None:
         """From here on it flushes by itself."""
         self._wake.set()
         threading.Thread(target=self._flush_forever, daemon=True).start()
 
+    def check(self) -> None:
+        """Unavailable while more waits than may: what is not metered is not done."""
+        if self._num_bytes >= self._max_bytes:
+            raise Unavailable("The ledger has been away for so long that no more can be metered. Try again later.")
+
     def settle(self, record: UsageRecord) -> None:
         """Keeps the record on disk; it reaches the ledger within moments."""
         with self._lock:
-            self._file.write(record)
+            self._num_bytes += self._file.write(record)
         self._wake.set()
 
     def flush(self) -> None:
@@ -62,17 +71,19 @@ class UsageSpool:
         fresh = _File(_next(self._file.path))
         with self._lock:
             full, self._file = self._file, fresh
-        self._closed.append((full.path, full.records))
         full.close()
+        self._closed.append(_Closed(full.path, full.records, full.num_bytes))
 
     def _send_closed(self) -> None:
         while self._closed:
-            file, records = self._closed[0]
+            file, records, num_bytes = self._closed[0]
             while records:
                 self._send(records[:MAX_BATCH])
                 del records[:MAX_BATCH]
             file.unlink(missing_ok=True)
             self._closed.popleft()
+            with self._lock:
+                self._num_bytes -= num_bytes
 
     def _send(self, batch: list[UsageRecord]) -> None:
         try:
@@ -85,24 +96,42 @@ class UsageSpool:
                     log.error("usage refused: %s", error)
 
     def _flush_forever(self) -> None:
+        num_failed = 0
         while True:
             self._wake.wait()
             self._wake.clear()
-            time.sleep(FLUSH_SECONDS)
-            try:
-                self.flush()
-            except Exception as error:  # whatever it is, the records wait on disk and the next round sends them
-                log.warning("usage not flushed yet: %s", error)
-                self._wake.set()
+            time.sleep(min(FLUSH_SECONDS * 2 ** min(num_failed, 10), MOST_SECONDS))
+            num_failed = self._tried(num_failed)
 
-    def _left_behind(self) -> list[tuple[Path, list[UsageRecord]]]:
+    def _tried(self, num_failed: int) -> int:
+        """Flushes; how often that has failed without a success."""
+        try:
+            self.flush()
+        except Exception as error:  # whatever it is, the records wait on disk and the next round sends them
+            self._wake.set()
+            if not num_failed:
+                log.warning("usage waits in %s until the ledger answers: %s", self._folder, error)
+            return num_failed + 1
+        if num_failed:
+            log.warning("usage in %s reaches the ledger again", self._folder)
+        return 0
+
+    def _left_behind(self) -> list["_Closed"]:
         """The files of processes that are gone. Another heir may be quicker: then a file is there no more."""
         found = []
         for file in sorted(self._folder.glob("*.jsonl")):
             with suppress(FileNotFoundError):
                 if not _is_written(file):
-                    found.append((file, _read(file)))
+                    found.append(_Closed(file, _read(file), file.stat().st_size))
         return found
+
+
+class _Closed(NamedTuple):
+    """A file that nobody writes any more."""
+
+    path: Path
+    records: list[UsageRecord]
+    num_bytes: int
 
 
 class _File:
@@ -111,12 +140,16 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[UsageRecord] = []
+        self.num_bytes = 0
         self._handle = path.open("xb")
 
-    def write(self, record: UsageRecord) -> None:
+    def write(self, record: UsageRecord) -> int:
+        """Bytes written."""
         self.records.append(record)
-        self._handle.write(record.model_dump_json().encode() + b"\n")
+        written = self._handle.write(record.model_dump_json().encode() + b"\n")
         self._handle.flush()
+        self.num_bytes += written
+        return written
 
     def close(self) -> None:
         self._handle.close()

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from prometheus_client import REGISTRY
 
-from luthier.errors import InvalidValue
+from luthier.errors import ContextTooLong, InvalidValue
 from luthier.platform.base_models import load_catalog
 from luthier.platform.prompts import load_prompts
 from luthier.platform.settings import Settings
@@ -82,6 +84,8 @@ def test_the_engine(home: Path, tiny_model: Path) -> None:
             await schemas_are_kept_to(asked)
             await what_cannot_be_kept_to_is_refused(asked)
             await tools_are_called(asked)
+            await what_cannot_fit_is_never_tokenised(asked)
+            await a_crowd_leaves(asked)
             for n in (1, 2):
                 await a_client_leaves_a_stream(asked, n)
                 await a_client_leaves_before_the_whole_answer(asked, n)
@@ -210,6 +214,45 @@ async def tools_are_called(asked: Asked) -> None:
     told = await asked.whole(**free)
     assert [told] == await asked.streamed(Tally(), **free)
     assert (bool(told.text), told.tool_calls) == (True, None)
+
+
+async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
+    with mock.patch.object(asked.engine, "render", side_effect=AssertionError("tokenised")):
+        for given in ({"prompt": "a" * 2**20}, {"messages": [{"role": "user", "content": ""}] * 513}):
+            with pytest.raises(ContextTooLong, match="512 tokens"):
+                await asked.ask("whole", Tally(), **given)
+
+
+async def a_crowd_leaves(asked: Asked) -> None:
+    """More than run at once, some of them whole, some many at once; vLLM counts no other tokens than the tallies."""
+    before = engine_tokens()
+    tallies = [Tally() for _ in range(40)]
+    asks = [asked.ask("whole", tally, max_tokens=LONG, n=1 + at % 2) for at, tally in enumerate(tallies)]
+    tasks = [asyncio.create_task(each) for each in asks]
+    while engine_tokens() < before + 2_000:
+        await asyncio.sleep(0.01)
+    began = time.monotonic()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert time.monotonic() - began < 1
+    asked.check_idle()
+    assert all(tally.prompt for tally in tallies)
+    assert not all(tally.completion for tally in tallies)
+    await asked.ask("whole", tally := Tally())
+    assert time.monotonic() - began < 2  # nothing was before it
+    assert (sample("num_requests_running"), sample("num_requests_waiting")) == (0, 0)
+    assert engine_tokens() - before == sum(each.completion for each in (*tallies, tally))
+
+
+def engine_tokens() -> float:
+    return sample("generation_tokens_total")
+
+
+def sample(name: str) -> float:
+    """A metric of vLLM's own."""
+    found = [each.value for metric in REGISTRY.collect() for each in metric.samples if each.name == f"vllm:{name}"]
+    return sum(found)
 
 
 async def a_client_leaves_a_stream(asked: Asked, n: int) -> None:

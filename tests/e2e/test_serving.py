@@ -1,14 +1,17 @@
 """Many models in one batch, refused requests, clients that go away, engines that die; and a run beside them."""
 
+import asyncio
 import itertools
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
+from openai import OpenAI
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, SECOND, WILD, bill_of, ended, table_of
@@ -19,6 +22,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RECOVERY_SECONDS = 180.0
 NUM_TOGETHER = 32
+CROWD = 300
+"""One account may have 72 sequences in the engine: half of 16 that run and 128 that wait."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +100,12 @@ def test_the_replicas_own_door_answers_as_the_gateway_does(cluster: LiveCluster,
         doors[1].with_options(api_key="lt_wrong").models.list()
 
 
+def in_flight(cluster: LiveCluster) -> None:
+    """A long answer, asked for on a connection of its own."""
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, timeout=120) as client:
+        client.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=480)
+
+
 @pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])
 def test_what_exceeds_the_context_is_refused(cluster: LiveCluster, num_words: int, max_tokens: int | None) -> None:
     messages = [{"role": "user", "content": "the fox " * num_words}]
@@ -116,6 +127,51 @@ def test_a_stream_that_the_client_leaves_is_billed_so_far(cluster: LiveCluster) 
     assert answer(cluster, BASE, "the fox")
 
 
+def places_of(cluster: LiveCluster) -> float:
+    """Sequences that run or wait in the engine."""
+    answer = httpx.get(f"{cluster.url}/m/{BASE}/metrics", headers={"Authorization": f"Bearer {cluster.key}"})
+    (found,) = re.findall(r"^luthier_sequences\{.*\} (\S+)$", answer.text, re.MULTILINE)
+    return float(found)
+
+
+async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
+    """CROWD streams at once, until half are refused; then the rest leaves. The refusals."""
+    refused: list[httpx.Response] = []
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    body = {"model": model, "prompt": "the", "max_tokens": 480, "ignore_eos": True, "stream": True}
+
+    async def client(session: httpx.AsyncClient) -> None:
+        async with session.stream("POST", "/v1/completions", json=body) as response:
+            if response.status_code != 200:
+                await response.aread()
+                refused.append(response)
+            else:
+                await asyncio.Event().wait()
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=cluster.url, headers=headers, limits=limits, timeout=60) as session:
+        tasks = [asyncio.create_task(client(session)) for _ in range(CROWD)]
+        async with asyncio.timeout(60):
+            while len(refused) < CROWD / 2:
+                await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return refused
+
+
+@pytest.mark.parametrize("model", [BASE, "first"], ids=["direct", "by the gateway"])
+def test_what_is_too_much_is_refused_and_who_leaves_makes_room(
+    cluster: LiveCluster, first_job: FinetuneJob, model: str
+) -> None:
+    refused = asyncio.run(overrun(cluster, model))
+    until(lambda: places_of(cluster) == 0, 5, "an engine that is free")
+    assert {response.status_code for response in refused} == {429}
+    assert {response.json()["error"]["code"] for response in refused} == {"overloaded"}
+    assert all(1 <= int(response.headers["retry-after"]) <= 30 for response in refused)
+    assert answer(cluster, "first", "the fox") == FIRST["the fox"]
+
+
 @pytest.mark.parametrize(
     "victim",
     [
@@ -129,11 +185,17 @@ def test_a_killed_engine_comes_back_by_itself(
     old = engine_processes(cluster)
     before = answer(cluster, BASE, "the fox")
     killed = victim(cluster)
+    pool = ThreadPoolExecutor(2)
+    whole = pool.submit(in_flight, cluster)
+    other = pool.submit(answer, cluster, REAL, "Count to ten.")
     stream = cluster.openai.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=480, stream=True)
     next(iter(stream))
     killed.kill()
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
         list(stream)
+    assert isinstance(whole.exception(RECOVERY_SECONDS), openai.InternalServerError)
+    assert (whole.exception().status_code, whole.exception().code) == (503, "unavailable")
+    assert other.result(RECOVERY_SECONDS)
     assert answers_again(cluster, "first", "the fox") == FIRST["the fox"]
     assert answers_again(cluster, BASE, "the fox") == before
     assert not psutil.wait_procs(old, timeout=30)[1]

@@ -22,6 +22,7 @@ from tests.factories import KEY, add_admin, make_finished, make_progress, make_s
 from tests.fakes import EchoEngine, Launcher, LocalCompletions
 
 CHAT = "/v1/chat/completions"
+TYPES = {429: "rate_limit_error"}
 ROWS = [(f"question {number}", f"answer {number}") for number in range(10)]
 SELECT = "SELECT question AS prompt, answer AS completion FROM faq"
 
@@ -169,7 +170,7 @@ def error_of(response: Any, status: int, code: str) -> str:
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert error["code"] == code
-    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
+    assert error["type"] == TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     assert response.headers["x-request-id"].startswith("req_")
     message: str = error["message"]
     assert "\n" not in message

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from luthier.errors import LuthierError, all_errors
+from luthier.errors import LuthierError, Overloaded, all_errors
 
 
 def test_codes_name_one_class_each() -> None:
@@ -19,6 +19,11 @@ def test_every_error_pickles(cls: type[LuthierError]) -> None:
     again = pickle.loads(pickle.dumps(cls("what, where, what to do", param="seed")))
     assert type(again) is cls
     assert (again.message, again.param) == ("what, where, what to do", "seed")
+
+
+def test_when_to_come_again_travels_too() -> None:
+    again = pickle.loads(pickle.dumps(Overloaded("busy", 7)))
+    assert (again.message, again.retry_after) == ("busy", 7)
 
 
 @pytest.mark.parametrize("cls", all_errors().values(), ids=lambda cls: cls.code)

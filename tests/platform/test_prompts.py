@@ -33,6 +33,12 @@ def test_many_texts_are_as_each_alone(prompts: Prompts, many: list[str]) -> None
     assert prompts.encode_all(many) == [prompts.encode(text) for text in many]
 
 
+@hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=texts)
+def test_no_token_is_longer_than_the_longest(prompts: Prompts, text: str) -> None:
+    assert len(text) <= len(prompts.encode(text)) * prompts.longest_token
+
+
 def test_nothing_is_added_and_special_tokens_count_as_such(prompts: Prompts) -> None:
     assert prompts.encode("") == []
     assert prompts.encode(prompts.eos_text) == [prompts.eos_id]

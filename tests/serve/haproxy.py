@@ -22,6 +22,7 @@ from tests.cli.test_cluster import free
 BINARY = get_haproxy_binary()
 GATEWAY = "gateway"
 PIECES, PAUSE_SECONDS = 3, 0.15
+CLIENT_SECONDS, LATE_SECONDS = 1, 1.5
 
 
 class Ports(NamedTuple):
@@ -38,7 +39,9 @@ def some_ports() -> Ports:
     return Ports(*free(len(Ports._fields)))
 
 
-def render(folder: Path, ports: Ports, engines: Sequence[str] = (), gateway: bool = True) -> Path:
+def render(
+    folder: Path, ports: Ports, engines: Sequence[str] = (), gateway: bool = True, client_seconds: int = 3600
+) -> Path:
     """The configuration that Ray's own code writes. An engine named gone-... has no replica that listens."""
     fallback = ServerConfig("SERVE_PROXY", "127.0.0.1", ports.fallback)
     routes = {name: (f"/m/{name}", ports.nobody if name.startswith("gone") else ports.engine) for name in engines}
@@ -65,6 +68,7 @@ def render(folder: Path, ports: Ports, engines: Sequence[str] = (), gateway: boo
         server_state_file=str(folder / "state"),
         nbthread=1,
         bufsize=65536,
+        timeout_client_s=client_seconds,
         is_head=True,
         has_received_routes=True,
         has_received_servers=True,
@@ -108,7 +112,11 @@ def until(check: Callable[[], bool]) -> None:
 
 
 class Servers:
-    """Tell what reached them. /die closes the connection without an answer, /stream sends events one by one."""
+    """Tell what reached them.
+
+    /die closes the connection without an answer, /stream sends events one by one, /late takes its time, and /flood
+    sends until nobody takes any more.
+    """
 
     def __init__(self, ports: Ports) -> None:
         self._names = {ports.gateway: "gateway", ports.engine: "engine"}
@@ -116,6 +124,8 @@ class Servers:
         """Base models by the bodies that ask; an answer names it, as ours do. No name: the body is refused."""
         self.deaths: list[str] = []
         """Paths of requests that got no answer."""
+        self.num_cut = 0
+        """Floods that ended."""
 
     @contextmanager
     def running(self) -> Iterator["Servers"]:
@@ -154,6 +164,10 @@ class Servers:
         if path.endswith("/stream"):
             await _stream(writer)
             return True
+        if path.endswith("/flood"):
+            await self._flood(writer)
+        if path.endswith("/late"):
+            await asyncio.sleep(LATE_SECONDS)
         told = json.dumps({"server": name, "path": path, "headers": headers, "bytes": len(body)}).encode()
         base_model = self.stands_on.get(body.decode())
         named = f"luthier-base-model: {base_model}\r\n" if base_model else ""
@@ -161,6 +175,15 @@ class Servers:
         writer.write(f"HTTP/1.1 {status}\r\n{named}Content-Length: {len(told)}\r\n\r\n".encode() + told)
         await writer.drain()
         return True
+
+    async def _flood(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"400\r\n%b\r\n" % bytes(1024))
+                await writer.drain()
+        finally:
+            self.num_cut += 1
 
 
 async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:

@@ -16,7 +16,7 @@ from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.complete import Completer
 from luthier.serve.services import Ask
 from tests.factories import ADMIN
-from tests.fakes import EchoEngine
+from tests.fakes import Books, EchoEngine
 
 TINY = Resolved(name="tiny", base_model="tiny")
 
@@ -39,7 +39,8 @@ class Door:
         self.settled: list[UsageRecord] = []
         prices = load_prices(configs_dir() / "prices.toml")
         base = load_catalog(settings).get("tiny")
-        self._completer = Completer(base, self.names, self.engine, prices, self.settled.append)
+        self.books = Books(self.settled.append)
+        self._completer = Completer(base, self.names, self.engine, prices, self.books)
 
     def whole(self, prompt: str, **given: object) -> Coroutine[None, None, Chunk]:
         return self._completer.whole(ask(prompt, **given))
@@ -140,6 +141,20 @@ def test_an_engine_that_dies_is_settled_up_to_there(door: Door, verb: str) -> No
         run(door, verb, "a b c")
     assert door.counts == [(3, 2)]
     assert door.engine.num_open == 0
+
+
+def test_whatever_happens_it_is_written_down_once(door: Door, verb: str) -> None:
+    run(door, verb, "a b c")
+    door.engine.dies_after = 1
+    with pytest.raises(Unavailable):
+        run(door, verb, "a b c")
+    door.books.is_full = True
+    with pytest.raises(Unavailable, match="ledger"):
+        run(door, verb, "a b c")
+    assert [line["status"] for line in door.books.lines] == [200, 503, 503]
+    assert [line["completion_tokens"] for line in door.books.lines] == [4, 1, 0]
+    assert [line["finish"] for line in door.books.lines] == ["stop", None, None]
+    assert len(door.engine.requests) == 2
 
 
 @pytest.mark.parametrize("dies_after", [0, None])

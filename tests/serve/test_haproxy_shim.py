@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from luthier.serve.faults import error_response
 from luthier.serve.haproxy_shim import CONTROL_HEADERS, UNCONFIGURED, Front, Unexpected, edited
 from tests.serve.haproxy import (
     BINARY,
+    CLIENT_SECONDS,
     PAUSE_SECONDS,
     PIECES,
     Ports,
@@ -261,3 +263,16 @@ def test_a_refusal_says_why_and_starts_nothing(tmp_path: Path) -> None:
         "found 0 times, expected 1"
     ]
     assert config.read_text() == before
+
+
+def test_who_takes_nothing_is_cut_off_and_who_waits_is_not(tmp_path: Path) -> None:
+    ports = some_ports()
+    config = render(tmp_path, ports, ("tiny",), client_seconds=CLIENT_SECONDS)
+    with Servers(ports).running() as servers, haproxy(config, FRONT, ports.clients), socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(("127.0.0.1", ports.clients))
+        reader.sendall(b"POST /m/tiny/flood HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        late = httpx.post(f"http://127.0.0.1:{ports.clients}/m/tiny/late", content=b"{}")
+        assert late.elapsed.total_seconds() > CLIENT_SECONDS
+        assert late.status_code == 200
+        until(lambda: servers.num_cut == 1)

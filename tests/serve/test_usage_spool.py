@@ -6,9 +6,11 @@ import queue
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -119,6 +121,51 @@ def test_records_wait_on_disk_while_the_registry_is_away(registry: Registry, fol
     spool.flush()
     assert kept(registry) == ["a", "b"]
     assert [file.read_text() for file in folder.iterdir()] == [""]
+
+
+def test_an_absence_is_told_once_and_asked_about_ever_less(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(usage, "MOST_SECONDS", 0.05)
+    pauses: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(usage, "time", SimpleNamespace(sleep=lambda pause: (pauses.append(pause), sleep(pause))))
+    door = Door(registry, is_open=False)
+    spool = UsageSpool(folder, door.append)
+    spool.start()
+    spool.settle(make_record("a"))
+    while door.tries.qsize() < 5:
+        pass
+    door.is_open = True
+    while not kept(registry):
+        pass
+    while len(told := [record.message for record in caplog.records if str(folder) in record.message]) < 2:
+        pass
+    assert told == [
+        f"usage waits in {folder} until the ledger answers: away",
+        f"usage in {folder} reaches the ledger again",
+    ]
+    assert [0.02, 0.04, 0.05, 0.05] in [pauses[at : at + 4] for at in range(len(pauses))]
+
+
+def test_more_than_may_wait_is_refused(registry: Registry, folder: Path, dead_pid: int) -> None:
+    left = leave_behind(folder, dead_pid, make_record("a"))
+    room = left.stat().st_size
+    door = Door(registry, is_open=False)
+    spool = UsageSpool(folder, door.append, max_bytes=3 * room)
+    for name in "bc":
+        spool.check()
+        spool.settle(make_record(name))
+        with pytest.raises(Unavailable):
+            spool.flush()
+    with pytest.raises(Unavailable, match="ledger has been away"):
+        spool.check()
+    spool.settle(make_record("d"))  # what was under way is kept all the same
+    door.is_open = True
+    spool.flush()
+    spool.check()
+    assert sorted(kept(registry)) == ["a", "b", "c", "d"]
 
 
 def test_a_long_absence_leaves_two_files(registry: Registry, folder: Path) -> None:

@@ -31,6 +31,7 @@ from luthier.platform.wire import (
     snowflake_description,
     snowflake_row,
 )
+from luthier.serve.patience import patiently
 from luthier.serve.services import Ask, Services
 
 MAX_CONCURRENT = 64
@@ -113,9 +114,8 @@ class _Functions:
             return None
         request = _complete_request(model, prompt, row[2] if len(row) > 2 else None)
         base_model = await self._services.base_model_of(self._caller, model)
-        answer = await self._services.completions.whole(
-            Ask(next(self._ids), self._caller, "COMPLETE", base_model, request)
-        )
+        ask = Ask(next(self._ids), self._caller, "COMPLETE", base_model, request)
+        answer = await patiently(lambda: self._services.completions.whole(ask), TIMEOUT_SECONDS)
         return answer.choices[0].text if len(row) == 2 else _details(model, answer)
 
     async def _try_complete(self, row: Cells) -> str | None:

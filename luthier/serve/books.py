@@ -1,0 +1,64 @@
+"""The books of a replica: usage goes to the spool, each visit to the access log."""
+
+import asyncio
+import time
+
+from luthier.errors import LuthierError
+from luthier.platform.metering import UsageRecord
+from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
+from luthier.serve.complete import Visit
+from luthier.serve.usage import UsageSpool
+
+
+class ReplicaBooks:
+    def __init__(self, spool: UsageSpool, log: AccessLog | None) -> None:
+        self._spool, self._log = spool, log
+
+    def check(self) -> None:
+        self._spool.check()
+
+    def settle(self, record: UsageRecord) -> None:
+        self._spool.settle(record)
+
+    def tell(self, visit: Visit) -> None:
+        if self._log:
+            self._log.add(line_of(visit))
+
+
+def line_of(visit: Visit) -> Line:
+    ask, tally = visit.ask, visit.tally
+    status, code = _outcome(visit.error)
+    adapter = visit.resolved.adapter if visit.resolved else None
+    return {
+        "id": ask.id,
+        "account": ask.caller.account,
+        "user": ask.caller.user,
+        "function": ask.function,
+        "base_model": ask.base_model,
+        "model": visit.resolved.name if visit.resolved else ask.request.model,
+        "version": adapter.version if adapter else None,
+        "stream": visit.is_streamed,
+        "status": status,
+        "error": code,
+        "finish": visit.finish,
+        "prompt_tokens": tally.prompt,
+        "completion_tokens": tally.completion,
+        "queued_ms": _ms(tally.queued),
+        "first_token_ms": _ms(tally.first),
+        "ms": _ms(time.monotonic() - visit.began),
+    }
+
+
+def _outcome(error: BaseException | None) -> tuple[int, str | None]:
+    """Status and error code."""
+    if error is None:
+        return 200, None
+    if isinstance(error, LuthierError):
+        return error.http, error.code
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return CLIENT_GONE, "client_gone"
+    return LuthierError.http, LuthierError.code
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

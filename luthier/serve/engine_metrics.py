@@ -1,0 +1,38 @@
+"""GET /m/<base model>/metrics: what the replica that answers tells Prometheus, vLLM's own metrics among it."""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from luthier.errors import NotAllowed
+from luthier.serve.admission import Admission
+from luthier.serve.deps import CallerOf, ServicesOf
+
+router = APIRouter()
+
+
+@router.get("/metrics")
+def engine_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
+    if caller.account != services.settings.account:
+        raise NotAllowed(f"An engine's metrics are of all accounts; they are for {services.settings.account} alone.")
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(REGISTRY), headers={"Content-Type": content_type})
+
+
+class Places(Collector):
+    """How full an engine is, and how often it refused."""
+
+    def __init__(self, base_model: str, admission: Admission) -> None:
+        self._base_model, self._admission = base_model, admission
+
+    def collect(self) -> Iterator[Metric]:
+        labels, values = ("base_model",), (self._base_model,)
+        places = GaugeMetricFamily("luthier_sequences", "That are generated or wait.", labels=labels)
+        places.add_metric(values, self._admission.num_taken)
+        refused = CounterMetricFamily("luthier_requests_refused", "For want of a place.", labels=labels)
+        refused.add_metric(values, self._admission.num_refused)
+        yield from (places, refused)
