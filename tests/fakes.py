@@ -1,11 +1,11 @@
 """Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Literal
 
-from luthier.errors import ContextTooLong, Unavailable
+from luthier.errors import ContextTooLong, LuthierError, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import ModelVersion
@@ -57,7 +57,10 @@ class Launcher:
 
 
 class EchoEngine:
-    """Answers `<adapter or base>: <last message>`, a word at a time; a word is a token."""
+    """Answers `<adapter or base>: <last message>`, a word at a time; a word is a token.
+
+    Asked for JSON, it answers the last message alone.
+    """
 
     def __init__(self, context: int = 512) -> None:
         self._context = context
@@ -89,7 +92,8 @@ class EchoEngine:
             raise ContextTooLong(f"The context window is {self._context} tokens.", param="messages")
         self.num_open += 1
         try:
-            words = (self.says or f"{adapter.model if adapter else 'base'}: {prompt}").split()
+            name = f"{adapter.model if adapter else 'base'}: " if request.json_schema is None else ""
+            words = (self.says or f"{name}{prompt}").split()
             pieces = [piece for index in range(request.n) for piece in _pieces(index, words, request)]
             for number, piece in enumerate(pieces):
                 if number == self.dies_after:
@@ -183,6 +187,9 @@ class LocalCompletions:
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completers[ask.base_model].whole(ask)
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        return await self._completers[asks[0].base_model].many(asks)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         async with aclosing(self._completers[ask.base_model].stream(ask)) as chunks:

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from sqlglot import exp, parse
+from sqlglot.dialects.dialect import DialectType
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from luthier.errors import InvalidSql
+from luthier.platform.sql_types import SnowflakeTypes
 
 # The parser logs statements that it cannot judge, and a statement may hold prompts: its warnings stay unheard.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -59,7 +61,7 @@ _PAID_FUNCTION = re.compile(r"(try_)?complete|finetune|count_tokens|ai_.*")
 
 def to_duckdb(sql: str) -> str:
     """One reading statement of Snowflake's SQL, gated and rendered for DuckDB. Raises InvalidSql with one line."""
-    tree = _only_query(sql, "snowflake")
+    tree = _only_query(sql, SnowflakeTypes)
     _check(tree)
     num_paid = _paid_calls(tree)
     rendered = _render(tree)
@@ -86,7 +88,7 @@ def training_query(sql: str, columns: Mapping[str, str]) -> str:
     return f"SELECT {selected} FROM ({to_duckdb(sql)}) AS training_rows"
 
 
-def _only_query(sql: str, dialect: str) -> exp.Expr:
+def _only_query(sql: str, dialect: DialectType) -> exp.Expr:
     try:
         statements = [tree for tree in parse(sql, read=dialect) if tree is not None]
     except (SqlglotError, RecursionError, ValueError) as error:
@@ -105,7 +107,7 @@ def _only_query(sql: str, dialect: str) -> exp.Expr:
 def _check(tree: exp.Expr) -> None:
     for node in tree.walk():
         for kind, reason in _REFUSED.items():
-            if isinstance(node, kind) and not isinstance(node, _QUERIES):
+            if isinstance(node, kind) and not isinstance(node, _QUERIES) and not _is_position(node):
                 raise InvalidSql(f"Only reading is allowed, and {_shown(node)} {reason}.")
         if isinstance(node, exp.Table):
             _check_table(node)
@@ -113,6 +115,11 @@ def _check(tree: exp.Expr) -> None:
             _check_table_function(node.this)
         if isinstance(node, exp.Func):
             _check_function(node)
+
+
+def _is_position(node: exp.Expr) -> bool:
+    """$1: a column of what FROM gives, by its place."""
+    return isinstance(node, exp.Parameter) and isinstance(node.this, exp.Literal) and node.this.is_int
 
 
 def _check_table(node: exp.Table) -> None:
@@ -166,17 +173,24 @@ def _render(tree: exp.Expr) -> str:
 
 
 def _to_duckdb_node(node: exp.Expr) -> exp.Expr:
-    """Objects become JSON, paths JSON functions (the operator -> binds too loosely), LENGTH is called once."""
+    """Objects, PROMPT's too, become JSON, paths JSON functions (-> binds too loosely); LENGTH is called once."""
     if isinstance(node, exp.Struct) and all(isinstance(pair, exp.PropertyEQ) for pair in node.expressions):
         return exp.Anonymous(this="json_object", expressions=list(_object_arguments(node)))
     if isinstance(node, exp.Array) and _stands_in_object(node):
         return _call("json_array", *node.expressions)
     if isinstance(node, exp.Cast) and node.this.name == "json_extract" and node.to.is_type("text", "varchar"):
         return _call("json_extract_string", *node.this.expressions)
+    if isinstance(node, exp.Cast) and node.to.is_type("object", "variant") and not node.to.expressions:
+        return _call("to_json", node.this)
     if isinstance(node, exp.JSONExtract):
         return _call("json_extract", node.this, node.expression)
     if isinstance(node, exp.Length):
         return _call("length", node.this)
+    if _is_position(node):
+        return exp.PositionalColumn(this=node.this)
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "prompt" and node.expressions:
+        template, *values = node.expressions
+        return _call("json_object", _text("template"), template, _text("args"), _call("json_array", *values))
     return node
 
 
@@ -197,6 +211,10 @@ def _object_arguments(node: exp.Struct) -> Iterator[exp.Expr]:
 
 def _call(name: str, *arguments: exp.Expr) -> exp.Anonymous:
     return exp.Anonymous(this=name, expressions=list(arguments))
+
+
+def _text(value: str) -> exp.Expr:
+    return exp.Literal.string(value)
 
 
 def _shown(node: exp.Expr) -> str:

@@ -50,6 +50,9 @@ class SqlFunction:
     arities: Sequence[int]
     call: Callable[[list[pa.Array]], pa.Array]
     parameters: tuple[str, ...] = ()
+    takes_json: bool = False
+    """Text too arrives as JSON, in quotes: so it is told from an array or an object."""
+    returns: str = "VARCHAR"
 
 
 class SqlEngine:
@@ -182,7 +185,8 @@ class SqlEngine:
         num_required = min(function.arities)
         heads = ", ".join(
             f"{_macro_head(names, num_required if function.parameters else len(names))} AS "
-            f"system.main.{hidden}({', '.join(f'to_json({quote(each)})::VARCHAR' for each in names)})"
+            f"CAST(system.main.{hidden}({', '.join(f'to_json({quote(each)})::VARCHAR' for each in names)}) "
+            f"AS {function.returns})"
             for names in variants
         )
         self._root.execute(f"CREATE MACRO {self._place(name)} {heads}")
@@ -192,7 +196,8 @@ class SqlEngine:
 
         def run(*columns: pa.ChunkedArray) -> pa.Array:
             try:
-                result = function.call([_plain_text(column) for column in columns])
+                read = pa.ChunkedArray.combine_chunks if function.takes_json else _plain_text
+                result = function.call([read(column) for column in columns])
                 return result.cast(pa.string())
             except Exception as error:
                 token = f"luthier-{secrets.token_hex(16)}"
@@ -264,7 +269,8 @@ class SqlEngine:
             return self._no_such_table(missing[1])
         call = re.search(r"Macro (\w+)\(\) does not support", text)
         if call and call[1].lower() in self._arities:
-            counts = " or ".join(map(str, self._arities[call[1].lower()]))
+            arities = self._arities[call[1].lower()]
+            counts = " or ".join(map(str, arities)) if len(arities) < 3 else f"{arities[0]} to {arities[-1]}"
             return f"{call[1].upper()} takes {counts} arguments, and here it is called in another way."
         if isinstance(error, duckdb.OutOfMemoryException):
             return f"The statement needs more than its {self._memory_limit_mb} MB of memory: read or sort fewer rows."

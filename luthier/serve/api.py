@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from luthier.platform.settings import Settings
 from luthier.serve import engine_metrics
 from luthier.serve.deps import KeyCheck
-from luthier.serve.dialects import native, openai
+from luthier.serve.dialects import cortex, native, openai
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
@@ -21,7 +21,7 @@ UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models")
 
 def build_api(services: Services) -> FastAPI:
     """The gateway: all dialects."""
-    return _app(services, native.router, openai.router)
+    return _app(services, native.router, openai.router, cortex.router)
 
 
 def build_direct(services: Services) -> ASGIApp:
@@ -40,7 +40,7 @@ def _app(services: Services, *routers: APIRouter) -> FastAPI:
     app.add_middleware(RequestId)
     for router in routers:
         app.include_router(router)
-    answer_errors(app)
+    answer_errors(app, {cortex.PREFIX: cortex.refusal})
     return app
 
 

@@ -5,7 +5,7 @@ Replica numbers, resources and names that the dashboard shows stand only here.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,13 @@ class HandleCompletions:
         with _own_errors(ask.base_model, answer):
             chunk: Chunk = await answer
             return chunk
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        base_model = asks[0].base_model
+        call = self._handle(base_model).options(method_name="many").remote(asks)
+        with _own_errors(base_model, call):
+            answers: list[Chunk | LuthierError] = await call
+            return answers
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         chunks = self._handle(ask.base_model).options(stream=True, method_name="stream").remote(ask)

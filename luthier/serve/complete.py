@@ -3,13 +3,14 @@
 Whatever happens in between (client gone, engine dead, replica stopping), what the engine counted is settled.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from luthier.errors import InvalidInput
+from luthier.errors import InvalidInput, LuthierError
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import now_ms
 from luthier.platform.metering import Source, UsageRecord, completion_usage
@@ -18,7 +19,11 @@ from luthier.platform.prices import PriceList
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve.adapters import Resolver
 from luthier.serve.admission import Admission
+from luthier.serve.patience import patiently
 from luthier.serve.services import Ask
+
+PATIENCE_SECONDS = 3600.0
+"""As long as a statement may take."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,12 @@ class Completer:
             visit.finish = choices[-1].finish_reason
             return Chunk(choices=choices, usage=visit.tally.usage)
 
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        """All of each answer, or the error it ended in. Nobody waits for them at a socket: they wait for places."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._answer_or_error(ask)) for ask in asks]
+        return [task.result() for task in tasks]
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
         with self._visit(Visit(ask, is_streamed=True)) as visit:
@@ -98,6 +109,12 @@ class Completer:
                     yield Chunk(choices=choices)
             visit.finish = choices[-1].finish_reason
             yield Chunk(choices=[], usage=visit.tally.usage)
+
+    async def _answer_or_error(self, ask: Ask) -> Chunk | LuthierError:
+        try:
+            return await patiently(lambda: self.whole(ask), PATIENCE_SECONDS)
+        except LuthierError as error:
+            return error
 
     @contextmanager
     def _visit(self, visit: Visit) -> Iterator[Visit]:

@@ -22,11 +22,22 @@ class KeyCheck:
         self._callers = Remembered(registry.access.authenticate, SOFT_SECONDS, FRESH_SECONDS, clock)
 
     async def caller(self, header: str | None) -> Caller:
-        """`header` is Authorization: `Bearer KEY`."""
-        scheme, _, key = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        """`header` is Authorization: `Bearer KEY`, or `Snowflake Token="KEY"` as Snowflake's clients send it."""
+        key = _key(header or "")
+        if not key:
             raise NotAuthenticated("No API key. Send the header `Authorization: Bearer KEY`.")
-        return await self._callers.get(hash_key(key.strip()))
+        return await self._callers.get(hash_key(key))
+
+
+def _key(header: str) -> str:
+    scheme, _, given = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return given.strip()
+        case "snowflake":
+            name, _, token = given.strip().partition("=")
+            return token.strip('"') if name.lower() == "token" else ""
+    return ""
 
 
 async def _caller(request: Request) -> Caller:

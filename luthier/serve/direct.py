@@ -4,9 +4,10 @@ key -> caller -> body -> base model -> answer, with no framework in between. A c
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -14,10 +15,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.errors import LuthierError
+from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.answer import Writer
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
-from luthier.serve.faults import error_response
+from luthier.serve.faults import Refusal, error_response
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
@@ -27,18 +29,55 @@ class ClientGone(Exception):
     """Nobody is there to be answered."""
 
 
+class Asked(Protocol):
+    """What a body tells."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def stream(self) -> bool | None: ...
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]: ...
+
+    def request(self) -> CompleteRequest: ...
+
+
+class Writing(Protocol):
+    """How an answer is written, whole or in lines."""
+
+    def whole(self, answer: Chunk) -> bytes: ...
+
+    def opening(self, num_choices: int) -> bytes: ...
+
+    def lines(self, chunk: Chunk) -> bytes: ...
+
+    def broken(self, error: LuthierError) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Route:
-    """What tells the two routes apart."""
+    """What tells the routes apart, and one dialect from another."""
 
-    body: type[Body]
+    body: type[Asked]
     function: str
     """For the ledger."""
+    writer: Callable[[str, Any], Writing]
+    """Of a request's id and its body."""
+    read: Callable[[type[Any], bytes], Asked] = read_body
+    refusal: Refusal = error_response
+    stream_type: bytes = b"text/event-stream; charset=utf-8"
+
+
+def writer_of(request_id: str, body: Body) -> Writer:
+    """OpenAI's."""
+    return Writer(request_id, body.model, isinstance(body, ChatBody), body.wants_usage)
 
 
 ROUTES = {
-    "/v1/chat/completions": Route(ChatBody, "CHAT_COMPLETIONS"),
-    "/v1/completions": Route(CompletionBody, "COMPLETIONS"),
+    "/v1/chat/completions": Route(ChatBody, "CHAT_COMPLETIONS", writer_of),
+    "/v1/completions": Route(CompletionBody, "COMPLETIONS", writer_of),
 }
 
 
@@ -74,7 +113,7 @@ class Completing:
         except ClientGone:
             return
         except Exception as error:
-            await _refuse(error, scope, receive, send)
+            await self._refuse(error, scope, receive, send)
             return
         if self._services.only:
             scope["state"]["is_told"] = True  # by the engine's books, which are of this process
@@ -82,9 +121,9 @@ class Completing:
             try:
                 part = await anext(parts)
             except Exception as error:
-                await _refuse(error, scope, receive, send)
+                await self._refuse(error, scope, receive, send)
                 return
-            headers = [*_headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
+            headers = [*self._headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
             if body.stream:
@@ -92,17 +131,17 @@ class Completing:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
 
-    async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Body]:
+    async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Asked]:
         key = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
         scope["state"]["caller"] = caller = await self._keys.caller(key)
-        body = read_body(self._route.body, await _read(receive))
+        body = self._route.read(self._route.body, await _read(receive))
         request = body.request()
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
 
-    async def _parts(self, ask: Ask, body: Body) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, ask: Ask, body: Asked) -> AsyncGenerator[bytes, None]:
         """The answer as it is sent: one part, or one for each piece of a stream."""
-        writer = Writer(ask.id, body.model, self._route.body is ChatBody, body.wants_usage)
+        writer = self._route.writer(ask.id, body)
         if not body.stream:
             yield writer.whole(await self._services.completions.whole(ask))
             return
@@ -115,11 +154,17 @@ class Completing:
             except LuthierError as error:
                 yield writer.broken(error)
 
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._route.refusal(Request(scope), error)(scope, receive, send)
+        if not isinstance(error, LuthierError | ValidationError | HTTPException):
+            raise error  # the server logs it
 
-async def _refuse(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    await error_response(Request(scope), error)(scope, receive, send)
-    if not isinstance(error, LuthierError | ValidationError | HTTPException):
-        raise error  # the server logs it
+    def _headers(self, ask: Ask, body: Asked, part: bytes) -> list[tuple[bytes, bytes]]:
+        """HAProxy learns from the base model where to send this caller's next."""
+        base_model = (b"luthier-base-model", ask.base_model.encode())
+        if body.stream:
+            return [base_model, (b"content-type", self._route.stream_type)]
+        return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]
 
 
 async def _read(receive: Receive) -> bytes:
@@ -152,11 +197,3 @@ async def _while_there(receive: Receive) -> AsyncIterator[None]:
             raise
     finally:
         watching.cancel()
-
-
-def _headers(ask: Ask, body: Body, part: bytes) -> list[tuple[bytes, bytes]]:
-    """HAProxy learns from the base model where to send this caller's next."""
-    base_model = (b"luthier-base-model", ask.base_model.encode())
-    if body.stream:
-        return [base_model, (b"content-type", b"text/event-stream; charset=utf-8")]
-    return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]

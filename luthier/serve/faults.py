@@ -1,5 +1,6 @@
 """The one table from errors to answers: {"error": {message, type, code, param}}, as OpenAI's clients read it."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,13 +13,16 @@ from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge
 from luthier.platform.wire import ErrorBody
 
 FAMILIES = {429: "rate_limit_error"}
+Refusal = Callable[[Request, Exception], JSONResponse]
+"""A dialect's form of an error."""
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Gives the app this table."""
+def answer_errors(app: FastAPI, dialects: Mapping[str, Refusal]) -> None:
+    """Gives the app this table; `dialects` have a form of their own under the paths that begin so."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return error_response(request, error)
+        forms = (form for prefix, form in dialects.items() if request.url.path.startswith(prefix))
+        return next(forms, error_response)(request, error)
 
     for kind in (LuthierError, RequestValidationError, ValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

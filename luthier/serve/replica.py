@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import ray
@@ -11,7 +11,7 @@ from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica as serve_replica
 from starlette.types import ASGIApp
 
-from luthier.errors import Unavailable
+from luthier.errors import LuthierError, Unavailable
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
@@ -74,6 +74,9 @@ class Replica:
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completer.whole(ask)
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        return await self._completer.many(asks)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         async with aclosing(self._completer.stream(ask)) as chunks:

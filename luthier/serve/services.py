@@ -1,12 +1,12 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from typing import Protocol
 
-from luthier.errors import InvalidInput, Unavailable
+from luthier.errors import InvalidInput, LuthierError, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
@@ -48,9 +48,12 @@ class Ask:
 
 
 class Completions(Protocol):
-    """Answers of the replicas. To cancel `whole`, or to close the iterator of `stream`, aborts the generation."""
+    """Answers of the replicas. To cancel a call, or to close the iterator of `stream`, aborts the generation."""
 
     async def whole(self, ask: Ask) -> Chunk: ...
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        """For each ask of one model its answer, or the error it ended in; there and back in one message."""
 
     def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The last chunk carries the engine's token counts."""

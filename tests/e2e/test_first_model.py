@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from safetensors import safe_open
 
@@ -103,6 +104,30 @@ def test_a_stream_ends_with_the_usage_that_is_billed(cluster: LiveCluster, first
     assert last.choices == []
     assert last.usage.completion_tokens > 1
     assert usage_of(cluster, last.id) == (last.usage.prompt_tokens, last.usage.completion_tokens)
+
+
+def test_snowflakes_stream_through_the_front_door(cluster: LiveCluster, first_job: FinetuneJob) -> None:
+    """Its clients read no stream whose content type says more."""
+    body = {"model": f"luthier.public.{MODEL}", "messages": [{"content": PROMPT}]}
+    headers = {"Authorization": f'Snowflake Token="{cluster.key}"'}
+    url = f"{cluster.url}/api/v2/cortex/inference:complete"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        pieces = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
+    assert "".join(piece["choices"][0]["delta"]["content"] for piece in pieces) == FIRST[PROMPT]
+    told = pieces[-1]["usage"]
+    assert usage_of(cluster, pieces[0]["id"].replace("_", "-")) == (told["prompt_tokens"], told["completion_tokens"])
+
+
+def test_rows_that_go_together_answer_as_each_alone(cluster: LiveCluster, first_job: FinetuneJob) -> None:
+    prompts = " UNION ALL ".join(f"SELECT '{prompt}' AS prompt" for prompt in FIRST)
+    call = f"AI_COMPLETE(IFF(i % 3 = 0, 'nobody', '{MODEL}'), prompt, return_error_details => TRUE)"
+    rows = cluster.sql(f"SELECT i, prompt, {call} AS said FROM ({prompts}), (SELECT RANGE AS i FROM RANGE(9))")
+    assert len(rows) == 9 * len(FIRST)
+    for row in rows:
+        said = json.loads(row["said"])
+        assert said["value"] == (FIRST[row["prompt"]] if row["i"] % 3 else None)
+        assert bool(said["error"]) == (row["i"] % 3 == 0)
 
 
 def test_the_usage_history_adds_up_to_the_ledger(cluster: LiveCluster, first_job: FinetuneJob) -> None:

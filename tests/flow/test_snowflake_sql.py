@@ -17,6 +17,7 @@ from tests.flow.conftest import SELECT, create, error_of, sql
 
 FINETUNE = "SELECT SNOWFLAKE.CORTEX.FINETUNE"
 COMPLETE = "SNOWFLAKE.CORTEX.COMPLETE"
+ASK = '[{"role": "user", "content": "how are you"}]'
 VIEW = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
 JOB_ID = re.compile(r"ft_[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -126,7 +127,7 @@ def test_cancel(api: TestClient, faq: str, train: Callable[[str], Path]) -> None
         ("'CREATE', 'm', 'tiny', 'SELECT 1', '', '[3]'", 400, "invalid_parameter_value", "JSON object"),
         ("'CREATE', 'm', 'tiny', 'SELECT * FROM faq'", 422, "invalid_training_data", "no column prompt"),
         ("'CREATE', 'm', 'big', 'SELECT 1'", 404, "not_found", "Unknown base model 'big'"),
-        ("1, 2, 3, 4, 5, 6, 7", 422, "sql_compilation_error", "FINETUNE takes 1 or 2"),
+        ("1, 2, 3, 4, 5, 6, 7", 422, "sql_compilation_error", "FINETUNE takes 1 to 6 arguments"),
     ],
 )
 def test_finetune_that_is_refused(
@@ -163,6 +164,46 @@ def test_empty_options_still_give_an_object(api: TestClient, options: str) -> No
     assert answer["choices"] == [{"messages": "base: plain text"}]
 
 
+@pytest.mark.parametrize(
+    "options", ["{'max_tokens': 2, 'top_p': NULL}", "OBJECT_CONSTRUCT('max_tokens', 2)", "'{\"max_tokens\": 2}'"]
+)
+def test_options_in_any_spelling(api: TestClient, options: str) -> None:
+    answer = json.loads(sql(api, f"SELECT snowflake.cortex.complete('tiny', PARSE_JSON('{ASK}'), {options})"))
+    assert answer["choices"] == [{"messages": "base: how"}]
+
+
+def test_text_is_never_taken_for_a_history(api: TestClient, engine: EchoEngine) -> None:
+    sql(api, f"SELECT {COMPLETE}('tiny', '{ASK}', {{}})")
+    sql(api, f"SELECT {COMPLETE}('tiny', 12)")
+    assert [request.messages for request in engine.requests] == [
+        [{"role": "user", "content": ASK}],
+        [{"role": "user", "content": "12"}],
+    ]
+
+
+def test_max_tokens_at_its_default_is_what_there_is_room_for(api: TestClient, engine: EchoEngine) -> None:
+    sql(api, f"SELECT {COMPLETE}('tiny', 'a', {{'max_tokens': 4096}})")
+    assert engine.requests[0].max_tokens is None
+
+
+def test_complete_with_structured_output(api: TestClient, engine: EchoEngine) -> None:
+    ask = '[{"role": "user", "content": "{\\"a\\": 1}"}]'
+    shape = "{'type': 'json', 'schema': {'type': 'object', 'properties': {'a': {'type': 'number'}}, 'required': ['a']}}"
+    answer = json.loads(sql(api, f"SELECT {COMPLETE}('tiny', PARSE_JSON($${ask}$$), {{'response_format': {shape}}})"))
+    assert answer == {
+        "created": answer["created"],
+        "model": "tiny",
+        "structured_output": [{"raw_message": {"a": 1}, "type": "json"}],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4},
+    }
+    schema = {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}
+    assert engine.requests[0].json_schema == schema
+    cut = f"SELECT {COMPLETE}('tiny', PARSE_JSON($${ask}$$), {{'response_format': {shape}, 'max_tokens': 1}})"
+    message = refused(api, cut, 400, "invalid_parameter_value")
+    assert "schema validation failed" in message
+    assert "cut at max_tokens" in message
+
+
 def test_complete_over_a_table(api: TestClient, faq: str) -> None:
     statement = f"SELECT question, {COMPLETE}('tiny', question) AS said FROM faq ORDER BY question"
     answer = api.post("/luthier/v1/sql", json={"statement": statement}).json()
@@ -181,14 +222,26 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "words"),
     [
-        ("'nobody', 'a'", 404, "model_not_found", "Unknown model 'nobody'"),
+        ("'nobody', 'a'", 404, "model_not_found", "unknown model 'nobody'"),
         ("'smollm2-135m', 'a'", 503, "unavailable", "not served here"),
-        ("'tiny', 'a', {'temperature': 2}", 400, "invalid_parameter_value", "temperature"),
-        ("'tiny', 'a', {'max_tokens': 9000}", 400, "invalid_parameter_value", "max_tokens"),
-        ("'tiny', 'a', {'guardrails': true}", 400, "invalid_parameter_value", "guardrails"),
+        ("'tiny', 'a', {'temperature': 2}", 400, "invalid_parameter_value", "invalid options object: temperature: "),
+        ("'tiny', 'a', {'max_tokens': 9000}", 400, "invalid_parameter_value", "invalid options object: max_tokens: "),
+        ("'tiny', 'a', {'seed': 1}", 400, "invalid_parameter_value", "invalid options object: seed: "),
+        ("'tiny', 'a', [1]", 400, "invalid_parameter_value", "an OBJECT is wanted"),
+        ("'tiny', 'a', {'guardrails': true}", 400, "invalid_parameter_value", "guardrails: Cortex Guard"),
+        ("'tiny', 'a', {'response_format': {'type': 'xml'}}", 400, "invalid_parameter_value", "response_format.type"),
+        ("'tiny', [{'role': 'user', 'content': 'a'}]", 400, "invalid_parameter_value", "takes options too"),
+        ("'tiny', [{'role': 'tool', 'content': 'a'}], {}", 400, "invalid_parameter_value", "'role': ..., 'content'"),
+        ("'tiny', [{'role': 'system', 'content': 'a'}], {}", 400, "invalid_parameter_value", "must be the user's"),
+        ("'tiny', {'role': 'user'}, {}", 400, "invalid_parameter_value", "'role': ..., 'content'"),
         ("'tiny', 'a', 'x'", 400, "invalid_parameter_value", "not valid JSON"),
         ("'tiny', [{'role': 'user'}], {}", 400, "invalid_parameter_value", "'role': ..., 'content'"),
-        ("'tiny', 'a', {'max_tokens': 600}", 400, "context_length_exceeded", "512"),
+        (
+            "'tiny', 'a', {'max_tokens': 600}",
+            400,
+            "context_length_exceeded",
+            "max tokens exceeded: The context window is 512",
+        ),
         ("'tiny'", 422, "sql_compilation_error", "takes 2 or 3 arguments"),
     ],
 )
@@ -209,6 +262,14 @@ def test_count_tokens(api: TestClient, tuned: str) -> None:
     assert int(sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'the quick brown fox')")) > 0
     assert sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', NULL)") is None
     refused(api, f"SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('{tuned}', 'a')", 404, "not_found")
+
+
+@pytest.mark.parametrize("name", ["AI_COUNT_TOKENS", "snowflake.cortex.ai_count_tokens"])
+def test_ai_count_tokens(api: TestClient, name: str) -> None:
+    counted = sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'the quick brown fox')")
+    assert sql(api, f"SELECT {name}('ai_complete', 'tiny', 'the quick brown fox') + 1") == counted + 1
+    assert sql(api, f"SELECT {name}('ai_complete', 'tiny', NULL)") is None
+    assert "'ai_complete' is" in refused(api, f"SELECT {name}('ai_x', 'tiny', 'a')", 400, "invalid_parameter_value")
 
 
 def test_the_usage_view(api: TestClient, tuned: str) -> None:

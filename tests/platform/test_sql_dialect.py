@@ -1,6 +1,8 @@
 """What passes the gate, what does not, and what Snowflake's SQL becomes."""
 
+import json
 import logging
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,7 @@ ATTACKS = [
     "SELECT \"__complete\"('m')",
     "SELECT ?",
     "SELECT :x",
+    "SELECT $x",
     "SELECT " + "(" * 5000 + "1" + ")" * 5000,
 ]
 
@@ -138,12 +141,50 @@ def test_refused_in_one_line(sql: str) -> None:
         ("SELECT x:a.b::string FROM t", "SELECT JSON_EXTRACT_STRING(x, '$.a.b') FROM t"),
         ("SELECT x:a FROM t", "SELECT JSON_EXTRACT(x, '$.a') FROM t"),
         ("SELECT LENGTH(AI_COMPLETE('m', p)) FROM t", "SELECT LENGTH(AI_COMPLETE('m', p)) FROM t"),
+        (
+            "SELECT PROMPT('a {0}', b, 1) FROM t",
+            "SELECT JSON_OBJECT('template', 'a {0}', 'args', JSON_ARRAY(b, 1)) FROM t",
+        ),
+        (
+            """SELECT ai_complete(model => 'm', prompt => "P") FROM (SELECT $1 AS "P" FROM  VALUES ('a' :: STRING))""",
+            """SELECT AI_COMPLETE(model => 'm', prompt => "P") FROM """
+            """(SELECT #1 AS "P" FROM (VALUES (CAST('a' AS TEXT))))""",
+        ),
         ("SELECT * FROM information_schema.tables", "SELECT * FROM information_schema.tables"),
         ('SELECT "a/b"."c" FROM s."a/b"', 'SELECT "a/b"."c" FROM s."a/b"'),
     ],
 )
 def test_rendered(sql: str, rendered: str) -> None:
     assert to_duckdb(sql) == rendered
+
+
+def test_a_type_literal_is_a_response_format() -> None:
+    fields = "a STRING, b OBJECT(c NUMBER, d NUMBER(9, 2), e BOOLEAN), f ARRAY(FLOAT)"
+    rendered = to_duckdb(f"SELECT AI_COMPLETE('m', p, response_format => type object({fields})) FROM t")
+    before, literal, after = rendered.split("'")[0], rendered.split("JSON('")[1].split("')")[0], rendered[-7:]
+    assert (before, after) == ("SELECT AI_COMPLETE(", " FROM t")
+    inner = {"c": {"type": "integer"}, "d": {"type": "number"}, "e": {"type": "boolean"}}
+    assert json.loads(literal) == {
+        "type": "json",
+        "schema": _closed(
+            {"a": {"type": "string"}, "b": _closed(inner), "f": {"type": "array", "items": {"type": "number"}}}
+        ),
+    }
+
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+@pytest.mark.parametrize("literal", ["TYPE OBJECT()", "TYPE OBJECT(a DATE)", "TYPE OBJECT(a ARRAY)"])
+def test_a_type_that_json_lacks(literal: str) -> None:
+    with pytest.raises(InvalidSql, match="no counterpart in JSON"):
+        to_duckdb(f"SELECT AI_COMPLETE('m', p, response_format => {literal}) FROM t")
 
 
 @pytest.mark.parametrize("name", ["COMPLETE", "TRY_COMPLETE", "COUNT_TOKENS", "FINETUNE"])

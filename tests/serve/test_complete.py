@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Coroutine
 
 import pytest
 
-from luthier.errors import ContextTooLong, InvalidInput, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, LuthierError, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
@@ -47,6 +47,9 @@ class Door:
 
     def stream(self, prompt: str, **given: object) -> AsyncGenerator[Chunk, None]:
         return self._completer.stream(ask(prompt, **given))
+
+    def many(self, *prompts: str) -> Coroutine[None, None, list[Chunk | LuthierError]]:
+        return self._completer.many([ask(prompt) for prompt in prompts])
 
     async def streamed(self, prompt: str, **given: object) -> list[Chunk]:
         return [chunk async for chunk in self.stream(prompt, **given)]
@@ -170,3 +173,27 @@ def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
     with pytest.raises(InvalidInput, match="stands on other, not on tiny"):
         run(door, verb, "a")
     assert door.engine.requests == []
+
+
+def test_many_end_each_in_its_own_way(door: Door) -> None:
+    first, second, third = asyncio.run(door.many("a b", "too long " * 20, "c"))
+    assert isinstance(first, Chunk)
+    assert isinstance(third, Chunk)
+    assert isinstance(second, ContextTooLong)
+    assert [chunk.choices[0].text for chunk in (first, third)] == ["base: a b", "base: c"]
+    assert sorted(door.counts) == [(1, 2), (2, 3)]
+
+
+def test_who_leaves_many_pays_for_what_was_made(door: Door) -> None:
+    async def leave() -> None:
+        door.engine.hangs_after = 2
+        task = asyncio.create_task(door.many("a b", "c d e"))
+        while door.engine.num_open < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    assert door.engine.num_open == 0
+    assert sorted(door.counts) == [(2, 2), (3, 2)]

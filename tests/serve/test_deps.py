@@ -21,13 +21,18 @@ def revoke(settings: Settings) -> None:
         tx.execute(sa.update(store.table("keys")).values(revoked_on=1))
 
 
-@pytest.mark.parametrize("header", [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer  "])
+@pytest.mark.parametrize(
+    "header", [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer  ", "Snowflake", "Snowflake Token="]
+)
 def test_a_missing_key(registry: Registry, header: str | None) -> None:
     with pytest.raises(NotAuthenticated, match="Authorization: Bearer KEY"):
         asyncio.run(KeyCheck(registry).caller(header))
 
 
-@pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} "])
+@pytest.mark.parametrize(
+    "header",
+    [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} ", f'Snowflake Token="{KEY}"', f"snowflake token={KEY}"],
+)
 def test_a_good_key(registry: Registry, header: str) -> None:
     assert asyncio.run(KeyCheck(registry).caller(header)) == ADMIN
 

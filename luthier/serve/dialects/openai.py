@@ -12,13 +12,13 @@ from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.direct import ROUTES, Completing
+from luthier.serve.direct import ROUTES, Completing, Route
 from luthier.serve.services import Services
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
-class _Handed(Response):
+class Handed(Response):
     """What a bare ASGI app answers."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,16 +29,17 @@ class _Handed(Response):
         await self._app(scope, receive, send)
 
 
-def _schema(path: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": ROUTES[path].body.model_json_schema()}}
+def body_schema(route: Route) -> dict[str, Any]:
+    """For the API's documentation: a bare ASGI app has no declared body."""
+    content = {"application/json": {"schema": route.body.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-@router.post("/chat/completions", openapi_extra=_schema("/v1/chat/completions"))
-@router.post("/completions", openapi_extra=_schema("/v1/completions"))
+@router.post("/chat/completions", openapi_extra=body_schema(ROUTES["/v1/chat/completions"]))
+@router.post("/completions", openapi_extra=body_schema(ROUTES["/v1/completions"]))
 async def complete(request: Request, services: ServicesOf) -> Response:
     """Answers at once, or in server-sent events where `stream` is true."""
-    return _Handed(Completing(services, request.app.state.keys, ROUTES[request.scope["route"].path]))
+    return Handed(Completing(services, request.app.state.keys, ROUTES[request.scope["route"].path]))
 
 
 @router.get("/models")

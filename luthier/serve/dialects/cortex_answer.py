@@ -1,0 +1,73 @@
+"""How Cortex' inference:complete writes its answers and errors. ASCII only, as OpenAI's (`serve/answer.py`)."""
+
+import json
+import time
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from luthier.errors import LuthierError, NotFound
+from luthier.platform.wire import Choice, Chunk, Usage
+from luthier.serve.dialects.cortex_bodies import InferenceBody
+from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words
+from luthier.serve.faults import error_response
+
+REQUEST_ID = "X-Snowflake-Request-ID"
+
+
+class InferenceWriter:
+    """One request's answer. A stream ends with its connection: there is no last line of its own."""
+
+    def __init__(self, request_id: str, body: InferenceBody) -> None:
+        self._id = request_id
+        self._head: dict[str, Any] = {"id": request_id, "created": int(time.time()), "model": body.model}
+
+    def whole(self, answer: Chunk) -> bytes:
+        assert answer.usage is not None
+        (choice,) = answer.choices
+        text = [{"type": "text", "text": choice.text}]
+        message = {"role": "assistant", "content": choice.text, "content_list": text}
+        choices = [{"message": message, "finish_reason": choice.finish_reason}]
+        return json.dumps({**self._head, "choices": choices, "usage": counts(answer.usage)}).encode("ascii")
+
+    def opening(self, _num_choices: int) -> bytes:
+        return b""
+
+    def lines(self, chunk: Chunk) -> bytes:
+        """The counts come last, with an empty piece of text."""
+        choices = chunk.choices or [Choice(index=0, text="")]
+        return b"".join(self._line(choice, chunk.usage) for choice in choices)
+
+    def broken(self, error: LuthierError) -> bytes:
+        """Snowflake's client raises by the key `error`."""
+        told = {"code": error.code, "message": error.message, "request_id": self._id}
+        return _event({**self._head, "choices": [], "error": told})
+
+    def _line(self, choice: Choice, usage: Usage | None) -> bytes:
+        text = choice.text
+        delta = {"type": "text", "content": text, "content_list": [{"type": "text", "text": text}], "text": text}
+        piece: dict[str, Any] = {"delta": delta}
+        if choice.finish_reason:
+            piece["finish_reason"] = choice.finish_reason
+        return _event({**self._head, "choices": [piece], "usage": counts(usage) if usage else {}})
+
+
+def refusal(request: Request, error: Exception) -> JSONResponse:
+    """What everybody is answered, in Snowflake's form; what it documents begins with its words."""
+    answer = error_response(request, error)
+    told, status = json.loads(bytes(answer.body))["error"], answer.status_code
+    message = in_their_words(error, told["message"])
+    if status == HTTPStatus.BAD_REQUEST and message == told["message"]:
+        message = f"{BAD_OPTIONS}: {message}"
+    if isinstance(error, NotFound):
+        status = HTTPStatus.BAD_REQUEST
+    request_id = request.state.id
+    body = {"message": message, "code": told["code"], "error_code": told["code"], "request_id": request_id}
+    kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+    return JSONResponse(body, status_code=status, headers={**kept, REQUEST_ID: request_id})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode("ascii")

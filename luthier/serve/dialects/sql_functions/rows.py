@@ -1,0 +1,124 @@
+"""How functions run over the rows of a statement: JSON in, one value out, completions many at a time."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from luthier.errors import LuthierError
+from luthier.platform.access import Caller
+from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.services import Ask, Services
+
+Row = list[Any]
+Call = Callable[[list[pa.Array]], pa.Array]
+
+MAX_MESSAGES = 6
+"""On their way at once: four fill an engine, two wait behind them. Others come in between."""
+
+
+class Completion(NamedTuple):
+    """What a row asks for, and what becomes of the answer."""
+
+    request: CompleteRequest
+    value: Callable[[Chunk], str]
+
+
+@dataclass
+class Statement:
+    """What the functions of one statement share."""
+
+    services: Services
+    caller: Caller
+    ids: Iterator[str]
+    loop: asyncio.AbstractEventLoop
+    """Completions run on it; the statement itself waits in a thread."""
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_MESSAGES))
+
+    @cached_property
+    def num_together(self) -> int:
+        """Rows that go to a replica in one message: a quarter of what an engine answers at once."""
+        catalog, served = self.services.catalog, self.services.base_models
+        return max(1, min((catalog.get(name).engine.max_num_seqs for name in served), default=1) // 4)
+
+
+def each_row(one: Callable[[Row], str | None]) -> Call:
+    return lambda columns: pa.array([one(row) for row in _rows(columns)], pa.string())
+
+
+def as_text(value: Any) -> str | None:
+    """A scalar as SQL casts it; None for NULL, and for arrays and objects."""
+    if isinstance(value, str | None):
+        return value
+    return json.dumps(value) if isinstance(value, int | float) else None
+
+
+class Completing:
+    """A function that completes. `asked` gives what a row wants, None for NULL; `failed` what an error makes of it."""
+
+    def __init__(
+        self,
+        statement: Statement,
+        function: str,
+        asked: Callable[[Row], Completion | None],
+        failed: Callable[[Row, LuthierError], str | None],
+    ) -> None:
+        self._statement, self._function, self._asked, self._failed = statement, function, asked, failed
+
+    def __call__(self, columns: list[pa.Array]) -> pa.Array:
+        future = asyncio.run_coroutine_threadsafe(self._values(_rows(columns)), self._statement.loop)
+        try:
+            return pa.array(future.result(), pa.string())
+        except ExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _values(self, rows: list[Row]) -> list[str | None]:
+        values: list[str | None] = [None] * len(rows)
+        size = self._statement.num_together
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(rows), size):
+                group.create_task(self._fill(values, start, rows[start : start + size]))
+        return values
+
+    async def _fill(self, values: list[str | None], start: int, rows: list[Row]) -> None:
+        """Writes these rows' values from `start` on. Rows that ask one model go to its replica together."""
+        async with self._statement.room:
+            by_model: dict[str, list[tuple[int, Completion, Ask]]] = defaultdict(list)
+            for at, row in enumerate(rows):
+                try:
+                    if completion := self._asked(row):
+                        ask = await self._ask(completion)
+                        by_model[ask.request.model].append((at, completion, ask))
+                except LuthierError as error:
+                    values[start + at] = self._failed(row, error)
+            for together in by_model.values():
+                chunks = await self._statement.services.completions.many([ask for *_, ask in together])
+                for (at, completion, _), chunk in zip(together, chunks, strict=True):
+                    values[start + at] = self._value(rows[at], completion, chunk)
+
+    async def _ask(self, completion: Completion) -> Ask:
+        statement = self._statement
+        base_model = await statement.services.base_model_of(statement.caller, completion.request.model)
+        return Ask(next(statement.ids), statement.caller, self._function, base_model, completion.request)
+
+    def _value(self, row: Row, completion: Completion, answer: Chunk | LuthierError) -> str | None:
+        try:
+            if isinstance(answer, LuthierError):
+                raise answer
+            return completion.value(answer)
+        except LuthierError as error:
+            return self._failed(row, error)
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
+def _rows(columns: list[pa.Array]) -> list[Row]:
+    cells = ([None if text is None else json.loads(text) for text in column.to_pylist()] for column in columns)
+    return [list(row) for row in zip(*cells, strict=True)]
