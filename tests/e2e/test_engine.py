@@ -54,6 +54,13 @@ class Asked:
     def check_idle(self) -> None:
         assert self.engine._engine.get_num_unfinished_requests() == 0
 
+    async def made_more_than(self, num_tokens: int) -> None:
+        """Until vLLM has made so many, whoever took them."""
+        states = self.engine._engine.output_processor.request_states
+        while sum(state.detokenizer.num_output_tokens() for state in states.values()) <= num_tokens:
+            assert states
+            await asyncio.sleep(0.001)
+
 
 def joined(pieces: list[Choice]) -> Choice:
     logprobs = [each for piece in pieces for each in piece.logprobs or ()]
@@ -261,7 +268,7 @@ async def a_client_leaves_a_stream(asked: Asked, n: int) -> None:
     for _ in range(5):
         await anext(stream)
     handed_over = tally.completion
-    await asyncio.sleep(0.05)
+    await asked.made_more_than(handed_over)
     await stream.aclose()
     assert 5 <= handed_over < tally.completion < LONG * n
     asked.check_idle()
@@ -269,7 +276,10 @@ async def a_client_leaves_a_stream(asked: Asked, n: int) -> None:
 
 async def a_client_leaves_before_the_whole_answer(asked: Asked, n: int) -> None:
     task = asyncio.create_task(asked.ask("whole", tally := Tally(), max_tokens=LONG, n=n))
-    await asyncio.sleep(0.1)
+    while asked.engine._engine.get_num_unfinished_requests() < n:
+        assert not task.done()
+        await asyncio.sleep(0.001)
+    await asked.made_more_than(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
