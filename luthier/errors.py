@@ -100,6 +100,12 @@ class Conflict(LuthierError):
     code, http, exit = "conflict", 409, 5
 
 
+class AdapterRefused(Conflict):
+    """An adapter that its engine does not load, or whose answers are not its trainer's; of that model alone."""
+
+    code = "adapter_refused"
+
+
 class Unavailable(LuthierError):
     """A part of the platform does not answer just now; the same request may be sent again."""
 

@@ -21,6 +21,7 @@ from luthier.serve.books import line_of
 from luthier.serve.complete import Completer, Tally, Visit
 from luthier.serve.many import Many
 from luthier.serve.services import Ask
+from luthier.serve.slots import AdapterStats
 from luthier.serve.tool_calls import ForcedCalls
 
 
@@ -179,11 +180,15 @@ class LocalCompletions:
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
         self.is_ready = True
         self.books = Books(lambda record: registry.ledger.append([record]))
+        self.stats: list[AdapterStats] = []
         resolver = Resolver(settings, catalog, registry.models)
         self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}
 
     def admission(self, base_model: str) -> Admission:
         return self._completers[base_model].admission
+
+    async def adapters(self) -> list[AdapterStats]:
+        return self.stats
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completers[ask.base_model].whole(ask)

@@ -26,7 +26,7 @@ from aiohttp.test_utils import TestServer
 from click import ClickException
 from click.testing import CliRunner
 
-from benchmarks import serve, train
+from benchmarks import adapters, serve, train
 from benchmarks.processes import MARK, between, end, group_of, marked, spent
 from benchmarks.serve_load import Load, Plan, closed_loop
 from benchmarks.serve_report import percentile, report
@@ -34,6 +34,8 @@ from benchmarks.serve_run import Amount, Run, counters, run_point
 from benchmarks.serve_sides import BASE, Running, Server, Setup, flags
 from benchmarks.serve_traffic import Point, asked_models, points, texts
 from benchmarks.train_worker import Result, Task, _trl_settings, measure
+from luthier.platform.base_models import load_catalog
+from luthier.platform.settings import Settings
 
 NUM_ROWS = 8
 """Of each set: three steps of eight rows."""
@@ -322,3 +324,11 @@ def test_the_command_of_serving_alternates_its_sides(tmp_path: Path, monkeypatch
     assert text.count("ray.serve.llm |") == 2, "none of its figures are of adapters"
     assert "rounds 2, tokens 32, ignore eos True" in text
     assert "Screening, 16 at once, base model, whole: 50.0 requests/s when it keeps 0" in text
+
+
+def test_the_adapters_report_takes_the_base_model_off(settings: Settings) -> None:
+    base = load_catalog(settings).get("tiny")
+    rows = {"the base model": ([10.0, 20.0, 30.0], [40.0], [5.0]), "adapters on disk": ([70.0] * 9, [80.0], [6.0, 8.0])}
+    text = adapters._report(base, rows, "Words.")
+    assert "| adapters on disk | 70.0, 70.0, 70.0 | 80.0, 80.0, 80.0 | 7.0, 8.0, 8.0 |" in text
+    assert "**50 ms** (p50) and **50 ms** (p99) after the base model's" in text

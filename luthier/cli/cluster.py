@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from luthier.cli.front import clear_away, haproxy_binary, lay_out
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
-from luthier.errors import ClusterError, InvalidInput, NotAuthenticated
+from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.base_models import (
     BaseModel,
@@ -106,7 +106,22 @@ def status(settings: Settings) -> dict[str, Any]:
         ready = httpx.get(f"{cluster.url}/readyz", timeout=10).json()
     except (httpx.HTTPError, ValueError) as error:
         return {**found, "reason": f"the API does not answer ({error})"}
-    return {**found, "up": True, "ready": ready["ready"], "engines": ready["base_models"]}
+    answers = {"up": True, "ready": ready["ready"], "engines": ready["base_models"]}
+    return {**found, **answers, "replicas": _replicas(settings)}
+
+
+def _replicas(settings: Settings) -> dict[str, Any]:
+    """Which adapters are where, by replica; nothing when the profile's key is not known there."""
+    from luthier.cli.client import Client
+
+    profile = load_profile(settings)
+    if profile is None:
+        return {}
+    try:
+        engines = Client(profile.url, profile.api_key).call("GET", "/luthier/v1/engines")["engines"]
+    except LuthierError:
+        return {}
+    return {engine.pop("replica"): engine for engine in engines}
 
 
 def fetch_base_model(settings: Settings, base: BaseModel, say: Say) -> Path:

@@ -1,5 +1,7 @@
 """luthier models list | show | artifacts | export | import | drop."""
 
+from typing import Any
+
 import click
 
 from luthier.cli.client import Client
@@ -18,8 +20,8 @@ def list_models(as_json: bool) -> None:
     """List the tuned models."""
     empty = "No tuned models yet. `luthier finetune create` makes one."
     rows = Client().models.list()
-    shown = rows if as_json else [{**row, "job_id": row["job_id"] or "imported"} for row in rows]
-    show(shown, ("model", "version", "base_model", "rank", "job_id", "created_on"), as_json, empty)
+    shown = rows if as_json else [_line(row) for row in rows]
+    show(shown, ("model", "version", "base_model", "rank", "proof", "job_id", "created_on"), as_json, empty)
 
 
 @models.command("show")
@@ -67,3 +69,8 @@ def import_model(folder: str, model: str, base_model: str | None, task_type: str
 def drop(model: str) -> None:
     """Drop a model: it stops answering."""
     click.echo(f"Dropped model {Client().models.drop(model)['model']}.")
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    """Of the table."""
+    return {**row, "job_id": row["job_id"] or "imported", "proof": row["proof"]["state"]}

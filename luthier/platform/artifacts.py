@@ -51,6 +51,18 @@ def place(folder: Path, content: Content, manifest: Mapping[str, object], publis
     return final
 
 
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with the files of a published folder; None: they are those that were published."""
+    try:
+        files: dict[str, str] = json.loads((folder / MANIFEST).read_text())["sha256"]
+        other = next((name for name, sha256 in files.items() if file_sha256(folder / name) != sha256), None)
+    except FileNotFoundError as error:
+        return f"its {Path(error.filename).name} is missing in storage ({folder.name[:12]})"
+    except (OSError, ValueError, KeyError) as error:
+        return f"its files cannot be read ({folder.name[:12]}: {error})"
+    return other and f"its {other} is not what was published: damaged in storage ({folder.name[:12]})"
+
+
 def _is_whole(folder: Path, content: Content) -> bool:
     """It has its manifest, and its files are those that were published."""
     files = {name: folder / name for name in (*content.files, MANIFEST)}

@@ -1,5 +1,7 @@
 """Tables and models: the named objects of account > database > schema. Pure."""
 
+from enum import StrEnum
+
 from luthier.platform.frozen import Frozen
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
@@ -38,6 +40,21 @@ class ModelVersion(Frozen):
     """The model or job whose weights it began with."""
     owner: str
     created_on: int
+
+
+class ProofState(StrEnum):
+    """Whether a version answers as its trainer measured it, by the last engine that loaded it."""
+
+    UNPROVED = "unproved"
+    PROVED = "proved"
+    REFUSED = "refused"
+
+
+class Proof(Frozen):
+    state: ProofState = ProofState.UNPROVED
+    reason: str = ""
+    """In words, unless it is proved."""
+    checked_on: int | None = None
 
 
 class ImportedModel(Frozen):

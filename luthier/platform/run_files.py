@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 from pyarrow import csv
 
+from luthier.platform.fingerprint import FINGERPRINT
+
 MODEL = "model"
 """In a checkpoint: the adapter or weights, for whoever uses them."""
 
@@ -31,6 +33,8 @@ class RunFiles:
         """What memory was found to have room for."""
         self.recompute = folder / "activation_checkpointing"
         """There once memory was found too small without it."""
+        self.fingerprint = folder / FINGERPRINT
+        """Of the finished adapter."""
 
     def checkpoint(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"
@@ -142,10 +146,15 @@ def read_pass_tokens(file: Path) -> int | None:
 
 def write_pass_tokens(file: Path, tokens: int) -> None:
     """Whole or not at all: without it the next worker finds out by itself."""
-    part = file.with_suffix(f".{uuid.uuid4().hex}")
     with suppress(OSError):
-        part.write_text(str(tokens))
-        os.replace(part, file)
+        write_whole(file, str(tokens))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Under its name when it is whole, and not before."""
+    part = file.with_suffix(f".{uuid.uuid4().hex}")
+    part.write_text(text)
+    os.replace(part, file)
 
 
 def mark(file: Path) -> None:

@@ -25,12 +25,14 @@ from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_api
 from luthier.serve.replica import Replica, keep_on_loopback
 from luthier.serve.services import Ask, make_services
+from luthier.serve.slots import AdapterStats
 
 GATEWAY = "gateway"
 MAX_ONGOING = 10_000
 """Above the 4,096 connections that HAProxy takes: Serve queues nothing, so whatever is too much is refused by us."""
 LOGGING = {"enable_access_log": False}
 """Of Ray Serve: our own says more."""
+STATS_SECONDS = 3.0
 
 
 def start_doors(settings: Settings, catalog: Catalog, host: str) -> None:
@@ -85,6 +87,19 @@ class HandleCompletions:
     async def ready(self) -> dict[str, bool]:
         statuses = await asyncio.to_thread(lambda: serve.status().applications)
         return {name: name in statuses and statuses[name].status == "RUNNING" for name in self._base_models}
+
+    async def adapters(self) -> list[AdapterStats]:
+        found = await asyncio.gather(*(self._adapters(name) for name in self._base_models))
+        return [stats for some in found for stats in some]
+
+    async def _adapters(self, base_model: str) -> list[AdapterStats]:
+        """Of its replicas; one that does not answer in time is left out."""
+        try:
+            asked = self._handle(base_model).broadcast("adapters")
+            told = await asked.results_async(timeout_s=STATS_SECONDS, return_exceptions=True)
+        except (TimeoutError, RayActorError, RayServeException, DeploymentUnavailableError):
+            return []
+        return [stats for some in told if isinstance(some, list) for stats in some]
 
     def _handle(self, base_model: str) -> DeploymentHandle:
         if base_model not in self._handles:

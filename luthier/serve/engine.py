@@ -1,7 +1,8 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from luthier.platform.wire import Choice, CompleteRequest, ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 from luthier.serve.engine_faults import check_grammar, client_error, refused
+from luthier.serve.loading import Loader, Report
 from luthier.serve.reading import Reader, plain_choices
+from luthier.serve.slots import AdapterStats
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
 
@@ -30,7 +33,8 @@ MAX_INLINE_CHARS = 8_000
 class VllmEngine:
     """One base model in vLLM. Start it inside a running event loop."""
 
-    def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
+    def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool, report: Report) -> None:
+        """`report` takes what is found of each adapter that is loaded."""
         prepare_environment(base, base_dir, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -43,6 +47,7 @@ class VllmEngine:
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
         arguments = engine_args(base, base_dir, use_gpu) | own_args(use_gpu)
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._loader = Loader(self, base, self._prompts, report)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:
@@ -59,6 +64,32 @@ class VllmEngine:
         for each in self._processes:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+
+    async def adapters(self, replica: str) -> AdapterStats:
+        """Which are where, and how their loads went."""
+        return await self._loader.stats(replica)
+
+    async def call(self, method: str, *args: Any) -> list[Any]:
+        """What each of vLLM's workers answers to a method of AdapterWorker."""
+        try:
+            answers: list[Any] = await self._engine.collective_rpc(method, args=args)
+        except _engine_dead() as error:
+            raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
+        return answers
+
+    async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
+        """The log-probability of each token from a place on."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+
+        # With prompt_logprobs vLLM reads no prefix from its cache.
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        given = tokens_input(list(ids)), params, f"proof_{uuid.uuid4().hex}"
+        try:
+            *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
+        except _engine_dead() as error:
+            raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
+        return [output.prompt_logprobs[at][ids[at]].logprob for at in range(start, len(ids))]
 
     async def whole(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
@@ -86,9 +117,11 @@ class VllmEngine:
         ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
         params = self._sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
-        queue, is_done = None, False
+        queue, is_done, lora = None, False, _lora_request(adapter)
+        if adapter:
+            await self._loader.hold(adapter)
         try:
-            queue = await self._add(request_id, ids, params, _lora_request(adapter))
+            queue = await self._add(request_id, ids, params, lora)
             while not is_done:
                 output = queue.get_nowait() or await queue.get()
                 is_done = output.finished
@@ -107,8 +140,12 @@ class VllmEngine:
             tally.prompt = len(ids) if queue else 0
             raise
         finally:
-            if queue and not is_done:
-                await self._abort(queue, len(ids), tally)
+            try:
+                if queue and not is_done:
+                    await self._abort(queue, len(ids), tally)
+            finally:
+                if adapter:
+                    self._loader.release(adapter)
 
     async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any) -> Any:
         """vLLM's queue of this request's outputs."""
@@ -258,8 +295,6 @@ def _lora_request(adapter: ModelVersion | None) -> Any:
         )
     from vllm.lora.request import LoRARequest
 
-    if not Path(adapter.path, "adapter_model.safetensors").is_file():
-        raise Unavailable(f"The adapter of model {adapter.model} is missing in storage ({adapter.sha256[:12]}).")
     # vLLM keys its LoRA cache by the number and its KV cache by the name: neither is ever used again for other weights.
     return LoRARequest(f"{adapter.model}@{adapter.sha256[:16]}", adapter.number, adapter.path)
 

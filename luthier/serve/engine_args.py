@@ -40,6 +40,7 @@ def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "enable_lora": True,
+        "worker_extension_cls": "luthier.serve.worker.AdapterWorker",
         "max_loras": engine.max_loras,
         "max_cpu_loras": engine.max_cpu_loras,
         "max_lora_rank": _lora_room(base.max_rank),

@@ -1,13 +1,14 @@
-"""Jobs as Prometheus' gauges, from one look at the registry: nothing is counted in this process."""
+"""What Prometheus scrapes: jobs, from one look at the registry, and adapters, as each replica counts them."""
 
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.platform.jobs import JobCensus
+from luthier.serve.slots import AdapterStats
 
 RUNNING = {
     "step": "Optimizer steps done.",
@@ -22,11 +23,21 @@ RUNNING = {
 """By their names in the job's progress."""
 
 
-def exposition(account: str, census: JobCensus, accept: str) -> tuple[bytes, str]:
+COUNTED = {
+    "hits": "Requests that found their adapter in host memory.",
+    "misses": "Requests that waited for their adapter.",
+    "evictions": "Adapters that made room for others.",
+    "refused": "Loads of adapters that are not what was trained.",
+}
+"""By their names in a replica's numbers."""
+
+
+def exposition(account: str, census: JobCensus, adapters: list[AdapterStats], accept: str) -> tuple[bytes, str]:
     """The text for a scrape and its content type, as the `Accept` header wants it."""
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Jobs(account, census))
+    registry.register(_Adapters(adapters))
     return encode(registry), content_type
 
 
@@ -46,3 +57,24 @@ class _Jobs(Collector):
                 if value is not None:
                     gauge.add_metric((self._account, job.id, job.model), value)
             yield gauge
+
+
+class _Adapters(Collector):
+    def __init__(self, adapters: list[AdapterStats]) -> None:
+        self._adapters = adapters
+
+    def collect(self) -> Iterator[Metric]:
+        where = ("base_model", "replica")
+        for name, words in COUNTED.items():
+            counter = CounterMetricFamily(f"luthier_adapter_{name}", words, labels=where)
+            for stats in self._adapters:
+                counter.add_metric((stats.base_model, stats.replica), getattr(stats, name))
+            yield counter
+        loads = SummaryMetricFamily("luthier_adapter_load_seconds", "From the disk to the proof.", labels=where)
+        held = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*where, "tier"))
+        for stats in self._adapters:
+            loads.add_metric((stats.base_model, stats.replica), stats.loads, stats.load_seconds)
+            for tier, numbers in (("engine", stats.in_engine), ("memory", stats.in_memory)):
+                held.add_metric((stats.base_model, stats.replica, tier), len(numbers))
+        yield loads
+        yield held

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import ray
 from prometheus_client import REGISTRY
+from ray import serve
 from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica as serve_replica
 from starlette.types import ASGIApp
@@ -24,6 +25,7 @@ from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_metrics import Places
 from luthier.serve.many import Many
 from luthier.serve.services import Ask, make_services
+from luthier.serve.slots import AdapterStats
 from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,9 @@ class Replica:
         registry, catalog = RegistryClient(), load_catalog(settings)
         base = catalog.get(base_model)
         self._services = make_services(settings, registry, self, base.name, open_access_log(settings))
-        self._engine = VllmEngine(base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()))
+        self._engine = VllmEngine(
+            base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()), report=registry.proofs.report
+        )
         spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append, settings.max_spool_mib << 20)
         spool.start()
         services = self._services
@@ -71,6 +75,9 @@ class Replica:
     async def ready(self) -> dict[str, bool]:
         await self._engine.check()
         return dict.fromkeys(self._services.base_models, True)
+
+    async def adapters(self) -> list[AdapterStats]:
+        return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completer.whole(ask)

@@ -17,11 +17,13 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.tables import Tables
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.adapters import Resolver
+from luthier.serve.slots import AdapterStats
 
 
 class Verbs(Protocol):
@@ -31,6 +33,7 @@ class Verbs(Protocol):
     tables: Tables
     models: Models
     ledger: Ledger
+    proofs: Proofs
     jobs: Jobs
 
 
@@ -59,6 +62,9 @@ class Completions(Protocol):
         """The last chunk carries the engine's token counts."""
 
     async def ready(self) -> dict[str, bool]: ...
+
+    async def adapters(self) -> list[AdapterStats]:
+        """Of each replica that answers."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,18 @@ MAX_NEW_TOKENS = 64
 
 def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_tokens: int) -> tuple[str, ...]:
     """One answer to each of the run's eval_prompts, asked as its task asks. CREATE lets none be empty or long."""
-    asked = [_asked(text, prompts, config.rendering) for text in config.eval_prompts]
-    at_once = max(1, max_pass_tokens // (max(len(ids) for ids in asked) + MAX_NEW_TOKENS))
+    rows = [asked(text, prompts, config.rendering) for text in config.eval_prompts]
+    at_once = max(1, max_pass_tokens // (max(len(ids) for ids in rows) + MAX_NEW_TOKENS))
     model.module.eval()
     written: list[list[int]] = []
-    for start in range(0, len(asked), at_once):
-        written += model.generate(asked[start : start + at_once], MAX_NEW_TOKENS, prompts.eos_id)
+    for start in range(0, len(rows), at_once):
+        written += model.generate(rows[start : start + at_once], MAX_NEW_TOKENS, prompts.eos_id)
     model.module.train()
     return tuple(prompts.decode(ids) for ids in written)
 
 
-def _asked(text: str, prompts: Prompts, how: Rendering) -> list[int]:
+def asked(text: str, prompts: Prompts, how: Rendering) -> list[int]:
+    """A lone question in tokens."""
     if how.task_type.is_plain:
         return prompts.encode(text)
     return prompts.chat([{"role": "user", "content": text}])

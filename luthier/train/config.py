@@ -103,3 +103,5 @@ class FitResult(Frozen):
     training_loss: float
     """Mean over the steps of the last epoch."""
     validation_loss: float | None
+    fingerprint: Path | None = None
+    """The file; None for full weights."""

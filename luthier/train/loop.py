@@ -10,9 +10,12 @@ from torch import Tensor
 
 from luthier.errors import TrainingFailed
 from luthier.platform.jobs import EventType
+from luthier.platform.options import Method
+from luthier.platform.run_files import write_whole
 from luthier.train.answers import answer
 from luthier.train.checkpoint import snapshot
 from luthier.train.config import FitConfig, StepRecord
+from luthier.train.fingerprint import fingerprint
 from luthier.train.keeping import Keeper
 from luthier.train.limits import check_loss, check_number
 from luthier.train.packing import Batch
@@ -58,6 +61,7 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
             if has_checkpoint:
                 _keep(run, keeper)
         keeper.finish()
+    _take_fingerprint(run)
     return state.history
 
 
@@ -137,3 +141,12 @@ def _keep(run: Run, keeper: Keeper) -> None:
     run.team.together(lambda: taken.check() if taken else None)
     if is_mine and taken:
         keeper.keep(taken)
+
+
+def _take_fingerprint(run: Run) -> None:
+    """Of the adapter as it is in the last checkpoint; rank 0 writes it, the others help where weights are shared."""
+    if run.config.method is Method.FULL or not (run.team.rank == 0 or run.team.mesh):
+        return
+    taken = fingerprint(run)
+    if run.team.rank == 0:
+        write_whole(run.files.fingerprint, taken.model_dump_json())

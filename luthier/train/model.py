@@ -38,7 +38,7 @@ class TunedModel:
     """Made by load(). With shared weights every worker makes the same calls."""
 
     def __init__(self, module: Any, method: Method, device: torch.device, dtype: torch.dtype) -> None:
-        self.module, self.method, self.device, self._dtype = module, method, device, dtype
+        self.module, self.method, self.device, self.dtype = module, method, device, dtype
         self._causal = causal = module if method is Method.FULL else module.get_base_model()
         self._within, self._backbone, self._head = Within(causal), causal.get_decoder(), causal.get_output_embeddings()
         self._constants: dict[str, Tensor] = {}
@@ -113,9 +113,9 @@ class TunedModel:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if self.method is Method.FULL:
-            stored = self._constants | {name: tensor.to(self._dtype) for name, tensor in weights.items()}
+            stored = self._constants | {name: tensor.to(self.dtype) for name, tensor in weights.items()}
             self.module.save_pretrained(str(folder), state_dict=stored)
-            self.module.config.dtype = self._dtype  # save_pretrained took that of the weights in training
+            self.module.config.dtype = self.dtype  # save_pretrained took that of the weights in training
             self.module.config.save_pretrained(str(folder))
             return
         adapter = get_peft_model_state_dict(self.module, state_dict=weights, save_embedding_layers=False)
@@ -131,8 +131,8 @@ class TunedModel:
 
     def _precision(self) -> AbstractContextManager[Any]:
         """fp32 weights in training compute in the lower precision; a frozen base is in it already."""
-        is_mixed = self.method is Method.FULL and self._dtype is not torch.float32
-        return torch.autocast(self.device.type, self._dtype) if is_mixed else nullcontext()
+        is_mixed = self.method is Method.FULL and self.dtype is not torch.float32
+        return torch.autocast(self.device.type, self.dtype) if is_mixed else nullcontext()
 
     def _hidden(self, batch: Batch) -> Tensor:
         """[T, d] and some rows more, the last layer's output."""

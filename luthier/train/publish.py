@@ -8,6 +8,7 @@ from pathlib import Path
 
 from luthier.platform.artifacts import content_of, place
 from luthier.platform.base_models import BaseModel
+from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL, answer_lines
@@ -53,6 +54,8 @@ def _fill(folder: Path, config: FitConfig, fit: FitResult) -> None:
     """All but the manifest."""
     shutil.copytree(fit.checkpoint_dir / MODEL, folder)
     _write_results(folder / RESULTS, fit.history)
+    if fit.fingerprint:
+        shutil.copy(fit.fingerprint, folder / FINGERPRINT)
     if config.method is Method.FULL:
         copy_tokenizer(config.base_dir, folder)
     if config.eval_prompts:

@@ -73,7 +73,7 @@ class Run:
         self.objective: Objective = Preference(config.dpo_beta) if is_pairs else CrossEntropy()
         self.folder = config.storage_path / config.job_id
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = RunFiles(self.folder)
+        self.files = files = RunFiles(self.folder)
         recompute = Recompute(self.model, config.activation_checkpointing, files.recompute)
         self.limit = PassLimit(config.max_pass_tokens, files.pass_tokens, self.team, worker.note, recompute)
         self.training = self._data(config.train_file)

@@ -1,9 +1,13 @@
-"""vLLM itself on the tiny model: what it answers, and that tokens are counted to the last one."""
+"""vLLM itself on the tiny model: what it answers, that tokens are counted to the last one, and that no adapter answers
+that is not what was trained. One engine for all; the faults are planted in adapters that the trainer itself made.
+"""
 
 import asyncio
 import json
 import os
 import time
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,17 +15,21 @@ from unittest import mock
 import pytest
 from prometheus_client import REGISTRY
 
-from luthier.errors import ContextTooLong, InvalidValue
-from luthier.platform.base_models import load_catalog
+from luthier.errors import AdapterRefused, ContextTooLong, InvalidValue
+from luthier.platform.adapter_files import WEIGHTS
+from luthier.platform.base_models import BaseModel, load_catalog
+from luthier.platform.fingerprint import FINGERPRINT
+from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import load_prompts
-from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice, CompleteRequest, ToolCall, ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.engine import VllmEngine
 from luthier.serve.many import Many
 from luthier.serve.schemas import calls_schema
-from tests.e2e.live import TOML
+from tests.e2e.live import MAX_LORAS, TOML
+from tests.e2e.tuned import Tuner, other_weights
 from tests.factories import make_settings
+from tests.tiny_adapter import Tensors, change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -30,14 +38,16 @@ LONG = 480
 
 
 class Asked:
-    """The engine with short words for asking it."""
+    """The engine with short words for asking it, and what it reported of adapters."""
 
-    def __init__(self, settings: Settings, base_dir: Path) -> None:
-        self.engine = VllmEngine(load_catalog(settings).get("tiny"), base_dir, use_gpu=False)
+    def __init__(self, base: BaseModel, base_dir: Path) -> None:
+        self.base_dir = base_dir
+        self.reports: dict[int, Proof] = {}
+        self.engine = VllmEngine(base, base_dir, use_gpu=False, report=self.reports.__setitem__)
 
-    def ask(self, verb: str, tally: Tally, **given: Any) -> Any:
+    def ask(self, verb: str, tally: Tally, adapter: ModelVersion | None = None, **given: Any) -> Any:
         fields = {"model": "tiny", "prompt": "the fox", "max_tokens": 8, "ignore_eos": True, "temperature": 1.0}
-        return getattr(Many(self.engine), verb)("req", CompleteRequest(**{**fields, **given}), None, tally)
+        return getattr(Many(self.engine), verb)("req", CompleteRequest(**{**fields, **given}), adapter, tally)
 
     async def whole(self, **given: Any) -> Choice:
         """The first choice."""
@@ -50,6 +60,25 @@ class Asked:
             for choice in choices:
                 pieces.setdefault(choice.index, []).append(choice)
         return [joined(pieces[index]) for index in sorted(pieces)]
+
+    async def answer(self, adapter: ModelVersion | None) -> str:
+        """The same each time."""
+        (choice,) = await self.ask("whole", Tally(), adapter, seed=5, max_tokens=16)
+        return str(choice.text)
+
+    async def refusal(self, adapter: ModelVersion) -> str:
+        """Of that adapter alone: nothing is counted, and the engine answers on."""
+        with pytest.raises(AdapterRefused) as caught:
+            await self.ask("whole", tally := Tally(), adapter)
+        assert tally == Tally()
+        assert await self.answer(None)
+        assert caught.value.message.startswith(f"Model {adapter.model} ")
+        return caught.value.message
+
+    async def reported(self, adapter: ModelVersion) -> Proof:
+        while adapter.number not in self.reports:
+            await asyncio.sleep(0.01)
+        return self.reports[adapter.number]
 
     def check_idle(self) -> None:
         assert self.engine._engine.get_num_unfinished_requests() == 0
@@ -78,30 +107,160 @@ def joined(pieces: list[Choice]) -> Choice:
     )
 
 
-def test_the_engine(home: Path, tiny_model: Path) -> None:
-    async def checks() -> None:
-        settings = make_settings(home, tiny_model)
-        (home / "base_models" / "tiny.toml").write_text(TOML.format(path=tiny_model) + 'tool_parser = "hermes"\n')
-        asked = Asked(settings, tiny_model)
-        try:
-            await whole_and_streamed_are_alike(asked)
-            await a_seed_and_a_bias(asked)
-            await probabilities_and_echo(asked)
-            await tokens_are_as_good_as_text(asked, tiny_model)
-            await schemas_are_kept_to(asked)
-            await what_cannot_be_kept_to_is_refused(asked)
-            await tools_are_called(asked)
-            await what_cannot_fit_is_never_tokenised(asked)
-            await a_crowd_leaves(asked)
-            for n in (1, 2):
-                await a_client_leaves_a_stream(asked, n)
-                await a_client_leaves_before_the_whole_answer(asked, n)
-                await a_client_leaves_at_any_moment(asked, n)
-        finally:
-            asked.engine.kill()
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """On the engine's own event loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="module")
+def tuner(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuner:
+    home = tmp_path_factory.mktemp("home")
+    settings = make_settings(home, tiny_model)
+    (home / "base_models" / "tiny.toml").write_text(TOML.format(path=tiny_model) + 'tool_parser = "hermes"\n')
+    return Tuner(load_catalog(settings).get("tiny"), tiny_model, tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture(scope="module")
+def asked(run: Run, tuner: Tuner) -> Iterator[Asked]:
+    async def start() -> Asked:
+        return Asked(tuner.base, tuner.base_dir)
 
     with mock.patch.dict(os.environ):
-        asyncio.run(checks())
+        asked = run(start())
+        yield asked
+        asked.engine.kill()
+
+
+@pytest.fixture(scope="module")
+def tuned(tuner: Tuner) -> ModelVersion:
+    return tuner.tuned()
+
+
+def test_the_engine(asked: Asked, run: Run) -> None:
+    run(whole_and_streamed_are_alike(asked))
+    run(a_seed_and_a_bias(asked))
+    run(probabilities_and_echo(asked))
+    run(tokens_are_as_good_as_text(asked, asked.base_dir))
+    run(schemas_are_kept_to(asked))
+    run(what_cannot_be_kept_to_is_refused(asked))
+    run(tools_are_called(asked))
+    run(what_cannot_fit_is_never_tokenised(asked))
+    run(a_crowd_leaves(asked))
+    for n in (1, 2):
+        run(a_client_leaves_a_stream(asked, n))
+        run(a_client_leaves_before_the_whole_answer(asked, n))
+        run(a_client_leaves_at_any_moment(asked, n))
+
+
+def test_what_the_trainer_made_is_proved(asked: Asked, run: Run, tuned: ModelVersion) -> None:
+    assert run(asked.answer(tuned)) != run(asked.answer(None))
+    assert run(asked.reported(tuned)).state is ProofState.PROVED
+
+
+def test_without_a_fingerprint_an_adapter_answers_unproved(
+    asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion
+) -> None:
+    foreign = tuner.changed(tuned, lambda folder: (folder / FINGERPRINT).unlink())
+    assert run(asked.answer(foreign)) == run(asked.answer(tuned))
+    assert run(asked.reported(foreign)).state is ProofState.UNPROVED
+
+
+def halved(tensors: Tensors) -> None:
+    for name in [name for name in tensors if "mlp" in name]:
+        del tensors[name]
+
+
+def emptied(tensors: Tensors) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name][:] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda folder: change_weights(folder, halved), "nats off what its trainer measured"),
+        (lambda folder: change_weights(folder, emptied), "like its base model"),
+        (lambda folder: change_weights(folder, lambda all: all.pop(min(all))), "the engine cannot load it"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), "the engine cannot load it"),
+        (lambda folder: (folder / FINGERPRINT).write_text("{}"), "cannot be read"),
+    ],
+)
+def test_an_adapter_that_is_not_what_was_trained_is_refused(
+    asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion, change: Callable[[Path], Any], fault: str
+) -> None:
+    changed = tuner.changed(tuned, change)
+    assert fault in run(asked.refusal(changed))
+    assert run(asked.reported(changed)).state is ProofState.REFUSED
+    assert run(asked.answer(tuned))
+
+
+def test_stale_weights_are_refused(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:
+    newer = tuner.tuned(seed=1)
+    stale = tuner.changed(newer, lambda folder: (folder / WEIGHTS).write_bytes(Path(tuned.path, WEIGHTS).read_bytes()))
+    assert run(asked.answer(newer))
+    assert "nats off what its trainer measured" in run(asked.refusal(stale))
+
+
+def test_another_base_model_is_refused(asked: Asked, run: Run, tuner: Tuner, tmp_path: Path) -> None:
+    same_shape = tuner.tuned(base_dir=other_weights(tuner.base_dir, tmp_path / "same"))
+    assert "trained on another base model" in run(asked.refusal(same_shape))
+    larger = tuner.tuned(base_dir=other_weights(tuner.base_dir, tmp_path / "larger", hidden_size=96))
+    assert "the engine cannot load it" in run(asked.refusal(larger))
+    smaller = tuner.tuned(base_dir=other_weights(tuner.base_dir, tmp_path / "smaller", hidden_size=32))
+    assert "trained on another base model" in run(asked.refusal(smaller))
+
+
+def test_above_the_engines_rank_is_refused(asked: Asked, run: Run, tuner: Tuner) -> None:
+    assert "the engine cannot load it" in run(asked.refusal(tuner.tuned(rank=32)))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"~"), f"its {WEIGHTS} is not what was published"),
+        (lambda file: file.unlink(), f"its {WEIGHTS} is missing in storage"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(
+    asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion, change: Callable[[Path], Any], fault: str
+) -> None:
+    damaged = tuner.damaged(tuned, lambda folder: change(folder / WEIGHTS))
+    assert fault in run(asked.refusal(damaged))
+
+
+def noted(folder: Path, text: str) -> None:
+    """Another content of the same weights."""
+    (folder / "note").write_text(text)
+
+
+def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:
+    """All at once, twice: each answers as it does alone, whatever made room for it; a stream goes on beside them."""
+    places = tuner.base.engine.max_cpu_loras
+    others = [tuner.changed(tuned, partial(noted, text=str(n))) for n in range(2 * places)]
+    many = [tuned, *others]
+
+    async def all_at_once() -> list[str]:
+        answers = await asyncio.gather(*(asked.answer(each) for each in [*many, None, *many]))
+        await asyncio.gather(*(asked.reported(each) for each in many))
+        return answers
+
+    before, alone = run(asked.engine.adapters("")), run(asked.answer(tuned))
+    answers = run(all_at_once())
+    assert answers == [alone] * len(many) + [run(asked.answer(None))] + [alone] * len(many)
+    after = run(asked.engine.adapters(""))
+    assert len(after.in_memory) == places
+    assert len(after.in_engine) == MAX_LORAS
+    assert set(after.in_engine) <= set(after.in_memory)
+    assert after.loads - before.loads >= len(many) - places
+    assert after.evictions - before.evictions == after.loads - before.loads - (places - len(before.in_memory))
+    assert after.refused == before.refused
+    assert after.hits + after.misses == before.hits + before.misses + 2 * len(many) + 1
 
 
 async def whole_and_streamed_are_alike(asked: Asked) -> None:

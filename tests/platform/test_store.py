@@ -12,7 +12,7 @@ from luthier.platform.store import Store, downgrade, upgrade
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
 from tests.fakes import Launcher
 
-TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "usage"}
+TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 
 
 MODEL = (

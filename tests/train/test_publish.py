@@ -8,6 +8,7 @@ import pytest
 
 from luthier.platform.artifacts import MANIFEST
 from luthier.platform.base_models import load_catalog
+from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL
 from luthier.platform.settings import Settings
@@ -74,6 +75,14 @@ def test_answers_stand_beside_the_weights(fit, parts, tmp_path) -> None:
     made = publish(job, base, config.model_copy(update={"eval_prompts": ("a?", "b?")}), fit, Storage(tmp_path))
     lines = [json.loads(line) for line in (Path(made.path) / ANSWERS).read_text().splitlines()]
     assert lines == [{"step": 2, "prompt": "a?", "answer": "red"}, {"step": 2, "prompt": "b?", "answer": "blue"}]
+
+
+def test_the_fingerprint_is_part_of_the_content(fit, parts, tmp_path) -> None:
+    plain = publish(*parts, fit, Storage(tmp_path))
+    (tmp_path / "fingerprint").write_text("{}")
+    made = publish(*parts, fit.model_copy(update={"fingerprint": tmp_path / "fingerprint"}), Storage(tmp_path))
+    assert made.sha256 != plain.sha256
+    assert (Path(made.path) / FINGERPRINT).read_text() == "{}"
 
 
 def test_full_weights_take_the_tokenizer_along(fit, parts, tmp_path) -> None:

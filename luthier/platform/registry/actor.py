@@ -16,6 +16,7 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.tables import Tables
 from luthier.platform.settings import Settings
@@ -51,6 +52,7 @@ class RegistryClient:
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
         self.ledger = cast(Ledger, _Part("ledger"))
+        self.proofs = cast(Proofs, _Part("proofs"))
         self.jobs = cast(Jobs, _Part("jobs"))
 
 

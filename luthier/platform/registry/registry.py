@@ -9,13 +9,14 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.tables import Tables
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 
 
 class Registry:
-    """Five groups of verbs over one store; each verb is idempotent and takes milliseconds."""
+    """Six groups of verbs over one store; each verb is idempotent and takes milliseconds."""
 
     def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], int] = now_ms) -> None:
         store = Store(settings.store_url)
@@ -23,5 +24,6 @@ class Registry:
         self.tables = Tables(store)
         self.models = Models(store)
         self.ledger = Ledger(store)
+        self.proofs = Proofs(store, clock)
         billing = Billing(load_catalog(settings), load_prices(configs_dir() / "prices.toml"), self.ledger)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

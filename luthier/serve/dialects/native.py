@@ -1,5 +1,6 @@
 """The native API, /luthier/v1: jobs, tables, models, SQL, usage, status. Each native_* file has a part of it."""
 
+import asyncio
 import math
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from luthier.platform.access import Caller
 from luthier.platform.importing import Origin
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.metering import UsageKind
+from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import GroupBy
@@ -21,7 +23,7 @@ from luthier.platform.tasks import TaskType
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.dialects import native_base_models, native_follow
+from luthier.serve.dialects import native_base_models, native_engines, native_follow
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -115,22 +117,22 @@ async def import_model(
     """
     origin = Origin(base_model=base_model, task_type=task_type)
     model = await uploads.import_model(services, caller, _named(services, name), origin, request)
-    return model.model_dump(exclude={"path"})
+    return (await asyncio.to_thread(_told, services, [model]))[0]
 
 
 @v1.get("/models")
 def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return {"models": [model.model_dump(exclude={"path"}) for model in services.registry.models.show(caller)]}
+    return {"models": _told(services, services.registry.models.show(caller))}
 
 
 @v1.get(f"/models/{NAME}")
 def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return services.registry.models.get(caller, _named(services, name)).model_dump(exclude={"path"})
+    return _told(services, [services.registry.models.get(caller, _named(services, name))])[0]
 
 
 @v1.delete(f"/models/{NAME}")
 def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return services.registry.models.drop(caller, _named(services, name)).model_dump(exclude={"path"})
+    return _told(services, [services.registry.models.drop(caller, _named(services, name))])[0]
 
 
 @v1.get(f"/models/{NAME}/artifacts")
@@ -211,6 +213,7 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
 
 
 v1.include_router(native_base_models.routes)
+v1.include_router(native_engines.routes)
 v1.include_router(native_follow.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
@@ -220,6 +223,12 @@ def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict
     is_queued = any(job.status is JobStatus.PENDING for job in jobs)
     places = services.registry.jobs.positions(caller) if is_queued else {}
     return [native_description(job, places.get(job.id)) for job in jobs]
+
+
+def _told(services: Services, models: list[ModelVersion]) -> list[dict[str, Any]]:
+    """With what engines found of them."""
+    proofs = services.registry.proofs.of(models)
+    return [{**model.model_dump(exclude={"path"}), "proof": proofs[model.number].model_dump()} for model in models]
 
 
 def _named(services: Services, name: str) -> QualifiedName:

@@ -72,10 +72,11 @@ def job_answers(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str
 
 
 @scrape.get("/metrics")
-def prometheus_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
-    """The account's jobs as gauges, for Prometheus."""
-    census = services.registry.jobs.census(caller)
-    text, content_type = exposition(caller.account, census, request.headers.get("accept", ""))
+async def prometheus_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
+    """The account's jobs, and the adapters in all engines, for Prometheus."""
+    census = await asyncio.to_thread(services.registry.jobs.census, caller)
+    adapters = await services.completions.adapters()
+    text, content_type = exposition(caller.account, census, adapters, request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
 

@@ -1,0 +1,66 @@
+"""What a tuned model says of a few probes, as its trainer measured it; an engine that loads it must say the same.
+
+Pure. Distances are in nats: the mean of |difference| over the log-probabilities of the probes' answers.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.platform.frozen import Frozen
+
+FINGERPRINT = "fingerprint.json"
+QUESTIONS = ("Who are you?", "What is 12 + 30?", "Write a line about the sea.")
+"""Of no job's data: the fingerprint holds them and what the model answers, which whoever may ask it can see."""
+
+EXACT = 0.02
+"""Trainer and engine sum in other orders; more than that is another computation."""
+ROUNDED = 2.0
+"""How far the adapter's answers may be off, by how far the base model's are: both are rounded alike."""
+MAX_ROUNDING = {"float32": 0.1, "bfloat16": 0.5, "nf4": 1.5}
+"""How far the same base model may be off, by what the trainer computed in; other weights are farther."""
+SEEN = 1e-3
+"""A change that no rounding hides whole."""
+UNCHANGED = 0.1
+"""Of its effect: an adapter with less is not applied."""
+
+Scores = Sequence[Sequence[float]]
+"""The log-probabilities of each probe's answer, token by token."""
+
+
+class Probe(Frozen):
+    ids: tuple[int, ...]
+    """A question as the task asks it, and the tuned model's likeliest answer."""
+    start: int = Field(ge=1)
+    """Where the answer begins."""
+    tuned: tuple[float, ...]
+    base: tuple[float, ...]
+    """Of the same answer, without the adapter."""
+
+
+class Fingerprint(Frozen):
+    format: Literal[1] = 1
+    dtype: Literal["float32", "bfloat16", "nf4"]
+    """What the trainer computed in."""
+    probes: tuple[Probe, ...]
+
+    def fault(self, tuned: Scores, base: Scores) -> str | None:
+        """What is wrong with an engine whose answers these are, with the adapter and without; None: nothing."""
+        rounding = distance(base, [probe.base for probe in self.probes])
+        effect = distance([probe.tuned for probe in self.probes], [probe.base for probe in self.probes])
+        off, change = distance(tuned, [probe.tuned for probe in self.probes]), distance(tuned, base)
+        allowed = EXACT + ROUNDED * rounding
+        if not rounding <= MAX_ROUNDING[self.dtype]:
+            return f"it was trained on another base model: that one is {rounding:.2g} nats off on its probes"
+        if (change == 0 and effect > SEEN) or (off > allowed and change < effect * UNCHANGED):
+            return f"it answers like its base model, which its trainer measured {effect:.2g} nats away"
+        if not off <= allowed:
+            return f"it answers {off:.2g} nats off what its trainer measured, {allowed:.2g} are allowed"
+        return None
+
+
+def distance(scores: Scores, others: Scores) -> float:
+    """NaN where a score is none."""
+    pairs = [pair for ours, theirs in zip(scores, others, strict=True) for pair in zip(ours, theirs, strict=True)]
+    return sum(abs(one - other) for one, other in pairs) / len(pairs)

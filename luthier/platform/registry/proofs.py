@@ -1,0 +1,40 @@
+"""Verbs on proofs: what engines found of the versions that they loaded."""
+
+from collections.abc import Callable, Collection
+
+import sqlalchemy as sa
+
+from luthier.platform.access import Caller
+from luthier.platform.models import ModelVersion, Proof
+from luthier.platform.store import Store
+
+NOT_LOADED = Proof(reason="no engine has loaded it yet")
+
+
+class Proofs:
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self._store, self._clock = store, clock
+        self._proofs, self._versions, self._models = (store.table(name) for name in ("proofs", "versions", "models"))
+
+    def report(self, number: int, proof: Proof) -> None:
+        """The newest stays. Of a version that was dropped meanwhile nothing is kept."""
+        row = {"number": number, "state": proof.state.value, "reason": proof.reason, "checked_on": self._clock()}
+        with self._store.transaction() as tx:
+            tx.execute(sa.delete(self._proofs).where(self._proofs.c.number == number))
+            if tx.execute(sa.select(self._versions.c.number).where(self._versions.c.number == number)).first():
+                tx.execute(sa.insert(self._proofs).values(**row))
+
+    def of(self, versions: Collection[ModelVersion]) -> dict[int, Proof]:
+        """By the versions' numbers."""
+        numbers = [version.number for version in versions]
+        rows = self._store.rows(sa.select(self._proofs).where(self._proofs.c.number.in_(numbers)))
+        found = {row.pop("number"): Proof(**row) for row in rows}
+        return {number: found.get(number, NOT_LOADED) for number in numbers}
+
+    def names(self, caller: Caller, numbers: Collection[int]) -> dict[int, str]:
+        """Of the caller's account: the models and versions that these numbers stand for."""
+        joined = sa.join(self._models, self._versions, self._versions.c.model_id == self._models.c.id)
+        query = sa.select(self._versions.c.number, self._versions.c.version, self._models.c.display)
+        own = self._models.c.account == caller.account
+        rows = self._store.rows(query.select_from(joined).where(own, self._versions.c.number.in_(numbers)))
+        return {row["number"]: f"{row['display']}@{row['version']}" for row in rows}

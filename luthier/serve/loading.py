@@ -1,0 +1,175 @@
+"""Adapters on their way into an engine: room -> read, and whole on disk -> placed -> proved. One flight an adapter.
+
+What is wrong with one adapter is that model's error alone; other requests go on beside it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from luthier.errors import AdapterRefused
+from luthier.platform.artifacts import fault_of
+from luthier.platform.base_models import BaseModel
+from luthier.platform.models import ModelVersion, Proof, ProofState
+from luthier.platform.prompts import Prompts
+from luthier.serve.proof import Scorer, prove, refused
+from luthier.serve.slots import AdapterStats, Slots
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 60.0
+"""A refused adapter may have been mended by then."""
+POLL_SECONDS = 0.003
+NUM_TIMES = 256
+
+Report = Callable[[int, Proof], None]
+"""Takes a version's number and what was found; it may block."""
+
+
+class Workers(Scorer, Protocol):
+    async def call(self, method: str, *args: Any) -> list[Any]:
+        """What each of the engine's workers answers to a method of AdapterWorker."""
+
+
+@dataclass
+class Flight:
+    """One load, and who waits for it."""
+
+    task: asyncio.Task[None] = field(init=False)
+    num_waiting: int = 0
+    is_in: bool = False
+    """From then on those who waited hold the adapter."""
+
+
+class Loader:
+    """Belongs to one event loop."""
+
+    def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, report: Report) -> None:
+        self._engine, self._base, self._prompts, self._report = engine, base, prompts, report
+        self._slots = Slots(base.engine.max_cpu_loras)
+        self._flights: dict[int, Flight] = {}
+        self._refusals: dict[int, tuple[float, str]] = {}
+        self._told: dict[int, Proof] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        self._hits = self._misses = self._num_refused = 0
+        self._seconds: deque[float] = deque(maxlen=NUM_TIMES)
+        self._num_loads, self._all_seconds = 0, 0.0
+
+    async def hold(self, version: ModelVersion) -> None:
+        """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be."""
+        if self._slots.take(version.number):
+            self._hits += 1
+            return
+        self._misses += 1
+        flight = self._flights.get(version.number) or self._start(version)
+        flight.num_waiting += 1
+        try:
+            await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            if flight.is_in:
+                self.release(version)
+            else:
+                flight.num_waiting -= 1
+            raise
+
+    def release(self, version: ModelVersion) -> None:
+        self._slots.give_back(version.number)
+
+    async def stats(self, replica: str) -> AdapterStats:
+        times = list(self._seconds) or [0.0]
+        return AdapterStats(
+            base_model=self._base.name,
+            replica=replica,
+            in_engine=(await self._engine.call("adapter_places"))[0],
+            in_memory=self._slots.numbers(),
+            max_in_engine=self._base.engine.max_loras,
+            max_in_memory=self._base.engine.max_cpu_loras,
+            hits=self._hits,
+            misses=self._misses,
+            loads=self._num_loads,
+            evictions=self._slots.evictions,
+            refused=self._num_refused,
+            load_seconds=self._all_seconds,
+            load_ms={"p50": 1000 * median(times), "max": 1000 * max(times)},
+        )
+
+    def _start(self, version: ModelVersion) -> Flight:
+        until, reason = self._refusals.get(version.number, (0.0, ""))
+        if time.monotonic() < until:
+            raise _refusal(version, reason)
+        flight = self._flights[version.number] = Flight()
+        flight.task = asyncio.create_task(self._load(version, flight))
+        flight.task.add_done_callback(lambda done: self._land(version.number, done))
+        return flight
+
+    def _land(self, number: int, flight: asyncio.Task[None]) -> None:
+        del self._flights[number]
+        if not flight.cancelled():
+            flight.exception()  # looked at: nobody may be waiting for it
+
+    async def _load(self, version: ModelVersion, flight: Flight) -> None:
+        began = time.perf_counter()
+        proof = await self._place(version, flight)
+        self._tell(version.number, proof)
+        if proof.state is ProofState.REFUSED:
+            self._num_refused += 1
+            self._refusals[version.number] = time.monotonic() + RETRY_SECONDS, proof.reason
+            raise _refusal(version, proof.reason)
+        self._num_loads += 1
+        self._seconds.append(seconds := time.perf_counter() - began)
+        self._all_seconds += seconds
+
+    async def _place(self, version: ModelVersion, flight: Flight) -> Proof:
+        """In the engine, and held by all who wait, if it is not refused; not there if it is."""
+        evicted = await self._slots.room()
+        try:
+            if evicted is not None:  # before anybody can ask for it again
+                await self._engine.call("drop_adapter", evicted)
+            proof = await self._proved(version)
+            flight.is_in = proof.state is not ProofState.REFUSED
+            return proof
+        finally:
+            if flight.is_in:
+                self._slots.fill(version.number, flight.num_waiting)
+            else:
+                await self._engine.call("drop_adapter", version.number)
+                self._slots.forgo()
+
+    async def _proved(self, version: ModelVersion) -> Proof:
+        checking = asyncio.create_task(asyncio.to_thread(fault_of, Path(version.path)))
+        await self._engine.call("begin_adapter", version.number, version.model, version.path)
+        while not all(await self._engine.call("has_adapter", version.number)):
+            await asyncio.sleep(POLL_SECONDS)
+        if fault := await checking:
+            return refused(fault)
+        faults = [fault for fault in await self._engine.call("take_adapter", version.number) if fault]
+        if faults:
+            return refused(f"the engine cannot load it ({faults[0]})")
+        return await prove(self._engine, self._prompts, version)
+
+    def _tell(self, number: int, proof: Proof) -> None:
+        """Once, in a thread of its own."""
+        if self._told.get(number) == proof:
+            return
+        self._told[number] = proof
+        task = asyncio.create_task(asyncio.to_thread(self._report, number, proof))
+        self._telling.add(task)
+        task.add_done_callback(lambda done: self._was_told(number, done))
+
+    def _was_told(self, number: int, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._told.pop(number, None)  # the next load tells it again
+            log.warning("the proof of version %d was not told: %s", number, error)
+
+
+def _refusal(version: ModelVersion, reason: str) -> AdapterRefused:
+    return AdapterRefused(
+        f"Model {version.model} cannot be asked: {reason}. Tune or import it again; other models are not concerned."
+    )

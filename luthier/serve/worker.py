@@ -1,0 +1,54 @@
+"""What is added to vLLM's workers: an adapter is read beside the steps, and put into memory between two of them.
+
+By itself vLLM reads an adapter within a step: all streams wait for the disk, and a file that cannot be read ends the
+engine. Methods are called by collective_rpc; what goes wrong with an adapter they return in words.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+MAX_WORDS = 300
+"""Characters of an error."""
+
+
+class AdapterWorker:
+    """Mixed into vLLM's worker, whose own names it must not take."""
+
+    model_runner: Any
+
+    def begin_adapter(self, number: int, name: str, path: str) -> None:
+        """Starts to read an adapter's files into host memory."""
+        from vllm.lora.request import LoRARequest
+
+        pool, coming = self._adapter_reading()
+        coming[number] = pool.submit(self.model_runner.lora_manager._load_adapter, LoRARequest(name, number, path))
+
+    def has_adapter(self, number: int) -> bool:
+        """Whether the reading has ended, well or not."""
+        return self._adapter_reading()[1][number].done()
+
+    def take_adapter(self, number: int) -> str | None:
+        """Puts what was read into the engine, for good until it is dropped; or says why that cannot be."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        try:
+            lora = self._adapter_reading()[1].pop(number).result()
+            manager.add_adapter(lora)
+            manager.activate_adapter(number)  # copied into the layers now: there a wrong shape shows
+        except Exception as error:  # of this adapter alone; within a step it would be the engine's end
+            manager.remove_adapter(number)
+            return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
+        return None
+
+    def drop_adapter(self, number: int) -> None:
+        """In memory or on its way there."""
+        self._adapter_reading()[1].pop(number, None)
+        self.model_runner.lora_manager.remove_adapter(number)
+
+    def adapter_places(self) -> list[int]:
+        """The adapters in the layers' slots."""
+        return [number for number in self.model_runner.lora_manager._adapter_manager.lora_index_to_id if number]
+
+    def _adapter_reading(self) -> tuple[ThreadPoolExecutor, dict[int, "Future[Any]"]]:
+        if not hasattr(self, "_adapter_pool"):
+            self._adapter_pool: tuple[ThreadPoolExecutor, dict[int, Future[Any]]] = ThreadPoolExecutor(1), {}
+        return self._adapter_pool

@@ -1,0 +1,69 @@
+"""The fingerprint of a run's adapter, from the weights in training: what an engine that loads it must say too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from luthier.platform.fingerprint import QUESTIONS, Fingerprint, Probe
+from luthier.platform.options import Method
+from luthier.platform.prompts import Sample
+from luthier.train.answers import asked
+from luthier.train.model import TunedModel
+from luthier.train.packing import Batch, pack
+from luthier.train.run import Run
+
+MAX_NEW_TOKENS = 12
+
+
+def fingerprint(run: Run) -> Fingerprint:
+    """Every worker that shares weights takes part."""
+    model, config = run.model, run.config
+    questions = [asked(text, run.prompts, config.rendering) for text in QUESTIONS]
+    model.module.eval()
+    answers = model.generate(questions, MAX_NEW_TOKENS, run.prompts.eos_id)
+    samples = [_sample(*both, run.prompts.eos_id) for both in zip(questions, answers, strict=True)]
+    batch = pack([(sample,) for sample in samples])
+    tuned = _scores(model, batch)
+    with _without_adapter(model):
+        base = _scores(model, batch)
+    model.module.train()
+    probes = zip(samples, tuned, base, strict=True)
+    return Fingerprint(
+        dtype=_dtype(model),
+        probes=tuple(Probe(ids=s.ids, start=s.learned[0][0], tuned=t, base=b) for s, t, b in probes),
+    )
+
+
+def _sample(question: list[int], answer: list[int], eos_id: int) -> Sample:
+    ids = (*question, *answer, eos_id)
+    return Sample(ids=ids, learned=((len(question), len(ids)),))
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
+def _scores(model: TunedModel, batch: Batch) -> list[tuple[float, ...]]:
+    """The log-probabilities of each document's learned tokens."""
+    losses, documents = model.token_losses(batch)
+    return [tuple((-losses[documents == number]).tolist()) for number in range(len(batch.bounds))]
+
+
+@contextmanager
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
+def _without_adapter(model: TunedModel) -> Iterator[None]:
+    """LoRA's second halves are zero for a while."""
+    halves = {name: p for name, p in model.named_trainable().items() if "lora_B" in name}
+    kept = {name: p.detach().clone() for name, p in halves.items()}
+    for p in halves.values():
+        p.zero_()
+    try:
+        yield
+    finally:
+        for name, p in halves.items():
+            p.copy_(kept[name])
+
+
+def _dtype(model: TunedModel) -> Literal["float32", "bfloat16", "nf4"]:
+    if model.method is Method.QLORA:
+        return "nf4"
+    return "float32" if model.dtype is torch.float32 else "bfloat16"

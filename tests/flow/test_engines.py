@@ -1,0 +1,88 @@
+"""Which adapters are where, as a caller and Prometheus see it; and what engines found of a model."""
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from luthier.cli import cluster
+from luthier.cli.profile import Profile, save_profile
+from luthier.platform.models import Proof, ProofState
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.serve.slots import AdapterStats
+from tests.factories import KEY
+from tests.fakes import LocalCompletions
+
+STATS = AdapterStats(
+    base_model="tiny",
+    replica="r1",
+    in_engine=[1],
+    in_memory=[7, 1],
+    max_in_engine=4,
+    max_in_memory=64,
+    hits=5,
+    misses=3,
+    loads=2,
+    evictions=1,
+    refused=1,
+    load_seconds=0.5,
+    load_ms={"p50": 240.0, "max": 260.0},
+)
+
+
+@pytest.fixture
+def counted(completions: LocalCompletions, tuned: str) -> None:
+    completions.stats = [STATS]
+
+
+def test_engines_tell_which_adapters_are_where(api: TestClient, counted: None) -> None:
+    (engine,) = api.get("/luthier/v1/engines").json()["engines"]
+    assert engine["in_engine"] == engine["in_memory"] == ["LUTHIER.PUBLIC.tuned@1"]
+    assert engine["others"] == 1
+    assert {name: engine[name] for name in ("replica", "hits", "misses", "load_ms")} == {
+        "replica": "r1",
+        "hits": 5,
+        "misses": 3,
+        "load_ms": {"p50": 240.0, "max": 260.0},
+    }
+
+
+def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> None:
+    families = text_string_to_metric_families(api.get("/metrics").text)
+    samples = {
+        (sample.name, sample.labels.get("tier")): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.labels.get("replica") == "r1"
+    }
+    assert samples == {
+        ("luthier_adapter_hits_total", None): 5,
+        ("luthier_adapter_misses_total", None): 3,
+        ("luthier_adapter_evictions_total", None): 1,
+        ("luthier_adapter_refused_total", None): 1,
+        ("luthier_adapter_load_seconds_count", None): 2,
+        ("luthier_adapter_load_seconds_sum", None): 0.5,
+        ("luthier_adapters", "engine"): 1,
+        ("luthier_adapters", "memory"): 2,
+    }
+
+
+def test_status_has_them_by_replica(settings: Settings, server: str, counted: None) -> None:
+    record = cluster.Cluster(
+        id="c", address="", root_pid=None, url=server, dashboard=None, base_models=("tiny",), haproxy=False
+    )
+    (settings.home / "cluster.json").write_text(record.model_dump_json())
+    assert cluster.status(settings)["replicas"] == {}
+    save_profile(settings, Profile(url=server, api_key=KEY))
+    assert cluster.status(settings)["replicas"]["r1"]["in_engine"] == ["LUTHIER.PUBLIC.tuned@1"]
+
+
+def test_a_model_tells_what_its_engine_found(api: TestClient, registry: Registry, tuned: str) -> None:
+    assert api.get(f"/luthier/v1/models/{tuned}").json()["proof"] == {
+        "state": "unproved",
+        "reason": "no engine has loaded it yet",
+        "checked_on": None,
+    }
+    registry.proofs.report(1, Proof(state=ProofState.REFUSED, reason="damaged"))
+    (listed,) = api.get("/luthier/v1/models").json()["models"]
+    assert (listed["proof"]["state"], listed["proof"]["reason"]) == ("refused", "damaged")

@@ -1,0 +1,49 @@
+"""What an engine may answer to be believed."""
+
+import math
+
+import pytest
+
+from luthier.platform.fingerprint import Fingerprint, Probe
+
+TUNED, BASE = [(-0.1, -0.2, -0.3)], [(-4.1, -5.2, -6.3)]
+TAKEN = Fingerprint(dtype="float32", probes=(Probe(ids=(1, 2, 3, 4), start=1, tuned=TUNED[0], base=BASE[0]),))
+Scores = list[tuple[float, ...]]
+
+
+def off(scores: Scores, by: float) -> Scores:
+    return [tuple(score + by for score in each) for each in scores]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base"),
+    [(TUNED, BASE), (off(TUNED, 0.019), BASE), (off(TUNED, -0.05), off(BASE, 0.05)), (TUNED, off(BASE, 0.09))],
+)
+def test_what_rounding_explains_is_believed(tuned: Scores, base: Scores) -> None:
+    assert TAKEN.fault(tuned, base) is None
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base", "fault"),
+    [
+        (BASE, BASE, "it answers like its base model, which its trainer measured 5 nats away"),
+        (off(BASE, 0.01), BASE, "it answers like its base model"),
+        (off(BASE, 1.0), BASE, "it answers 4 nats off what its trainer measured, 0.02 are allowed"),
+        (off(TUNED, -0.03), BASE, "it answers 0.03 nats off"),
+        (off(TUNED, -0.3), off(BASE, 0.09), "it answers 0.3 nats off what its trainer measured, 0.2 are allowed"),
+        (TUNED, off(BASE, -0.5), "another base model: that one is 0.5 nats off"),
+        (off(TUNED, math.nan), BASE, "it answers nan nats off"),
+        (TUNED, off(BASE, math.nan), "another base model"),
+    ],
+)
+def test_what_it_does_not_is_refused(tuned: Scores, base: Scores, fault: str) -> None:
+    assert fault in (TAKEN.fault(tuned, base) or "")
+
+
+def test_an_adapter_that_learned_nothing_may_answer_like_its_base_model() -> None:
+    faint = TAKEN.model_copy(update={"probes": (TAKEN.probes[0].model_copy(update={"base": TUNED[0]}),)})
+    assert faint.fault(TUNED, TUNED) is None
+
+
+def test_a_base_model_in_four_bits_is_rounded_more() -> None:
+    assert TAKEN.model_copy(update={"dtype": "nf4"}).fault(TUNED, off(BASE, 1.0)) is None

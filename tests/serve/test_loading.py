@@ -1,0 +1,278 @@
+"""Adapters on their way into an engine: once each, as many as there is room for, and each fault one model's own."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.errors import AdapterRefused, Unavailable
+from luthier.platform.artifacts import MANIFEST, content_of, place
+from luthier.platform.base_models import load_catalog
+from luthier.platform.models import ModelVersion, Proof, ProofState
+from luthier.platform.settings import Settings
+from luthier.serve import loading
+from luthier.serve.loading import Loader
+from tests.factories import ADMIN
+
+SIZE = 2
+
+
+class Engine:
+    """Workers that keep adapters in a set; it answers with an adapter's number, and 0 without one."""
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+        self.num_begun = self.num_taken = 0
+        self.faults: dict[int, str] = {}
+        self.is_dead = self.is_deaf = False
+        """Deaf: it answers as if there were no adapters."""
+        self.readable = asyncio.Event()
+        self.readable.set()
+
+    async def call(self, method: str, *args: Any) -> list[Any]:
+        await asyncio.sleep(0)
+        if self.is_dead:
+            raise Unavailable("The engine stopped.")
+        return [getattr(self, method)(*args)]
+
+    async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
+        assert adapter is None or adapter.number in self.held
+        return [0.0 if adapter is None or self.is_deaf else float(adapter.number)] * (len(ids) - start)
+
+    def begin_adapter(self, number: int, name: str, path: str) -> None:
+        self.num_begun += 1
+
+    def has_adapter(self, number: int) -> bool:
+        return self.readable.is_set()
+
+    def take_adapter(self, number: int) -> str | None:
+        self.num_taken += 1
+        if number not in self.faults:
+            self.held.add(number)
+        assert len(self.held) <= SIZE
+        return self.faults.get(number)
+
+    def drop_adapter(self, number: int) -> None:
+        self.held.discard(number)
+
+    def adapter_places(self) -> list[int]:
+        return sorted(self.held)[:1]
+
+
+class Letters:
+    def encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+
+class Bench:
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        base = load_catalog(settings).get("tiny")
+        base = base.model_copy(update={"engine": base.engine.model_copy(update={"max_cpu_loras": SIZE})})
+        self._folder = folder
+        self.engine, self.reports = Engine(), list[tuple[int, ProofState, str]]()
+        self.loader = Loader(self.engine, base, Letters(), self.report)
+
+    def report(self, number: int, proof: Proof) -> None:
+        self.reports.append((number, proof.state, proof.reason))
+
+    def version(self, number: int) -> ModelVersion:
+        part = self._folder / "part"
+        part.mkdir(parents=True)
+        (part / "weights").write_text(str(number))
+        path = place(part, content_of(part), {}, self._folder)
+        return ModelVersion(
+            number=number,
+            model=f"M{number}",
+            version=1,
+            job_id="ft_1",
+            base_model="tiny",
+            path=str(path),
+            sha256=path.name,
+            rank=8,
+            owner=ADMIN.user,
+            created_on=1,
+        )
+
+    async def ask(self, version: ModelVersion, seconds: float = 0.0) -> None:
+        await self.loader.hold(version)
+        assert version.number in self.engine.held
+        await asyncio.sleep(seconds)
+        assert version.number in self.engine.held
+        self.loader.release(version)
+
+    async def refusal(self, version: ModelVersion) -> str:
+        with pytest.raises(AdapterRefused) as caught:
+            await self.loader.hold(version)
+        return caught.value.message
+
+    async def until(self, is_so: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not is_so():
+                await asyncio.sleep(0.001)
+
+
+def run(settings: Settings, folder: Path, story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+    async def told() -> None:
+        await story(Bench(settings, folder))
+
+    asyncio.run(told())
+
+
+def test_many_who_ask_at_once_load_it_once(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        version = bench.version(1)
+        await asyncio.gather(*(bench.ask(version, 0.01) for _ in range(5)))
+        await bench.ask(version)
+        assert bench.engine.num_begun == 1
+        stats = await bench.loader.stats("r")
+        assert (stats.loads, stats.misses, stats.hits, stats.in_memory, stats.in_engine) == (1, 5, 1, [1], [1])
+        assert 0 < stats.load_seconds == pytest.approx(stats.load_ms["p50"] / 1000)
+        await bench.until(lambda: bench.reports)
+        assert [(number, state) for number, state, _ in bench.reports] == [(1, ProofState.UNPROVED)]
+
+    run(settings, tmp_path, story)
+
+
+def test_the_least_recently_used_makes_room(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one, two, three = (bench.version(number) for number in (1, 2, 3))
+        for version in (one, two, one, three):
+            await bench.ask(version)
+        stats = await bench.loader.stats("r")
+        assert (stats.in_memory, stats.evictions) == ([1, 3], 1)
+        assert bench.engine.held == {1, 3}
+
+    run(settings, tmp_path, story)
+
+
+def test_one_in_use_stays_and_who_needs_its_place_waits(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one, two, three = (bench.version(number) for number in (1, 2, 3))
+        await bench.loader.hold(one)
+        await bench.loader.hold(two)
+        third = asyncio.create_task(bench.ask(three))
+        await asyncio.wait([third], timeout=0.05)
+        assert bench.engine.held == {1, 2}
+        bench.loader.release(two)
+        await third
+        assert bench.engine.held == {1, 3}
+
+    run(settings, tmp_path, story)
+
+
+def test_more_adapters_than_room_all_at_once(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        versions = [bench.version(number) for number in range(1, 12)]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(bench.ask(version, 0.002) for version in versions * 3))
+
+    run(settings, tmp_path, story)
+
+
+def test_who_leaves_while_it_loads_leaves_the_load_to_the_others(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        version = bench.version(1)
+        bench.engine.readable.clear()
+        leaves, stays = (asyncio.create_task(bench.ask(version)) for _ in range(2))
+        await bench.until(lambda: bench.engine.num_begun)
+        leaves.cancel()
+        await asyncio.wait([leaves])
+        bench.engine.readable.set()
+        await stays
+        await bench.ask(bench.version(2))
+        await bench.ask(bench.version(3))
+        assert bench.engine.held == {2, 3}
+
+    run(settings, tmp_path, story)
+
+
+def test_what_the_engine_cannot_load_is_refused_until_it_may_be_mended(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        bad = bench.version(1)
+        bench.engine.faults[1] = "rank 99"
+        for _ in range(2):
+            assert await bench.refusal(bad) == (
+                "Model M1 cannot be asked: the engine cannot load it (rank 99). Tune or import it again; other models "
+                "are not concerned."
+            )
+        assert bench.engine.num_begun == 1
+        await asyncio.gather(*(bench.ask(bench.version(number)) for number in (2, 3)))
+        monkeypatch.setattr(loading, "RETRY_SECONDS", 0.0)
+        bench.loader._refusals.clear()
+        await bench.refusal(bad)
+        bench.engine.faults.clear()
+        await bench.ask(bad)
+        await bench.until(lambda: len(bench.reports) == 4)
+        assert [state for number, state, _ in bench.reports if number == 1] == [ProofState.REFUSED, ProofState.UNPROVED]
+        assert (await bench.loader.stats("r")).refused == 2
+
+    run(settings, tmp_path, story)
+
+
+def test_an_adapter_that_changes_nothing_is_refused(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.is_deaf = True
+        assert "like its base model" in await bench.refusal(bench.version(1))
+        assert bench.engine.held == set()
+
+    run(settings, tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda folder: (folder / "weights").write_text("others"), "its weights is not what was published"),
+        (lambda folder: (folder / "weights").unlink(), "its weights is missing in storage"),
+        (lambda folder: (folder / MANIFEST).unlink(), f"its {MANIFEST} is missing in storage"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "its files cannot be read"),
+        (lambda folder: (folder / MANIFEST).write_text(json.dumps({})), "its files cannot be read"),
+    ],
+)
+def test_damaged_files_are_never_placed(
+    settings: Settings, tmp_path: Path, change: Callable[[Path], Any], fault: str
+) -> None:
+    async def story(bench: Bench) -> None:
+        version = bench.version(1)
+        change(Path(version.path))
+        assert fault in await bench.refusal(version)
+        assert bench.engine.num_taken == 0
+
+    run(settings, tmp_path, story)
+
+
+def test_a_dead_engine_is_no_fault_of_the_adapter(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        version = bench.version(1)
+        bench.engine.is_dead = True
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await bench.loader.hold(version)
+        assert bench.reports == []
+
+    run(settings, tmp_path, story)
+
+
+def test_a_report_that_fails_is_told_again_at_the_next_load(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(bench: Bench) -> None:
+        def fail(number: int, proof: Proof) -> None:
+            raise Unavailable("The registry does not answer.")
+
+        bench.loader._report = fail
+        version = bench.version(1)
+        await bench.ask(version)
+        await bench.until(lambda: caplog.messages)
+        assert caplog.messages == ["the proof of version 1 was not told: The registry does not answer."]
+        bench.loader._report = bench.report
+        for number in (2, 3):
+            await bench.ask(bench.version(number))
+        await bench.ask(version)
+        await bench.until(lambda: len(bench.reports) == 3)
+
+    run(settings, tmp_path, story)

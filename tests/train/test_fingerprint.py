@@ -1,0 +1,71 @@
+"""What the trainer says of its adapter, for whoever loads it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from luthier.platform.fingerprint import EXACT, Fingerprint, distance
+from luthier.platform.run_files import MODEL, RunFiles
+from luthier.platform.tasks import TaskType
+from luthier.train.config import FitConfig
+from luthier.train.fingerprint import fingerprint
+from luthier.train.loop import train
+from tests.train.conftest import for_task
+from tests.train.local import Local, silent_run
+
+
+def taken(config: FitConfig) -> Fingerprint:
+    """By a run's end."""
+    file = RunFiles(config.storage_path / config.job_id).fingerprint
+    return Fingerprint.model_validate_json(file.read_text())
+
+
+def scores(model: torch.nn.Module, probes: Fingerprint) -> list[list[float]]:
+    """transformers' own."""
+    found = []
+    for probe in probes.probes:
+        with torch.no_grad():
+            logits = model(torch.tensor([probe.ids])).logits[0].log_softmax(-1)
+        found.append([float(logits[at - 1, probe.ids[at]]) for at in range(probe.start, len(probe.ids))])
+    return found
+
+
+@pytest.mark.parametrize("task", [TaskType.INSTRUCTION_FINETUNE, TaskType.DPO])
+def test_a_run_ends_with_what_peft_computes_with_its_adapter(config: FitConfig, task: TaskType, tmp_path: Path) -> None:
+    local, config = Local(tmp_path / "kept"), for_task(config, task)
+    (tmp_path / "kept").mkdir()
+    train(config, local.worker)
+    probes = taken(config)
+    base = AutoModelForCausalLM.from_pretrained(config.base_dir, dtype=torch.float32)
+    plain = scores(base, probes)
+    tuned = scores(PeftModel.from_pretrained(base, tmp_path / "kept" / "15" / MODEL), probes)
+    assert distance(tuned, [probe.tuned for probe in probes.probes]) < 1e-4
+    assert distance(plain, [probe.base for probe in probes.probes]) < 1e-4
+    assert distance(tuned, plain) > EXACT
+    assert probes.fault(tuned, plain) is None
+    assert "like its base model" in (probes.fault(plain, plain) or "")
+
+
+def test_a_run_that_had_ended_takes_the_same_again(config: FitConfig, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    train(config, Local(tmp_path / "kept").worker)
+    first = taken(config)
+    RunFiles(config.storage_path / config.job_id).fingerprint.unlink()
+    train(config, Local(tmp_path, resume_from=tmp_path / "kept" / "15").worker)
+    assert taken(config) == first
+
+
+def test_the_weights_are_as_they_were(config: FitConfig) -> None:
+    run = silent_run(config)
+    before = run.model.weights()
+    for name, weight in before.items():
+        if "lora_B" in name:
+            weight.fill_(0.01)
+    run.model.take(before)
+    fingerprint(run)
+    after = run.model.weights()
+    assert all(after[name].equal(weight) for name, weight in before.items())
+    assert run.model.module.training
