@@ -20,8 +20,8 @@ HANDED_ON = {
     *("ignore_eos", "temperature", "top_p", "logit_bias"),
 }
 """As they stand, where they are given."""
-MAX_PROMPTS = 128
-"""Of one request."""
+MAX_CHOICES = 128
+"""Of one request for several prompts."""
 
 Stop = Annotated[str, Field(min_length=1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -153,9 +153,9 @@ class ChatBody(Body):
 class CompletionBody(Body):
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
         | Annotated[list[Token], Field(min_length=1)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
     )
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -169,6 +169,8 @@ class CompletionBody(Body):
         many = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         if not many or len(self.prompt) == 1:
             more["prompt"] = self.prompt[0] if many else self.prompt
+        elif len(self.prompt) * (self.n or 1) > MAX_CHOICES:
+            raise invalid("prompt", f"a request has at most {MAX_CHOICES} choices, 'n' for each prompt")
         else:
             more["prompts"] = self.prompt
         if self.logprobs is not None:

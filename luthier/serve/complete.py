@@ -122,7 +122,7 @@ class Completer:
         ask = visit.ask
         try:
             self._books.check()
-            with self.admission.place(ask.caller.account, ask.request.n):
+            with self.admission.place(ask.caller.account, ask.request.num_choices):
                 yield visit
         except BaseException as error:
             visit.error = error

@@ -98,6 +98,8 @@ async def _ended(tasks: list[asyncio.Task[Any]], parts: list[_Part], tally: Tall
         await asyncio.wait(tasks)
         tally.prompt += sum(part.tally.prompt for part in parts)
         tally.completion += sum(part.tally.completion for part in parts)
+        tally.queued = min((queued for part in parts if (queued := part.tally.queued) is not None), default=None)
+        tally.first = min((first for part in parts if (first := part.tally.first) is not None), default=None)
 
 
 def _is_one(request: CompleteRequest) -> bool:

@@ -164,6 +164,7 @@ def test_values_that_are_refused(api: TestClient, given: dict[str, Any], param: 
     [
         ({"prompt": []}, "prompt", "array too short"),
         ({"prompt": ["a"] * 129}, "prompt", "array too long"),
+        ({"prompt": ["a"] * 65, "n": 2}, "prompt", "at most 128 choices"),
         ({"prompt": [1, -1]}, "prompt[1]", "Expected a value >= 0"),
         ({"prompt": [[]]}, "prompt[0]", "array too short"),
         ({"logprobs": 6}, "logprobs", "Expected a value <= 5"),

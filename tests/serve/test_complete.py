@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from luthier.platform.prices import load_prices
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.complete import Completer
+from luthier.serve.many import Many
 from luthier.serve.services import Ask
 from tests.factories import ADMIN
 from tests.fakes import Books, EchoEngine
@@ -40,7 +42,7 @@ class Door:
         prices = load_prices(configs_dir() / "prices.toml")
         base = load_catalog(settings).get("tiny")
         self.books = Books(self.settled.append)
-        self._completer = Completer(base, self.names, self.engine, prices, self.books)
+        self._completer = Completer(base, self.names, Many(self.engine), prices, self.books)
 
     def whole(self, prompt: str, **given: object) -> Coroutine[None, None, Chunk]:
         return self._completer.whole(ask(prompt, **given))
@@ -173,6 +175,13 @@ def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
     with pytest.raises(InvalidInput, match="stands on other, not on tiny"):
         run(door, verb, "a")
     assert door.engine.requests == []
+
+
+def test_each_choice_of_each_prompt_has_a_place(door: Door, verb: str) -> None:
+    place = mock.Mock(wraps=door._completer.admission.place)
+    with mock.patch.object(door._completer.admission, "place", place):
+        run(door, verb, "a", prompts=["b", "c"], n=3)
+    place.assert_called_once_with(ADMIN.account, 6)
 
 
 def test_many_end_each_in_its_own_way(door: Door) -> None:

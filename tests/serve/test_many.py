@@ -49,6 +49,17 @@ def test_greedy_choices_are_asked_one_by_one() -> None:
     assert engine.requests[-1].n == 3
 
 
+def test_the_first_token_is_that_of_the_first_prompt_to_have_one() -> None:
+    class Timed(EchoEngine):
+        async def whole(self, request_id: str, *asked: Any) -> list[Choice]:
+            number = int(request_id.removeprefix("req-"))
+            asked[-1].queued, asked[-1].first = (1.0 + number, 2.0 + number) if number else (None, None)
+            return await super().whole(request_id, *asked)
+
+    asyncio.run(Many(Timed()).whole("req", request(prompts=["a", "b", "c"]), None, tally := Tally()))
+    assert (tally.queued, tally.first) == (2.0, 3.0)
+
+
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_one_that_is_refused_costs_nothing(is_streamed: bool) -> None:
     engine, tally = EchoEngine(context=20), Tally()
