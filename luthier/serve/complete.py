@@ -32,9 +32,9 @@ class Tally:
 
     prompt: int = 0
     completion: int = 0
-    queued: float | None = None
+    queued: float | None = field(default=None, compare=False)
     """Seconds that the engine let it wait."""
-    first: float | None = None
+    first: float | None = field(default=None, compare=False)
     """Seconds to the first token."""
 
     @property

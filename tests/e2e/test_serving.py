@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RECOVERY_SECONDS = 180.0
 NUM_TOGETHER = 32
-CROWD = 300
+CROWD = 120
 """One account may have 72 sequences in the engine: half of 16 that run and 128 that wait."""
 
 
@@ -135,7 +135,7 @@ def places_of(cluster: LiveCluster) -> float:
 
 
 async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
-    """CROWD streams at once, until half are refused; then the rest leaves. The refusals."""
+    """CROWD streams at once, until a quarter is refused; then the rest leaves. The refusals."""
     refused: list[httpx.Response] = []
     headers = {"Authorization": f"Bearer {cluster.key}"}
     body = {"model": model, "prompt": "the", "max_tokens": 480, "ignore_eos": True, "stream": True}
@@ -152,7 +152,7 @@ async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
     async with httpx.AsyncClient(base_url=cluster.url, headers=headers, limits=limits, timeout=60) as session:
         tasks = [asyncio.create_task(client(session)) for _ in range(CROWD)]
         async with asyncio.timeout(60):
-            while len(refused) < CROWD / 2:
+            while len(refused) < CROWD / 4:
                 await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
