@@ -179,9 +179,12 @@ class LocalCompletions:
     def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine) -> None:
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
         self.is_ready = True
+        self.warmed: list[int] = []
+        self.broken: set[int] = set()
+        """Numbers of versions that no engine can load."""
         self.books = Books(lambda record: registry.ledger.append([record]))
         self.stats: list[AdapterStats] = []
-        resolver = Resolver(settings, catalog, registry.models)
+        resolver = Resolver(settings, catalog, registry.versions)
         self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}
 
     def admission(self, base_model: str) -> Admission:
@@ -200,6 +203,11 @@ class LocalCompletions:
         async with aclosing(self._completers[ask.base_model].stream(ask)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def warm(self, version: ModelVersion) -> None:
+        if version.number in self.broken:
+            raise Unavailable(f"The adapter of model {version.model} is missing in storage.")
+        self.warmed.append(version.version)
 
     async def ready(self) -> dict[str, bool]:
         return dict.fromkeys(self._completers, self.is_ready)

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,10 +106,13 @@ class Client:
         """One request; its JSON, or the error it stands for."""
         return self._send(method, path, **kwargs).json()
 
-    def download(self, path: str, file: Path) -> None:
+    def download(self, path: str, file: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+        """`on_bytes` is told how many there are, as they come."""
         with self._streamed("GET", path) as response, file.open("wb") as out:
             for part in response.iter_bytes():
                 out.write(part)
+                if on_bytes:
+                    on_bytes(out.tell())
 
     def messages(self, path: str, params: Mapping[str, Any]) -> Iterator["ServerSentEvent"]:
         """Server-sent events, until the server ends them. A keep-alive comes out of the library as one without data."""

@@ -1,4 +1,4 @@
-"""luthier models list | show | artifacts | export | import | drop."""
+"""luthier models list | show | artifacts | export | import | drop | collect; those on versions are in versions.py."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON, TASKS
+from luthier.cli.progress import transfer
 from luthier.cli.render import show, show_one
+from luthier.cli.versions import COLUMNS, COMMANDS, state_of, version_line
 
 
 @click.group()
@@ -21,15 +23,23 @@ def list_models(as_json: bool) -> None:
     empty = "No tuned models yet. `luthier finetune create` makes one."
     rows = Client().models.list()
     shown = rows if as_json else [_line(row) for row in rows]
-    show(shown, ("model", "version", "base_model", "rank", "proof", "job_id", "created_on"), as_json, empty)
+    columns = ("model", "default", "versions", "aliases", "canary", "base_model", "proof", "created_on")
+    show(shown, columns, as_json, empty)
 
 
 @models.command("show")
 @click.argument("model")
 @AS_JSON
 def show_model(model: str, as_json: bool) -> None:
-    """Show one model."""
-    show_one(Client().models.get(model), as_json)
+    """Show one model, or one version (MODEL@3), and the versions that there are."""
+    client = Client()
+    found = client.models.get(model)
+    versions = client.models.versions(found["model"])
+    if as_json:
+        show_one({**found, "all_versions": versions}, as_json)
+        return
+    show_one({**found, **state_of(found), "job_id": found["job_id"] or "imported"}, as_json)
+    show([version_line(row) for row in versions], COLUMNS, as_json, "No versions.")
 
 
 @models.command()
@@ -43,9 +53,13 @@ def artifacts(model: str, as_json: bool) -> None:
 @models.command()
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False))
-def export(model: str, folder: str) -> None:
-    """Download a model's files into FOLDER."""
-    for file in Client().models.export(model, folder):
+@click.option("--merged", is_flag=True, help="Whole weights: the base model's with the adapter in them.")
+@click.option("--force", is_flag=True, help="Into a folder that has other files in it.")
+def export(model: str, folder: str, merged: bool, force: bool) -> None:
+    """Download the files of MODEL, or of MODEL@VERSION, into FOLDER, with a model card."""
+    with transfer(model) as on_bytes:
+        files = Client().models.export(model, folder, merged, force, on_bytes)
+    for file in files:
         click.echo(file)
 
 
@@ -54,10 +68,12 @@ def export(model: str, folder: str) -> None:
 @click.argument("model")
 @click.option("--base-model", help="Whose adapter it is (default: what adapter_config.json names).")
 @click.option("--task-type", type=TASKS, help="How the model is asked (default: the first that the base model takes).")
+@click.option("--new-version", is_flag=True, help="If the model is there, make its next version.")
+@click.option("--promote", is_flag=True, help="The new version is the default at once.")
 @AS_JSON
-def import_model(folder: str, model: str, base_model: str | None, task_type: str | None, as_json: bool) -> None:
+def import_model(model: str, folder: str, as_json: bool, **origin: Any) -> None:
     """Make MODEL of the LoRA adapter in FOLDER, which was trained elsewhere (PEFT's format, safetensors)."""
-    made = Client().models.import_(model, folder, base_model, task_type)
+    made = Client().models.import_(model, folder, **origin)
     if as_json:
         show_one(made, as_json)
     else:
@@ -67,10 +83,22 @@ def import_model(folder: str, model: str, base_model: str | None, task_type: str
 @models.command()
 @click.argument("model")
 def drop(model: str) -> None:
-    """Drop a model: it stops answering."""
+    """Drop a model, or one version of it (MODEL@3): it stops answering."""
     click.echo(f"Dropped model {Client().models.drop(model)['model']}.")
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
     """Of the table."""
-    return {**row, "job_id": row["job_id"] or "imported", "proof": row["proof"]["state"]}
+    return {**row, **state_of(row), "default": row["default_version"], "proof": row["proof"]["state"]}
+
+
+@models.command()
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@AS_JSON
+def collect(dry_run: bool, as_json: bool) -> None:
+    """Remove the files of what was dropped a while ago now; it happens every ten minutes anyway."""
+    show(Client().models.collect(dry_run), ("name", "bytes"), as_json, "Nothing to collect.")
+
+
+for command in COMMANDS:
+    models.add_command(command)

@@ -1,7 +1,8 @@
-"""Tables and models, as the Python client has them."""
+"""Tables and models, as the Python client has them. A model's name may have a version behind an @."""
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_files
 if TYPE_CHECKING:
     from luthier.cli.client import Client
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 Paths = list[Path]
+Version = int | str
+"""A number, or an alias."""
 
 FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 MAX_PATH = 4096
@@ -74,45 +78,114 @@ class Models:
         models: Rows = self._client.call("GET", "/luthier/v1/models")["models"]
         return models
 
-    def get(self, name: str) -> dict[str, Any]:
-        model: dict[str, Any] = self._client.call("GET", f"/luthier/v1/models/{quoted(name)}")
-        return model
+    def get(self, name: str) -> Row:
+        return self._ask("GET", self._path(name))
 
     def import_(
-        self, name: str, folder: str | Path, base_model: str | None = None, task_type: str | None = None
-    ) -> dict[str, Any]:
+        self,
+        name: str,
+        folder: str | Path,
+        base_model: str | None = None,
+        task_type: str | None = None,
+        *,
+        new_version: bool = False,
+        promote: bool = False,
+    ) -> Row:
         """Makes a model of a LoRA adapter that was trained elsewhere: adapter_config.json, adapter_model.safetensors.
 
-        Without `base_model` the adapter's settings must name one of the catalog.
+        Without `base_model` the adapter's settings must name one of the catalog. With `new_version` a model of that
+        name that is there gets its next version, which is the default at once with `promote`.
         """
         files = _adapter_files(Path(folder))
         given = {"name": name, "base_model": base_model, "task_type": task_type}
-        params = {key: value for key, value in given.items() if value is not None}
+        wishes = {"new_version": new_version, "promote": promote}
+        params = {key: value for key, value in given.items() if value is not None} | wishes
         with ExitStack() as opened:
             parts = [("files", (file.name, opened.enter_context(file.open("rb")))) for file in files]
-            model: dict[str, Any] = self._client.call("POST", "/luthier/v1/models", params=params, files=parts)
+            model: Row = self._client.call("POST", "/luthier/v1/models", params=params, files=parts)
         return model
 
-    def drop(self, name: str) -> dict[str, Any]:
-        model: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/models/{quoted(name)}")
-        return model
+    def drop(self, name: str) -> Row:
+        """Forgets the model; with a version in the name, that version alone."""
+        return self._ask("DELETE", self._path(name))
 
     def artifacts(self, name: str) -> Rows:
         path = f"/luthier/v1/models/{quoted(name)}/artifacts"
         artifacts: Rows = self._client.call("GET", path)["artifacts"]
         return artifacts
 
-    def export(self, name: str, folder: str | Path) -> Paths:
-        """Downloads the adapter with its results and manifest into a folder."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        files = [target / artifact["name"] for artifact in self.artifacts(name)]
-        for file in files:
-            self._client.download(f"/luthier/v1/models/{quoted(name)}/artifacts/{quoted(file.name)}", file)
-        return files
+    def export(
+        self,
+        name: str,
+        folder: str | Path,
+        merged: bool = False,
+        force: bool = False,
+        on_bytes: Callable[[int, int], None] | None = None,
+    ) -> Paths:
+        """Downloads the adapter with its results, manifest and card into a folder, which appears whole or not at all.
+
+        `merged`: the base model's whole weights with the adapter in them, as Hugging Face has them. `force`: into a
+        folder that has other files. `on_bytes` is told of the bytes that are there, and of all.
+        """
+        from luthier.cli.export import export
+
+        return export(self._client, name, Path(folder), merged, force, on_bytes)
+
+    def versions(self, name: str) -> Rows:
+        """All versions, oldest first, with their aliases, shares of the requests, and losses."""
+        versions: Rows = self._client.call("GET", self._path(name, "versions"))["versions"]
+        return versions
+
+    def history(self, name: str) -> Rows:
+        """Who changed what the name means, and when; oldest first."""
+        history: Rows = self._client.call("GET", self._path(name, "history"))["history"]
+        return history
+
+    def promote(self, name: str, version: Version, warm: bool = True) -> Row:
+        """Makes a version the default, which answers requests that name the model alone. A canary ends.
+
+        Unless told otherwise the engines load it first.
+        """
+        return self._ask("POST", self._path(name, "promote"), {"version": str(version), "warm": warm})
+
+    def rollback(self, name: str, leaving: int | None = None, warm: bool = True) -> Row:
+        """Makes the default before this one the default again; with `leaving`, only if that is the default still."""
+        return self._ask("POST", self._path(name, "rollback"), {"leaving": leaving, "warm": warm})
+
+    def canary(self, name: str, version: Version, share: float, warm: bool = True) -> Row:
+        """Gives a version a share, in percent, of the requests that name the model alone."""
+        body = {"version": str(version), "share": share, "warm": warm}
+        return self._ask("PUT", self._path(name, "canary"), body)
+
+    def end_canary(self, name: str) -> Row:
+        return self._ask("DELETE", self._path(name, "canary"))
+
+    def alias(self, name: str, alias: str, version: Version) -> Row:
+        """NAME@ALIAS means the version from now on."""
+        return self._ask("PUT", self._path(name, "aliases", alias), {"version": str(version)})
+
+    def drop_alias(self, name: str, alias: str) -> Row:
+        return self._ask("DELETE", self._path(name, "aliases", alias))
+
+    def warm(self, name: str) -> Row:
+        """Has the engines load a version before anybody asks for it."""
+        return self._ask("POST", self._path(name, "warm"))
+
+    def collect(self, dry_run: bool = False) -> Rows:
+        """Removes the files of what was dropped a while ago, or tells which they are."""
+        path = "/luthier/v1/collect"
+        collected: Rows = self._client.call("POST", path, params={"dry_run": dry_run})["collected"]
+        return collected
+
+    def _ask(self, method: str, path: str, body: Row | None = None) -> Row:
+        row: Row = self._client.call(method, path, **({} if body is None else {"json": body}))
+        return row
+
+    def _path(self, name: str, *parts: str) -> str:
+        return "/".join(["/luthier/v1/models", *map(quoted, (name, *parts))])
 
 
-def _adapter_files(folder: Path) -> list[Path]:
+def _adapter_files(folder: Path) -> Paths:
     """The two, the small one first."""
     if not folder.is_dir():
         raise InvalidInput(f"No folder {folder}.")

@@ -27,6 +27,8 @@ TRAINING_FLAGS = (
     click.option("--eval-prompt", "eval_prompts", multiple=True, help="Answered at each checkpoint; may be repeated."),
     click.option("--budget-credits", metavar="CREDITS", help="The run stops before it costs more."),
     click.option("--continue-from", metavar="MODEL_OR_JOB", help="Whose weights the run begins with."),
+    click.option("--new-version", is_flag=True, default=None, help="If the model is there, make its next version."),
+    click.option("--promote", is_flag=True, default=None, help="The new version is the default once it is made."),
 )
 
 

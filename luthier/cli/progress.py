@@ -4,13 +4,23 @@ Plain lines when stderr is no terminal.
 """
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from luthier.cli.client import FinetuneJob
@@ -83,6 +93,22 @@ class _Curve:
             if len(metrics["step"]) > 1:
                 self._plot = Text.from_ansi(loss_plot(metrics, self._console.width, PLOT_HEIGHT))
         return self._plot
+
+
+@contextmanager
+def transfer(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr for bytes that are there, of all."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = (
+        TextColumn(name, markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def facts_of(progress: dict[str, Any]) -> str:

@@ -36,6 +36,8 @@ def place(folder: Path, content: Content, manifest: Mapping[str, object], publis
     One that is there already stays if it is whole, and makes way if not.
     """
     final = published / content.sha256
+    with suppress(FileNotFoundError):
+        os.utime(final)  # before it is looked at: no collector takes it from now on
     if _is_whole(final, content):
         return final
     published.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """The linear modules of a base model, by the headers of its weights: what an adapter can stand on. No torch."""
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.lora import Modules
-from luthier.platform.tensors import read_header
+from luthier.platform.tensors import Tensor, read_header
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 TEXT = "model.language_model."
@@ -21,7 +22,7 @@ OTHERS = ("lm_head", "wte", "wpe", "gate", "router")
 
 def linear_modules(base_dir: Path) -> Modules:
     """By name, as transformers calls them; empty when there are no safetensors. Read once while files stay the same."""
-    files = _files(base_dir)
+    files = weight_files(base_dir)
     try:
         return _linear_modules(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
     except InvalidInput as error:
@@ -31,16 +32,18 @@ def linear_modules(base_dir: Path) -> Modules:
 @lru_cache(maxsize=16)
 def _linear_modules(files: tuple[tuple[Path, int, int], ...]) -> Modules:
     """`files` have the times of their last changes, and sizes."""
-    found = {
-        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-        for file, *_ in files
-        for name, tensor in read_header(file).items()
-        if name.endswith(".weight") and len(tensor.shape) == 2
-    }
-    linear = {name: shape for name, shape in found.items() if _is_linear(name)}
-    if any(name.startswith((OLD_TEXT, BARE)) for name in linear):
-        return {_new_name(name): shape for name, shape in linear.items()}
-    return linear
+    tensors = {name: tensor for file, *_ in files for name, tensor in read_header(file).items()}
+    modules = linear_names(tensors)
+    return {module: (tensors[name].shape[0], tensors[name].shape[1]) for name, module in modules.items()}
+
+
+def linear_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The linear module, as transformers calls it, of each tensor of a checkpoint that is the weight of one."""
+    matrices = [name for name, tensor in tensors.items() if name.endswith(".weight") and len(tensor.shape) == 2]
+    modules = {name: module for name in matrices if _is_linear(module := name.removesuffix(".weight"))}
+    if any(module.startswith((OLD_TEXT, BARE)) for module in modules.values()):
+        return {name: _new_name(module) for name, module in modules.items()}
+    return modules
 
 
 def current_name(module: str) -> str:
@@ -54,7 +57,7 @@ def served_modules(linear: Modules) -> Modules:
     return text or linear
 
 
-def _files(base_dir: Path) -> list[Path]:
+def weight_files(base_dir: Path) -> list[Path]:
     if not (index := base_dir / INDEX).is_file():
         return [file for file in (base_dir / WEIGHTS,) if file.is_file()]
     files = [base_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]

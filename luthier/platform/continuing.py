@@ -8,7 +8,6 @@ from luthier.platform.adapter_files import read_adapter
 from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
 from luthier.platform.lora import Modules, check_continues, targeted
-from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.recipe import lora_of
 from luthier.platform.registry.jobs import Jobs
@@ -16,6 +15,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.run_files import MODEL, RunFiles
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
+from luthier.platform.versions import parse_model
 
 
 class StartingPoint(Frozen):
@@ -33,7 +33,7 @@ def starting_point(
     assert options.continue_from
     if options.continue_from.startswith("ft_") and "-" in options.continue_from:  # no model's name has a dash
         return _of_job(caller, options.continue_from, Storage(settings.storage), jobs)
-    version = models.get(caller, parse_name(options.continue_from, settings.database, settings.schema_name))
+    version = models.get(caller, *parse_model(options.continue_from, settings.database, settings.schema_name))
     return StartingPoint(path=Path(version.path), base_model=version.base_model, method=version.method)
 
 

@@ -15,7 +15,7 @@ from luthier.platform.base_shapes import linear_modules
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
 from luthier.platform.lora import Modules
-from luthier.platform.models import ImportedModel, ModelVersion
+from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName
 from luthier.platform.options import Method
 from luthier.platform.registry.models import Models
@@ -34,6 +34,10 @@ class Origin(Frozen):
     """When not given, the one that the adapter's settings name."""
     task_type: TaskType | None = None
     """How the model is asked; when not given, as the base model's row says first."""
+    new_version: bool = False
+    """Of the model of that name, if it is there; otherwise that is a conflict."""
+    promote: bool = False
+    """The new version is the default at once."""
 
 
 class Verbs(Protocol):
@@ -49,12 +53,14 @@ class Imports:
 
     def precheck(self, caller: Caller, name: QualifiedName, origin: Origin) -> None:
         """Raises for what is wrong whatever the files are."""
-        self._models.precheck_import(caller, name)
+        if origin.promote and not origin.new_version:
+            raise InvalidInput("A model's first version is its default: promote is for new_version.")
+        self._models.precheck_import(caller, name, origin.new_version)
         if origin.base_model is not None:
             self._check_base(self._catalog.get(origin.base_model), origin)
 
-    def import_model(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> ModelVersion:
-        """A new model of the adapter in a folder, which moves away from there; or raises, and nothing is kept.
+    def import_model(self, caller: Caller, name: QualifiedName, origin: Origin, folder: Path) -> Model:
+        """A model, or a version, of the adapter in a folder, which moves away from there; or raises and keeps nothing.
 
         The same adapter under the same name again is the first answer, and mends files that were damaged since.
         """
@@ -71,9 +77,9 @@ class Imports:
             task_type=_task(base, origin),
             created_on=now_ms(),
         )
-        first = self._models.find_import(caller, name, made)
+        self._models.find_import(caller, name, made, origin.new_version)
         place(folder, content, _manifest(base), self._storage.adapters)
-        return first or self._models.import_model(caller, name, made)
+        return self._models.import_model(caller, name, made, origin.new_version, origin.promote)
 
     def _check_base(self, base: BaseModel, origin: Origin) -> Modules:
         """Its linear modules; raises when it takes no adapter that is asked so."""

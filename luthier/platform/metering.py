@@ -25,6 +25,8 @@ class UsageRecord(Frozen):
     """FINETUNE, COMPLETE, or the dialect's route."""
     base_model: str
     model: str
+    version: int | None = None
+    """Of the tuned model that answered."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     trained_tokens: int = 0
@@ -46,6 +48,7 @@ class Source(Frozen):
     base_model: str
     price_class: str
     model: str
+    version: int | None = None
 
 
 def training_usage(caller: Caller, source: Source, prices: PriceList, trained_tokens: int, time: int) -> UsageRecord:
@@ -74,6 +77,7 @@ def completion_usage(
         function=source.function,
         base_model=source.base_model,
         model=source.model,
+        version=source.version,
         prompt_tokens=tokens[0],
         completion_tokens=tokens[1],
         price_version=prices.version,

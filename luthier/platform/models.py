@@ -57,6 +57,54 @@ class Proof(Frozen):
     checked_on: int | None = None
 
 
+class Model(ModelVersion):
+    """A model by one of its versions: the default, unless another was asked for."""
+
+    default_version: int
+    versions: int
+    """How many there are."""
+    aliases: dict[str, int]
+    canary_version: int | None = None
+    """Answers a share of the requests that name the model alone."""
+    canary_share: float | None = None
+    """Percent."""
+
+
+class VersionInfo(ModelVersion):
+    """A version among the others of its model."""
+
+    is_default: bool
+    aliases: list[str]
+    share: float
+    """Percent of the requests that name the model alone."""
+    training_loss: float | None = None
+    validation_loss: float | None = None
+
+
+class Serving(Frozen):
+    """What a model's name means now."""
+
+    default: ModelVersion
+    canary: ModelVersion | None = None
+    share: float = 0.0
+    """The canary's, in percent."""
+    before: ModelVersion | None = None
+    """The default before this one."""
+    lately: tuple[ModelVersion, ...] = ()
+    """What it meant until moments ago."""
+
+
+class Change(Frozen):
+    """Who changed what a model's name means, and when."""
+
+    time: int
+    user: str
+    role: str
+    verb: str
+    version: int | None = None
+    detail: str = ""
+
+
 class ImportedModel(Frozen):
     """An adapter from elsewhere that was checked and has its folder."""
 
@@ -75,3 +123,7 @@ class Resolved(Frozen):
     """As it is called in answers and on the bill."""
     base_model: str
     adapter: ModelVersion | None = None
+
+    @property
+    def version(self) -> int | None:
+        return self.adapter.version if self.adapter else None

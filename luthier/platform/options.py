@@ -146,6 +146,10 @@ class FinetuneOptions(Frozen):
     """The run stops before it costs more, with the model it has by then."""
     continue_from: str | None = Field(None, min_length=1)
     """A model of yours, or the id of a stopped job, whose weights the run begins with."""
+    new_version: bool = False
+    """A model of that name that is there gets its next version; otherwise that is a conflict."""
+    promote: bool = False
+    """The new version is the model's default as soon as it is made."""
     priority: Literal["low", "normal", "high"] = "normal"
     """Jobs of a higher one start first."""
     num_workers: int | None = Field(None, ge=1, le=1024)
@@ -205,6 +209,8 @@ def _check_together(parsed: FinetuneOptions, given: Mapping[str, Any]) -> None:
         raise InvalidInput("Options max_epochs and training_duration both say how long to train: give one of them.")
     if parsed.method is Method.FULL and (lora := sorted(name for name in given if name.startswith("lora_"))):
         raise InvalidInput(f"Option {lora[0]}: method full trains all weights and has no lora_ options.")
+    if parsed.promote and not parsed.new_version:
+        raise InvalidInput("Option promote: a model's first version is its default; promote is for new_version.")
     if parsed.max_workers is not None and parsed.max_workers < (parsed.num_workers or 1):
         raise InvalidInput(f"Option max_workers = {parsed.max_workers}: num_workers is more, {parsed.num_workers}.")
     for name, task in BELONGS_TO.items():

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     max_running_jobs: int = Field(0, ge=0)
     max_running_jobs_per_account: int = Field(0, ge=0)
     max_attempts: int = Field(4, ge=1)
+    collect_after_minutes: int = Field(60, ge=1)
     max_upload_mib: int = Field(4096, ge=1)
     max_body_mib: int = Field(16, ge=1)
     max_spool_mib: int = Field(64, ge=1)

@@ -115,6 +115,8 @@ class Chunk(Frozen):
 
     choices: list[Choice]
     usage: Usage | None = None
+    version: int | None = None
+    """Of the tuned model that answers."""
 
 
 class ErrorBody(Frozen):

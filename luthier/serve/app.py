@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentRes
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, Catalog
+from luthier.platform.models import ModelVersion
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
@@ -84,6 +85,10 @@ class HandleCompletions:
             async for chunk in chunks:
                 yield chunk
 
+    async def warm(self, version: ModelVersion) -> None:
+        with _own_errors(version.base_model):
+            await self._handle(version.base_model).broadcast("warm", version).results_async()
+
     async def ready(self) -> dict[str, bool]:
         statuses = await asyncio.to_thread(lambda: serve.status().applications)
         return {name: name in statuses and statuses[name].status == "RUNNING" for name in self._base_models}
@@ -108,7 +113,9 @@ class HandleCompletions:
 
 
 @contextmanager
-def _own_errors(base_model: str, call: DeploymentResponse | DeploymentResponseGenerator) -> Iterator[None]:
+def _own_errors(
+    base_model: str, call: DeploymentResponse | DeploymentResponseGenerator | None = None
+) -> Iterator[None]:
     """A replica's errors as it raised them, Ray's as our own. Who leaves before the end ends the call."""
     try:
         yield
@@ -119,7 +126,8 @@ def _own_errors(base_model: str, call: DeploymentResponse | DeploymentResponseGe
     except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
         raise Unavailable(f"The engine of {base_model} does not answer just now. Try again in a moment.") from error
     except BaseException:
-        call.cancel()
+        if call:
+            call.cancel()
         raise
 
 

@@ -67,6 +67,11 @@ class Visit:
     error: BaseException | None = None
     began: float = field(default_factory=time.monotonic)
 
+    @property
+    def version(self) -> int | None:
+        """Of the tuned model that answers."""
+        return self.resolved.version if self.resolved else None
+
 
 class Books(Protocol):
     """Where usage is kept and visits are written down."""
@@ -92,7 +97,7 @@ class Completer:
             adapter = await self._adapter(visit)
             choices = await self._engine.whole(ask.id, ask.request, adapter, visit.tally)
             visit.finish = choices[-1].finish_reason
-            return Chunk(choices=choices, usage=visit.tally.usage)
+            return Chunk(choices=choices, usage=visit.tally.usage, version=visit.version)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         """All of each answer, or the error it ended in. Nobody waits for them at a socket: they wait for places."""
@@ -106,9 +111,9 @@ class Completer:
             adapter = await self._adapter(visit)
             async with aclosing(self._engine.stream(ask.id, ask.request, adapter, visit.tally)) as pieces:
                 async for choices in pieces:
-                    yield Chunk(choices=choices)
+                    yield Chunk(choices=choices, version=visit.version)
             visit.finish = choices[-1].finish_reason
-            yield Chunk(choices=[], usage=visit.tally.usage)
+            yield Chunk(choices=[], usage=visit.tally.usage, version=visit.version)
 
     async def _answer_or_error(self, ask: Ask) -> Chunk | LuthierError:
         try:
@@ -134,7 +139,9 @@ class Completer:
             visit.error = None  # its traceback holds this visit: they would keep each other
 
     async def _adapter(self, visit: Visit) -> ModelVersion | None:
-        visit.resolved = resolved = await self._resolver.resolve(visit.ask.caller, visit.ask.request.model)
+        ask = visit.ask
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model, ask.id, self._base.name)
+        visit.resolved = resolved
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
         return resolved.adapter
@@ -147,6 +154,7 @@ class Completer:
             base_model=self._base.name,
             price_class=self._base.price_class,
             model=visit.resolved.name,
+            version=visit.version,
         )
         tokens = visit.tally.prompt, visit.tally.completion
         return completion_usage(visit.ask.caller, source, self._prices, tokens, now_ms())

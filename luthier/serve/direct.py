@@ -24,6 +24,8 @@ from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
+Headers = list[tuple[bytes, bytes]]
+
 
 class ClientGone(Exception):
     """Nobody is there to be answered."""
@@ -117,13 +119,14 @@ class Completing:
             return
         if self._services.only:
             scope["state"]["is_told"] = True  # by the engine's books, which are of this process
-        async with _while_there(receive), aclosing(self._parts(ask, body)) as parts:
+        headers: Headers = []
+        async with _while_there(receive), aclosing(self._parts(ask, body, headers)) as parts:
             try:
                 part = await anext(parts)
             except Exception as error:
                 await self._refuse(error, scope, receive, send)
                 return
-            headers = [*self._headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
+            headers += [*self._headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
             if body.stream:
@@ -139,15 +142,19 @@ class Completing:
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
 
-    async def _parts(self, ask: Ask, body: Asked) -> AsyncGenerator[bytes, None]:
-        """The answer as it is sent: one part, or one for each piece of a stream."""
+    async def _parts(self, ask: Ask, body: Asked, headers: Headers) -> AsyncGenerator[bytes, None]:
+        """The answer as it is sent: one part, or one for each piece of a stream. With the first come headers."""
         writer = self._route.writer(ask.id, body)
         if not body.stream:
-            yield writer.whole(await self._services.completions.whole(ask))
+            answer = await self._services.completions.whole(ask)
+            headers += _version_headers(answer)
+            yield writer.whole(answer)
             return
         async with aclosing(self._services.completions.stream(ask)) as chunks:
             # An error of the first piece still has its own status; the opening goes out together with it.
-            yield writer.opening(ask.request.num_choices) + writer.lines(await anext(chunks))
+            first = await anext(chunks)
+            headers += _version_headers(first)
+            yield writer.opening(ask.request.num_choices) + writer.lines(first)
             try:
                 async for chunk in chunks:
                     yield writer.lines(chunk)
@@ -159,12 +166,17 @@ class Completing:
         if not isinstance(error, LuthierError | ValidationError | HTTPException):
             raise error  # the server logs it
 
-    def _headers(self, ask: Ask, body: Asked, part: bytes) -> list[tuple[bytes, bytes]]:
+    def _headers(self, ask: Ask, body: Asked, part: bytes) -> Headers:
         """HAProxy learns from the base model where to send this caller's next."""
         base_model = (b"luthier-base-model", ask.base_model.encode())
         if body.stream:
             return [base_model, (b"content-type", self._route.stream_type)]
         return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]
+
+
+def _version_headers(answer: Chunk) -> Headers:
+    """Which version of a tuned model answers."""
+    return [] if answer.version is None else [(b"luthier-model-version", str(answer.version).encode())]
 
 
 async def _read(receive: Receive) -> bytes:

@@ -98,6 +98,11 @@ class VllmEngine:
         outputs = self._outputs(request_id, request, adapter, tally, is_streamed=False)
         return [choices async for choices in outputs][-1]
 
+    async def load(self, version: ModelVersion) -> None:
+        """Has the adapter in memory, proved, before a request asks for it."""
+        await self._loader.hold(version)
+        self._loader.release(version)
+
     def stream(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
     ) -> AsyncGenerator[list[Choice], None]:

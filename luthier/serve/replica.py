@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.base_models import base_model_dir, load_catalog
+from luthier.platform.models import ModelVersion
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
@@ -78,6 +79,9 @@ class Replica:
 
     async def adapters(self) -> list[AdapterStats]:
         return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
+
+    async def warm(self, version: ModelVersion) -> None:
+        await self._engine.load(version)
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completer.whole(ask)

@@ -14,11 +14,13 @@ from luthier.platform.importing import Imports
 from luthier.platform.models import ModelVersion
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
@@ -32,6 +34,8 @@ class Verbs(Protocol):
     access: Access
     tables: Tables
     models: Models
+    versions: Versions
+    artifacts: Artifacts
     ledger: Ledger
     proofs: Proofs
     jobs: Jobs
@@ -60,6 +64,9 @@ class Completions(Protocol):
 
     def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The last chunk carries the engine's token counts."""
+
+    async def warm(self, version: ModelVersion) -> None:
+        """Has the version loaded on all replicas of its base model."""
 
     async def ready(self) -> dict[str, bool]: ...
 
@@ -131,7 +138,7 @@ def make_services(
         registry=registry,
         finetune=Finetune(settings, catalog, prices, registry),
         imports=Imports(settings, catalog, registry),
-        resolver=Resolver(settings, catalog, registry.models),
+        resolver=Resolver(settings, catalog, registry.versions),
         completions=completions,
         access_log=access_log,
         only=only,

@@ -17,7 +17,7 @@ from luthier.platform.access import Caller
 from luthier.platform.adapter_files import check_file_name
 from luthier.platform.importing import Origin
 from luthier.platform.jobs import now_ms
-from luthier.platform.models import ModelVersion, TableInfo
+from luthier.platform.models import Model, TableInfo
 from luthier.platform.names import QualifiedName
 from luthier.platform.sql_engine import read_file
 from luthier.platform.storage import Storage, write_parquet
@@ -41,7 +41,7 @@ async def create_table(
 
 async def import_model(
     services: Services, caller: Caller, name: QualifiedName, origin: Origin, request: Request
-) -> ModelVersion:
+) -> Model:
     """The request's files are those of an adapter."""
     await asyncio.to_thread(services.imports.precheck, caller, name, origin)
     scratch = Storage(services.settings.storage).uploads / uuid.uuid4().hex
@@ -54,7 +54,7 @@ async def import_model(
     return await asyncio.shield(asyncio.to_thread(_import, services, caller, name, origin, scratch))
 
 
-def _import(services: Services, caller: Caller, name: QualifiedName, origin: Origin, scratch: Path) -> ModelVersion:
+def _import(services: Services, caller: Caller, name: QualifiedName, origin: Origin, scratch: Path) -> Model:
     """Goes on when the client leaves: until its end nobody else may remove the files."""
     try:
         return services.imports.import_model(caller, name, origin, scratch)

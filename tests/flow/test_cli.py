@@ -216,7 +216,7 @@ def test_models(run: Run, tuned: str, tmp_path: Path) -> None:
     assert "sha256" in good(run("models", "show", tuned))
     assert "training_results.csv" in good(run("models", "artifacts", tuned))
     exported = good(run("models", "export", tuned, str(tmp_path / "out"))).splitlines()
-    assert [Path(line).name for line in exported] == ["adapter_model.safetensors", "training_results.csv"]
+    assert [Path(line).name for line in exported] == ["adapter_model.safetensors", "training_results.csv", "README.md"]
     assert all(Path(line).is_file() for line in exported)
     assert good(run("models", "drop", tuned)) == "Dropped model LUTHIER.PUBLIC.tuned.\n"
     assert "tiny" in good(run("base-models", "list"))

@@ -135,11 +135,11 @@ def test_models(client: luthier.Client, tuned: str, tmp_path: Path) -> None:
     assert [model["model"] for model in client.models.list()] == ["LUTHIER.PUBLIC.tuned"]
     assert client.models.get(tuned)["version"] == 1
     files = client.models.export(tuned, tmp_path / "out" / "deep")
-    assert [file.name for file in files] == ["adapter_model.safetensors", "training_results.csv"]
+    assert [file.name for file in files] == ["adapter_model.safetensors", "training_results.csv", "README.md"]
     assert files[0].read_bytes() == b"weights"
     assert client.models.drop(tuned)["model"] == "LUTHIER.PUBLIC.tuned"
     with pytest.raises(NotFound):
-        client.models.export(tuned, tmp_path / "out")
+        client.models.export(tuned, tmp_path / "none")
     assert {base["name"] for base in client.base_models()} >= {"tiny"}
 
 

@@ -154,7 +154,8 @@ def test_a_name_that_is_taken(api: TestClient, faq: str, adapter: Path, settings
     change_weights(adapter, lambda tensors: tensors.update({name: 2 * each for name, each in tensors.items()}))
     message = error_of(send(api, adapter), 409, "conflict")
     assert message == (
-        "Model LUTHIER.PUBLIC.mine is there already. Choose another name, or drop it (luthier models drop)."
+        "Model LUTHIER.PUBLIC.mine is there already. Choose another name, drop it (luthier models drop), "
+        "or make a new version of it (--new-version, option new_version)."
     )
     job = create(api, model="made").json()
     assert f"Job {job['id']} is making a model" in error_of(send(api, adapter, name="made"), 409, "conflict")
@@ -347,7 +348,7 @@ def test_the_client_imports_what_it_exported(
     files = client.models.export("mine", tmp_path / "out")
     again = client.models.import_("again", tmp_path / "out", base_model="tiny", task_type="DPO")
     assert (again["sha256"], again["task_type"]) == (first["sha256"], "DPO")
-    assert [file.name for file in files] == [*NAMES, "luthier.json"]
+    assert [file.name for file in files] == [*NAMES, "luthier.json", "README.md"]
     with pytest.raises(Conflict, match="is there already"):
         client.models.import_("mine", build_adapter(tiny_model, tmp_path / "other", r=4), "tiny")
 
@@ -380,7 +381,7 @@ def test_the_command(server: str, adapter: Path, monkeypatch: pytest.MonkeyPatch
 
     done = run("import", str(adapter), "mine", "--base-model", "tiny")
     assert (done.exit_code, done.stdout) == (0, "Model LUTHIER.PUBLIC.mine: version 1, rank 8 on tiny.\n")
-    assert "imported" in run("list").stdout
+    assert "imported" in run("versions", "mine").stdout
     assert json.loads(run("list", "--json").stdout)[0]["job_id"] is None
     assert json.loads(run("show", "mine", "--json").stdout)["rank"] == 8
     same = json.loads(run("import", str(adapter), "mine", "--base-model", "tiny", "--json").stdout)

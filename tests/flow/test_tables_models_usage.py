@@ -139,7 +139,7 @@ def test_a_name_with_a_slash(
         "adapter_model.safetensors",
         "training_results.csv",
     ]
-    weights, _ = client.models.export(name, tmp_path / "out")
+    weights, *_ = client.models.export(name, tmp_path / "out")
     assert weights.read_bytes() == b"weights"
     assert client.models.drop(name) == model
     assert client.models.list() == []

@@ -37,7 +37,9 @@ ACCEPTED: dict[str, list[Any]] = {
     "on_overlong": ["truncate", "drop", "error"],
     "eval_prompts": [[], ["why?"], ["why?"] * 16],
     "budget_credits": ["0", "12.5", "0.000001", 3, 0.25, 0.00001, "999999999999"],
-    "continue_from": ["m", "ft_1"],
+    "continue_from": ["m", "m@3", "ft_1"],
+    "new_version": [True, False],
+    "promote": [True, False],
     "priority": ["low", "normal", "high"],
     "num_workers": [1, 1024],
     "max_workers": [1024],
@@ -65,11 +67,13 @@ REFUSED: dict[str, list[Any]] = {
     "eval_prompts": [["why?"] * 17, "why?", [3], [None]],
     "budget_credits": ["-1", "1.", ".5", "0.0000001", "1e3", "much", True, -1, 1e-7, [1], "9" * 13],
     "continue_from": ["", 3],
+    "new_version": [1, "true"],
+    "promote": ["V3", 1],
     "priority": ["urgent", 1],
     "num_workers": [0, 1025, "2"],
     "max_workers": [1, 1025, "2"],
 }
-NEEDS = {"dpo_beta": {"task_type": "DPO"}}
+NEEDS = {"dpo_beta": {"task_type": "DPO"}, "promote": {"new_version": True}}
 
 
 def values(table: dict[str, list[Any]]) -> list[Any]:

@@ -13,6 +13,7 @@ from tests.factories import ADMIN, add_admin, make_finished, make_job, make_reco
 from tests.fakes import Launcher
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
+TABLES |= {"aliases", "model_changes", "dropped"}
 
 
 MODEL = (
@@ -72,7 +73,7 @@ def test_down_and_up_again_with_rows(settings: Settings) -> None:
     assert again.jobs.submit(make_job()).id == "ft_1"
 
 
-def test_rows_of_0001_live_through_0002_and_back(settings: Settings) -> None:
+def test_rows_of_0001_live_through_all_migrations_and_back(settings: Settings) -> None:
     engine = sa.create_engine(settings.store_url)
     downgrade(engine, "0001")
     before = fill(engine)
@@ -81,6 +82,8 @@ def test_rows_of_0001_live_through_0002_and_back(settings: Settings) -> None:
     (version,) = after["versions"]
     assert (version["task_type"], version["method"], version["parent"]) == ("CHAT_COMPLETION", "lora", None)
     assert [job["waits_for"] for job in after["jobs"]] == [0]
+    (model,) = after["models"]
+    assert (model["default_version"], model["last_version"], model["canary_version"]) == (1, 1, None)
     downgrade(engine, "0001")
     assert rows(engine) == before
     upgrade(engine)

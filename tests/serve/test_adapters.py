@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def resolver(settings: Settings, registry: Registry, clock: Clock) -> Resolver:
-    return Resolver(settings, load_catalog(settings), registry.models, clock)
+    return Resolver(settings, load_catalog(settings), registry.versions, clock)
 
 
 def make_model(registry: Registry, job_id: str = "ft_1", model: str = "LUTHIER.PUBLIC.TUNED") -> None:
@@ -95,15 +95,15 @@ def test_a_registry_that_is_away_is_not_a_missing_model(
     def away(*_: object) -> None:
         raise Unavailable("The registry does not answer.")
 
-    monkeypatch.setattr(registry.models, "get", away)
+    monkeypatch.setattr(registry.versions, "serving", away)
     with pytest.raises(Unavailable):
         job_of(resolver)
 
 
 def test_many_callers_are_one_question(resolver: Resolver, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model(registry)
-    get, asked = registry.models.get, []
-    monkeypatch.setattr(registry.models, "get", lambda *about: asked.append(about) or get(*about))
+    get, asked = registry.versions.serving, []
+    monkeypatch.setattr(registry.versions, "serving", lambda *about: asked.append(about) or get(*about))
 
     async def callers() -> set[str]:
         found = await asyncio.gather(*(resolver.resolve(ADMIN, "tuned") for _ in range(64)))

@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 
 from luthier.errors import ContextTooLong, InvalidInput, LuthierError, Unavailable
-from luthier.platform.access import Caller
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import Resolved
@@ -29,7 +28,7 @@ class Names:
     def __init__(self) -> None:
         self.resolved = TINY
 
-    async def resolve(self, _caller: Caller, _model: str) -> Resolved:
+    async def resolve(self, *_about: object) -> Resolved:
         return self.resolved
 
 

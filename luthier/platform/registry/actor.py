@@ -1,6 +1,7 @@
 """The registry as one named, detached Ray actor, and a client with the same verbs."""
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +14,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.artifacts import Artifacts, Garbage
 from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 NAME = "luthier-registry"
 NAMESPACE = "luthier"
 TICK_SECONDS = 0.5
+COLLECT_SECONDS = 600.0
 CALL_TIMEOUT_SECONDS = 30.0
 
 
@@ -36,6 +40,7 @@ class RegistryActor:
         self._registry = Registry(settings, launcher)
         me = ray.get_runtime_context().current_actor
         threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
+        threading.Thread(target=_collect_forever, args=(me,), daemon=True).start()
 
     def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -51,6 +56,8 @@ class RegistryClient:
         self.access = cast(Access, _Part("access"))
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
+        self.versions = cast(Versions, _Part("versions"))
+        self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.jobs = cast(Jobs, _Part("jobs"))
@@ -112,6 +119,19 @@ def _call(part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _actor() -> ActorHandle:
     return ray.get_actor(NAME, namespace=NAMESPACE)
+
+
+def _collect_forever(me: ActorHandle) -> None:
+    """Removes what no version names, beside the calls."""
+    while True:
+        time.sleep(COLLECT_SECONDS)
+        try:
+            garbage: list[Garbage] = ray.get(me.call.remote("artifacts", "collect", (), {}))
+        except RayError:  # the next round tries again
+            log.exception("nothing was collected")
+            continue
+        for each in garbage:
+            shutil.rmtree(each.path, ignore_errors=True)
 
 
 def _tick_forever(me: ActorHandle) -> None:

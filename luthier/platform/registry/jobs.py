@@ -180,7 +180,7 @@ class Jobs:
                 return job
             check_move(job_id, job.status, JobStatus.SUCCESS)
             now = self._clock()
-            self._models.publish(tx, job, _model_name(job), made, now)
+            version = self._models.publish(tx, job, _model_name(job), made, now)
             self._billing.charge(tx, job, made.trained_tokens, now)
             self._update(
                 tx,
@@ -191,7 +191,7 @@ class Jobs:
                 training_loss=made.training_loss,
                 validation_loss=made.validation_loss,
             )
-            self._note(tx, job_id, EventType.COMPLETED, f"Model {job.model} can be used")
+            self._note(tx, job_id, EventType.COMPLETED, f"Model {job.model}, version {version}, can be used")
             return self._find(job_id, tx)
 
     def fail(self, job_id: str, error: JobError, billable: bool) -> Job:
@@ -247,7 +247,8 @@ class Jobs:
     def _first_answer(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
         if first := self._submitted_before(tx, job, key):
             return first
-        self._models.check_free(tx, Caller(account=job.account, user=job.owner, role=job.role), _model_name(job))
+        if not job.options.new_version:
+            self._models.check_free(tx, Caller(account=job.account, user=job.owner, role=job.role), _model_name(job))
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 

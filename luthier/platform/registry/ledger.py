@@ -9,7 +9,7 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.store import Store
 
-GroupBy = Literal["model", "base_model", "function", "user", "day", "hour"]
+GroupBy = Literal["model", "version", "base_model", "function", "user", "day", "hour"]
 HOUR_MS = 3_600_000
 _PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
 _COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")

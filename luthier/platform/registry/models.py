@@ -1,84 +1,93 @@
-"""Verbs on tuned models and their versions."""
+"""Verbs on tuned models: show, make, drop. Which of its versions a model's name means: versions.py."""
 
 import uuid
-from typing import Any
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, ModelNotFound
+from luthier.errors import Conflict
 from luthier.platform.access import Caller
-from luthier.platform.jobs import ACTIVE, FinishedModel, Job
-from luthier.platform.models import ImportedModel, ModelVersion
-from luthier.platform.names import QualifiedName, parse_name
-from luthier.platform.registry.objects import is_named, object_row
+from luthier.platform.jobs import FinishedModel, Job, now_ms
+from luthier.platform.models import ImportedModel, Model
+from luthier.platform.names import QualifiedName
+from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row
+from luthier.platform.registry.versions import Versions
 from luthier.platform.store import Store
-
-IMPORT = "import_"
-"""Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
+from luthier.platform.versions import Wanted
 
 
 class Models:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._models = store.table("models")
-        self._versions = store.table("versions")
-        self._jobs = store.table("jobs")
+    def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
+        self._store, self._clock = store, clock
+        self._rows, self._versions = ModelRows(store), Versions(store, clock)
 
-    def show(self, caller: Caller) -> list[ModelVersion]:
-        """The newest version of each model."""
-        return [_to_version(row) for row in self._store.rows(self._newest(self._models.c.account == caller.account))]
+    def show(self, caller: Caller) -> list[Model]:
+        """Each model by its default version."""
+        columns = self._rows.models.c
+        query = sa.select(self._rows.models).where(columns.account == caller.account).order_by(columns.display)
+        with self._store.reading() as tx:
+            return [self._rows.described(tx, dict(row)) for row in tx.execute(query).mappings().all()]
 
-    def get(self, caller: Caller, name: QualifiedName) -> ModelVersion:
-        """The newest version of a model."""
-        found = self._store.rows(self._newest(is_named(self._models, caller, name)))
-        if not found:
-            raise self._missing(caller, name)
-        return _to_version(found[0])
+    def get(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Model:
+        """A model by its default version, or by the one that is asked for."""
+        with self._store.reading() as tx:
+            return self._rows.described(tx, self._rows.get(tx, caller, name), version)
 
-    def drop(self, caller: Caller, name: QualifiedName) -> ModelVersion:
-        """Forgets the model: it stops answering. Its artifacts stay in storage until they are collected."""
-        version = self.get(caller, name)
+    def drop(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Model:
+        """Forgets the model, or one version of it: it stops answering. Its files wait to be collected."""
         with self._store.transaction() as tx:
-            tx.execute(sa.delete(self._models).where(is_named(self._models, caller, name)))
-        return version
+            model = self._rows.get(tx, caller, name)
+            gone = self._rows.described(tx, model, version)
+            if version is None:
+                self._rows.forget(tx, self._rows.versions_of(tx, model), self._clock())
+                tx.execute(sa.delete(self._rows.models).where(self._rows.models.c.id == model["id"]))
+                self._versions.note(tx, caller, model, "DROP", None)
+            else:
+                _check_unused(gone)
+                self._rows.forget(tx, [gone], self._clock())
+                self._versions.note(tx, caller, model, "DROP_VERSION", gone.version)
+        return gone
 
-    def precheck_import(self, caller: Caller, name: QualifiedName) -> None:
+    def precheck_import(self, caller: Caller, name: QualifiedName, new_version: bool = False) -> None:
         """Conflict when the name is taken, but by an import: the next may be the same again."""
         with self._store.reading() as tx:
-            if self._import_of(tx, caller, name) is None:
-                self.check_free(tx, caller, name)
+            if not new_version and not any(self._imports(tx, caller, name)):
+                self._rows.check_free(tx, caller, name)
 
-    def find_import(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion | None:
+    def find_import(
+        self, caller: Caller, name: QualifiedName, made: ImportedModel, new_version: bool = False
+    ) -> Model | None:
         """What `import_model` answered to the same before, or None; Conflict when the name is taken."""
         with self._store.reading() as tx:
-            return self._imported_before(tx, caller, name, made)
+            return self._imported_before(tx, caller, name, made, new_version)
 
-    def import_model(self, caller: Caller, name: QualifiedName, made: ImportedModel) -> ModelVersion:
-        """Adds a model with its first version, whose folder is in place. The same again gives the first answer."""
+    def import_model(
+        self,
+        caller: Caller,
+        name: QualifiedName,
+        made: ImportedModel,
+        new_version: bool = False,
+        promote: bool = False,
+    ) -> Model:
+        """Adds a version, whose folder is in place, to a new model or to one that is there.
+
+        The same again gives the first answer.
+        """
         with self._store.transaction() as tx:
-            if first := self._imported_before(tx, caller, name, made):
-                return first
-            row = {**made.model_dump(mode="json"), "job_id": f"{IMPORT}{uuid.uuid4().hex}"}
-            self._insert(tx, caller, name, row)
-        return self.get(caller, name)
+            first = self._imported_before(tx, caller, name, made, new_version)
+            if first is None:
+                row = {**made.model_dump(mode="json"), "job_id": f"{IMPORT}{uuid.uuid4().hex}"}
+                number = self._add(tx, caller, name, row, promote)
+            elif promote:
+                self._versions.promote_in(tx, caller, self._rows.get(tx, caller, name), first.version)
+        return self.get(caller, name, first.version if first else number)
 
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""
-        columns = self._jobs.c
-        rivals = sa.select(columns.id, columns.model).where(
-            columns.account == caller.account, columns.status.in_(ACTIVE)
-        )
-        for rival_id, rival in tx.execute(rivals):
-            if parse_name(rival, "", "") == name:
-                raise Conflict(f"Job {rival_id} is making a model {rival} already. Choose another name, or cancel it.")
-        query = sa.select(self._models.c.id).where(is_named(self._models, caller, name))
-        if tx.execute(query).first() is not None:
-            raise Conflict(
-                f"Model {name.display} is there already. Choose another name, or drop it (luthier models drop)."
-            )
+        self._rows.check_free(tx, caller, name)
 
-    def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> None:
-        """Adds the model with its first version, inside the transaction that ends the job."""
+    def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> int:
+        """Adds the version that a job made, inside the transaction that ends it; its number."""
         owner = Caller(account=job.account, user=job.owner, role=job.role)
         row = {
             "job_id": job.id,
@@ -88,61 +97,39 @@ class Models:
             "rank": made.rank,
             "method": made.method.value,
             "task_type": made.task_type.value,
-            "parent": job.options.continue_from,
+            "parent": self._rows.parent_of(tx, job),
             "created_on": now,
         }
-        self._insert(tx, owner, name, row)
+        return self._add(tx, owner, name, row, job.options.promote)
 
-    def _insert(self, tx: sa.Connection, owner: Caller, name: QualifiedName, version: dict[str, Any]) -> None:
-        """A model and its first version."""
-        inserted = tx.execute(sa.insert(self._models).values(**object_row(owner, name, version["created_on"])))
-        assert inserted.inserted_primary_key is not None
-        model_id = inserted.inserted_primary_key[0]
-        tx.execute(sa.insert(self._versions).values(model_id=model_id, version=1, **version))
+    def _add(self, tx: sa.Connection, owner: Caller, name: QualifiedName, version: Row, promote: bool) -> int:
+        model, number = self._rows.add(tx, owner, name, version)
+        self._versions.note(tx, owner, model, "CREATE_VERSION", number)
+        if promote:
+            self._versions.promote_in(tx, owner, model, number)
+        return number
 
     def _imported_before(
-        self, tx: sa.Connection, caller: Caller, name: QualifiedName, made: ImportedModel
-    ) -> ModelVersion | None:
-        first = self._import_of(tx, caller, name)
-        if first and (first.sha256, first.task_type) == (made.sha256, made.task_type):
-            return first
-        self.check_free(tx, caller, name)
+        self, tx: sa.Connection, caller: Caller, name: QualifiedName, made: ImportedModel, new_version: bool
+    ) -> Model | None:
+        same = (made.base_model, made.sha256, made.task_type)
+        for each in self._imports(tx, caller, name):
+            if (each.base_model, each.sha256, each.task_type) == same:
+                return each
+        if not new_version:
+            self._rows.check_free(tx, caller, name)
         return None
 
-    def _import_of(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> ModelVersion | None:
-        """The model of that name, if it was imported."""
-        row = tx.execute(self._newest(is_named(self._models, caller, name))).mappings().first()
-        found = _to_version(dict(row)) if row else None
-        return found if found and found.job_id is None else None
-
-    def _missing(self, caller: Caller, name: QualifiedName) -> ModelNotFound:
-        columns = self._jobs.c
-        active = sa.select(columns.id, columns.model, columns.status).where(
-            columns.account == caller.account, columns.status.in_(ACTIVE)
-        )
-        for job in self._store.rows(active):
-            if parse_name(job["model"], "", "") == name:
-                return ModelNotFound(
-                    f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
-                    f"`luthier finetune watch {job['id']}` follows it."
-                )
-        return ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
-
-    def _newest(self, where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        versions, models = self._versions, self._models
-        others = versions.alias()
-        newest = sa.select(sa.func.max(others.c.version)).where(others.c.model_id == models.c.id).scalar_subquery()
-        joined = sa.join(models, versions, versions.c.model_id == models.c.id)
-        columns = [*versions.c, models.c.display, models.c.owner]
-        return (
-            sa.select(*columns)
-            .select_from(joined)
-            .where(where, versions.c.version == newest)
-            .order_by(models.c.display)
-        )
+    def _imports(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> list[Model]:
+        """The versions of the model of that name, if there is one, that were imported."""
+        model = self._rows.find(tx, caller, name)
+        numbers = [each.version for each in self._rows.versions_of(tx, model) if each.job_id is None] if model else []
+        return [self._rows.described(tx, model, number) for number in numbers if model]
 
 
-def _to_version(row: dict[str, Any]) -> ModelVersion:
-    own = {field: row[field] for field in ModelVersion.model_fields if field != "model"}
-    is_import = row["job_id"].startswith(IMPORT)
-    return ModelVersion(model=row["display"], **{**own, "job_id": None if is_import else row["job_id"]})
+def _check_unused(version: Model) -> None:
+    number = version.version
+    aliases = [alias for alias, meant in version.aliases.items() if meant == number]
+    if number in (version.default_version, version.canary_version) or aliases:
+        means = f"the alias {aliases[0]} means it" if aliases else "it answers requests"
+        raise Conflict(f"Version {number} of {version.model} cannot be dropped: {means}. Promote another first.")

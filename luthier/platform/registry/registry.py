@@ -6,23 +6,27 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import now_ms
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 
 
 class Registry:
-    """Six groups of verbs over one store; each verb is idempotent and takes milliseconds."""
+    """Eight groups of verbs over one store; each verb is idempotent and takes milliseconds."""
 
     def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], int] = now_ms) -> None:
         store = Store(settings.store_url)
         self.access = Access(store)
         self.tables = Tables(store)
-        self.models = Models(store)
+        self.models = Models(store, clock)
+        self.versions = Versions(store, clock)
+        self.artifacts = Artifacts(store, settings, clock)
         self.ledger = Ledger(store)
         self.proofs = Proofs(store, clock)
         billing = Billing(load_catalog(settings), load_prices(configs_dir() / "prices.toml"), self.ledger)

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from luthier.errors import NotFound
@@ -19,11 +20,11 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import GroupBy
-from luthier.platform.tasks import TaskType
+from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.dialects import native_base_models, native_engines, native_follow
+from luthier.serve.dialects import native_base_models, native_engines, native_export, native_follow, native_versions
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -107,15 +108,13 @@ async def import_model(
     name: str,
     caller: CallerOf,
     services: ServicesOf,
-    base_model: str | None = None,
-    task_type: TaskType | None = None,
+    origin: Annotated[Origin, Depends()],
 ) -> dict[str, Any]:
     """A LoRA adapter trained elsewhere becomes a model.
 
     The body is multipart/form-data with the files adapter_config.json and adapter_model.safetensors. Without
     `base_model` the settings must name one of the catalog.
     """
-    origin = Origin(base_model=base_model, task_type=task_type)
     model = await uploads.import_model(services, caller, _named(services, name), origin, request)
     return (await asyncio.to_thread(_told, services, [model]))[0]
 
@@ -127,24 +126,25 @@ def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 
 @v1.get(f"/models/{NAME}")
 def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services, [services.registry.models.get(caller, _named(services, name))])[0]
+    return _told(services, [services.registry.models.get(caller, *_version(services, name))])[0]
 
 
 @v1.delete(f"/models/{NAME}")
 def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services, [services.registry.models.drop(caller, _named(services, name))])[0]
+    """With a version in the name (NAME@3) that one alone."""
+    return _told(services, [services.registry.models.drop(caller, *_version(services, name))])[0]
 
 
 @v1.get(f"/models/{NAME}/artifacts")
 def list_artifacts(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """The files of the newest version: adapter, training_results.csv, manifest."""
-    folder = Path(services.registry.models.get(caller, _named(services, name)).path)
+    """The files of the default version, or of that in the name: adapter, training_results.csv, manifest."""
+    folder = Path(services.registry.models.get(caller, *_version(services, name)).path)
     return {"artifacts": [{"name": file.name, "bytes": file.stat().st_size} for file in sorted(folder.iterdir())]}
 
 
 @v1.get(f"/models/{NAME}/artifacts/{{file}}")
 def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -> FileResponse:
-    folder = Path(services.registry.models.get(caller, _named(services, name)).path)
+    folder = Path(services.registry.models.get(caller, *_version(services, name)).path)
     if file not in {found.name for found in folder.iterdir()}:
         raise NotFound(f"Model {name} has no artifact {file!r}.")
     return FileResponse(folder / file, filename=file)
@@ -215,6 +215,8 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
 v1.include_router(native_base_models.routes)
 v1.include_router(native_engines.routes)
 v1.include_router(native_follow.routes)
+v1.include_router(native_versions.routes)
+v1.include_router(native_export.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
 
@@ -225,7 +227,7 @@ def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict
     return [native_description(job, places.get(job.id)) for job in jobs]
 
 
-def _told(services: Services, models: list[ModelVersion]) -> list[dict[str, Any]]:
+def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, Any]]:
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
     return [{**model.model_dump(exclude={"path"}), "proof": proofs[model.number].model_dump()} for model in models]
@@ -233,6 +235,10 @@ def _told(services: Services, models: list[ModelVersion]) -> list[dict[str, Any]
 
 def _named(services: Services, name: str) -> QualifiedName:
     return parse_name(name, services.settings.database, services.settings.schema_name)
+
+
+def _version(services: Services, name: str) -> ModelName:
+    return parse_model(name, services.settings.database, services.settings.schema_name)
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.models import ModelVersion
-from luthier.platform.names import parse_name
+from luthier.platform.versions import parse_model
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.direct import ROUTES, Completing, Route
 from luthier.serve.services import Services
@@ -54,8 +54,8 @@ def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
     for base in _bases(services):
         if base["id"] == model:
             return base
-    name = parse_name(model, services.settings.database, services.settings.schema_name)
-    version = services.registry.models.get(caller, name)
+    name = parse_model(model, services.settings.database, services.settings.schema_name)
+    version = services.registry.models.get(caller, *name)
     if not services.answers_for(version):
         raise ModelNotFound(
             f"Model {version.model} stands on {version.base_model}, which does not answer here.", param="model"
@@ -65,11 +65,11 @@ def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 
 @router.delete("/models/{model:path}")
 def delete_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """Forgets a tuned model; the name in the answer is the whole one."""
+    """Forgets a tuned model, or the version in the name; the name in the answer is the whole one."""
     if services.catalog.find(model):
         raise NotAllowed(f"Base model {model} is everybody's: only models of your own are deleted.")
-    name = parse_name(model, services.settings.database, services.settings.schema_name)
-    dropped = services.registry.models.drop(caller, name)
+    name = parse_model(model, services.settings.database, services.settings.schema_name)
+    dropped = services.registry.models.drop(caller, *name)
     return {"id": dropped.model, "object": "model", "deleted": True}
 
 

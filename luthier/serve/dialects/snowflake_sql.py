@@ -15,6 +15,7 @@ from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.sql_engine import SqlFunction
+from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.sql_functions import ai_complete
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -36,6 +37,9 @@ async def run_sql(services: Services, caller: Caller, statement: str, request_id
 
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
+    answer = model_statement(services, caller, text)
+    if answer is not None:
+        return answer
     views = {}
     if "ACCOUNT_USAGE" in text.upper():
         views[FINE_TUNING_USAGE] = _fine_tuning_usage(services, caller)

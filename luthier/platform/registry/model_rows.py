@@ -1,0 +1,160 @@
+"""Rows of models and versions: found by name, added, and made nouns of. No verbs: those stand in models.py."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, ModelNotFound
+from luthier.platform.access import Caller
+from luthier.platform.jobs import ACTIVE, Job
+from luthier.platform.models import Change, Model, ModelVersion
+from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.registry.objects import is_named, object_row
+from luthier.platform.store import Store
+from luthier.platform.versions import Wanted
+
+IMPORT = "import_"
+"""Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
+
+Row = dict[str, Any]
+
+
+class ModelRows:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.models, self.versions, self.aliases = (store.table(name) for name in ("models", "versions", "aliases"))
+        self.changes, self.dropped, self.jobs = (store.table(name) for name in ("model_changes", "dropped", "jobs"))
+
+    # finding
+
+    def find(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
+        row = tx.execute(sa.select(self.models).where(is_named(self.models, caller, name))).mappings().first()
+        return dict(row) if row else None
+
+    def get(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row:
+        if row := self.find(tx, caller, name):
+            return row
+        if job := self.maker(tx, caller, name):
+            raise ModelNotFound(
+                f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
+                f"`luthier finetune watch {job['id']}` follows it."
+            )
+        raise ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+
+    def maker(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
+        """An active job that makes a model of that name."""
+        columns = self.jobs.c
+        active = sa.select(columns.id, columns.model, columns.status).where(
+            columns.account == caller.account, columns.status.in_(ACTIVE)
+        )
+        rows = tx.execute(active).mappings()
+        return next((dict(row) for row in rows if parse_name(row["model"], "", "") == name), None)
+
+    def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
+        """Conflict when a model has the name, or a job is making one."""
+        if job := self.maker(tx, caller, name):
+            raise Conflict(
+                f"Job {job['id']} is making a model {job['model']} already. Choose another name, or cancel it."
+            )
+        if self.find(tx, caller, name):
+            raise Conflict(
+                f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
+                f"a new version of it (--new-version, option new_version)."
+            )
+
+    def versions_of(self, tx: sa.Connection, model: Row) -> list[ModelVersion]:
+        """Oldest first."""
+        columns = self.versions.c
+        query = sa.select(self.versions).where(columns.model_id == model["id"]).order_by(columns.version)
+        return [to_version(model, dict(row)) for row in tx.execute(query).mappings()]
+
+    def version(self, tx: sa.Connection, model: Row, wanted: Wanted) -> ModelVersion:
+        """The one that is asked for, or else the default; ModelNotFound names those there are."""
+        number = wanted if isinstance(wanted, int) else self._numbers(tx, model).get(wanted or "DEFAULT")
+        found = self.numbered(tx, model, number)
+        if found is None:
+            there = [str(each.version) for each in self.versions_of(tx, model)] + list(self.aliases_of(tx, model))
+            raise ModelNotFound(f"Model {model['display']} has no version {wanted}. It has {', '.join(there)}.")
+        return found
+
+    def numbered(self, tx: sa.Connection, model: Row, number: int | None) -> ModelVersion | None:
+        columns = self.versions.c
+        query = sa.select(self.versions).where(columns.model_id == model["id"], columns.version == number)
+        row = tx.execute(query).mappings().first()
+        return to_version(model, dict(row)) if row else None
+
+    def parent_of(self, tx: sa.Connection, job: Job) -> str | None:
+        """The version that a job began with; of another job, or of what was dropped, the name that was given."""
+        models, versions = self.models, self.versions
+        joined = sa.join(models, versions, versions.c.model_id == models.c.id)
+        same = sa.and_(models.c.account == job.account, versions.c.path == job.start_path)
+        query = sa.select(models.c.display, versions.c.version).select_from(joined).where(same)
+        row = tx.execute(query.order_by(versions.c.number)).first() if job.start_path else None
+        return f"{row.display}@{row.version}" if row else job.options.continue_from
+
+    def aliases_of(self, tx: sa.Connection, model: Row) -> dict[str, int]:
+        columns = self.aliases.c
+        query = sa.select(columns.alias, columns.version).where(columns.model_id == model["id"])
+        return {row.alias: row.version for row in tx.execute(query.order_by(columns.alias))}
+
+    def _numbers(self, tx: sa.Connection, model: Row) -> dict[str, int]:
+        """Of every alias."""
+        columns = self.versions.c
+        ends = sa.select(sa.func.min(columns.version), sa.func.max(columns.version))
+        first, last = tx.execute(ends.where(columns.model_id == model["id"])).one()
+        return {**self.aliases_of(tx, model), "DEFAULT": model["default_version"], "FIRST": first, "LAST": last}
+
+    def described(self, tx: sa.Connection, model: Row, wanted: Wanted = None) -> Model:
+        """The model by the version that is asked for."""
+        version = self.version(tx, model, wanted)
+        count = sa.select(sa.func.count()).where(self.versions.c.model_id == model["id"])
+        return Model(
+            **version.model_dump(),
+            default_version=model["default_version"],
+            versions=tx.execute(count).scalar_one(),
+            aliases=self.aliases_of(tx, model),
+            canary_version=model["canary_version"],
+            canary_share=model["canary_share"],
+        )
+
+    # changing
+
+    def add(self, tx: sa.Connection, owner: Caller, name: QualifiedName, version: Row) -> tuple[Row, int]:
+        """A version: the first of a new model, or the next of one that is there; the model and the number."""
+        model = self.find(tx, owner, name)
+        number = model["last_version"] + 1 if model else 1
+        if model:
+            self.update(tx, model, last_version=number)
+        else:
+            tx.execute(sa.insert(self.models).values(**object_row(owner, name, version["created_on"])))
+            model = self.get(tx, owner, name)
+        tx.execute(sa.insert(self.versions).values(model_id=model["id"], version=number, **version))
+        return model, number
+
+    def update(self, tx: sa.Connection, model: Row, **values: Any) -> None:
+        tx.execute(sa.update(self.models).where(self.models.c.id == model["id"]).values(**values))
+
+    def note(self, tx: sa.Connection, caller: Caller, model: Row, change: Change, **chain: int | None) -> int:
+        """Keeps a change for as long as the database lives; its id. `chain` is what a rollback goes back by."""
+        row = {**change.model_dump(), "account": caller.account, "model": name_of(model).dotted, **chain}
+        inserted = tx.execute(sa.insert(self.changes).values(**row))
+        assert inserted.inserted_primary_key is not None
+        return int(inserted.inserted_primary_key[0])
+
+    def forget(self, tx: sa.Connection, versions: list[ModelVersion], now: int) -> None:
+        """From now on their files wait to be collected."""
+        for version in versions:
+            tx.execute(sa.delete(self.dropped).where(self.dropped.c.sha256 == version.sha256))
+            tx.execute(sa.insert(self.dropped).values(sha256=version.sha256, time=now))
+            tx.execute(sa.delete(self.versions).where(self.versions.c.number == version.number))
+
+
+def name_of(model: Row) -> QualifiedName:
+    return QualifiedName(model["database"], model["schema"], model["name"], display=model["display"])
+
+
+def to_version(model: Row, row: Row) -> ModelVersion:
+    inherited = {"model": model["display"], "owner": model["owner"]}
+    own = {field: row[field] for field in ModelVersion.model_fields if field not in inherited}
+    is_import = row["job_id"].startswith(IMPORT)
+    return ModelVersion(**{**inherited, **own, "job_id": None if is_import else row["job_id"]})

@@ -1,0 +1,214 @@
+"""Verbs on which of its versions a model's name means: default, canary, aliases. Each is one transaction.
+
+Every change is a row that stays, also when the model is dropped.
+"""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, InvalidInput
+from luthier.platform.access import Caller
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import Change, Model, ModelVersion, Serving, VersionInfo
+from luthier.platform.names import QualifiedName
+from luthier.platform.registry.model_rows import ModelRows, Row, name_of
+from luthier.platform.store import Store
+from luthier.platform.versions import Wanted
+
+LATELY_MS = 30_000
+"""By then every door has heard of a change."""
+NO_CANARY = {"canary_version": None, "canary_share": None}
+
+
+class Versions:
+    def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
+        self._store, self._clock = store, clock
+        self._rows = ModelRows(store)
+
+    def show(self, caller: Caller, name: QualifiedName) -> list[VersionInfo]:
+        """All versions of a model, oldest first."""
+        with self._store.reading() as tx:
+            model = self._rows.get(tx, caller, name)
+            aliases = self._rows.aliases_of(tx, model)
+            losses = self._losses(tx, model)
+            return [_info(model, each, aliases, losses) for each in self._rows.versions_of(tx, model)]
+
+    def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:
+        """What answers for a name."""
+        with self._store.reading() as tx:
+            model = self._rows.get(tx, caller, name)
+            default = self._rows.version(tx, model, version)
+            if version is not None:
+                return Serving(default=default)
+            before, _ = self._before(tx, model)
+            canary = self._rows.numbered(tx, model, model["canary_version"])
+            return Serving(
+                default=default,
+                canary=canary,
+                share=model["canary_share"] or 0.0,
+                before=before,
+                lately=self._lately(tx, model),
+            )
+
+    def history(self, caller: Caller, name: QualifiedName) -> list[Change]:
+        """What changed under that name, oldest first; of models that were dropped too."""
+        columns = self._rows.changes.c
+        query = sa.select(self._rows.changes).where(columns.account == caller.account, columns.model == name.dotted)
+        rows = self._store.rows(query.order_by(columns.id))
+        return [Change(**{field: row[field] for field in Change.model_fields}) for row in rows]
+
+    def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
+        """The version is the default from now on, and no other has a share."""
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            self.promote_in(tx, caller, model, self._rows.version(tx, model, version).version)
+            return self._rows.described(tx, self._rows.get(tx, caller, name))
+
+    def promote_in(self, tx: sa.Connection, caller: Caller, model: Row, version: int) -> None:
+        if model["default_version"] == version and model["canary_version"] is None:
+            return
+        if model["default_version"] == version:
+            self._end_canary(tx, caller, model)
+            return
+        if model["canary_version"] not in (None, version):
+            self._end_canary(tx, caller, model)
+        chain = {"was": model["default_version"], "before": model["promotion"]}
+        promotion = self.note(tx, caller, model, "PROMOTE", version, f"was {chain['was']}", **chain)
+        self._rows.update(tx, model, default_version=version, promotion=promotion, **NO_CANARY)
+
+    def rollback(self, caller: Caller, name: QualifiedName, leaving: int) -> Model:
+        """The default is what it was before; asked again, with a default that is left already, nothing changes."""
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            if model["default_version"] == leaving:
+                before, promotion = self._before(tx, model)
+                if before is None:
+                    raise Conflict(f"Model {model['display']} has no earlier default than version {leaving}.")
+                if model["canary_version"] not in (None, before.version):
+                    self._end_canary(tx, caller, model)
+                self.note(tx, caller, model, "ROLLBACK", before.version, f"was {leaving}", was=leaving)
+                self._rows.update(tx, model, default_version=before.version, promotion=promotion, **NO_CANARY)
+            return self._rows.described(tx, self._rows.get(tx, caller, name))
+
+    def set_alias(self, caller: Caller, name: QualifiedName, alias: str, version: Wanted) -> Model:
+        """The alias, a folded key that parse_alias let through, means the version from now on."""
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            number = self._rows.version(tx, model, version).version
+            if self._rows.aliases_of(tx, model).get(alias) != number:
+                self._remove_alias(tx, model, alias)
+                row = {"model_id": model["id"], "alias": alias, "version": number}
+                tx.execute(sa.insert(self._rows.aliases).values(**row))
+                self.note(tx, caller, model, "SET_ALIAS", number, alias)
+            return self._rows.described(tx, model)
+
+    def drop_alias(self, caller: Caller, name: QualifiedName, alias: str) -> Model:
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            if self._remove_alias(tx, model, alias):
+                self.note(tx, caller, model, "DROP_ALIAS", None, alias)
+            return self._rows.described(tx, model)
+
+    def set_canary(self, caller: Caller, name: QualifiedName, version: Wanted, share: float) -> Model:
+        """The version answers that many of a hundred requests; a new canary ends the one before."""
+        if not 0 < share < 100:
+            raise InvalidInput(f"A canary's share is more than 0 and less than 100 percent, and this is {share:g}.")
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            canary, default = self._rows.version(tx, model, version), self._rows.version(tx, model, None)
+            _check_canary(canary, default)
+            number = canary.version
+            if (number, share) != (model["canary_version"], model["canary_share"]):
+                self.note(tx, caller, model, "SET_CANARY", number, f"{share:g}%")
+                self._rows.update(tx, model, canary_version=number, canary_share=share)
+            return self._rows.described(tx, self._rows.get(tx, caller, name))
+
+    def end_canary(self, caller: Caller, name: QualifiedName) -> Model:
+        """All requests are the default's again."""
+        with self._store.transaction() as tx:
+            model = self._rows.get(tx, caller, name)
+            if model["canary_version"] is not None:
+                self._end_canary(tx, caller, model)
+            return self._rows.described(tx, self._rows.get(tx, caller, name))
+
+    def note(
+        self,
+        tx: sa.Connection,
+        caller: Caller,
+        model: Row,
+        verb: str,
+        version: int | None,
+        detail: str = "",
+        **chain: int | None,
+    ) -> int:
+        change = Change(
+            time=self._clock(), user=caller.user, role=caller.role, verb=verb, version=version, detail=detail
+        )
+        return self._rows.note(tx, caller, model, change, **chain)
+
+    def _end_canary(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
+        self.note(tx, caller, model, "END_CANARY", model["canary_version"])
+        self._rows.update(tx, model, **NO_CANARY)
+
+    def _remove_alias(self, tx: sa.Connection, model: Row, alias: str) -> bool:
+        columns = self._rows.aliases.c
+        same = sa.and_(columns.model_id == model["id"], columns.alias == alias)
+        return tx.execute(sa.delete(self._rows.aliases).where(same)).rowcount > 0
+
+    def _before(self, tx: sa.Connection, model: Row) -> tuple[ModelVersion | None, int | None]:
+        """The default before this one that is still there, and the promotion that had made it the default."""
+        columns, promotion = self._rows.changes.c, model["promotion"]
+        while promotion is not None:
+            query = sa.select(columns.was, columns.before).where(columns.id == promotion)
+            was, promotion = tx.execute(query).one()
+            if (version := self._rows.numbered(tx, model, was)) and was != model["default_version"]:
+                return version, promotion
+        return None, None
+
+    def _lately(self, tx: sa.Connection, model: Row) -> tuple[ModelVersion, ...]:
+        """Versions that a request may be on its way to which was resolved before the last changes."""
+        columns = self._rows.changes.c
+        query = sa.select(columns.version, columns.was, columns.verb).where(
+            columns.account == model["account"],
+            columns.model == name_of(model).dotted,
+            columns.time >= self._clock() - LATELY_MS,
+            columns.verb.in_(("PROMOTE", "ROLLBACK", "END_CANARY")),
+        )
+        rows = tx.execute(query.order_by(columns.id))
+        left = [row.version if row.verb == "END_CANARY" else row.was for row in rows]
+        found = (self._rows.numbered(tx, model, number) for number in dict.fromkeys(left))
+        return tuple(version for version in found if version)
+
+    def _losses(self, tx: sa.Connection, model: Row) -> dict[str, tuple[float, float]]:
+        """(training, validation) by job."""
+        jobs, versions = self._rows.jobs.c, self._rows.versions.c
+        made = sa.select(versions.job_id).where(versions.model_id == model["id"])
+        query = sa.select(jobs.id, jobs.training_loss, jobs.validation_loss).where(jobs.id.in_(made))
+        return {job_id: (training, validation) for job_id, training, validation in tx.execute(query)}
+
+
+def _check_canary(canary: ModelVersion, default: ModelVersion) -> None:
+    if canary.version == default.version:
+        raise InvalidInput(f"Version {canary.version} of {canary.model} is the default: it has all other requests.")
+    if canary.base_model != default.base_model:
+        raise InvalidInput(
+            f"Version {canary.version} of {canary.model} stands on {canary.base_model}, the default on "
+            f"{default.base_model}, and HAProxy knows one place a name: ask for it as {canary.model}@{canary.version}."
+        )
+
+
+def _info(
+    model: Row, version: ModelVersion, aliases: dict[str, int], losses: dict[str, tuple[float, float]]
+) -> VersionInfo:
+    is_default, canary = version.version == model["default_version"], model["canary_share"] or 0.0
+    is_canary = version.version == model["canary_version"]
+    training, validation = losses.get(version.job_id or "", (None, None))
+    return VersionInfo(
+        **version.model_dump(),
+        is_default=is_default,
+        aliases=[alias for alias, number in aliases.items() if number == version.version],
+        share=100.0 - canary if is_default else canary if is_canary else 0.0,
+        training_loss=training,
+        validation_loss=validation,
+    )

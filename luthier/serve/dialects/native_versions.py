@@ -1,0 +1,139 @@
+"""The native API's routes on the versions of a model: which of them its name means."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+
+from luthier.errors import Unavailable
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.models import Model, ModelVersion
+from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_model, parse_version
+from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.paths import NAME
+from luthier.serve.services import Services
+
+Answer = TypeVar("Answer")
+
+routes = APIRouter()
+
+
+class OfVersion(Frozen):
+    version: int | str
+    """A number, V with a number, or an alias."""
+
+    @property
+    def wanted(self) -> Wanted:
+        return parse_version(str(self.version))
+
+
+class Promotion(OfVersion):
+    warm: bool = True
+    """The engines load the version first; what they cannot load is not promoted."""
+
+
+class CanaryShare(Promotion):
+    share: float
+    """Percent of the requests that name the model alone."""
+
+
+class Rollback(Frozen):
+    leaving: int | None = None
+    """The default that is to be left; when it is so already, nothing changes."""
+    warm: bool = True
+
+
+@routes.get(f"/models/{NAME}/versions")
+def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Oldest first, each with its aliases, its share of the requests and its losses."""
+    versions = services.registry.versions.show(caller, _model(services, name))
+    return {"versions": [version.model_dump(exclude={"path"}) for version in versions]}
+
+
+@routes.get(f"/models/{NAME}/history")
+def show_history(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Who changed what the name means, and when; oldest first."""
+    changes = services.registry.versions.history(caller, _model(services, name))
+    return {"history": [change.model_dump() for change in changes]}
+
+
+@routes.post(f"/models/{NAME}/promote")
+async def promote(name: str, body: Promotion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """The version is the default from now on; a canary ends."""
+    model, wanted = _model(services, name), body.wanted
+    if body.warm:
+        await _warm(services, caller, ModelName(model, wanted))
+    return _told(await _ask(services.registry.versions.promote, caller, model, wanted))
+
+
+@routes.post(f"/models/{NAME}/rollback")
+async def rollback(name: str, caller: CallerOf, services: ServicesOf, body: Rollback | None = None) -> dict[str, Any]:
+    """The default before this one is the default again; a canary ends."""
+    asked, model, versions = body or Rollback(), _model(services, name), services.registry.versions
+    serving = await _ask(versions.serving, caller, model)
+    leaving = asked.leaving or serving.default.version
+    if asked.warm and serving.before and leaving == serving.default.version:
+        await _warm(services, caller, ModelName(model, serving.before.version))
+    return _told(await _ask(versions.rollback, caller, model, leaving))
+
+
+@routes.put(f"/models/{NAME}/canary")
+async def set_canary(name: str, body: CanaryShare, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """The version answers a share of the requests that name the model alone."""
+    model, wanted = _model(services, name), body.wanted
+    if body.warm:
+        await _warm(services, caller, ModelName(model, wanted))
+    return _told(await _ask(services.registry.versions.set_canary, caller, model, wanted, body.share))
+
+
+@routes.delete(f"/models/{NAME}/canary")
+def end_canary(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return _told(services.registry.versions.end_canary(caller, _model(services, name)))
+
+
+@routes.put(f"/models/{NAME}/aliases/{{alias}}")
+def set_alias(name: str, alias: str, body: OfVersion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """NAME@ALIAS means the version from now on."""
+    key, wanted = parse_alias(alias), body.wanted
+    return _told(services.registry.versions.set_alias(caller, _model(services, name), key, wanted))
+
+
+@routes.delete(f"/models/{NAME}/aliases/{{alias}}")
+def drop_alias(name: str, alias: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return _told(services.registry.versions.drop_alias(caller, _model(services, name), parse_alias(alias)))
+
+
+@routes.post(f"/models/{NAME}/warm")
+async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """All engines of its base model load the default version, or that in the name."""
+    asked = parse_model(name, services.settings.database, services.settings.schema_name)
+    return (await _warm(services, caller, asked)).model_dump(exclude={"path"})
+
+
+async def _warm(services: Services, caller: Caller, name: ModelName) -> ModelVersion:
+    serving = await _ask(services.registry.versions.serving, caller, *name)
+    version: ModelVersion = serving.default
+    if version.base_model not in services.base_models:
+        raise Unavailable(
+            f"Version {version.version} of {version.model} stands on {version.base_model}, which is not served here. "
+            f"Add it to serve_base_models, or go on without warming (--no-warm)."
+        )
+    await services.completions.warm(version)
+    return version
+
+
+async def _ask(verb: Callable[..., Answer], *about: Any) -> Answer:
+    """Of the registry, beside the loop."""
+    return await asyncio.to_thread(verb, *about)
+
+
+def _model(services: Services, name: str) -> QualifiedName:
+    """A model as a whole: its name has no version."""
+    return parse_name(name, services.settings.database, services.settings.schema_name)
+
+
+def _told(model: Model) -> dict[str, Any]:
+    return model.model_dump(exclude={"path"})
