@@ -123,6 +123,10 @@ class Overloaded(Unavailable):
         self.retry_after = retry_after  # no argument of the exception, so that it pickles
 
 
+class NotServed(Unavailable):
+    """No engine here answers for the model, and none will by itself."""
+
+
 class ClusterError(LuthierError):
     """The cluster cannot be started, joined or stopped as asked."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from luthier.cli.batch_objects import Batches, Files
 from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
@@ -44,6 +45,8 @@ class Client:
         self.finetune = Finetune(self)
         self.tables = Tables(self)
         self.models = Models(self)
+        self.files = Files(self)
+        self.batches = Batches(self)
 
     def complete(
         self,

@@ -6,7 +6,18 @@ from typing import Any
 import click
 
 import luthier
-from luthier.cli import base_models, cluster_commands, complete, finetune, models, sql, tables, usage
+from luthier.cli import (
+    base_models,
+    batches,
+    cluster_commands,
+    complete,
+    files,
+    finetune,
+    models,
+    sql,
+    tables,
+    usage,
+)
 from luthier.errors import LuthierError
 
 
@@ -32,6 +43,8 @@ for command in (
     cluster_commands.demo,
     finetune.finetune,
     complete.complete,
+    batches.batches,
+    files.files,
     sql.sql,
     models.models,
     base_models.base_models,

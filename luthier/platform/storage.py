@@ -37,6 +37,15 @@ class Storage:
         """The frozen data of a job: train.parquet, validation.parquet."""
         return self.root / "jobs" / job_id
 
+    def file(self, file_id: str) -> Path:
+        """A file that a client uploaded, or that a batch made."""
+        return self.root / "files" / file_id
+
+    @property
+    def batches(self) -> Path:
+        """The results of batches while they are worked on, one folder each."""
+        return self.root / "batches"
+
     @property
     def runs(self) -> Path:
         """Ray Train's checkpoints, one folder a job."""

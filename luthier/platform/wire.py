@@ -69,6 +69,8 @@ class CompleteRequest(Frozen):
     """How many of the likeliest tokens are told at each place, beside the one that was taken."""
     echo: bool = False
     """The prompt goes before the answer."""
+    priority: int = Field(0, ge=0)
+    """The engine takes the smallest first."""
 
     @property
     def num_choices(self) -> int:

@@ -4,24 +4,29 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from luthier.platform.settings import Settings
 from luthier.serve import engine_metrics
+from luthier.serve.batching import Batching
 from luthier.serve.deps import KeyCheck
-from luthier.serve.dialects import cortex, native, openai
+from luthier.serve.dialects import cortex, native, openai, openai_batches, openai_files
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.services import Services
 
-UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models")
+UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models", "/v1/files")
 """Here a body is a file."""
 
 
 def build_api(services: Services) -> FastAPI:
-    """The gateway: all dialects."""
-    return _app(services, native.router, openai.router, cortex.router)
+    """The gateway: all dialects, and the work on batches while it runs."""
+    batching = Batching(services)
+    routers = (native.router, openai.router, openai_files.router, openai_batches.router, cortex.router)
+    app = _app(services, *routers, lifespan=batching.running)
+    app.state.batching = batching
+    return app
 
 
 def build_direct(services: Services) -> ASGIApp:
@@ -30,8 +35,9 @@ def build_direct(services: Services) -> ASGIApp:
     return Direct(services, app.state.keys, app)
 
 
-def _app(services: Services, *routers: APIRouter) -> FastAPI:
-    app = FastAPI(title="Luthier", version=version("luthier"), description="Fine-tune and serve language models.")
+def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    told = "Fine-tune and serve language models."
+    app = FastAPI(title="Luthier", version=version("luthier"), description=told, lifespan=lifespan)
     app.state.services = services
     app.state.keys = KeyCheck(services.registry)
     app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from luthier.errors import InvalidInput, LuthierError
 from luthier.platform.base_models import BaseModel
@@ -73,6 +73,14 @@ class Visit:
         return self.resolved.version if self.resolved else None
 
 
+class Billed(NamedTuple):
+    """Who answered, for the bill."""
+
+    model: str
+    """By its full name."""
+    version: int | None
+
+
 class Books(Protocol):
     """Where usage is kept and visits are written down."""
 
@@ -133,8 +141,9 @@ class Completer:
             visit.error = error
             raise
         finally:
-            if visit.tally.prompt:
-                self._books.settle(self._usage(visit))
+            if visit.tally.prompt and visit.resolved and ask.is_billed:
+                answered = Billed(visit.resolved.name, visit.version)
+                self._books.settle(bill(ask, self._base, answered, self._prices, visit.tally.usage))
             self._books.tell(visit)
             visit.error = None  # its traceback holds this visit: they would keep each other
 
@@ -146,15 +155,15 @@ class Completer:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
         return resolved.adapter
 
-    def _usage(self, visit: Visit) -> UsageRecord:
-        assert visit.resolved
-        source = Source(
-            id=visit.ask.id,
-            function=visit.ask.function,
-            base_model=self._base.name,
-            price_class=self._base.price_class,
-            model=visit.resolved.name,
-            version=visit.version,
-        )
-        tokens = visit.tally.prompt, visit.tally.completion
-        return completion_usage(visit.ask.caller, source, self._prices, tokens, now_ms())
+
+def bill(ask: Ask, base: BaseModel, answered: Billed, prices: PriceList, usage: Usage) -> UsageRecord:
+    """What an answer costs."""
+    source = Source(
+        id=ask.id,
+        function=ask.function,
+        base_model=base.name,
+        price_class=base.price_class,
+        model=answered.model,
+        version=answered.version,
+    )
+    return completion_usage(ask.caller, source, prices, (usage.prompt_tokens, usage.completion_tokens), now_ms())

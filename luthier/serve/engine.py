@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, NotServed, Unavailable
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
@@ -126,7 +126,7 @@ class VllmEngine:
         if adapter:
             await self._loader.hold(adapter)
         try:
-            queue = await self._add(request_id, ids, params, lora)
+            queue = await self._add(request_id, ids, params, lora, request.priority)
             while not is_done:
                 output = queue.get_nowait() or await queue.get()
                 is_done = output.finished
@@ -152,12 +152,14 @@ class VllmEngine:
                 if adapter:
                     self._loader.release(adapter)
 
-    async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any) -> Any:
+    async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any, priority: int) -> Any:
         """vLLM's queue of this request's outputs."""
         from vllm.inputs.engine import tokens_input
 
         try:
-            return await self._engine.add_request(request_id, tokens_input(ids), params, lora_request=lora)
+            return await self._engine.add_request(
+                request_id, tokens_input(ids), params, lora_request=lora, priority=priority
+            )
         except asyncio.CancelledError:
             await self._engine.abort(request_id)
             raise
@@ -294,7 +296,7 @@ def _lora_request(adapter: ModelVersion | None) -> Any:
     if adapter is None:
         return None
     if adapter.method is Method.FULL:
-        raise Unavailable(
+        raise NotServed(
             f"Model {adapter.model} has weights of its own, which the engine of {adapter.base_model} does not hold. "
             f"`luthier models export` gives them as a Hugging Face folder."
         )

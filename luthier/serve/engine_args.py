@@ -39,6 +39,7 @@ def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any
         "model": str(base_dir),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
+        "scheduling_policy": "priority",
         "enable_lora": True,
         "worker_extension_cls": "luthier.serve.worker.AdapterWorker",
         "max_loras": engine.max_loras,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from typing import Protocol
 
-from luthier.errors import InvalidInput, LuthierError, Unavailable
+from luthier.errors import InvalidInput, LuthierError, NotServed
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
@@ -15,6 +15,8 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts
+from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
@@ -39,6 +41,8 @@ class Verbs(Protocol):
     ledger: Ledger
     proofs: Proofs
     jobs: Jobs
+    files: Files
+    batches: Batches
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Ask:
     base_model: str
     """The one whose engine answers."""
     request: CompleteRequest
+    is_billed: bool = True
+    """False: who asks bills it, once the answer is safe."""
 
 
 class Completions(Protocol):
@@ -100,7 +106,7 @@ class Services:
         """The base model that answers for a name, and is served here."""
         resolved = await self.resolver.resolve(caller, model)
         if resolved.base_model not in self.settings.serve_base_models:
-            raise Unavailable(
+            raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
                 f"`luthier down` and `luthier up`."
             )

@@ -35,6 +35,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 LONG = 480
 """Tokens of an answer that nobody waits for; the context has 512."""
+PLACES = 16
+"""The engine's max_num_seqs."""
 
 
 class Asked:
@@ -155,6 +157,7 @@ def test_the_engine(asked: Asked, run: Run) -> None:
         run(a_client_leaves_a_stream(asked, n))
         run(a_client_leaves_before_the_whole_answer(asked, n))
         run(a_client_leaves_at_any_moment(asked, n))
+    run(live_requests_go_before_batches(asked))
 
 
 def test_what_the_trainer_made_is_proved(asked: Asked, run: Run, tuned: ModelVersion) -> None:
@@ -455,3 +458,13 @@ async def a_client_leaves_at_any_moment(asked: Asked, n: int) -> None:
         asked.check_idle()
     await asked.ask("whole", tally := Tally(), n=n)
     assert tally.completion == 8 * n
+
+
+async def live_requests_go_before_batches(asked: Asked) -> None:
+    """With every place taken it gets the first that is free, before the lines that came earlier."""
+    lines = [asyncio.create_task(asked.ask("whole", Tally(), max_tokens=64, priority=1)) for _ in range(3 * PLACES)]
+    await asyncio.sleep(0.1)
+    await asked.ask("whole", Tally())
+    assert sum(line.done() for line in lines) <= PLACES
+    assert all(choices[0].finish_reason == "length" for choices in await asyncio.gather(*lines))
+    asked.check_idle()

@@ -13,7 +13,7 @@ from tests.factories import ADMIN, add_admin, make_finished, make_job, make_reco
 from tests.fakes import Launcher
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
-TABLES |= {"aliases", "model_changes", "dropped"}
+TABLES |= {"aliases", "model_changes", "dropped", "files", "batches"}
 
 
 MODEL = (

@@ -21,12 +21,12 @@ def part(name: str, content: bytes) -> bytes:
     return head.encode() + content + b"\r\n"
 
 
-def receive(body: bytes, folder: Path, step: int = 7, kind: str = KIND) -> None:
+def receive(body: bytes, folder: Path, step: int = 7, kind: str = KIND, fields: tuple[str, ...] = ()) -> dict[str, str]:
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(body), step):
             yield body[start : start + step]
 
-    asyncio.run(receive_files(kind, pieces(), folder, check))
+    return asyncio.run(receive_files(kind, pieces(), folder, check, fields))
 
 
 def check(name: str) -> None:
@@ -67,3 +67,11 @@ def test_every_cut_gives_the_same_files(tmp_path: Path, content: bytes, step: in
 def test_bodies_that_are_refused(tmp_path: Path, body: bytes, kind: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         receive(body, tmp_path, kind=kind)
+
+
+@pytest.mark.parametrize("step", [1, 7, 300])
+def test_fields_beside_the_files(tmp_path: Path, step: int) -> None:
+    field = b'--xyz\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    body = field + part("a", b"1") + b"--xyz--\r\n"
+    assert receive(body, tmp_path, step, fields=("purpose",)) == {"purpose": "batch"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]

@@ -15,6 +15,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts, Garbage
+from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
@@ -60,6 +62,8 @@ class RegistryClient:
         self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
         self.proofs = cast(Proofs, _Part("proofs"))
+        self.files = cast(Files, _Part("files"))
+        self.batches = cast(Batches, _Part("batches"))
         self.jobs = cast(Jobs, _Part("jobs"))
 
 

@@ -7,6 +7,8 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts
+from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
@@ -18,7 +20,7 @@ from luthier.platform.store import Store
 
 
 class Registry:
-    """Eight groups of verbs over one store; each verb is idempotent and takes milliseconds."""
+    """Groups of verbs over one store; each verb is idempotent and takes milliseconds."""
 
     def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], int] = now_ms) -> None:
         store = Store(settings.store_url)
@@ -29,5 +31,7 @@ class Registry:
         self.artifacts = Artifacts(store, settings, clock)
         self.ledger = Ledger(store)
         self.proofs = Proofs(store, clock)
+        self.files = Files(store, clock)
+        self.batches = Batches(store, self.files, self.ledger, clock)
         billing = Billing(load_catalog(settings), load_prices(configs_dir() / "prices.toml"), self.ledger)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

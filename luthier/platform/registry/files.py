@@ -1,0 +1,80 @@
+"""Verbs on files. Their bytes are in storage before they are recorded here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, NotFound
+from luthier.platform.access import Caller
+from luthier.platform.batches import ACTIVE
+from luthier.platform.files import StoredFile
+from luthier.platform.registry.paging import Page, page_rows
+from luthier.platform.store import Store
+
+MAX_SWEPT = 100
+"""Of one sweep."""
+
+
+class Files:
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self._store, self._clock = store, clock
+        self._files, self._batches = store.table("files"), store.table("batches")
+
+    def create(self, file: StoredFile) -> StoredFile:
+        """Records a file whose bytes are in place. The same id again changes nothing."""
+        with self._store.transaction() as tx:
+            self.create_in(tx, file)
+        return file
+
+    def create_in(self, tx: sa.Connection, file: StoredFile) -> None:
+        self._store.insert_missing(tx, "files", [file.model_dump(mode="json")])
+
+    def get(self, caller: Caller, file_id: str) -> StoredFile:
+        with self._store.reading() as tx:
+            return self.find(tx, caller, file_id)
+
+    def find(self, tx: sa.Connection, caller: Caller, file_id: str) -> StoredFile:
+        columns = self._files.c
+        query = sa.select(self._files).where(columns.id == file_id, columns.account == caller.account, self._is_there())
+        row = tx.execute(query).mappings().first()
+        if row is None:
+            raise NotFound(f"No file {file_id!r}. `luthier files list` shows those there are.")
+        return _to_file(dict(row))
+
+    def show(self, caller: Caller, page: Page, purpose: str | None = None) -> list[StoredFile]:
+        """One more than the page's limit if there are more."""
+        wanted = [self._is_there()] if purpose is None else [self._is_there(), self._files.c.purpose == purpose]
+        return [_to_file(row) for row in page_rows(self._store, self._files, caller, page, *wanted)]
+
+    def delete(self, caller: Caller, file_id: str) -> StoredFile:
+        """Forgets a file and gives back what it was; the input of a batch that is not done is refused."""
+        with self._store.transaction() as tx:
+            file = self.find(tx, caller, file_id)
+            user = tx.execute(sa.select(self._batches.c.id).where(self._is_input(file_id)).limit(1)).scalar()
+            if user is not None:
+                raise Conflict(f"File {file_id} is the input of batch {user}, which is not done. Cancel that first.")
+            tx.execute(sa.delete(self._files).where(self._files.c.id == file_id))
+        return file
+
+    def expired(self) -> list[StoredFile]:
+        """Some files whose time is over, for `forget`."""
+        in_use = sa.exists().where(self._is_input(self._files.c.id))
+        query = sa.select(self._files).where(~self._is_there(), ~in_use).limit(MAX_SWEPT)
+        return [_to_file(row) for row in self._store.rows(query)]
+
+    def forget(self, file_ids: list[str]) -> None:
+        with self._store.transaction() as tx:
+            tx.execute(sa.delete(self._files).where(self._files.c.id.in_(file_ids)))
+
+    def _is_there(self) -> sa.ColumnElement[bool]:
+        ends = self._files.c.expires_on
+        return sa.or_(ends.is_(None), ends > self._clock())
+
+    def _is_input(self, file_id: Any) -> sa.ColumnElement[bool]:
+        columns = self._batches.c
+        return sa.and_(columns.input_file_id == file_id, columns.status.in_(ACTIVE))
+
+
+def _to_file(row: dict[str, Any]) -> StoredFile:
+    return StoredFile(**{name: row[name] for name in StoredFile.model_fields})

@@ -1,0 +1,95 @@
+"""One line of a batch: checked and answered as a live request is, but later, and for as long as it takes."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as quoted
+
+from luthier.errors import LuthierError, NotServed
+from luthier.platform.access import Caller
+from luthier.platform.batches import Batch, Line, LineResult, source_id
+from luthier.serve.complete import Billed, bill
+from luthier.serve.direct import ROUTES, Asked
+from luthier.serve.faults import error_body
+from luthier.serve.refusals import invalid
+from luthier.serve.services import Ask, Services
+
+log = logging.getLogger(__name__)
+
+PRIORITY = 1
+"""After all that is live."""
+COME_AGAIN = (429, 503)
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+PATIENCE_SECONDS = 1_800.0
+"""With an engine that does not answer: a line by which it dies must not end it for ever."""
+
+
+class LineAnswers:
+    """What becomes of the lines of one batch."""
+
+    def __init__(
+        self, services: Services, room: Callable[[str], asyncio.Semaphore], batch: Batch, is_over: Callable[[], bool]
+    ) -> None:
+        """`room` bounds what one base model's engine is asked at once."""
+        self._services, self._room, self._batch, self._is_over = services, room, batch, is_over
+        self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role)
+        self._route = ROUTES[batch.endpoint]
+
+    async def result(self, line: Line) -> LineResult | None:
+        """None when the batch is over before the line is begun."""
+        try:
+            return await self._patiently(line)
+        except LuthierError as error:
+            refused = error
+        except Exception:  # a fault of ours in one line is that line's alone
+            name = source_id(self._batch, line.number)
+            log.exception("batch line %s", name)
+            refused = LuthierError(f"An internal error happened. The logs have more under {name}.")
+        return LineResult(line=line.number, output=self._output(line, refused.http, json.dumps(error_body(refused))))
+
+    def expired(self, line: Line) -> str:
+        """What the error file says of a line that was never begun."""
+        told = "This request could not be executed before the completion window expired."
+        return _output(self._batch, line, "null", json.dumps({"code": "batch_expired", "message": told}))
+
+    async def _patiently(self, line: Line) -> LineResult | None:
+        body = self._route.read(self._route.body, json.dumps(line.body).encode())
+        if body.stream:
+            raise invalid("stream", "a batch has whole answers only; leave it out")
+        pause, give_up_at = FIRST_PAUSE, asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._answered(line, body)
+            except LuthierError as error:
+                is_late = asyncio.get_running_loop().time() > give_up_at
+                if error.http not in COME_AGAIN or isinstance(error, NotServed) or is_late:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _answered(self, line: Line, body: Asked) -> LineResult | None:
+        services, request = self._services, body.request().model_copy(update={"priority": PRIORITY})
+        resolved = await services.resolver.resolve(self._caller, request.model)
+        base_model = await services.base_model_of(self._caller, request.model)
+        async with self._room(base_model):
+            if self._is_over():
+                return None
+            name = source_id(self._batch, line.number)
+            ask = Ask(name, self._caller, self._route.function, base_model, request, is_billed=False)
+            answer = await services.completions.whole(ask)
+        assert answer.usage is not None
+        text = self._route.writer(ask.id, body).whole(answer).decode("ascii")
+        usage = bill(
+            ask, services.catalog.get(base_model), Billed(resolved.name, answer.version), services.prices, answer.usage
+        )
+        return LineResult(line=line.number, output=self._output(line, 200, text), usage=usage)
+
+    def _output(self, line: Line, status: int, body: str) -> str:
+        name = quoted(source_id(self._batch, line.number))
+        return _output(self._batch, line, f'{{"status_code":{status},"request_id":{name},"body":{body}}}', "null")
+
+
+def _output(batch: Batch, line: Line, response: str, error: str) -> str:
+    own = f"batch_req_{batch.id.removeprefix('batch_')}-{line.number}"
+    return f'{{"id":{quoted(own)},"custom_id":{quoted(line.custom_id)},"response":{response},"error":{error}}}'

@@ -1,0 +1,117 @@
+"""READ FIRST for batches: claim -> check -> answer line by line -> put together. It runs in the gateway's process.
+
+A line's result is on disk before it is billed, and billed by the registry before it is counted; killed anywhere in
+between, the next process finds the results, bills what was not billed yet, and asks for the other lines. So each line
+stands in the output once and in the ledger once. The registry takes a batch's reports from one process only.
+
+Lines go to the same engines as live requests, which take those first; and no more of them at once than half of what
+an engine has places for, as a place that is taken stays so until the line's end.
+"""
+
+import asyncio
+import logging
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from luthier.errors import Conflict, Unavailable
+from luthier.platform.batches import Batch
+from luthier.platform.jobs import now_ms
+from luthier.platform.storage import Storage
+from luthier.serve.batch_work import BatchWork
+from luthier.serve.services import Services
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+SWEEP_SECONDS = 60.0
+MAX_BATCHES = 8
+"""At once in one process: a small one need not wait for the end of a large one."""
+
+
+class Batching:
+    """Works through batches as they come, beside other processes that do the same."""
+
+    def __init__(self, services: Services, clock: Callable[[], int] = now_ms) -> None:
+        self._services, self._clock = services, clock
+        self._rooms: dict[str, asyncio.Semaphore] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self, _app: object = None) -> AsyncIterator[None]:
+        """It works within the block, and is left at its end as it would be by a kill."""
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            self._loop = None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def wake(self) -> None:
+        """There is a new batch. From any thread."""
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def _run(self) -> None:
+        places = asyncio.Semaphore(MAX_BATCHES)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep())
+            while True:
+                await places.acquire()
+                holder = uuid.uuid4().hex
+                self._news.clear()
+                if batch := await self._claim(holder):
+                    group.create_task(self._work(batch, holder)).add_done_callback(lambda _: places.release())
+                else:
+                    places.release()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), POLL_SECONDS)
+
+    async def _claim(self, holder: str) -> Batch | None:
+        try:
+            return await asyncio.to_thread(self._services.registry.batches.claim, holder)
+        except Exception:  # whatever it is, the next look may find it gone; a loop that ended would strand all batches
+            log.exception("no batch is claimed just now")
+            return None
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(sweep, self._services)
+            except Exception:  # as above
+                log.exception("files are not swept just now")
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _work(self, batch: Batch, holder: str) -> None:
+        """Whatever ends it before its time, the batch can be claimed again when its lease is over."""
+        try:
+            await BatchWork(self._services, self._room, batch, holder, self._clock).run()
+        except* (Conflict, Unavailable) as group:
+            log.warning("batch %s is left for now", batch.id, exc_info=group)
+        except* Exception:
+            log.exception("batch %s broke off", batch.id)
+
+    def _room(self, base_model: str) -> asyncio.Semaphore:
+        """How many lines of all batches one engine is asked at once."""
+        if base_model not in self._rooms:
+            places = self._services.catalog.get(base_model).engine.max_num_seqs
+            self._rooms[base_model] = asyncio.Semaphore(max(1, places // 2))
+        return self._rooms[base_model]
+
+
+def sweep(services: Services) -> None:
+    """Removes some of the files whose time is over, and the parts that ended batches were put together from."""
+    files, storage = services.registry.files, Storage(services.settings.storage)
+    if expired := files.expired():
+        for file in expired:
+            Path(file.path).unlink(missing_ok=True)
+        files.forget([file.id for file in expired])
+    if worked_on := [folder.name for folder in storage.batches.glob("*")]:
+        for batch_id in services.registry.batches.ended(worked_on):
+            shutil.rmtree(storage.batches / batch_id, ignore_errors=True)
