@@ -1,24 +1,26 @@
 """up, down, status: composes the cluster. The one place that reaches both train and serve, inside functions.
 
 `up` reads downward: home -> ports -> base models -> Ray -> registry -> key -> doors -> ready. What fails on the way
-takes down what was started.
+takes down what was started. On a cluster that is up it changes what has changed: base models, their rows, settings.
 """
 
+import hashlib
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 from filelock import FileLock, Timeout
 
-from luthier.cli.front import clear_away, haproxy_binary, lay_out
+from luthier.cli.front import clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
 from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAuthenticated
@@ -53,6 +55,8 @@ class Cluster(Frozen):
     base_models: tuple[str, ...]
     haproxy: bool = False
     """HAProxy is in front; otherwise Ray Serve's proxy in Python."""
+    content: str = ""
+    """Hash of the settings and the catalog that the gateway and the engines were started with."""
 
 
 class Started(Frozen):
@@ -70,14 +74,14 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
     with _locked_home(settings):
         old = read_record(settings)
         if old and _answers(old):
-            return Started(cluster=old, was_up=True)
+            return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
             _end(settings, old)
         _sweep(settings)
         _check_ports(settings, address)
         _fetch(settings, catalog, say)
-        cluster = _begin(settings, address, say)
+        cluster = _begin(settings, catalog, address, say)
         try:
             return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
         except BaseException:
@@ -106,8 +110,8 @@ def status(settings: Settings) -> dict[str, Any]:
         ready = httpx.get(f"{cluster.url}/readyz", timeout=10).json()
     except (httpx.HTTPError, ValueError) as error:
         return {**found, "reason": f"the API does not answer ({error})"}
-    answers = {"up": True, "ready": ready["ready"], "engines": ready["base_models"]}
-    return {**found, **answers, "replicas": _replicas(settings)}
+    engines = {"engines": ready["base_models"], "full_models": ready["full_models"]}
+    return {**found, "up": True, "ready": ready["ready"], **engines, "replicas": _replicas(settings)}
 
 
 def _replicas(settings: Settings) -> dict[str, Any]:
@@ -151,7 +155,35 @@ def _check_served(settings: Settings, catalog: Catalog, say: Say) -> None:
             say(warning)
 
 
-def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
+def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Cluster, say: Say) -> Cluster:
+    """Replaces what has changed of a cluster that is up, while it answers."""
+    new = old.model_copy(update={"base_models": settings.serve_base_models, "content": _content(settings, catalog)})
+    if new == old:
+        return old
+    if old.root_pid is None and address is None:
+        raise ClusterError(
+            f"Settings have changed. Say on which Ray they are to take effect: luthier up --address {old.address}"
+        )
+    from luthier.serve.app import end_engines, start_doors
+
+    _fetch(settings, catalog, say)
+    with _connected(settings, old):
+        say("replacing what has changed, one after another")
+        if old.haproxy and (binary := haproxy_binary()):
+            instruct(settings, catalog, binary)
+        start_doors(settings, catalog, "127.0.0.1" if old.haproxy else settings.host)
+        _wait_ready(settings, new)
+        end_engines(set(old.base_models) - set(new.base_models))
+    _record_file(settings).write_text(new.model_dump_json(indent=2))
+    return new
+
+
+def _content(settings: Settings, catalog: Catalog) -> str:
+    parts = [version("luthier"), settings.model_dump_json(), *(base.model_dump_json() for base in catalog)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say) -> Cluster:
     cluster_id = uuid.uuid4().hex
     binary = haproxy_binary() if address is None else None
     root_pid = None
@@ -159,7 +191,7 @@ def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
         if binary is None:
             say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
         say("starting Ray")
-        root_pid = _start_ray(settings, cluster_id, binary)
+        root_pid = _start_ray(settings, catalog, cluster_id, binary)
     cluster = Cluster(
         id=cluster_id,
         address=address or f"127.0.0.1:{settings.ray_port}",
@@ -168,18 +200,20 @@ def _begin(settings: Settings, address: str | None, say: Say) -> Cluster:
         dashboard=None if address else f"http://127.0.0.1:{settings.dashboard_port}",
         base_models=settings.serve_base_models,
         haproxy=binary is not None,
+        content=_content(settings, catalog),
     )
     _record_file(settings).write_text(cluster.model_dump_json(indent=2))
     return cluster
 
 
-def _start_ray(settings: Settings, cluster_id: str, haproxy: str | None) -> int:
+def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: str | None) -> int:
     """With HAProxy in front, if there is one."""
     from luthier.serve import haproxy_shim
 
     try:
         shim = Path(haproxy_shim.__file__)
-        return start_ray(settings, cluster_id, lay_out(settings, cluster_id, haproxy, shim) if haproxy else {})
+        environment = lay_out(settings, catalog, cluster_id, haproxy, shim) if haproxy else {}
+        return start_ray(settings, cluster_id, environment)
     except BaseException:
         clear_away(settings, cluster_id)
         raise
@@ -220,16 +254,22 @@ def _ensure_key(settings: Settings, cluster: Cluster, registry: Any) -> str | No
 def _wait_ready(settings: Settings, cluster: Cluster) -> None:
     from ray import serve
 
-    deadline = time.monotonic() + READY_SECONDS
-    while not _is_ready(cluster):
-        for name, application in serve.status().applications.items():
-            if application.status == "DEPLOY_FAILED":
+    from luthier.serve.deployments import GATEWAY
+
+    deadline, ours = time.monotonic() + READY_SECONDS, (GATEWAY, *cluster.base_models)
+    while not _are_running(applications := serve.status().applications, ours) or not _is_ready(cluster):
+        for name in ours:
+            if name in applications and applications[name].status == "DEPLOY_FAILED":
                 raise ClusterError(
-                    f"{name} did not start: {_why(application)}\nThe logs are in {settings.home / 'logs'}."
+                    f"{name} did not start: {_why(applications[name])}\nThe logs are in {settings.home / 'logs'}."
                 )
         if time.monotonic() > deadline:
             raise ClusterError(f"The engines were not ready within {READY_SECONDS:.0f} s.")
         time.sleep(0.25)
+
+
+def _are_running(applications: dict[str, Any], names: Iterable[str]) -> bool:
+    return all(name in applications and applications[name].status == "RUNNING" for name in names)
 
 
 def _why(application: Any) -> str:

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from luthier.errors import ClusterError
+from luthier.platform.base_models import Catalog
 from luthier.platform.settings import Settings
 
 LONGEST_SOCKET = 97
@@ -36,13 +37,14 @@ def haproxy_binary() -> str | None:
         return None
 
 
-def lay_out(settings: Settings, cluster_id: str, binary: str, shim: Path) -> dict[str, str]:
+def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, shim: Path) -> dict[str, str]:
     """Makes the folders and what Ray starts as HAProxy; the environment that the cluster's processes need for it."""
     folder, sockets = _folder(settings), _socket_folder(cluster_id)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     sockets.mkdir(mode=0o700)
-    launcher = _write_launcher(settings, binary, shim)
+    instruct(settings, catalog, binary)
+    launcher = _write_launcher(settings, shim)
     *replicas, metrics, statistics, fallback = _block(settings)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -71,6 +73,16 @@ def lay_out(settings: Settings, cluster_id: str, binary: str, shim: Path) -> dic
     }
 
 
+def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
+    """Writes what the shim reads each time when Ray starts HAProxy, or another because replicas came or went."""
+    engines = {name: catalog.get(name).engine for name in settings.serve_base_models}
+    several = [name for name, engine in engines.items() if engine.max_replicas > 1]
+    wanted = {"binary": binary, "host": settings.host, "engines": list(engines), "direct": True, "several": several}
+    new = _instructions(settings).with_suffix(".new")
+    new.write_text(json.dumps(wanted))
+    new.replace(_instructions(settings))
+
+
 def clear_away(settings: Settings, cluster_id: str) -> None:
     """Removes what `lay_out` made, once nothing runs that uses it."""
     for folder in (_folder(settings), _socket_folder(cluster_id)):
@@ -89,12 +101,13 @@ def _socket_folder(cluster_id: str) -> Path:
     return folder
 
 
-def _write_launcher(settings: Settings, binary: str, shim: Path) -> Path:
-    folder = _folder(settings)
-    wanted = {"binary": binary, "host": settings.host, "engines": settings.serve_base_models, "direct": True}
-    (folder / "front.json").write_text(json.dumps(wanted))
-    launcher = folder / "launcher"
-    command = shlex.join([sys.executable, "-I", "-S", str(shim), str(folder / "front.json")])
+def _instructions(settings: Settings) -> Path:
+    return _folder(settings) / "front.json"
+
+
+def _write_launcher(settings: Settings, shim: Path) -> Path:
+    launcher = _folder(settings) / "launcher"
+    command = shlex.join([sys.executable, "-I", "-S", str(shim), str(_instructions(settings))])
     launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     launcher.chmod(0o700)
     return launcher

@@ -34,6 +34,8 @@ def ray_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token_file(settings)),
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        # A replica that hangs would else hold its GPU for as long as one that is replaced may finish its answers.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Ray runs its workers at nice 15: any other program then stalls training and serving, whose threads wait for
         # each other, far beyond its share.
         "RAY_worker_niceness": "0",

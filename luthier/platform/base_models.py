@@ -68,11 +68,23 @@ class EngineSettings(Frozen):
     """Of its one GPU: a small engine leaves the rest to training."""
     tool_parser: str | None = None
     """vLLM's name for how the model's family writes calls of tools; without one it calls none of its own accord."""
+    min_replicas: int = Field(1, ge=1)
+    """Engines side by side, each with all of the weights and GPUs of its own."""
+    max_replicas: int = Field(default_factory=lambda given: given["min_replicas"], ge=1)
+    """As many when much is asked at once."""
+    target_ongoing_requests: int = Field(default_factory=lambda given: given["max_num_seqs"], ge=1)
+    """Requests at once for each replica: with more there will be more replicas."""
+    scale_up_s: float = Field(10.0, ge=0.0)
+    """How long there must be more requests than that."""
+    scale_down_s: float = Field(300.0, ge=0.0)
+    """How long there must be fewer."""
 
     @model_validator(mode="after")
-    def _shares_one_gpu(self) -> Self:
+    def _adds_up(self) -> Self:
         if self.gpu_share < 1 and self.num_gpus > 1:
             raise ValueError("gpu_share below 1 is for an engine on one GPU")
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas is less than min_replicas")
         return self
 
 

@@ -127,3 +127,8 @@ class Resolved(Frozen):
     @property
     def version(self) -> int | None:
         return self.adapter.version if self.adapter else None
+
+    @property
+    def weights(self) -> ModelVersion | None:
+        """The version, when it has all weights of its own."""
+        return self.adapter if self.adapter and self.adapter.method is Method.FULL else None

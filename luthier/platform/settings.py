@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     ray_port: int = Field(6399, ge=1, le=65535)
     dashboard_port: int = Field(8265, ge=1, le=65535)
     serve_base_models: tuple[str, ...] = ("smollm2-135m",)
+    max_full_models: int = Field(2, ge=1)
+    """Tuned models with weights of their own that are loaded at once."""
+    full_model_idle_s: float = Field(600.0, ge=0.0)
+    full_model_wait_s: float = Field(60.0, gt=0.0)
     account: str = "main"
     database: str = "LUTHIER"
     schema_name: str = "PUBLIC"

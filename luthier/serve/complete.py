@@ -149,7 +149,7 @@ class Completer:
 
     async def _adapter(self, visit: Visit) -> ModelVersion | None:
         ask = visit.ask
-        resolved = await self._resolver.resolve(ask.caller, ask.request.model, ask.id, self._base.name)
+        resolved = ask.resolved or await self._resolver.resolve(ask.caller, ask.request.model, ask.id, self._base.name)
         visit.resolved = resolved
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, NotServed, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, Unavailable
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
@@ -31,21 +31,21 @@ MAX_INLINE_CHARS = 8_000
 
 
 class VllmEngine:
-    """One base model in vLLM. Start it inside a running event loop."""
+    """One base model in vLLM, or a version with all weights of its own. Start it inside a running event loop."""
 
-    def __init__(self, base: BaseModel, base_dir: Path, use_gpu: bool, report: Report) -> None:
-        """`report` takes what is found of each adapter that is loaded."""
-        prepare_environment(base, base_dir, use_gpu)
+    def __init__(self, base: BaseModel, weights: Path, use_gpu: bool, report: Report, own: str | None = None) -> None:
+        """`report` takes what is found of each adapter that is loaded; `own` is the version, by content hash."""
+        prepare_environment(base, weights, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._limit = base.engine.max_model_len
-        self._prompts: Prompts = load_prompts(base_dir)
+        self._prompts: Prompts = load_prompts(weights)
         self._most_chars = self._limit * self._prompts.longest_token
-        self._base = base
+        self._base, self._own = base, own
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
-        arguments = engine_args(base, base_dir, use_gpu) | own_args(use_gpu)
+        arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(use_gpu)
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._loader = Loader(self, base, self._prompts, report)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
@@ -122,11 +122,13 @@ class VllmEngine:
         ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
         params = self._sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
-        queue, is_done, lora = None, False, _lora_request(adapter)
-        if adapter:
-            await self._loader.hold(adapter)
+        self._check_weights(adapter)
+        lora = adapter if self._own is None else None
+        queue, is_done = None, False
+        if lora:
+            await self._loader.hold(lora)
         try:
-            queue = await self._add(request_id, ids, params, lora, request.priority)
+            queue = await self._add(request_id, ids, params, _lora_request(lora), request.priority)
             while not is_done:
                 output = queue.get_nowait() or await queue.get()
                 is_done = output.finished
@@ -149,8 +151,14 @@ class VllmEngine:
                 if queue and not is_done:
                     await self._abort(queue, len(ids), tally)
             finally:
-                if adapter:
-                    self._loader.release(adapter)
+                if lora:
+                    self._loader.release(lora)
+
+    def _check_weights(self, adapter: ModelVersion | None) -> None:
+        """Raises Unavailable when the engine was chosen by what the model's name meant before."""
+        if (adapter.sha256 if adapter and adapter.method is Method.FULL else None) != self._own:
+            name = adapter.model if adapter else self._base.name
+            raise Unavailable(f"This engine does not hold the weights of {name}. Try again in a moment.")
 
     async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any, priority: int) -> Any:
         """vLLM's queue of this request's outputs."""
@@ -295,11 +303,6 @@ def _time(tally: Tally, output: Any) -> None:
 def _lora_request(adapter: ModelVersion | None) -> Any:
     if adapter is None:
         return None
-    if adapter.method is Method.FULL:
-        raise NotServed(
-            f"Model {adapter.model} has weights of its own, which the engine of {adapter.base_model} does not hold. "
-            f"`luthier models export` gives them as a Hugging Face folder."
-        )
     from vllm.lora.request import LoRARequest
 
     # vLLM keys its LoRA cache by the number and its KV cache by the name: neither is ever used again for other weights.

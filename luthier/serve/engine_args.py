@@ -32,23 +32,29 @@ def num_threads(base_dir: Path) -> int:
     return 1 if weights < SMALL_BYTES else min(cpus, psutil.cpu_count(logical=False) or cpus)
 
 
-def engine_args(base: BaseModel, base_dir: Path, use_gpu: bool) -> dict[str, Any]:
+def engine_args(base: BaseModel, weights: Path, use_gpu: bool, with_adapters: bool = True) -> dict[str, Any]:
     """What is alike wherever the model is served by vLLM."""
     engine = base.engine
     return {
-        "model": str(base_dir),
+        "model": str(weights),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "scheduling_policy": "priority",
-        "enable_lora": True,
-        "worker_extension_cls": "luthier.serve.worker.AdapterWorker",
-        "max_loras": engine.max_loras,
-        "max_cpu_loras": engine.max_cpu_loras,
-        "max_lora_rank": _lora_room(base.max_rank),
         "dtype": engine.dtype,
         "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
         "enforce_eager": not use_gpu,
         **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
+        **(_adapters(base) if with_adapters else {}),
+    }
+
+
+def _adapters(base: BaseModel) -> dict[str, Any]:
+    return {
+        "enable_lora": True,
+        "worker_extension_cls": "luthier.serve.worker.AdapterWorker",
+        "max_loras": base.engine.max_loras,
+        "max_cpu_loras": base.engine.max_cpu_loras,
+        "max_lora_rank": _lora_room(base.max_rank),
     }
 
 

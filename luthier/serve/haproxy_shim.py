@@ -11,6 +11,8 @@ import os
 import re
 import signal
 import sys
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,10 @@ CONTROL_HEADERS = (
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
 """Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
 connection that its client used before, the client gets no answer at all."""
+MOST_OF_MEAN = 150
+"""Percent of the mean number of requests at a replica that one may have before a model's go to the next."""
+SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
+MOST_ID = 2**31 - 2
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 BASE_MODEL = "luthier-base-model"
 """Header of an answer: whose engine gave it."""
@@ -55,12 +61,14 @@ class Front(NamedTuple):
     """Applications whose requests may be sent once more, each under the name of its base model."""
     direct: bool
     """Engines serve /m/<base model>/v1 themselves: completions go there, past the gateway."""
+    several: tuple[str, ...] = ()
+    """Engines with more than one replica: the requests of a tuned model go to the same one, which has its adapter."""
 
 
 class Edit(NamedTuple):
     what: str
     pattern: str
-    by: str
+    by: str | Callable[[re.Match[str]], str]
     times: tuple[int, ...] = (1,)
     """How often the pattern may match."""
 
@@ -101,7 +109,7 @@ def edited(config: str, front: Front, error_file: Path) -> str:
 def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
     num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
     rules = "".join(f"\n    {rule}" for rule in (*header_rules(), *direct_rules(front)))
-    again = "".join(f"\n    {rule}" for rule in ENGINE_RULES)
+    num_servers = len(re.findall(r"^ *server (?!.* backup\b)", config, flags=re.MULTILINE))
     return [
         Edit("port of the metrics", r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"),
         Edit("port of the statistics", r"^(listen stats\n  bind )\*:(\d+)$", r"\g<1>127.0.0.1:\2"),
@@ -119,11 +127,34 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
         Edit("backup server of another form", r"^ *server .* backup\b", "", (0,)),
         # What no application claims is the gateway's: HAProxy has not heard of it yet.
         Edit("page of unknown paths", r"^(backend default_backend\n)    http-request return status 404 .*\n", r"\1"),
+        *(Edit("number of a server", SERVER, numbered, (num_servers,)) for _ in front.several[:1]),
         *(
-            Edit(f"engine {name}", rf"^backend http-{re.escape(name)}$", rf"\g<0>{again}", (0, 1))
+            Edit(f"engine {name}", rf"^backend http-{re.escape(name)}$", rf"\g<0>{engine_rules(front, name)}", (0, 1))
             for name in front.engines
         ),
     ]
+
+
+def engine_rules(front: Front, name: str) -> str:
+    rules = [*ENGINE_RULES, *(affinity_rules(name) if name in front.several else ())]
+    return "".join(f"\n    {rule}" for rule in rules)
+
+
+def affinity_rules(name: str) -> list[str]:
+    """What names no tuned model goes to the replicas in turn."""
+    return [
+        f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST",
+        "http-request set-var(txn.adapter) req.body,json_query('$.model') if METH_POST",
+        f"http-request unset-var(txn.adapter) if {{ var(txn.adapter) -m str {name} }}",
+        "balance hash var(txn.adapter)",
+        "hash-type consistent djb2 avalanche",
+        f"hash-balance-factor {MOST_OF_MEAN}",
+    ]
+
+
+def numbered(server: re.Match[str]) -> str:
+    """With a number by its address: HAProxy hashes by it, and counts lines where there is none."""
+    return f"{server[1]} id {zlib.crc32(server[2].encode()) % MOST_ID + 1} {server[3]}"
 
 
 def header_rules() -> list[str]:

@@ -1,9 +1,11 @@
-"""A replica of one base model: its engine, its resolver, its way to the ledger, in one process."""
+"""A replica, of a base model or of a version with all weights: engine, resolver, way to the ledger in one process."""
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
 
 import ray
 from prometheus_client import REGISTRY
@@ -13,7 +15,7 @@ from ray.serve._private import replica as serve_replica
 from starlette.types import ASGIApp
 
 from luthier.errors import LuthierError, Unavailable
-from luthier.platform.base_models import base_model_dir, load_catalog
+from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.models import ModelVersion
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
@@ -24,8 +26,9 @@ from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_metrics import Places
+from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.many import Many
-from luthier.serve.services import Ask, make_services
+from luthier.serve.services import Ask, Services, make_services
 from luthier.serve.slots import AdapterStats
 from luthier.serve.usage import UsageSpool
 
@@ -42,27 +45,22 @@ def keep_on_loopback() -> None:
     serve_replica.add_port_to_grpc_server = lambda server, _address: add_port_to_grpc_server(server, "127.0.0.1:0")
 
 
-class Replica:
-    """The class behind each base model's Serve deployment."""
+class EngineReplica:
+    """An engine, its resolver and its way to the ledger, whatever weights the engine holds."""
 
-    async def __init__(self, settings: Settings, base_model: str) -> None:  # type: ignore[misc] # Serve awaits it
-        keep_on_loopback()
-        registry, catalog = RegistryClient(), load_catalog(settings)
-        base = catalog.get(base_model)
-        self._services = make_services(settings, registry, self, base.name, open_access_log(settings))
-        self._engine = VllmEngine(
-            base, base_model_dir(settings, base), use_gpu=bool(ray.get_gpu_ids()), report=registry.proofs.report
+    _engine: VllmEngine
+    _completer: Completer
+
+    def _open(self, base: BaseModel, services: Services, engine: VllmEngine) -> None:
+        settings = services.settings
+        spool = UsageSpool(
+            settings.home / "spool" / base.name, services.registry.ledger.append, settings.max_spool_mib << 20
         )
-        spool = UsageSpool(settings.home / "spool" / base.name, registry.ledger.append, settings.max_spool_mib << 20)
         spool.start()
-        services = self._services
+        self._engine = engine
         books = ReplicaBooks(spool, services.access_log)
-        self._completer = Completer(base, services.resolver, Many(self._engine), services.prices, books)
+        self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
         REGISTRY.register(Places(base.name, self._completer.admission))
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """The replica's HTTP; Serve asks for it once the engine has started."""
-        return build_direct(self._services)
 
     async def check_health(self) -> None:
         """Serve asks this. A dead engine ends the process: Serve would ask thrice, then wait for its requests."""
@@ -75,13 +73,13 @@ class Replica:
 
     async def ready(self) -> dict[str, bool]:
         await self._engine.check()
-        return dict.fromkeys(self._services.base_models, True)
+        return {}
 
     async def adapters(self) -> list[AdapterStats]:
-        return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
+        return []
 
     async def warm(self, version: ModelVersion) -> None:
-        await self._engine.load(version)
+        await self._engine.check()
 
     async def whole(self, ask: Ask) -> Chunk:
         return await self._completer.whole(ask)
@@ -93,3 +91,68 @@ class Replica:
         async with aclosing(self._completer.stream(ask)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+
+class Replica(EngineReplica):
+    """The class behind each base model's Serve deployment."""
+
+    async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
+        keep_on_loopback()
+        registry, base = RegistryClient(), load_catalog(settings).get(base_model)
+        services = make_services(settings, registry, self, base.name, open_access_log(settings))
+        self._services = with_full_weights(services, applications)
+        folder = base_model_dir(settings, base)
+        self._open(base, services, VllmEngine(base, folder, bool(ray.get_gpu_ids()), registry.proofs.report))
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The replica's HTTP; Serve asks for it once the engine has started."""
+        return build_direct(self._services)
+
+    async def ready(self) -> dict[str, bool]:
+        await self._engine.check()
+        return dict.fromkeys(self._services.base_models, True)
+
+    async def adapters(self) -> list[AdapterStats]:
+        return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
+
+    async def warm(self, version: ModelVersion) -> None:
+        await self._engine.load(version)
+
+
+class FullReplica(EngineReplica):
+    """The class behind the deployment of a version with weights of its own. It has no HTTP."""
+
+    async def __init__(self, settings: Settings, version: ModelVersion) -> None:  # type: ignore[misc] # Serve awaits it
+        keep_on_loopback()
+        registry, base = RegistryClient(), load_catalog(settings).get(version.base_model)
+        self._num_open, self._used = 0, time.monotonic()
+        services = make_services(settings, registry, self, base.name, open_access_log(settings))
+        weights, use_gpu = Path(version.path), bool(ray.get_gpu_ids())
+        self._open(base, services, VllmEngine(base, weights, use_gpu, registry.proofs.report, version.sha256))
+
+    async def idle_seconds(self) -> float:
+        """Since its last answer; 0 while it answers."""
+        return 0.0 if self._num_open else time.monotonic() - self._used
+
+    async def whole(self, ask: Ask) -> Chunk:
+        with self._in_use():
+            return await super().whole(ask)
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        with self._in_use():
+            return await super().many(asks)
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        with self._in_use():
+            async with aclosing(super().stream(ask)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._num_open += 1
+        try:
+            yield
+        finally:
+            self._num_open -= 1
+            self._used = time.monotonic()

@@ -1,6 +1,6 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
@@ -11,7 +11,7 @@ from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
-from luthier.platform.models import ModelVersion
+from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts
@@ -58,6 +58,8 @@ class Ask:
     request: CompleteRequest
     is_billed: bool = True
     """False: who asks bills it, once the answer is safe."""
+    resolved: Resolved | None = None
+    """What the model's name meant when an engine was chosen by it."""
 
 
 class Completions(Protocol):
@@ -80,6 +82,10 @@ class Completions(Protocol):
         """Of each replica that answers."""
 
 
+async def no_full_models() -> dict[str, int]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Services:
     settings: Settings
@@ -93,6 +99,8 @@ class Services:
     access_log: AccessLog | None = None
     only: str | None = None
     """The one base model behind this door; None: all that are served."""
+    full_models: Callable[[], Awaitable[dict[str, int]]] = no_full_models
+    """Replicas of the applications of models with weights of their own."""
 
     @property
     def base_models(self) -> tuple[str, ...]:
@@ -103,8 +111,14 @@ class Services:
         return self.only in (None, version.base_model)
 
     async def base_model_of(self, caller: Caller, model: str) -> str:
-        """The base model that answers for a name, and is served here."""
+        """The base model that answers for a name, and is served here; or the one that its own weights began as."""
         resolved = await self.resolver.resolve(caller, model)
+        if resolved.weights is None:
+            self._check_served(resolved)
+        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
+        return resolved.base_model
+
+    def _check_served(self, resolved: Resolved) -> None:
         if resolved.base_model not in self.settings.serve_base_models:
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
@@ -112,8 +126,6 @@ class Services:
             )
         if resolved.base_model not in self.base_models:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self.only}: ask /v1.")
-        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
-        return resolved.base_model
 
     def retirement_headers(self, base_model: str) -> list[tuple[bytes, bytes]]:
         """Sunset (RFC 8594) and the warning in words, for the answers of a base model that will be retired."""

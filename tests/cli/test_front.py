@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,9 +14,20 @@ import pytest
 
 from luthier.cli import cluster, front
 from luthier.errors import ClusterError
+from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
 
 ID, OTHER_ID = "0123456789abcdef", "fedcba9876543210"
+TWO = """
+name = "two"
+hf = "own/two"
+licence = "own"
+description = "Two replicas when much is asked."
+price_class = "small"
+context_window = 512
+rows_per_epoch = 100
+engine.max_replicas = 2
+"""
 SHIM = Path("/somewhere/shim of ours.py")
 
 
@@ -28,7 +40,7 @@ def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def lay_out(settings: Settings, cluster_id: str = ID, binary: str = "/bin/echo") -> dict[str, str]:
-    return front.lay_out(settings, cluster_id, binary, SHIM)
+    return front.lay_out(settings, load_catalog(settings), cluster_id, binary, SHIM)
 
 
 def mode(path: Path) -> int:
@@ -84,12 +96,24 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
         "host": "127.0.0.1",
         "engines": list(settings.serve_base_models),
         "direct": True,
+        "several": [],
     }
+
+
+def test_haproxy_hears_what_has_changed(settings: Settings, temp: Path) -> None:
+    lay_out(settings)
+    own = settings.home / "base_models" / "two.toml"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text(TWO)
+    changed = settings.model_copy(update={"serve_base_models": ("smollm2-135m", "two")})
+    front.instruct(changed, load_catalog(changed), "/bin/echo")
+    told = json.loads((settings.home / "haproxy" / "front.json").read_text())
+    assert (told["engines"], told["several"]) == (["smollm2-135m", "two"], ["two"])
 
 
 def test_two_clusters_share_nothing(settings: Settings, temp: Path, tmp_path: Path) -> None:
     other = settings.model_copy(update={"home": tmp_path / "other"})
-    other.home.mkdir()
+    shutil.copytree(settings.home, other.home)
     mine, theirs = lay_out(settings), lay_out(other, OTHER_ID)
     names = [name for name in mine if name.endswith(("_PORT", "_PATH", "_FILE", "_BASE", "_LOC"))]
     ports = [name for name in names if "DIRECT_INGRESS" not in name]
@@ -146,7 +170,7 @@ class Begun:
         return 1
 
     def begin(self, settings: Settings, address: str | None = None) -> cluster.Cluster:
-        return cluster._begin(settings, address, self.said.append)
+        return cluster._begin(settings, load_catalog(settings), address, self.said.append)
 
 
 def test_up_has_haproxy_in_front(settings: Settings, temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

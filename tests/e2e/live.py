@@ -88,6 +88,8 @@ class LiveCluster:
             "LUTHIER_PORT": str(port),
             "LUTHIER_RAY_PORT": str(self.ray_port),
             "LUTHIER_DASHBOARD_PORT": str(self.dashboard_port),
+            "LUTHIER_FULL_MODEL_IDLE_S": "2",
+            "LUTHIER_FULL_MODEL_WAIT_S": "180",
         }
         self.serve(*base_models)
 

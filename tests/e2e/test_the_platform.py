@@ -44,11 +44,8 @@ def test_the_dashboard_shows_jobs_actors_and_applications(cluster: LiveCluster, 
     runs = {run["name"] for run in cluster.dashboard("/api/train/v2/runs/v1")["train_runs"]}
     assert first_job.id in runs
     applications = cluster.dashboard("/api/serve/applications/")["applications"]
-    assert {name: application["status"] for name, application in applications.items()} == {
-        "gateway": "RUNNING",
-        BASE: "RUNNING",
-        REAL: "RUNNING",
-    }
+    statuses = {name: applications[name]["status"] for name in ("gateway", BASE, REAL)}
+    assert set(statuses.values()) == {"RUNNING"}
 
 
 def test_nothing_listens_beyond_loopback(cluster: LiveCluster) -> None:

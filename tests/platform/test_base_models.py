@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.base_models import (
@@ -365,3 +366,12 @@ def test_a_base_model_that_is_not_instruction_tuned(shipped: Catalog) -> None:
     check_can_tune(base, date.max, TaskType.CONTINUED_PRETRAIN)
     with pytest.raises(InvalidInput, match="takes INSTRUCTION_FINETUNE, CONTINUED_PRETRAIN"):
         check_can_tune(base, date.max, TaskType.CHAT_COMPLETION)
+
+
+def test_replicas_and_their_defaults() -> None:
+    one = base_of(engine={"max_num_seqs": 8}).engine
+    assert (one.min_replicas, one.max_replicas, one.target_ongoing_requests) == (1, 1, 8)
+    two = base_of(engine={"min_replicas": 2}).engine
+    assert (two.min_replicas, two.max_replicas, two.target_ongoing_requests) == (2, 2, 64)
+    with pytest.raises(ValidationError, match="max_replicas is less than min_replicas"):
+        base_of(engine={"min_replicas": 2, "max_replicas": 1})

@@ -40,9 +40,17 @@ def some_ports() -> Ports:
 
 
 def render(
-    folder: Path, ports: Ports, engines: Sequence[str] = (), gateway: bool = True, client_seconds: int = 3600
+    folder: Path,
+    ports: Ports,
+    engines: Sequence[str] = (),
+    gateway: bool = True,
+    client_seconds: int = 3600,
+    more: Sequence[int] = (),
 ) -> Path:
-    """The configuration that Ray's own code writes. An engine named gone-... has no replica that listens."""
+    """The configuration that Ray's own code writes. An engine named gone-... has no replica that listens.
+
+    The first engine has `more` replicas at those ports.
+    """
     fallback = ServerConfig("SERVE_PROXY", "127.0.0.1", ports.fallback)
     routes = {name: (f"/m/{name}", ports.nobody if name.startswith("gone") else ports.engine) for name in engines}
     if gateway:
@@ -53,7 +61,10 @@ def render(
             path_prefix=prefix,
             app_name=name,
             ingress_deployment_name=name,
-            servers=[ServerConfig(f"SERVE_REPLICA-{name}", "127.0.0.1", port)],
+            servers=[
+                ServerConfig(f"SERVE_REPLICA-{name}-{each}", "127.0.0.1", each)
+                for each in (port, *(more if name in engines[:1] else ()))
+            ],
             fallback_server=fallback,
         )
         for name, (prefix, port) in routes.items()
@@ -115,11 +126,11 @@ class Servers:
     """Tell what reached them.
 
     /die closes the connection without an answer, /stream sends events one by one, /late takes its time, and /flood
-    sends until nobody takes any more.
+    sends until nobody takes any more. A path that ends in a number is answered after so many milliseconds.
     """
 
-    def __init__(self, ports: Ports) -> None:
-        self._names = {ports.gateway: "gateway", ports.engine: "engine"}
+    def __init__(self, ports: Ports, more: Sequence[int] = ()) -> None:
+        self._names = {ports.gateway: "gateway", ports.engine: "engine", **{port: f"engine {port}" for port in more}}
         self.stands_on: dict[str, str] = {}
         """Base models by the bodies that ask; an answer names it, as ours do. No name: the body is refused."""
         self.deaths: list[str] = []
@@ -168,6 +179,8 @@ class Servers:
             await self._flood(writer)
         if path.endswith("/late"):
             await asyncio.sleep(LATE_SECONDS)
+        if path.rpartition("/")[2].isdigit():
+            await asyncio.sleep(int(path.rpartition("/")[2]) / 1000)
         told = json.dumps({"server": name, "path": path, "headers": headers, "bytes": len(body)}).encode()
         base_model = self.stands_on.get(body.decode())
         named = f"luthier-base-model: {base_model}\r\n" if base_model else ""

@@ -209,7 +209,8 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
     """200 when every base model's engine answers, else 503."""
     ready = await services.completions.ready()
     response.status_code = 200 if all(ready.values()) else 503
-    return {"ready": all(ready.values()), "base_models": ready}
+    full_models = await services.full_models()
+    return {"ready": all(ready.values()), "base_models": ready, "full_models": full_models}
 
 
 v1.include_router(native_base_models.routes)

@@ -1,0 +1,174 @@
+"""The Serve applications: the gateway, an engine for each base model, one for each version with weights of its own.
+
+Replica numbers, resources and names that the dashboard shows stand only here.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.schema import ApplicationStatusOverview
+
+from luthier.errors import Unavailable
+from luthier.platform.base_models import BaseModel, Catalog, EngineSettings, load_catalog
+from luthier.platform.models import ModelVersion
+from luthier.platform.queue import GIB
+from luthier.platform.registry.actor import RegistryClient
+from luthier.platform.settings import Settings
+from luthier.serve.access_log import open_access_log
+from luthier.serve.api import build_api
+from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
+from luthier.serve.handles import Application, HandleCompletions
+from luthier.serve.replica import FullReplica, Replica, keep_on_loopback
+from luthier.serve.services import make_services
+
+GATEWAY = "gateway"
+MAX_ONGOING = 10_000
+"""Above the 4,096 connections that HAProxy takes: Serve queues nothing, so whatever is too much is refused by us."""
+LOGGING = {"enable_access_log": False}
+"""Of Ray Serve: our own says more."""
+DRAIN_SECONDS = 600
+"""A replica that goes finishes its answers first; as long as a HAProxy that another replaced."""
+REPORT_SECONDS, WINDOW_SECONDS = 2.0, 6.0
+"""How often replicas tell Serve how much is asked, and the time whose mean decides."""
+SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "scale_up_s", "scale_down_s"}
+"""What of an engine's settings changes without a new replica."""
+
+
+def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
+    def build() -> FastAPI:
+        keep_on_loopback()
+        completions = HandleCompletions(settings.serve_base_models)
+        services = make_services(settings, RegistryClient(), completions, access_log=open_access_log(settings))
+        return build_api(with_full_weights(services, ServeApplications(settings)))
+
+    rows = [base.model_dump_json() for base in catalog]
+    app = _deployed(serve.ingress(build)(), GATEWAY, _version(settings.model_dump_json(), *rows), {"num_cpus": 0})
+    return serve.RunTarget(app.options(num_replicas=1, max_surge_percent=100).bind(), name=GATEWAY, route_prefix="/")
+
+
+def engine_target(settings: Settings, base: BaseModel) -> serve.RunTarget:
+    resources = _resources(base.engine)
+    app = _deployed(serve.ingress()(Replica), base.name, engine_version(settings, base), resources).options(
+        **_scaling(base.engine), max_surge_percent=_surge(resources)
+    )
+    target = app.bind(settings, base.name, ServeApplications(settings))
+    return serve.RunTarget(target, name=base.name, route_prefix=f"/m/{base.name}")
+
+
+def engine_version(settings: Settings, base: BaseModel) -> str:
+    """Another one asks for new replicas."""
+    kept = settings.model_dump_json(exclude={"serve_base_models"})
+    return _version(kept, base.model_dump_json(exclude={"engine": SCALING}))
+
+
+@dataclass(frozen=True)
+class ServeApplications:
+    """The applications of versions with weights of their own, as Serve knows them."""
+
+    settings: Settings
+
+    def states(self) -> dict[str, State]:
+        found = serve.status().applications
+        return {
+            name: _state(app) for name, app in found.items() if name.startswith(PREFIX) and app.status != "DELETING"
+        }
+
+    def start(self, name: str, version: ModelVersion) -> None:
+        base = load_catalog(self.settings).get(version.base_model)
+        resources = _resources(base.engine)
+        if not resources["num_gpus"]:
+            resources["memory"] = _memory_on_cpu(base, version)
+        content = _version(version.sha256, engine_version(self.settings, base))
+        app = _deployed(FullReplica, name, content, resources).options(
+            autoscaling_config={
+                **_autoscaling(base.engine),
+                "min_replicas": 0,
+                "downscale_to_zero_delay_s": self.settings.full_model_idle_s,
+            }
+        )
+        target = serve.RunTarget(app.bind(self.settings, version), name=name, route_prefix=None)
+        serve.run_many([target], wait_for_applications_running=False)
+
+    def end(self, name: str) -> None:
+        serve.delete(name, _blocking=False)
+
+    def engine(self, name: str, model: str) -> Engine:
+        return Application(name, model)
+
+
+def _deployed(cls: type, name: str, version: str, resources: dict[str, Any]) -> serve.Deployment:
+    """Serve replaces replicas when the version changes, and only then."""
+    return serve.deployment(cls).options(
+        name=name,
+        version=version,
+        _internal=True,  # without it Serve takes no version, and replaces all replicas each time
+        max_ongoing_requests=MAX_ONGOING,
+        logging_config=LOGGING,
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        ray_actor_options=resources,
+    )
+
+
+def _resources(engine: EngineSettings) -> dict[str, Any]:
+    """On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both."""
+    has_gpus = bool(ray.cluster_resources().get("GPU"))
+    return {"num_cpus": 0, "num_gpus": engine.num_gpus * engine.gpu_share if has_gpus else 0}
+
+
+def _scaling(engine: EngineSettings) -> dict[str, Any]:
+    if engine.min_replicas == engine.max_replicas:
+        return {"num_replicas": engine.min_replicas}
+    return {"autoscaling_config": _autoscaling(engine)}
+
+
+def _autoscaling(engine: EngineSettings) -> dict[str, Any]:
+    return {
+        "min_replicas": engine.min_replicas,
+        "max_replicas": engine.max_replicas,
+        "target_ongoing_requests": engine.target_ongoing_requests,
+        "upscale_delay_s": engine.scale_up_s,
+        "downscale_delay_s": engine.scale_down_s,
+        "metrics_interval_s": REPORT_SECONDS,
+        "look_back_period_s": WINDOW_SECONDS,
+    }
+
+
+def _surge(resources: dict[str, Any]) -> int:
+    """Percent of the replicas that may run twice while new ones replace them: none where they would wait for a GPU."""
+    return 100 if ray.available_resources().get("GPU", 0) >= resources["num_gpus"] else 0
+
+
+def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:
+    """Bytes of weights and cache. Raises Unavailable when no node has so many."""
+    weights = sum(file.stat().st_size for file in Path(version.path).glob("*.safetensors"))
+    needed = weights + base.engine.kv_cache_gib * GIB
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    if needed > largest:
+        raise Unavailable(
+            f"Model {version.model} takes {needed / GIB:.1f} GiB of memory to serve, and no node has more than "
+            f"{largest / GIB:.1f} GiB. `luthier models export` gives it as a Hugging Face folder."
+        )
+    return needed
+
+
+def _state(application: ApplicationStatusOverview) -> State:
+    deployment = next(iter(application.deployments.values()), None)
+    states = deployment.replica_states if deployment else {}
+    return State(
+        num_replicas=sum(number for state, number in states.items() if state != "STOPPING"),
+        age_s=time.time() - application.last_deployed_time_s,
+        failure=(deployment or application).message if application.status == "DEPLOY_FAILED" else None,
+    )
+
+
+def _version(*contents: str) -> str:
+    text = "\n".join((version_of("luthier"), *contents))
+    return hashlib.sha256(text.encode()).hexdigest()

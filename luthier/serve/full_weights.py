@@ -1,0 +1,183 @@
+"""Models with weights of their own: each version has an engine to itself, loaded when it is asked and for as long.
+
+What runs is known to the applications alone: any process may load one or make room for it, and after the end of
+everything the next request loads it again.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from luthier.errors import LuthierError, Unavailable
+from luthier.platform.models import ModelVersion
+from luthier.platform.options import Method
+from luthier.platform.wire import Chunk
+from luthier.serve.services import Ask, Services
+from luthier.serve.slots import AdapterStats
+
+PREFIX = "full-"
+"""Begins the names of their applications."""
+AWAKE_SECONDS = 1.0
+"""How long an engine that answered is taken to be there."""
+BUSY_SECONDS = 10.0
+"""An engine that answered within this time does not make room for another."""
+NEW_SECONDS = 60.0
+"""By then an application has its first replica; one that has none any more is given up when another one starts."""
+ANSWER_SECONDS = 2.0
+"""An engine that does not tell by then is busy, or being loaded."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Of an application."""
+
+    num_replicas: int
+    """Those that start, too."""
+    age_s: float = 0.0
+    """Since it was deployed."""
+    failure: str | None = None
+
+
+class Engine(Protocol):
+    """The application of one version."""
+
+    async def whole(self, ask: Ask) -> Chunk: ...
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]: ...
+
+    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]: ...
+
+    async def idle_seconds(self) -> float: ...
+
+
+class Applications(Protocol):
+    """Those of versions with weights of their own. All but `engine` block."""
+
+    def states(self) -> dict[str, State]: ...
+
+    def start(self, name: str, version: ModelVersion) -> None:
+        """Or gives one without a replica the settings of today. It has a replica when it is asked."""
+
+    def end(self, name: str) -> None: ...
+
+    def engine(self, name: str, model: str) -> Engine: ...
+
+
+def application_name(version: ModelVersion) -> str:
+    """By content: the same weights are loaded once."""
+    return f"{PREFIX}{version.base_model}-{version.sha256[:16]}"
+
+
+def with_full_weights(
+    services: Services, applications: Applications, clock: Callable[[], float] = time.monotonic
+) -> Services:
+    """Services whose completions know such models too."""
+    full = FullWeights(services, applications, clock)
+    return replace(services, completions=full, full_models=full.replicas)
+
+
+class FullWeights:
+    """Completions of models with weights of their own by their applications; of all others as before."""
+
+    def __init__(self, services: Services, applications: Applications, clock: Callable[[], float]) -> None:
+        self._settings, self._resolver, self._rest = services.settings, services.resolver, services.completions
+        self._applications, self._clock = applications, clock
+        self._engines: dict[str, Engine] = {}
+        self._awake: dict[str, float] = {}
+        self._starting = asyncio.Lock()
+
+    async def whole(self, ask: Ask) -> Chunk:
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model, ask.id)
+        if resolved.weights is None:
+            return await self._rest.whole(ask)
+        engine = await self._loaded(resolved.weights)
+        return await engine.whole(replace(ask, resolved=resolved))
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        resolved = await self._resolver.resolve(ask.caller, ask.request.model, ask.id)
+        if resolved.weights is None:
+            chunks = self._rest.stream(ask)
+        else:
+            engine = await self._loaded(resolved.weights)
+            chunks = engine.stream(replace(ask, resolved=resolved))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        resolved = await self._resolver.resolve(asks[0].caller, asks[0].request.model, asks[0].id)
+        if resolved.weights is None:
+            return await self._rest.many(asks)
+        engine = await self._loaded(resolved.weights)
+        return await engine.many([replace(ask, resolved=resolved) for ask in asks])
+
+    async def warm(self, version: ModelVersion) -> None:
+        if version.method is Method.FULL:
+            await self._loaded(version)
+        else:
+            await self._rest.warm(version)
+
+    async def ready(self) -> dict[str, bool]:
+        return await self._rest.ready()
+
+    async def adapters(self) -> list[AdapterStats]:
+        return await self._rest.adapters()
+
+    async def replicas(self) -> dict[str, int]:
+        """Of each application."""
+        states = await asyncio.to_thread(self._applications.states)
+        return {name: state.num_replicas for name, state in sorted(states.items())}
+
+    async def _loaded(self, version: ModelVersion) -> Engine:
+        """The version's engine, once it answers; Unavailable when that takes too long."""
+        name = application_name(version)
+        engine = self._engines.setdefault(name, self._applications.engine(name, version.model))
+        if self._clock() < self._awake.get(name, 0.0):
+            return engine
+        async with self._starting:
+            await self._start(name, version)
+        try:
+            await asyncio.wait_for(engine.idle_seconds(), self._settings.full_model_wait_s)
+        except TimeoutError:
+            raise Unavailable(f"Model {version.model} is being loaded. Try again in a moment.") from None
+        self._awake[name] = self._clock() + AWAKE_SECONDS
+        return engine
+
+    async def _start(self, name: str, version: ModelVersion) -> None:
+        """Sees to it that the application is there and may have a replica."""
+        states = await asyncio.to_thread(self._applications.states)
+        own = states.pop(name, None)
+        if own and own.failure:
+            await asyncio.to_thread(self._applications.end, name)
+            raise Unavailable(f"Model {version.model} could not be loaded: {own.failure}")
+        if own and own.num_replicas:
+            return
+        await self._make_room(states)
+        await asyncio.to_thread(self._applications.start, name, version)
+
+    async def _make_room(self, others: dict[str, State]) -> None:
+        """For one more. The longest idle engine goes, none that is at work."""
+        loaded = [name for name, state in others.items() if state.num_replicas]
+        ended = [name for name in others if name not in loaded and others[name].age_s > NEW_SECONDS]
+        surplus = len(loaded) + 1 - self._settings.max_full_models
+        if surplus > 0:
+            idle = dict(zip(loaded, await asyncio.gather(*map(self._idle_seconds, loaded)), strict=True))
+            idle = {name: seconds for name, seconds in idle.items() if seconds > BUSY_SECONDS}
+            if len(idle) < surplus:
+                raise Unavailable(
+                    f"As many models with weights of their own are loaded as may be (max_full_models = "
+                    f"{self._settings.max_full_models}), and in use. Try again in a moment."
+                )
+            ended += sorted(idle, key=idle.__getitem__, reverse=True)[:surplus]
+        for name in ended:
+            await asyncio.to_thread(self._applications.end, name)
+
+    async def _idle_seconds(self, name: str) -> float:
+        engine = self._engines.setdefault(name, self._applications.engine(name, name))
+        try:
+            return await asyncio.wait_for(engine.idle_seconds(), ANSWER_SECONDS)
+        except (TimeoutError, Unavailable):
+            return 0.0

@@ -1,0 +1,123 @@
+"""Completions through Serve's handles to the replicas of an application."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
+from ray.serve.schema import ApplicationStatusOverview
+
+from luthier.errors import LuthierError, Unavailable
+from luthier.platform.models import ModelVersion
+from luthier.platform.wire import Chunk
+from luthier.serve.services import Ask
+from luthier.serve.slots import AdapterStats
+
+STATS_SECONDS = 3.0
+
+
+class Application:
+    """The replicas of one Serve application; errors speak of `engine`."""
+
+    def __init__(self, name: str, engine: str) -> None:
+        self._name, self._engine = name, engine
+        self._known: DeploymentHandle | None = None
+
+    async def whole(self, ask: Ask) -> Chunk:
+        with self._own_errors() as calls:
+            answer = self._handle().options(method_name="whole").remote(ask)
+            calls.append(answer)
+            chunk: Chunk = await answer
+            return chunk
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        with self._own_errors() as calls:
+            call = self._handle().options(method_name="many").remote(asks)
+            calls.append(call)
+            answers: list[Chunk | LuthierError] = await call
+            return answers
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        with self._own_errors() as calls:
+            chunks = self._handle().options(stream=True, method_name="stream").remote(ask)
+            calls.append(chunks)
+            async for chunk in chunks:
+                yield chunk
+
+    async def idle_seconds(self) -> float:
+        """Since a replica answered last; 0 while it answers. Waits for a replica, however long that takes."""
+        with self._own_errors() as calls:
+            answer = self._handle().options(method_name="idle_seconds").remote()
+            calls.append(answer)
+            return float(await answer)
+
+    async def warm(self, version: ModelVersion) -> None:
+        with self._own_errors():
+            await self._handle().broadcast("warm", version).results_async()
+
+    async def adapters(self) -> list[AdapterStats]:
+        """Of its replicas; one that does not answer in time is left out."""
+        try:
+            asked = self._handle().broadcast("adapters")
+            told = await asked.results_async(timeout_s=STATS_SECONDS, return_exceptions=True)
+        except (TimeoutError, RayActorError, RayServeException, DeploymentUnavailableError):
+            return []
+        return [stats for some in told if isinstance(some, list) for stats in some]
+
+    def _handle(self) -> DeploymentHandle:
+        self._known = self._known or serve.get_app_handle(self._name)
+        return self._known
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[list[DeploymentResponse | DeploymentResponseGenerator]]:
+        """A replica's errors as it raised them, Ray's as our own. Who leaves before the end ends the calls."""
+        calls: list[DeploymentResponse | DeploymentResponseGenerator] = []
+        try:
+            yield calls
+        except RayTaskError as error:
+            if isinstance(error.cause, LuthierError):
+                raise error.cause from None
+            raise
+        except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
+            raise Unavailable(
+                f"The engine of {self._engine} does not answer just now. Try again in a moment."
+            ) from error
+        except BaseException:
+            for call in calls:
+                call.cancel()
+            raise
+
+
+class HandleCompletions:
+    """Completions by the applications of the base models, each under its base model's name."""
+
+    def __init__(self, base_models: tuple[str, ...]) -> None:
+        self._engines = {name: Application(name, name) for name in base_models}
+
+    async def whole(self, ask: Ask) -> Chunk:
+        return await self._engines[ask.base_model].whole(ask)
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        return await self._engines[asks[0].base_model].many(asks)
+
+    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        return self._engines[ask.base_model].stream(ask)
+
+    async def warm(self, version: ModelVersion) -> None:
+        await self._engines[version.base_model].warm(version)
+
+    async def ready(self) -> dict[str, bool]:
+        statuses = await asyncio.to_thread(lambda: serve.status().applications)
+        return {name: name in statuses and _has_replica(statuses[name]) for name in self._engines}
+
+    async def adapters(self) -> list[AdapterStats]:
+        found = await asyncio.gather(*(engine.adapters() for engine in self._engines.values()))
+        return [stats for some in found for stats in some]
+
+
+def _has_replica(application: ApplicationStatusOverview) -> bool:
+    """One that answers, whatever else is being started or replaced."""
+    return any(deployment.replica_states.get("RUNNING") for deployment in application.deployments.values())

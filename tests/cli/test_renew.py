@@ -1,0 +1,102 @@
+"""`luthier up` on a cluster that is up: nothing where nothing has changed, else no more than what has."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from luthier.cli import cluster, front
+from luthier.errors import ClusterError
+from luthier.platform.base_models import Catalog, load_catalog
+from luthier.platform.settings import Settings
+from luthier.serve import app
+from tests.factories import BASE_MODEL
+
+
+class Serve:
+    """What `up` asked of Ray Serve."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[tuple[str, ...]] = []
+        self.ended: list[str] = []
+        monkeypatch.setattr(cluster, "_answers", lambda _cluster: True)
+        monkeypatch.setattr(cluster, "_connected", self._connected)
+        monkeypatch.setattr(cluster, "_wait_ready", lambda _settings, _cluster: None)
+        monkeypatch.setattr(cluster, "_fetch", lambda _settings, _catalog, _say: None)
+        monkeypatch.setattr(cluster, "_set_environment", lambda _settings, _address: None)
+        monkeypatch.setattr(app, "start_doors", self._start)
+        monkeypatch.setattr(app, "end_engines", self._end)
+
+    @contextmanager
+    def _connected(self, _settings: Settings, _cluster: cluster.Cluster) -> Iterator[None]:
+        yield
+
+    def _start(self, settings: Settings, _catalog: Catalog, host: str) -> None:
+        assert host == "127.0.0.1"
+        self.started.append(settings.serve_base_models)
+
+    def _end(self, base_models: Iterable[str]) -> None:
+        self.ended += base_models
+
+
+@pytest.fixture
+def ray_serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    return Serve(monkeypatch)
+
+
+def be_up(settings: Settings, root_pid: int | None = 1) -> cluster.Cluster:
+    """Leaves what an `up` would have left."""
+    catalog = load_catalog(settings)
+    running = cluster.Cluster(
+        id="0123456789abcdef",
+        address="127.0.0.1:6399",
+        root_pid=root_pid,
+        url="http://127.0.0.1:8000",
+        dashboard=None,
+        base_models=settings.serve_base_models,
+        haproxy=root_pid is not None,
+        content=cluster._content(settings, catalog),
+    )
+    (settings.home / "haproxy").mkdir()
+    front.instruct(settings, catalog, "/bin/echo")
+    (settings.home / "cluster.json").write_text(running.model_dump_json())
+    return running
+
+
+def up(settings: Settings) -> cluster.Started:
+    return cluster.up(settings, None, lambda _text: None)
+
+
+def test_nothing_has_changed(settings: Settings, ray_serve: Serve) -> None:
+    running = be_up(settings)
+    assert up(settings) == cluster.Started(cluster=running, was_up=True)
+    assert ray_serve.started == []
+
+
+def test_a_row_has_changed(settings: Settings, ray_serve: Serve) -> None:
+    be_up(settings)
+    row = settings.home / "base_models" / "tiny.toml"
+    row.write_text(row.read_text() + "max_replicas = 3\n")
+    assert up(settings).was_up
+    assert (ray_serve.started, ray_serve.ended) == ([("tiny",)], [])
+    assert json.loads((settings.home / "haproxy" / "front.json").read_text())["several"] == ["tiny"]
+    assert up(settings).was_up
+    assert len(ray_serve.started) == 1
+
+
+def test_another_base_model_takes_the_place_of_one(settings: Settings, ray_serve: Serve) -> None:
+    be_up(settings)
+    other = BASE_MODEL.format(path="/nowhere").replace('"tiny"', '"other"').replace("tests/tiny", "tests/other")
+    (settings.home / "base_models" / "other.toml").write_text(other)
+    changed = settings.model_copy(update={"serve_base_models": ("other",)})
+    assert up(changed).cluster.base_models == ("other",)
+    assert (ray_serve.started, ray_serve.ended) == ([("other",)], ["tiny"])
+    assert cluster.read_record(changed) == up(changed).cluster
+
+
+def test_a_ray_that_was_joined_must_be_named(settings: Settings, ray_serve: Serve) -> None:
+    be_up(settings, root_pid=None)
+    with pytest.raises(ClusterError, match="up --address 127"):
+        up(settings.model_copy(update={"max_body_mib": 1}))
+    assert ray_serve.started == []

@@ -1,0 +1,30 @@
+"""What makes Serve replace an engine's replicas, and what only changes their number."""
+
+from typing import Any
+
+import pytest
+
+from luthier.platform.base_models import load_catalog
+from luthier.platform.settings import Settings
+from luthier.serve.deployments import SCALING, engine_version
+
+
+def version_of(settings: Settings, **engine: Any) -> str:
+    base = load_catalog(settings).get("smollm2-135m")
+    return engine_version(settings, base.model_copy(update={"engine": base.engine.model_copy(update=engine)}))
+
+
+@pytest.mark.parametrize("key", sorted(SCALING))
+def test_other_numbers_keep_the_replicas(settings: Settings, key: str) -> None:
+    assert version_of(settings, **{key: 7}) == version_of(settings)
+
+
+@pytest.mark.parametrize("key", ["max_num_seqs", "max_loras", "num_gpus", "kv_cache_gib"])
+def test_another_engine_replaces_them(settings: Settings, key: str) -> None:
+    assert version_of(settings, **{key: 7}) != version_of(settings)
+
+
+def test_a_base_model_more_keeps_the_others(settings: Settings) -> None:
+    more = settings.model_copy(update={"serve_base_models": ("smollm2-135m", "qwen3-8b")})
+    assert version_of(more) == version_of(settings)
+    assert version_of(settings.model_copy(update={"max_body_mib": 1})) != version_of(settings)

@@ -1,0 +1,226 @@
+"""Which engine answers for a model with weights of its own, when it is loaded, and what makes room for it."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import LuthierError, Unavailable
+from luthier.platform.models import ModelVersion
+from luthier.platform.options import Method
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.serve import full_weights
+from luthier.serve.full_weights import State, application_name, with_full_weights
+from luthier.serve.services import Ask, make_services
+from tests.factories import ADMIN, add_admin, make_finished, make_job, make_settings
+from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions
+
+
+class Engine:
+    """Says who it is. One that is being loaded answers nothing."""
+
+    def __init__(self, name: str, apps: "Applications") -> None:
+        self._name, self._apps = name, apps
+        self.asks: list[Ask] = []
+
+    async def whole(self, ask: Ask) -> Chunk:
+        self.asks.append(ask)
+        return Chunk(choices=[Choice(index=0, text=self._name)], usage=Usage(prompt_tokens=1, completion_tokens=1))
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        return [await self.whole(ask) for ask in asks]
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        yield await self.whole(ask)
+
+    async def idle_seconds(self) -> float:
+        self._apps.wake(self._name)
+        if self._name in self._apps.loading:
+            await asyncio.Event().wait()
+        return self._apps.idle.get(self._name, 0.0)
+
+
+class Applications:
+    """In memory. What is asked has a replica."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, State] = {}
+        self.idle: dict[str, float] = {}
+        self.loading: set[str] = set()
+        self.engines: dict[str, Engine] = {}
+        self.starts: list[str] = []
+
+    def states(self) -> dict[str, State]:
+        return dict(self.now)
+
+    def start(self, name: str, version: ModelVersion) -> None:
+        self.starts.append(name)
+        self.now[name] = State(0)
+
+    def end(self, name: str) -> None:
+        del self.now[name]
+
+    def engine(self, name: str, model: str) -> Engine:
+        return self.engines.setdefault(name, Engine(name, self))
+
+    def wake(self, name: str) -> None:
+        if name not in self.now:
+            raise Unavailable("no such application")
+        self.now[name] = replace(self.now[name], num_replicas=1)
+
+
+class World:
+    """A registry with models, and the completions of a door."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._registry = Registry(settings, Launcher())
+        add_admin(self._registry)
+        self.apps, self.clock, self._loop = Applications(), Clock(), asyncio.new_event_loop()
+        self._ids = itertools.count()
+        completions = LocalCompletions(settings, self._registry, EchoEngine())
+        self.services = with_full_weights(make_services(settings, self._registry, completions), self.apps, self.clock)
+
+    def model(self, name: str, method: Method = Method.FULL) -> str:
+        """A tuned model; the name of its application."""
+        job = make_job(f"ft_{name}", f"LUTHIER.PUBLIC.{name}")
+        self._registry.jobs.submit(job, None)
+        self._registry.jobs.tick()
+        made = make_finished(sha256=name.encode().hex().ljust(64, "0"), method=method)
+        self._registry.jobs.finish(job.id, made)
+        self._registry.jobs.tick()
+        return application_name(self._version(name))
+
+    def _version(self, name: str) -> ModelVersion:
+        return next(each for each in self._registry.models.show(ADMIN) if each.model.endswith(name))
+
+    def ask(self, model: str, is_streamed: bool = False) -> str:
+        return self._loop.run_until_complete(self._ask(model, is_streamed))
+
+    def close(self) -> None:
+        self._loop.close()
+
+    async def _ask(self, model: str, is_streamed: bool) -> str:
+        base_model = await self.services.base_model_of(ADMIN, model)
+        ask = Ask(
+            f"req_{next(self._ids)}", ADMIN, "COMPLETE", base_model, CompleteRequest(model=model, prompt="the fox")
+        )
+        if not is_streamed:
+            return (await self.services.completions.whole(ask)).choices[0].text
+        return "".join([c.text async for chunk in self.services.completions.stream(ask) for c in chunk.choices])
+
+
+@pytest.fixture
+def world(home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(full_weights, "ANSWER_SECONDS", 0.05)
+    world = World(make_settings(home, tiny_model, max_full_models=2, full_model_wait_s=0.05))
+    yield world
+    world.close()
+
+
+def test_each_kind_of_model_has_its_engine(world: World) -> None:
+    full = world.model("whole")
+    world.model("tuned", Method.LORA)
+    for is_streamed in (False, True):
+        assert world.ask("whole", is_streamed) == full
+        assert world.ask("tuned", is_streamed) == "LUTHIER.PUBLIC.tuned: the fox"
+        assert world.ask("tiny", is_streamed) == "base: the fox"
+    assert world.apps.starts == [full]
+
+
+def test_the_engine_is_told_the_version_that_chose_it(world: World) -> None:
+    full = world.model("whole")
+    world.ask("whole")
+    (ask,) = world.apps.engines[full].asks
+    assert ask.resolved
+    assert ask.resolved.weights
+    assert application_name(ask.resolved.weights) == full
+
+
+def test_its_base_model_need_not_be_served(world: World, home: Path, tiny_model: Path) -> None:
+    full = world.model("whole")
+    world.services = replace(
+        world.services, settings=world.services.settings.model_copy(update={"serve_base_models": ()})
+    )
+    assert world.ask("whole") == full
+    with pytest.raises(Unavailable, match="not served here"):
+        world.ask("tiny")
+
+
+def test_a_request_waits_a_while_and_the_loading_goes_on(world: World) -> None:
+    full = world.model("whole")
+    world.apps.loading.add(full)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"whole is being loaded\. Try again"):
+            world.ask("whole")
+    assert world.apps.now[full].num_replicas == 1
+    world.apps.loading.clear()
+    assert world.ask("whole") == full
+    assert world.apps.starts == [full]
+
+
+def test_one_that_idled_is_woken(world: World) -> None:
+    full = world.model("whole")
+    world.ask("whole")
+    world.apps.now[full] = State(0)
+    world.clock.now += 5
+    assert world.ask("whole") == full
+    assert (world.apps.now[full].num_replicas, world.apps.starts) == (1, [full, full])
+
+
+def test_the_longest_idle_makes_room(world: World) -> None:
+    old, older, new = (world.model(name) for name in ("old", "older", "new"))
+    world.ask("old"), world.ask("older")
+    world.apps.idle = {old: 100.0, older: 200.0}
+    assert world.ask("new") == new
+    assert set(world.apps.now) == {old, new}
+    world.clock.now += 5
+    world.apps.idle = {old: 100.0, new: 0.0}
+    assert world.ask("older") == older
+    assert set(world.apps.now) == {new, older}
+
+
+def test_none_at_work_makes_room(world: World) -> None:
+    names = [world.model(name) for name in ("one", "two", "three")]
+    world.ask("one"), world.ask("two")
+    world.apps.idle = {names[0]: 3.0}
+    world.apps.loading.add(names[1])
+    with pytest.raises(Unavailable, match="max_full_models = 2"):
+        world.ask("three")
+    assert set(world.apps.now) == set(names[:2])
+
+
+def test_those_without_replicas_go_when_another_comes(world: World) -> None:
+    first, second = world.model("first"), world.model("second")
+    world.ask("first")
+    world.apps.now[first] = State(0, age_s=100.0)
+    world.ask("second")
+    assert set(world.apps.now) == {second}
+
+
+def test_one_that_cannot_be_loaded_says_why_and_is_tried_again(world: World) -> None:
+    full = world.model("whole")
+    world.ask("whole")
+    world.clock.now += 5
+    world.apps.now[full] = State(0, failure="No room on the GPU.")
+    with pytest.raises(Unavailable, match=r"whole could not be loaded: No room on the GPU\."):
+        world.ask("whole")
+    assert world.ask("whole") == full
+    assert world.apps.starts == [full, full]
+
+
+def test_replicas_are_told(world: World) -> None:
+    full = world.model("whole")
+    world.ask("whole")
+    assert asyncio.run(world.services.full_models()) == {full: 1}
+
+
+def test_one_that_is_just_being_started_stays(world: World) -> None:
+    first, second = world.model("first"), world.model("second")
+    world.apps.now[first] = State(0, age_s=1.0)
+    world.ask("second")
+    assert set(world.apps.now) == {first, second}

@@ -1,0 +1,55 @@
+"""Each serving file that ships is a row, or rows, that a home can take as they stand."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from luthier.platform.base_models import BaseModel, load_catalog
+from luthier.platform.settings import Settings, configs_dir
+from luthier.serve.engine_args import engine_args
+
+FILES = sorted((configs_dir() / "serving").glob("*.toml"))
+GPU_BYTES = 80 * 10**9
+
+
+def served(file: Path, settings: Settings) -> list[BaseModel]:
+    """The base models that the file's own comment says how to serve."""
+    folder = settings.home / "base_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, folder)
+    named = re.search(r"LUTHIER_SERVE_BASE_MODELS='\[(.+)\]' luthier up", file.read_text())
+    assert named, file
+    catalog = load_catalog(settings)
+    return [catalog.get(name.strip(' "')) for name in named[1].split(",")]
+
+
+def test_there_are_some() -> None:
+    assert {file.stem for file in FILES} >= {"one_gpu", "four_gpus", "two_models", "autoscaled"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_fits_its_gpus(file: Path, settings: Settings) -> None:
+    """Weights and adapters leave a third for the KV cache and activations."""
+    bases = served(file, settings)
+    assert len({base.name for base in bases}) == len(bases) == file.read_text().count("name = ")
+    for base in bases:
+        assert base.parameters
+        # An adapter of all linear modules has near 0.65 permille of the weights for each rank.
+        adapters = base.engine.max_loras * base.max_rank * 0.00065 * base.parameters
+        room = GPU_BYTES * base.engine.num_gpus * base.engine.gpu_share
+        assert 2 * (base.parameters + adapters) < 0.67 * room, base.name
+        assert base.engine.max_loras <= base.engine.max_cpu_loras
+    assert sum(base.engine.gpu_share for base in bases) <= max(1, *(base.engine.num_gpus for base in bases))
+
+
+def test_four_gpus_are_one_engine(settings: Settings) -> None:
+    (base,) = served(configs_dir() / "serving" / "four_gpus.toml", settings)
+    assert engine_args(base, Path("weights"), use_gpu=True)["tensor_parallel_size"] == 4
+    assert engine_args(base, Path("weights"), use_gpu=False)["tensor_parallel_size"] == 1
+
+
+def test_one_to_four(settings: Settings) -> None:
+    (base,) = served(configs_dir() / "serving" / "autoscaled.toml", settings)
+    assert (base.engine.min_replicas, base.engine.max_replicas) == (1, 4)
