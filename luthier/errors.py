@@ -118,8 +118,8 @@ class Overloaded(Unavailable):
 
     code, http = "overloaded", 429
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, *message: str, retry_after: int = 1, param: str | None = None) -> None:
+        super().__init__(*message, param=param)
         self.retry_after = retry_after  # no argument of the exception, so that it pickles
 
 

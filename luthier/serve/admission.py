@@ -50,7 +50,7 @@ class Admission:
             raise Overloaded(
                 f"The engine is busy: {taken} answers are generated or wait, {held} of them for your account. "
                 f"Try again in {seconds} s.",
-                seconds,
+                retry_after=seconds,
             )
         if not taken:
             self._busy_since = self._clock()

@@ -22,7 +22,7 @@ def test_every_error_pickles(cls: type[LuthierError]) -> None:
 
 
 def test_when_to_come_again_travels_too() -> None:
-    again = pickle.loads(pickle.dumps(Overloaded("busy", 7)))
+    again = pickle.loads(pickle.dumps(Overloaded("busy", retry_after=7)))
     assert (again.message, again.retry_after) == ("busy", 7)
 
 

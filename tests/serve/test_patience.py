@@ -19,7 +19,7 @@ class Engine:
     async def answer(self) -> str:
         self.num_calls += 1
         if self.num_calls <= self._num_refusals:
-            raise Overloaded("busy", 4)
+            raise Overloaded("busy", retry_after=4)
         return "done"
 
 
