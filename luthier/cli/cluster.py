@@ -6,7 +6,6 @@ takes down what was started. On a cluster that is up it changes what has changed
 
 import hashlib
 import os
-import socket
 import threading
 import time
 import uuid
@@ -21,8 +20,9 @@ import httpx
 from filelock import FileLock, Timeout
 
 from luthier.cli.front import clear_away, haproxy_binary, instruct, lay_out
+from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
-from luthier.cli.ray_head import end_processes, is_listening, is_root_alive, ray_environment, start_ray
+from luthier.cli.ray_head import end_processes, is_root_alive, ray_environment, start_ray
 from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.base_models import (
@@ -79,7 +79,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
             say("cleaning up after a cluster that ended by itself")
             _end(settings, old)
         _sweep(settings)
-        _check_ports(settings, address)
+        check_ports(settings, address)
         _fetch(settings, catalog, say)
         cluster = _begin(settings, catalog, address, say)
         try:
@@ -358,29 +358,6 @@ def _sweep(settings: Settings) -> None:
 def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:
     for name in settings.serve_base_models:
         fetch_base_model(settings, catalog.get(name), say)
-
-
-def _check_ports(settings: Settings, address: str | None) -> None:
-    ports = {"port": settings.port}
-    if address is None:
-        ports |= {"ray_port": settings.ray_port, "dashboard_port": settings.dashboard_port}
-    else:
-        _check_reachable(address)
-    for name, port in ports.items():
-        if is_listening(port):
-            raise ClusterError(
-                f"Port {port} ({name}) is taken by another program. Free it, or set LUTHIER_{name.upper()} to another."
-            )
-
-
-def _check_reachable(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterError(f"--address {address}: write HOST:PORT of Ray's GCS, such as 10.0.0.5:6379.")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ClusterError(f"No Ray answers at {address} ({error}). Is it started?") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
-from luthier.errors import Unavailable
+from luthier.errors import NotServed
 from luthier.platform.base_models import BaseModel, Catalog, EngineSettings, load_catalog
 from luthier.platform.models import ModelVersion
 from luthier.platform.queue import GIB
@@ -147,12 +147,12 @@ def _surge(resources: dict[str, Any]) -> int:
 
 
 def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:
-    """Bytes of weights and cache. Raises Unavailable when no node has so many."""
+    """Bytes of weights and cache. Raises NotServed when no node has so many."""
     weights = sum(file.stat().st_size for file in Path(version.path).glob("*.safetensors"))
     needed = weights + base.engine.kv_cache_gib * GIB
     largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
     if needed > largest:
-        raise Unavailable(
+        raise NotServed(
             f"Model {version.model} takes {needed / GIB:.1f} GiB of memory to serve, and no node has more than "
             f"{largest / GIB:.1f} GiB. `luthier models export` gives it as a Hugging Face folder."
         )

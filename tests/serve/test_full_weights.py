@@ -104,14 +104,24 @@ class World:
     def close(self) -> None:
         self._loop.close()
 
+    def ask_many(self, models: list[str]) -> list[str]:
+        """At once; as a statement asks, whose one name may have a canary."""
+        return self._loop.run_until_complete(self._ask_many(models))
+
+    async def _ask_many(self, models: list[str]) -> list[str]:
+        asks = [self._request(model, await self.services.base_model_of(ADMIN, model)) for model in models]
+        answers = await self.services.completions.many(asks)
+        return [answer.choices[0].text for answer in answers if isinstance(answer, Chunk)]
+
     async def _ask(self, model: str, is_streamed: bool) -> str:
-        base_model = await self.services.base_model_of(ADMIN, model)
-        ask = Ask(
-            f"req_{next(self._ids)}", ADMIN, "COMPLETE", base_model, CompleteRequest(model=model, prompt="the fox")
-        )
+        ask = self._request(model, await self.services.base_model_of(ADMIN, model))
         if not is_streamed:
             return (await self.services.completions.whole(ask)).choices[0].text
         return "".join([c.text async for chunk in self.services.completions.stream(ask) for c in chunk.choices])
+
+    def _request(self, model: str, base_model: str) -> Ask:
+        request = CompleteRequest(model=model, prompt="the fox")
+        return Ask(f"req_{next(self._ids)}", ADMIN, "COMPLETE", base_model, request)
 
 
 @pytest.fixture
@@ -224,3 +234,15 @@ def test_one_that_is_just_being_started_stays(world: World) -> None:
     world.apps.now[first] = State(0, age_s=1.0)
     world.ask("second")
     assert set(world.apps.now) == {first, second}
+
+
+def test_many_asks_of_one_name_find_each_its_engine(world: World) -> None:
+    full = world.model("whole")
+    world.model("tuned", Method.LORA)
+    assert world.ask_many(["whole", "whole"]) == [full, full]
+    assert world.ask_many(["tuned", "tuned"]) == ["LUTHIER.PUBLIC.tuned: the fox"] * 2
+    assert world.ask_many(["tuned", "whole", "tuned"]) == [
+        "LUTHIER.PUBLIC.tuned: the fox",
+        full,
+        "LUTHIER.PUBLIC.tuned: the fox",
+    ]
