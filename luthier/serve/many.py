@@ -17,9 +17,11 @@ from luthier.serve.complete import Engine, Tally
 
 @dataclass
 class _Part:
-    """One prompt's share."""
+    """One prompt's share, or a greedy choice's."""
 
     id: str
+    prompt: int
+    """Its number: choices of one prompt count it once."""
     request: CompleteRequest
     first: int
     """The number of its first choice."""
@@ -96,7 +98,7 @@ async def _ended(tasks: list[asyncio.Task[Any]], parts: list[_Part], tally: Tall
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        tally.prompt += sum(part.tally.prompt for part in parts)
+        tally.prompt += sum({part.prompt: part.tally.prompt for part in parts if part.tally.prompt}.values())
         tally.completion += sum(part.tally.completion for part in parts)
         tally.queued = min((queued for part in parts if (queued := part.tally.queued) is not None), default=None)
         tally.first = min((first for part in parts if (first := part.tally.first) is not None), default=None)
@@ -109,6 +111,6 @@ def _is_one(request: CompleteRequest) -> bool:
 def _parts(request_id: str, request: CompleteRequest) -> list[_Part]:
     times, n = (request.n, 1) if request.temperature == 0 else (1, request.n)
     given = [request.prompt] if request.prompts is None else request.prompts
-    prompts = [prompt for prompt in given for _ in range(times)]
-    asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in prompts]
-    return [_Part(f"{request_id}-{at}", each, at * n) for at, each in enumerate(asked)]
+    asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in given]
+    parts = [(number, each) for number, each in enumerate(asked) for _ in range(times)]
+    return [_Part(f"{request_id}-{at}", *part, first=at * n) for at, part in enumerate(parts)]

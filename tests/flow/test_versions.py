@@ -55,7 +55,7 @@ def test_the_version_that_answers_is_told(api: TestClient, two: str) -> None:
         ("LUTHIER.PUBLIC.tuned", 2, 4),
         ("tiny", None, 1),
     ]
-    message = error_of(api.post(CHAT, json={**ASKED, "model": f"{two}@7"}), 404, "not_found")
+    message = error_of(api.post(CHAT, json={**ASKED, "model": f"{two}@7"}), 404, "model_not_found")
     assert "has no version 7. It has 1, 2." in message
 
 
@@ -99,7 +99,7 @@ def test_aliases(api: TestClient, two: str) -> None:
     assert answering(api, f"{two}@Prod") == "2"
     assert "is taken" in error_of(api.put(f"{TUNED}/aliases/v1", json={"version": "2"}), 400, "invalid_parameter_value")
     assert api.delete(f"{TUNED}/aliases/prod").json()["aliases"] == {}
-    error_of(api.post(CHAT, json={**ASKED, "model": f"{two}@prod"}), 404, "not_found")
+    error_of(api.post(CHAT, json={**ASKED, "model": f"{two}@prod"}), 404, "model_not_found")
 
 
 def test_a_job_goes_on_from_a_version(api: TestClient, two: str, train: Callable[[str], Path]) -> None:

@@ -37,8 +37,7 @@ def test_choices_are_numbered_through(given: dict[str, Any]) -> None:
     tallies = Tally(), Tally()
     assert texts(asyncio.run(Many(EchoEngine()).whole("req", asked, None, tallies[0]))) == expected
     assert asyncio.run(streamed(EchoEngine(), asked, tallies[1])) == expected
-    times = 1 if asked.temperature else 2  # greedy choices are asked one by one
-    assert tallies == (Tally(times * 5, 16), Tally(times * 5, 16))
+    assert tallies == (Tally(5, 16), Tally(5, 16))
 
 
 def test_greedy_choices_are_asked_one_by_one() -> None:
