@@ -13,7 +13,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
-from luthier.serve.services import Ask
+from luthier.serve.services import Ask, Completions
 from luthier.serve.slots import AdapterStats
 
 STATS_SECONDS = 3.0
@@ -116,6 +116,37 @@ class HandleCompletions:
     async def adapters(self) -> list[AdapterStats]:
         found = await asyncio.gather(*(engine.adapters() for engine in self._engines.values()))
         return [stats for some in found for stats in some]
+
+
+class NearCompletions:
+    """Completions in a base model's replica: its own, and those of other base models by their applications.
+
+    HAProxy sends some here that belong elsewhere: what it learned of a name may be a moment old.
+    """
+
+    def __init__(self, base_model: str, own: Completions, base_models: tuple[str, ...]) -> None:
+        self._base_model, self._own, self._others = base_model, own, HandleCompletions(base_models)
+
+    async def whole(self, ask: Ask) -> Chunk:
+        return await self._of(ask.base_model).whole(ask)
+
+    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        return await self._of(asks[0].base_model).many(asks)
+
+    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        return self._of(ask.base_model).stream(ask)
+
+    async def warm(self, version: ModelVersion) -> None:
+        await self._of(version.base_model).warm(version)
+
+    async def ready(self) -> dict[str, bool]:
+        return await self._own.ready()
+
+    async def adapters(self) -> list[AdapterStats]:
+        return await self._own.adapters()
+
+    def _of(self, base_model: str) -> Completions:
+        return self._own if base_model == self._base_model else self._others
 
 
 def _has_replica(application: ApplicationStatusOverview) -> bool:

@@ -27,6 +27,7 @@ from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
+from luthier.serve.handles import NearCompletions
 from luthier.serve.many import Many
 from luthier.serve.services import Ask, Services, make_services
 from luthier.serve.slots import AdapterStats
@@ -99,7 +100,8 @@ class Replica(EngineReplica):
     async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
         keep_on_loopback()
         registry, base = RegistryClient(), load_catalog(settings).get(base_model)
-        services = make_services(settings, registry, self, base.name, open_access_log(settings))
+        near = NearCompletions(base.name, self, settings.serve_base_models)
+        services = make_services(settings, registry, near, base.name, open_access_log(settings))
         self._services = with_full_weights(services, applications)
         folder = base_model_dir(settings, base)
         self._open(base, services, VllmEngine(base, folder, bool(ray.get_gpu_ids()), registry.proofs.report))

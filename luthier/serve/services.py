@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from typing import Protocol
 
-from luthier.errors import InvalidInput, LuthierError, NotServed
+from luthier.errors import LuthierError, NotServed
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
@@ -98,7 +98,7 @@ class Services:
     completions: Completions
     access_log: AccessLog | None = None
     only: str | None = None
-    """The one base model behind this door; None: all that are served."""
+    """The base model whose engine is behind this door; None: no engine is. Models of others are asked there."""
     full_models: Callable[[], Awaitable[dict[str, int]]] = no_full_models
     """Replicas of the applications of models with weights of their own."""
 
@@ -113,19 +113,13 @@ class Services:
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here; or the one that its own weights began as."""
         resolved = await self.resolver.resolve(caller, model)
-        if resolved.weights is None:
-            self._check_served(resolved)
-        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
-        return resolved.base_model
-
-    def _check_served(self, resolved: Resolved) -> None:
-        if resolved.base_model not in self.settings.serve_base_models:
+        if resolved.weights is None and resolved.base_model not in self.settings.serve_base_models:
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
                 f"`luthier down` and `luthier up`."
             )
-        if resolved.base_model not in self.base_models:
-            raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self.only}: ask /v1.")
+        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
+        return resolved.base_model
 
     def retirement_headers(self, base_model: str) -> list[tuple[bytes, bytes]]:
         """Sunset (RFC 8594) and the warning in words, for the answers of a base model that will be retired."""
