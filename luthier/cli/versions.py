@@ -10,7 +10,7 @@ from luthier.cli.render import show, show_one
 from luthier.errors import InvalidInput
 
 NO_WARM = click.option("--no-warm", is_flag=True, help="Do not have the engines load it first.")
-COLUMNS = ("version", "aliases", "answers", "base_model", "method", "rank", "validation_loss", "job_id", "created_on")
+COLUMNS = ("version", "aliases", "answers", "base_model", "method", "rank", "validation_loss", "proof", "job_id")
 
 
 @click.command()
@@ -99,7 +99,7 @@ COMMANDS = (versions, history, promote, rollback, canary, alias, warm)
 def version_line(row: dict[str, Any]) -> dict[str, Any]:
     """What a table shows of a version."""
     answers = f"{row['share']:g}%" if row["share"] else ""
-    return {**row, "answers": answers, "job_id": row["job_id"] or "imported"}
+    return {**row, "answers": answers, "proof": row["proof"]["state"], "job_id": row["job_id"] or "imported"}
 
 
 def state_of(model: dict[str, Any]) -> dict[str, str]:

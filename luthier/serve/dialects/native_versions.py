@@ -50,7 +50,9 @@ class Rollback(Frozen):
 def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Oldest first, each with its aliases, its share of the requests and its losses."""
     versions = services.registry.versions.show(caller, _model(services, name))
-    return {"versions": [version.model_dump(exclude={"path"}) for version in versions]}
+    proofs = services.registry.proofs.of(versions)
+    told = [{**each.model_dump(exclude={"path"}), "proof": proofs[each.number].model_dump()} for each in versions]
+    return {"versions": told}
 
 
 @routes.get(f"/models/{NAME}/history")
