@@ -18,10 +18,12 @@ EXACT = 0.02
 """Trainer and engine sum in other orders; more than that is another computation."""
 ROUNDED = 2.0
 """How far the adapter's answers may be off, by how far the base model's are: both are rounded alike."""
+PEAKED = 0.05
+"""Of its effect, besides: what moves the base's flat answers little moves a tuned model's peaked ones farther."""
 MAX_ROUNDING = {"float32": 0.1, "bfloat16": 0.5, "nf4": 1.5}
 """How far the same base model may be off, by what the trainer computed in; other weights are farther."""
 SEEN = 1e-3
-"""A change that no rounding hides whole."""
+"""A change that no rounding hides whole; a base model that is off by so much was rounded otherwise."""
 UNCHANGED = 0.1
 """Of its effect: an adapter with less is not applied."""
 
@@ -50,7 +52,7 @@ class Fingerprint(Frozen):
         rounding = distance(base, [probe.base for probe in self.probes])
         effect = distance([probe.tuned for probe in self.probes], [probe.base for probe in self.probes])
         off, change = distance(tuned, [probe.tuned for probe in self.probes]), distance(tuned, base)
-        allowed = EXACT + ROUNDED * rounding
+        allowed = EXACT + ROUNDED * rounding + PEAKED * effect * min(1.0, rounding / SEEN)
         if not rounding <= MAX_ROUNDING[self.dtype]:
             return f"it was trained on another base model: that one is {rounding:.2g} nats off on its probes"
         if (change == 0 and effect > SEEN) or (off > allowed and change < effect * UNCHANGED):
