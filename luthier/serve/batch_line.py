@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
-from luthier.errors import LuthierError, NotServed
+from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.batches import Batch, Line, LineResult, source_id
 from luthier.serve.complete import Billed, bill
@@ -75,6 +75,8 @@ class LineAnswers:
         async with self._room(base_model):
             if self._is_over():
                 return None
+            if await services.base_model_of(self._caller, request.model) != base_model:
+                raise Unavailable("The model has come to stand on another base model.")  # and is asked there next
             name = source_id(self._batch, line.number)
             ask = Ask(name, self._caller, self._route.function, base_model, request, is_billed=False)
             answer = await services.completions.whole(ask)

@@ -92,14 +92,14 @@ class FullWeights:
     async def whole(self, ask: Ask) -> Chunk:
         resolved = await self._resolved(ask)
         if resolved.weights is None:
-            return await self._rest.whole(ask)
+            return await self._rest.whole(replace(ask, resolved=resolved))
         engine = await self._loaded(resolved.weights)
         return await engine.whole(replace(ask, resolved=resolved))
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         resolved = await self._resolved(ask)
         if resolved.weights is None:
-            chunks = self._rest.stream(ask)
+            chunks = self._rest.stream(replace(ask, resolved=resolved))
         else:
             engine = await self._loaded(resolved.weights)
             chunks = engine.stream(replace(ask, resolved=resolved))
@@ -110,11 +110,18 @@ class FullWeights:
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         found = [await self._resolved(ask) for ask in asks]
         if len({resolved.weights and resolved.weights.number for resolved in found}) > 1:  # a canary has some of them
-            return [answer for some in await asyncio.gather(*(self.many([ask]) for ask in asks)) for answer in some]
+            return list(await asyncio.gather(*map(self._one, asks)))
+        known = [replace(ask, resolved=resolved) for ask, resolved in zip(asks, found, strict=True)]
         if found[0].weights is None:
-            return await self._rest.many(asks)
+            return await self._rest.many(known)
         engine = await self._loaded(found[0].weights)
-        return await engine.many([replace(ask, resolved=found[0]) for ask in asks])
+        return await engine.many(known)
+
+    async def _one(self, ask: Ask) -> Chunk | LuthierError:
+        try:
+            return await self.whole(ask)
+        except LuthierError as error:
+            return error
 
     async def warm(self, version: ModelVersion) -> None:
         if version.method is Method.FULL:

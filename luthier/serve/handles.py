@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 from ray.serve.schema import ApplicationStatusOverview
 
-from luthier.errors import LuthierError, Unavailable
+from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
 from luthier.serve.services import Ask, Completions
@@ -98,16 +98,16 @@ class HandleCompletions:
         self._engines = {name: Application(name, name) for name in base_models}
 
     async def whole(self, ask: Ask) -> Chunk:
-        return await self._engines[ask.base_model].whole(ask)
+        return await self._of(ask.base_model).whole(ask)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
-        return await self._engines[asks[0].base_model].many(asks)
+        return await self._of(asks[0].base_model).many(asks)
 
     def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
-        return self._engines[ask.base_model].stream(ask)
+        return self._of(ask.base_model).stream(ask)
 
     async def warm(self, version: ModelVersion) -> None:
-        await self._engines[version.base_model].warm(version)
+        await self._of(version.base_model).warm(version)
 
     async def ready(self) -> dict[str, bool]:
         statuses = await asyncio.to_thread(lambda: serve.status().applications)
@@ -116,6 +116,11 @@ class HandleCompletions:
     async def adapters(self) -> list[AdapterStats]:
         found = await asyncio.gather(*(engine.adapters() for engine in self._engines.values()))
         return [stats for some in found for stats in some]
+
+    def _of(self, base_model: str) -> Application:
+        if base_model not in self._engines:
+            raise NotServed(f"Base model {base_model} is not served here. Add it to serve_base_models.")
+        return self._engines[base_model]
 
 
 class NearCompletions:

@@ -200,7 +200,7 @@ def learning_rules(engines: tuple[str, ...]) -> list[str]:
         learn.format(number=number, what=f"res.hdr({BASE_MODEL}) -m str {name}")
         for number, name in enumerate(engines, 1)
     ]
-    return [*named, learn.format(number=0, what="status 400:404")]
+    return [*named, learn.format(number=0, what="status 400:404 503")]
 
 
 def error_answer() -> bytes:

@@ -116,7 +116,7 @@ class Services:
         if resolved.weights is None and resolved.base_model not in self.settings.serve_base_models:
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
-                f"`luthier down` and `luthier up`."
+                f"run `luthier up`."
             )
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model

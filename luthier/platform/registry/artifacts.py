@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -88,4 +89,8 @@ def _maker(folder: Path) -> str:
 
 
 def _num_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    num = 0
+    with suppress(FileNotFoundError):  # it is being removed
+        for file in folder.rglob("*"):
+            num += file.stat().st_size if file.is_file() else 0
+    return num

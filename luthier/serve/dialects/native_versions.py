@@ -11,6 +11,7 @@ from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.models import Model, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.options import Method
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_model, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.paths import NAME
@@ -118,7 +119,7 @@ async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 async def _warm(services: Services, caller: Caller, name: ModelName) -> ModelVersion:
     serving = await _ask(services.registry.versions.serving, caller, *name)
     version: ModelVersion = serving.default
-    if version.base_model not in services.base_models:
+    if version.method is not Method.FULL and version.base_model not in services.base_models:
         raise Unavailable(
             f"Version {version.version} of {version.model} stands on {version.base_model}, which is not served here. "
             f"Add it to serve_base_models, or go on without warming (--no-warm)."

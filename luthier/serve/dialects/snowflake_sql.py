@@ -6,6 +6,7 @@ Shapes: docs.snowflake.com, FINETUNE (SNOWFLAKE.CORTEX), COMPLETE (SNOWFLAKE.COR
 import asyncio
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -26,13 +27,15 @@ from luthier.serve.services import Services
 TIMEOUT_SECONDS = 3600.0
 FINE_TUNING_USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
 CORTEX = "SNOWFLAKE.CORTEX."
+STATEMENTS = ThreadPoolExecutor(32, thread_name_prefix="sql")
+"""Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
 
 
 async def run_sql(services: Services, caller: Caller, statement: str, request_id: str) -> pa.Table:
     """Runs one statement in a thread; completions inside it run on this loop."""
     ids = (f"{request_id}-{count}" for count in itertools.count())
     running = Statement(services, caller, ids, asyncio.get_running_loop())
-    return await asyncio.to_thread(_run, statement, running)
+    return await asyncio.get_running_loop().run_in_executor(STATEMENTS, _run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:

@@ -97,9 +97,15 @@ class Completing:
                 except LuthierError as error:
                     values[start + at] = self._failed(row, error)
             for together in by_model.values():
-                chunks = await self._statement.services.completions.many([ask for *_, ask in together])
+                chunks = await self._answers([ask for *_, ask in together])
                 for (at, completion, _), chunk in zip(together, chunks, strict=True):
                     values[start + at] = self._value(rows[at], completion, chunk)
+
+    async def _answers(self, asks: list[Ask]) -> list[Chunk | LuthierError]:
+        try:
+            return await self._statement.services.completions.many(asks)
+        except LuthierError as error:  # of the way there: it is each row's
+            return [error] * len(asks)
 
     async def _ask(self, completion: Completion) -> Ask:
         statement = self._statement
