@@ -57,13 +57,14 @@ class LineAnswers:
         body = self._route.read(self._route.body, json.dumps(line.body).encode())
         if body.stream:
             raise invalid("stream", "a batch has whole answers only; leave it out")
-        pause, give_up_at = FIRST_PAUSE, asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        pause, give_up_at = FIRST_PAUSE, None
         while True:
             try:
                 return await self._answered(line, body)
             except LuthierError as error:
-                is_late = asyncio.get_running_loop().time() > give_up_at
-                if error.http not in COME_AGAIN or isinstance(error, NotServed) or is_late:
+                now = asyncio.get_running_loop().time()
+                give_up_at = give_up_at or now + PATIENCE_SECONDS
+                if error.http not in COME_AGAIN or isinstance(error, NotServed) or now > give_up_at:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

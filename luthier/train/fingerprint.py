@@ -11,7 +11,7 @@ from luthier.platform.options import Method
 from luthier.platform.prompts import Sample
 from luthier.train.answers import asked
 from luthier.train.model import TunedModel
-from luthier.train.packing import Batch, pack
+from luthier.train.packing import pack
 from luthier.train.run import Run
 
 MAX_NEW_TOKENS = 12
@@ -24,10 +24,9 @@ def fingerprint(run: Run) -> Fingerprint:
     model.module.eval()
     answers = model.generate(questions, MAX_NEW_TOKENS, run.prompts.eos_id)
     samples = [_sample(*both, run.prompts.eos_id) for both in zip(questions, answers, strict=True)]
-    batch = pack([(sample,) for sample in samples])
-    tuned = _scores(model, batch)
+    tuned = _scores(model, samples)
     with _without_adapter(model):
-        base = _scores(model, batch)
+        base = _scores(model, samples)
     model.module.train()
     probes = zip(samples, tuned, base, strict=True)
     return Fingerprint(
@@ -42,10 +41,10 @@ def _sample(question: list[int], answer: list[int], eos_id: int) -> Sample:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
-def _scores(model: TunedModel, batch: Batch) -> list[tuple[float, ...]]:
-    """The log-probabilities of each document's learned tokens."""
-    losses, documents = model.token_losses(batch)
-    return [tuple((-losses[documents == number]).tolist()) for number in range(len(batch.bounds))]
+def _scores(model: TunedModel, samples: list[Sample]) -> list[tuple[float, ...]]:
+    """The log-probabilities of each one's learned tokens. One at a time: memory may have room for no more."""
+    losses = (model.token_losses(pack([(sample,)]))[0] for sample in samples)
+    return [tuple((-each).tolist()) for each in losses]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def test_a_run_learns_evaluates_and_keeps_checkpoints(config: FitConfig, tmp_pat
     assert run.reported == [(step, 15) for step in range(1, 16)]
     assert sorted(int(p.name) for p in run.folder.iterdir()) == [2, 4, 5, 6, 8, 10, 12, 14, 15]
     assert run.kinds() == ["MODEL_INITIALIZED", "DATA_VALIDATED", "TRAIN_STARTED", *9 * ["CHECKPOINT_SAVED"]]
-    assert sorted(p.name for p in (config.storage_path / config.job_id).iterdir()) == []
+    assert sorted(p.name for p in (config.storage_path / config.job_id).iterdir()) == ["fingerprint.json"]
 
 
 def test_a_finished_run_only_tells_its_history(config: FitConfig, tmp_path: Path) -> None:
