@@ -117,32 +117,21 @@ class HandleCompletions:
         found = await asyncio.gather(*(engine.adapters() for engine in self._engines.values()))
         return [stats for some in found for stats in some]
 
-    def _of(self, base_model: str) -> Application:
+    def _of(self, base_model: str) -> Application | Completions:
         if base_model not in self._engines:
             raise NotServed(f"Base model {base_model} is not served here. Add it to serve_base_models.")
         return self._engines[base_model]
 
 
-class NearCompletions:
+class NearCompletions(HandleCompletions):
     """Completions in a base model's replica: its own, and those of other base models by their applications.
 
     HAProxy sends some here that belong elsewhere: what it learned of a name may be a moment old.
     """
 
     def __init__(self, base_model: str, own: Completions, base_models: tuple[str, ...]) -> None:
-        self._base_model, self._own, self._others = base_model, own, HandleCompletions(base_models)
-
-    async def whole(self, ask: Ask) -> Chunk:
-        return await self._of(ask.base_model).whole(ask)
-
-    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
-        return await self._of(asks[0].base_model).many(asks)
-
-    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
-        return self._of(ask.base_model).stream(ask)
-
-    async def warm(self, version: ModelVersion) -> None:
-        await self._of(version.base_model).warm(version)
+        super().__init__(base_models)
+        self._base_model, self._own = base_model, own
 
     async def ready(self) -> dict[str, bool]:
         return await self._own.ready()
@@ -150,8 +139,8 @@ class NearCompletions:
     async def adapters(self) -> list[AdapterStats]:
         return await self._own.adapters()
 
-    def _of(self, base_model: str) -> Completions:
-        return self._own if base_model == self._base_model else self._others
+    def _of(self, base_model: str) -> Application | Completions:
+        return self._own if base_model == self._base_model else super()._of(base_model)
 
 
 def _has_replica(application: ApplicationStatusOverview) -> bool:
