@@ -135,18 +135,15 @@ def places_of(cluster: LiveCluster) -> float:
 
 
 async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
-    """CROWD streams at once, until a quarter is refused; then the rest leaves. The refusals."""
+    """CROWD long answers at once, until a quarter is refused; then the rest leaves. The refusals."""
     refused: list[httpx.Response] = []
     headers = {"Authorization": f"Bearer {cluster.key}"}
-    body = {"model": model, "prompt": "the", "max_tokens": 480, "ignore_eos": True, "stream": True}
+    body = {"model": model, "prompt": "the", "max_tokens": 480, "ignore_eos": True}
 
     async def client(session: httpx.AsyncClient) -> None:
-        async with session.stream("POST", "/v1/completions", json=body) as response:
-            if response.status_code != 200:
-                await response.aread()
-                refused.append(response)
-            else:
-                await asyncio.Event().wait()
+        while (response := await session.post("/v1/completions", json=body)).status_code == 200:
+            pass
+        refused.append(response)
 
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=cluster.url, headers=headers, limits=limits, timeout=60) as session:
