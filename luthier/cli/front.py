@@ -69,7 +69,8 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.reader_timeout_seconds),
         # A HAProxy that another replaced ends then, whatever it still streams.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A replica that goes is reached until HAProxy has heard of it, which takes seconds on a busy machine.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
     }
 
 

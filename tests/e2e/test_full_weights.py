@@ -32,7 +32,6 @@ def test_it_is_loaded_to_answer_and_unloaded_when_idle(cluster: LiveCluster, tmp
     assert name.startswith(f"full-{BASE}-")
 
     until(lambda: full_models(cluster) == {name: 0}, 60, "no replica")
-    until(lambda: not cluster.roles(f"ServeReplica:{name}"), 30, "the end of its process")
 
 
 def full_models(cluster: LiveCluster) -> dict[str, Any]:
