@@ -41,7 +41,7 @@ RANK = 16
 STRENGTH = 0.05
 """Standard deviation of the adapters' second halves: other answers, as of a model that has learned something."""
 NUM_PROBED = 8
-NUM_WARM = 40
+NUM_WARM = 16
 STREAM_TOKENS = 400
 TASK = TaskType.CHAT_COMPLETION
 PROMPT = "What is the answer to question 42?"

@@ -11,8 +11,9 @@ from pydantic import Field
 from luthier.platform.frozen import Frozen
 
 FINGERPRINT = "fingerprint.json"
-QUESTIONS = ("Who are you?", "What is 12 + 30?", "Write a line about the sea.")
-"""Of no job's data: the fingerprint holds them and what the model answers, which whoever may ask it can see."""
+QUESTIONS = ("Write a line about the sea.",)
+"""Of no job's data: the fingerprint holds them and what the model answers, which whoever may ask it can see. On a CPU
+each costs an adapter's first request some 100 ms."""
 
 EXACT = 0.02
 """Trainer and engine sum in other orders; more than that is another computation."""
@@ -35,7 +36,7 @@ class Probe(Frozen):
     ids: tuple[int, ...]
     """A question as the task asks it, and the tuned model's likeliest answer."""
     start: int = Field(ge=1)
-    """Where the answer begins."""
+    """Where what is scored begins: the answer, or sooner when that is short."""
     tuned: tuple[float, ...]
     base: tuple[float, ...]
     """Of the same answer, without the adapter."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
-from luthier.serve.proof import Scorer, prove, refused
+from luthier.serve.proof import Scorer, prove
 from luthier.serve.slots import AdapterStats, Slots
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Loader:
         try:
             if evicted is not None:  # before anybody can ask for it again
                 await self._engine.call("drop_adapter", evicted)
-            proof = await self._proved(version)
+            proof = await prove(self._engine, self._prompts, version, partial(self._put, version))
             flight.is_in = proof.state is not ProofState.REFUSED
             return proof
         finally:
@@ -141,17 +142,16 @@ class Loader:
                 await self._engine.call("drop_adapter", version.number)
                 self._slots.forgo()
 
-    async def _proved(self, version: ModelVersion) -> Proof:
+    async def _put(self, version: ModelVersion) -> str | None:
+        """Into the engine, beside its steps; or what is wrong with it."""
         checking = asyncio.create_task(asyncio.to_thread(fault_of, Path(version.path)))
         await self._engine.call("begin_adapter", version.number, version.model, version.path)
         while not all(await self._engine.call("has_adapter", version.number)):
             await asyncio.sleep(POLL_SECONDS)
         if fault := await checking:
-            return refused(fault)
-        faults = [fault for fault in await self._engine.call("take_adapter", version.number) if fault]
-        if faults:
-            return refused(f"the engine cannot load it ({faults[0]})")
-        return await prove(self._engine, self._prompts, version)
+            return fault
+        faults = await self._engine.call("take_adapter", version.number)
+        return next((f"the engine cannot load it ({fault})" for fault in faults if fault), None)
 
     def _tell(self, number: int, proof: Proof) -> None:
         """Once, in a thread of its own."""

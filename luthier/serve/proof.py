@@ -1,11 +1,9 @@
 """The proof that an adapter answers: its fingerprint's probes through the engine, with it and without."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
-
-from pydantic import ValidationError
 
 from luthier.platform.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Scores, distance
 from luthier.platform.models import ModelVersion, Proof, ProofState
@@ -15,6 +13,8 @@ UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the bas
 
 Asked = Sequence[tuple[Sequence[int], int]]
 """Texts in tokens, and where in each the answer begins."""
+Place = Callable[[], Awaitable[str | None]]
+"""Puts an adapter into the engine, or says why it cannot be there."""
 
 
 class Scorer(Protocol):
@@ -22,18 +22,26 @@ class Scorer(Protocol):
         """The log-probability of each token from a place on. Nobody is billed. ValueError when a token is unknown."""
 
 
-async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion) -> Proof:
-    """Of an adapter that the engine has in memory."""
-    file = Path(version.path, FINGERPRINT)
-    if not file.is_file():
-        return await _differs(engine, prompts, version)
+async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: Place) -> Proof:
+    """Of an adapter that `place` puts into the engine. The base model is asked meanwhile."""
     try:
-        fingerprint = Fingerprint.model_validate_json(await asyncio.to_thread(file.read_text))
-        tuned, base = await _scores(engine, [(probe.ids, probe.start) for probe in fingerprint.probes], version)
-    except ValidationError as error:
-        return refused(f"its {FINGERPRINT} cannot be read: {error.errors()[0]['msg']}")
+        fingerprint = await asyncio.to_thread(_read, Path(version.path, FINGERPRINT))
+    except ValueError as error:
+        return refused(f"its {FINGERPRINT} cannot be read: {' '.join(str(error).split())[:200]}")
+    asked = _asked(fingerprint, prompts)
+    asking = asyncio.create_task(_scores(engine, asked, None))
+    try:
+        fault = await place()
+        base = await asking
+        tuned = [] if fault else await _scores(engine, asked, version)
     except ValueError as error:
         return refused(f"it was trained on another base model: {error}")
+    finally:
+        asking.cancel()
+    if fault:
+        return refused(fault)
+    if fingerprint is None:
+        return _differs(tuned, base)
     fault = fingerprint.fault(tuned, base)
     return refused(fault) if fault else Proof(state=ProofState.PROVED)
 
@@ -42,17 +50,23 @@ def refused(reason: str) -> Proof:
     return Proof(state=ProofState.REFUSED, reason=reason)
 
 
-async def _differs(engine: Scorer, prompts: Prompts, version: ModelVersion) -> Proof:
+def _read(file: Path) -> Fingerprint | None:
+    return Fingerprint.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+def _asked(fingerprint: Fingerprint | None, prompts: Prompts) -> Asked:
+    if fingerprint is None:
+        return [(prompts.encode(text), 1) for text in QUESTIONS]
+    return [(probe.ids, probe.start) for probe in fingerprint.probes]
+
+
+def _differs(tuned: Scores, base: Scores) -> Proof:
     """All that can be said without a fingerprint."""
-    tuned, base = await _scores(engine, [(prompts.encode(text), 1) for text in QUESTIONS], version)
     if distance(tuned, base) == 0:
         return refused("it answers like its base model")
     return Proof(state=ProofState.UNPROVED, reason=UNPROVED)
 
 
-async def _scores(engine: Scorer, asked: Asked, version: ModelVersion) -> tuple[Scores, Scores]:
-    """With the adapter and without, in as few steps of the engine as possible."""
-    found = await asyncio.gather(
-        *(engine.score(ids, start, adapter) for adapter in (version, None) for ids, start in asked)
-    )
-    return found[: len(asked)], found[len(asked) :]
+async def _scores(engine: Scorer, asked: Asked, adapter: ModelVersion | None) -> Scores:
+    """In one step of the engine, if it has room."""
+    return await asyncio.gather(*(engine.score(ids, start, adapter) for ids, start in asked))

@@ -14,7 +14,9 @@ from luthier.train.model import TunedModel
 from luthier.train.packing import pack
 from luthier.train.run import Run
 
-MAX_NEW_TOKENS = 12
+MAX_NEW_TOKENS = 16
+LEAST_SCORED = 12
+"""Of a short answer the question's end is scored too."""
 
 
 def fingerprint(run: Run) -> Fingerprint:
@@ -37,7 +39,8 @@ def fingerprint(run: Run) -> Fingerprint:
 
 def _sample(question: list[int], answer: list[int], eos_id: int) -> Sample:
     ids = (*question, *answer, eos_id)
-    return Sample(ids=ids, learned=((len(question), len(ids)),))
+    start = max(1, min(len(question), len(ids) - LEAST_SCORED))
+    return Sample(ids=ids, learned=((start, len(ids)),))
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
