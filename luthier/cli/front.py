@@ -60,6 +60,8 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas[-1]),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # The app's loop is the HTTP server's: from one to another every message would wake a thread.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         # Of a request that fits, HAProxy can send a copy to the next replica, and read what it asks for.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",

@@ -25,7 +25,8 @@ from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_api
 from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions
-from luthier.serve.replica import FullReplica, Replica, keep_on_loopback
+from luthier.serve.ray_replica import adapt_replica
+from luthier.serve.replica import FullReplica, Replica
 from luthier.serve.services import make_services
 
 GATEWAY = "gateway"
@@ -43,7 +44,7 @@ SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "scale_up_
 
 def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
     def build() -> FastAPI:
-        keep_on_loopback()
+        adapt_replica()
         completions = HandleCompletions(settings.serve_base_models)
         services = make_services(settings, RegistryClient(), completions, access_log=open_access_log(settings))
         return build_api(with_full_weights(services, ServeApplications(settings)))

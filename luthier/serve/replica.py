@@ -10,8 +10,6 @@ from pathlib import Path
 import ray
 from prometheus_client import REGISTRY
 from ray import serve
-from ray._common.tls_utils import add_port_to_grpc_server
-from ray.serve._private import replica as serve_replica
 from starlette.types import ASGIApp
 
 from luthier.errors import LuthierError, Unavailable
@@ -29,21 +27,12 @@ from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions
 from luthier.serve.many import Many
+from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.services import Ask, Services, make_services
 from luthier.serve.slots import AdapterStats
 from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)
-
-
-def keep_on_loopback() -> None:
-    """Call it before Serve has set up the replica of this process.
-
-    Each replica opens a port without any key, on all interfaces, for calls between deployments over gRPC. Calls here
-    go through Ray, so the port is bound where nobody else reaches it. Serve has no setting for it.
-    """
-    assert serve_replica.add_port_to_grpc_server  # a Ray that has it elsewhere must not pass unseen
-    serve_replica.add_port_to_grpc_server = lambda server, _address: add_port_to_grpc_server(server, "127.0.0.1:0")
 
 
 class EngineReplica:
@@ -98,7 +87,7 @@ class Replica(EngineReplica):
     """The class behind each base model's Serve deployment."""
 
     async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
-        keep_on_loopback()
+        adapt_replica()
         registry, base = RegistryClient(), load_catalog(settings).get(base_model)
         near = NearCompletions(base.name, self, settings.serve_base_models)
         services = make_services(settings, registry, near, base.name, open_access_log(settings))
@@ -125,7 +114,7 @@ class FullReplica(EngineReplica):
     """The class behind the deployment of a version with weights of its own. It has no HTTP."""
 
     async def __init__(self, settings: Settings, version: ModelVersion) -> None:  # type: ignore[misc] # Serve awaits it
-        keep_on_loopback()
+        adapt_replica()
         registry, base = RegistryClient(), load_catalog(settings).get(version.base_model)
         self._num_open, self._used = 0, time.monotonic()
         services = make_services(settings, registry, self, base.name, open_access_log(settings))
