@@ -1,5 +1,6 @@
 """A replica, of a base model or of a version with all weights: engine, resolver, way to the ledger in one process."""
 
+import asyncio
 import logging
 import os
 import time
@@ -34,6 +35,9 @@ from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 0.3
+"""After the engine's death, for telling those who wait for it."""
+
 
 class EngineReplica:
     """An engine, its resolver and its way to the ledger, whatever weights the engine holds."""
@@ -59,6 +63,7 @@ class EngineReplica:
         except Unavailable:
             log.exception("the engine died")
             self._engine.kill()
+            await asyncio.sleep(ANSWER_SECONDS)
             os._exit(1)
 
     async def ready(self) -> dict[str, bool]:
