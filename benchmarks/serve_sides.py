@@ -30,7 +30,8 @@ BASE = "bench"
 """The model's name on all sides."""
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 600.0
-RAY = {
+PEER = {
+    "VLLM_PLUGINS": "",  # as vLLM comes: ours replaces its LoRA products
     # The name misleads: 0 makes every listener of Ray bind to 127.0.0.1, on Linux too.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -159,7 +160,7 @@ def _process(setup: Setup, side: str, command: list[str], port: int, own: dict[s
     if not token.is_file():
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-    env = setup.environment(mark) | own | RAY
+    env = setup.environment(mark) | own | PEER
     env |= {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(setup.home.parent)}
     with log.open("ab") as out:
         started = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=out, stderr=out, cwd=ROOT)

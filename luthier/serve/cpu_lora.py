@@ -1,120 +1,117 @@
-"""LoRA products for vLLM on CPU, one dense product a run of tokens with the same adapter.
+"""LoRA products for vLLM on a CPU: the adapters of a batch in one dense product, not one for each token.
 
-vLLM 0.29's own functions copy an adapter's weights once for every token, and read "no adapter" (-1) as the last slot:
-a base model's request then takes on whatever adapter lies there. These take their places, as a vLLM plugin.
+vLLM 0.29's own copy an adapter's weights once for every token, and read "no adapter" (-1) as the last slot: a base
+model's request then takes on whatever adapter lies there.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from vllm.lora.punica_wrapper import punica_cpu
+from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
-Run = tuple[int, int, int]
-"""Tokens [start, end) and the slot of their adapter, -1 for none."""
+
+class Batch(NamedTuple):
+    """Whose the tokens of a batch are."""
+
+    only: int | None
+    """The slot of the adapter that all share; None when there are several, or tokens without one."""
+    others: Tensor | None
+    """[tokens, slots, 1], True where a slot is not the token's; None when no token has an adapter, or all one."""
 
 
 def register() -> None:
     """Entry point vllm.general_plugins: called by vLLM in each of its processes. Does nothing to a GPU's kernels."""
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    for function in (sgmv_shrink, sgmv_expand, sgmv_expand_slice, bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-        setattr(punica_cpu, function.__name__, function)
+    punica_cpu.PunicaWrapperCPU = GroupedLora
 
 
-# sgmv: runs as vLLM has clustered them, in `metadata` = starts, lengths, slots, batches, max_length, num_tokens
+def batch_of(slots: Tensor, num_slots: int) -> Batch:
+    """`slots` tells the adapter of each token, -1 for none."""
+    found = set(slots.tolist())
+    if found <= {-1}:
+        return Batch(None, None)
+    if len(found) == 1:
+        return Batch(found.pop(), None)
+    return Batch(None, (slots[:, None] != torch.arange(num_slots))[:, :, None])
 
 
-def sgmv_shrink(x: "Tensor", weights: "Tensor", out: "Tensor", *metadata: Any) -> None:
-    """out[t, :r] = scale * x[t] @ A[slot].T, for A of shape [slots, 1, r, in]."""
-    _shrink(x, weights, out, _clustered(metadata), metadata[6])
+class Turned:
+    """B of all slots of a layer, [slots, 1, out, r], one below the other: [slots * r, out]. Copied as slots change."""
+
+    def __init__(self, b: Tensor) -> None:
+        slots, _, out, rank = b.shape
+        self._b, self._layout, self._all = b, (0,) * slots, b.new_zeros(slots * rank, out)
+
+    def all(self, layout: tuple[int, ...]) -> Tensor:
+        """`layout` has the number of each slot's adapter, 0 for none; no number ever stands for other weights."""
+        if layout != self._layout:
+            rank = self._b.shape[3]
+            for slot, (old, new) in enumerate(zip(self._layout, layout, strict=True)):
+                if old != new:
+                    self._all[slot * rank : (slot + 1) * rank] = self._b[slot, 0].t()
+            self._layout = layout
+        return self._all
 
 
-def sgmv_expand(x: "Tensor", weights: "Tensor", out: "Tensor", *metadata: Any) -> None:
-    """out[t] (+)= x[t] @ B[slot].T, for B of shape [slots, 1, out, r]."""
-    _expand(x, weights, out, _clustered(metadata), metadata[6])
+def add_product(y: Tensor, x: Tensor, a: Tensor, b: Tensor, turned: Tensor | None, batch: Batch) -> None:
+    """y[t] += B[slot of t] @ A[slot of t] @ x[t], for A of [slots, 1, r, in] and B of [slots, 1, out, r].
+
+    `turned` is B as Turned has it, wanted when there are several adapters.
+    """
+    if batch.only is not None:
+        # Adapter and layer may pad their outputs differently.
+        y.addmm_(x @ a[batch.only, 0].t(), b[batch.only, 0, : y.shape[1]].t())
+    elif batch.others is not None and turned is not None:
+        slots, _, rank, _ = a.shape
+        low = x @ a.view(slots * rank, -1).t()
+        # Not multiplied by 0: one tenant's infinity would be another's NaN.
+        low.view(-1, slots, rank).masked_fill_(batch.others, 0)
+        y.addmm_(low, turned[:, : y.shape[1]])
 
 
-def sgmv_expand_slice(x: "Tensor", weights: "Tensor", out: "Tensor", *metadata: Any) -> None:
-    """The same into the columns [offset, offset + size) of out."""
-    offset, size, add = metadata[6:9]
-    _expand(x, weights, out[:, offset : offset + size], _clustered(metadata), add)
+class GroupedLora(PunicaWrapperBase):  # type: ignore[misc] # untyped
+    """What vLLM's layers call. No adapter of ours is one of an embedding or a head."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._turned: dict[int, Turned] = {}
 
-# bgmv: one slot a token; named as vLLM names them, since it also calls them by keyword
+    def update_metadata(
+        self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
+    ) -> None:
+        """vLLM calls it before a step when whose the tokens are, or what the slots hold, has changed."""
+        super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
+        self._layout = tuple(number or 0 for number in lora_index_to_id)
+        self._batch = batch_of(self.token_lora_indices, len(self._layout))
 
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: Sequence[Tensor],
+        lora_b_stacked: Sequence[Tensor],
+        scale: float,
+        output_slices: Sequence[int],
+        **_: Any,
+    ) -> None:
+        assert scale == 1.0  # vLLM multiplies B by it
+        batch, start = self._batch, 0
+        if batch.only is None and batch.others is None:
+            return
+        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            turned = None if batch.others is None else self._turned_of(b)
+            add_product(y[:, start : start + width], x, a, b, turned, batch)
+            start += width
 
-def bgmv_shrink(
-    inputs: "Tensor",
-    lora_b_weights: "Tensor",
-    output_tensor: "Tensor",
-    lora_indices_tensor: "Tensor",
-    scaling: float = 1.0,
-) -> None:
-    _shrink(inputs, lora_b_weights, output_tensor, _runs(lora_indices_tensor), scaling)
+    def add_shrink(self, *_args: Any, **_kwargs: Any) -> None:
+        raise NotImplementedError("Adapters sharded over several CPUs, of embeddings or of heads.")
 
+    add_expand = add_lora_embedding = add_lora_logits = add_shrink
 
-def bgmv_expand(
-    inputs: "Tensor",
-    lora_b_weights: "Tensor",
-    output_tensor: "Tensor",
-    lora_indices_tensor: "Tensor",
-    add_inputs: bool = True,
-) -> None:
-    _expand(inputs, lora_b_weights, output_tensor, _runs(lora_indices_tensor), add_inputs)
-
-
-def bgmv_expand_slice(  # noqa: PLR0913 - vLLM's signature
-    inputs: "Tensor",
-    lora_b_weights: "Tensor",
-    output_tensor: "Tensor",
-    lora_indices_tensor: "Tensor",
-    slice_offset: int,
-    slice_size: int,
-    add_inputs: bool = True,
-) -> None:
-    columns = output_tensor[:, slice_offset : slice_offset + slice_size]
-    _expand(inputs, lora_b_weights, columns, _runs(lora_indices_tensor), add_inputs)
-
-
-def _shrink(x: "Tensor", weights: "Tensor", out: "Tensor", runs: Iterator[Run], scale: float) -> None:
-    for start, end, slot in runs:
-        if slot < 0:
-            out[start:end] = 0
-        else:
-            a = _matrix(weights, slot, out)
-            out[start:end, : a.shape[0]] = scale * (x[start:end].to(out.dtype) @ a.t())
-
-
-def _expand(x: "Tensor", weights: "Tensor", out: "Tensor", runs: Iterator[Run], add: bool) -> None:
-    for start, end, slot in runs:
-        if slot >= 0:
-            b = _matrix(weights, slot, out)[: out.shape[1]]  # adapter and layer may pad their outputs differently
-            product = x[start:end].to(out.dtype) @ b.t()
-            target = out[start:end, : b.shape[0]]
-            if add:
-                target += product
-            else:
-                target.copy_(product)
-        elif not add:
-            out[start:end] = 0
-
-
-def _matrix(weights: "Tensor", slot: int, out: "Tensor") -> "Tensor":
-    """[slots, 1, rows, columns] or [slots, rows, columns] -> [rows, columns], in the dtype of the sum."""
-    chosen = weights[slot]
-    return (chosen[0] if chosen.dim() == 3 else chosen).to(out.dtype)
-
-
-def _clustered(metadata: tuple[Any, ...]) -> Iterator[Run]:
-    starts, lengths, slots = (part.tolist() for part in metadata[:3])
-    for start, length, slot in zip(starts, lengths, slots, strict=True):
-        yield start, start + length, slot
-
-
-def _runs(slots: "Tensor") -> Iterator[Run]:
-    values, counts = slots.unique_consecutive(return_counts=True)
-    start = 0
-    for slot, count in zip(values.tolist(), counts.tolist(), strict=True):
-        yield start, start + count, slot
-        start += count
+    def _turned_of(self, b: Tensor) -> Tensor:
+        at = b.data_ptr()
+        if at not in self._turned:
+            self._turned[at] = Turned(b)
+        return self._turned[at].all(self._layout)

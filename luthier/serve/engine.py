@@ -45,7 +45,7 @@ class VllmEngine:
         self._base, self._own = base, own
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
-        arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(use_gpu)
+        arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(weights, use_gpu)
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._loader = Loader(self, base, self._prompts, report)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]

@@ -7,6 +7,8 @@ from typing import Any
 import psutil
 
 from luthier.platform.base_models import BaseModel
+from luthier.platform.base_shapes import linear_modules, served_modules
+from luthier.platform.lora import last_names
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
@@ -58,7 +60,7 @@ def _adapters(base: BaseModel) -> dict[str, Any]:
     }
 
 
-def own_args(use_gpu: bool) -> dict[str, Any]:
+def own_args(weights: Path, use_gpu: bool) -> dict[str, Any]:
     """What Luthier's engines have beyond that."""
     from vllm.config import StructuredOutputsConfig
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -66,6 +68,8 @@ def own_args(use_gpu: bool) -> dict[str, Any]:
     return {
         # One kind of grammar for all: vLLM holds one, and left to itself takes the kind that the first request needs.
         "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+        # No adapter changes anything else: left to itself vLLM keeps room for heads and embeddings, and computes them.
+        "lora_target_modules": last_names(served_modules(linear_modules(weights))) or None,
         # On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs.
         **({} if use_gpu else {"distributed_executor_backend": UniProcExecutor}),
     }

@@ -5,10 +5,12 @@ import inspect
 import pytest
 import torch
 
-from luthier.serve import cpu_lora
+from luthier.serve.cpu_lora import Turned, add_product, batch_of, register
 
 SLOTS, RANK, IN, OUT = 3, 8, 16, 24
-TOKEN_SLOTS = [1, 1, -1, -1, 2, 0, 0, 0, -1]
+TOGETHER = [1, 1, -1, -1, 2, 0, 0, 0, -1]
+MIXED = [2, -1, 0, 2, 0, 0, -1, 1, 2]
+LAYOUT = (7, 8, 9)
 
 
 @pytest.fixture
@@ -17,43 +19,72 @@ def weights() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(SLOTS, 1, RANK, IN), torch.randn(SLOTS, 1, OUT, RANK)
 
 
-@pytest.fixture
-def metadata() -> tuple[object, ...]:
-    slots, lengths = torch.tensor(TOKEN_SLOTS).unique_consecutive(return_counts=True)
-    starts = torch.cumsum(lengths, 0) - lengths
-    return starts, lengths, slots, len(slots), int(lengths.max()), len(TOKEN_SLOTS)
-
-
-def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights, metadata) -> None:
+def add(out, x, weights, slots) -> None:
     a, b = weights
-    x, base = torch.randn(len(TOKEN_SLOTS), IN), torch.randn(len(TOKEN_SLOTS), OUT)
-    low, out = torch.empty(len(TOKEN_SLOTS), RANK), base.clone()
-    cpu_lora.sgmv_shrink(x, a, low, *metadata, 0.5)
-    cpu_lora.sgmv_expand_slice(low, b, out, *metadata, 0, OUT, True)
-    for token, slot in enumerate(TOKEN_SLOTS):
-        added = 0.5 * (b[slot, 0] @ (a[slot, 0] @ x[token])) if slot >= 0 else torch.zeros(OUT)
-        torch.testing.assert_close(out[token], base[token] + added, rtol=1e-4, atol=1e-4)
+    add_product(out, x, a, b, Turned(b).all(LAYOUT), batch_of(torch.tensor(slots), SLOTS))
 
 
-def test_a_slice_leaves_the_other_columns_alone(weights) -> None:
-    _, b = weights
-    low, base = torch.randn(len(TOKEN_SLOTS), RANK), torch.randn(len(TOKEN_SLOTS), 2 * OUT)
+@pytest.mark.parametrize("slots", [TOGETHER, MIXED, [0] * 9, [2] * 9, [-1] * 9, [-1] * 8 + [2]])
+def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights, slots) -> None:
+    a, b = weights
+    x, base = torch.randn(len(slots), IN), torch.randn(len(slots), OUT)
     out = base.clone()
-    cpu_lora.bgmv_expand_slice(low, b, out, torch.tensor(TOKEN_SLOTS), OUT, OUT, add_inputs=False)
-    torch.testing.assert_close(out[:, :OUT], base[:, :OUT])
-    torch.testing.assert_close(out[4, OUT:], b[2, 0] @ low[4])
-    assert not out[2, OUT:].any()
+    add(out, x, weights, slots)
+    for token, slot in enumerate(slots):
+        if slot < 0:
+            assert torch.equal(out[token], base[token])
+        else:
+            added = b[slot, 0] @ (a[slot, 0] @ x[token])
+            torch.testing.assert_close(out[token], base[token] + added, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"])
-def test_they_can_be_called_as_vllm_calls_its_own(name) -> None:
-    ops = pytest.importorskip("vllm.lora.ops.torch_ops.lora_ops")
-    theirs, ours = (list(inspect.signature(getattr(module, name)).parameters) for module in (ops, cpu_lora))
-    assert ours == theirs
+@pytest.mark.parametrize("slots", [MIXED, [1] * 9])
+def test_a_slice_leaves_the_other_columns_alone(weights, slots) -> None:
+    x, base = torch.randn(9, IN), torch.randn(9, 2 * OUT)
+    out = base.clone()
+    add(out[:, OUT:], x, weights, slots)
+    assert torch.equal(out[:, :OUT], base[:, :OUT])
+    assert not torch.equal(out[:, OUT:], base[:, OUT:])
 
 
-def test_vllm_uses_them(monkeypatch) -> None:
-    punica_cpu = pytest.importorskip("vllm.lora.punica_wrapper.punica_cpu")
-    monkeypatch.setattr(punica_cpu, "sgmv_shrink", None)
-    cpu_lora.register()
-    assert punica_cpu.sgmv_shrink is cpu_lora.sgmv_shrink
+@pytest.mark.parametrize("slots", [MIXED, [2] * 9])
+def test_an_adapter_may_be_padded_beyond_its_layer(weights, slots) -> None:
+    a, b = weights
+    x, out = torch.randn(9, IN), torch.zeros(9, OUT - 4)
+    add(out, x, weights, slots)
+    torch.testing.assert_close(out[0], (b[2, 0] @ (a[2, 0] @ x[0]))[: OUT - 4], rtol=1e-4, atol=1e-4)
+
+
+def test_what_explodes_in_one_adapter_stays_there(weights) -> None:
+    a, b = weights
+    a[2] *= 1e38
+    out = torch.zeros(9, OUT)
+    add(out, torch.full((9, IN), 10.0), (a, b), MIXED)
+    assert out.isfinite().all(dim=1).tolist() == [slot != 2 for slot in MIXED]
+
+
+def test_a_slot_that_gets_another_adapter_is_copied_and_no_other(weights) -> None:
+    _, b = weights
+    turned = Turned(b)
+    before = turned.all(LAYOUT).clone()
+    b[0] += 1
+    b[1] += 1
+    after = turned.all((7, 10, 9))
+    assert torch.equal(after[:RANK], before[:RANK])
+    assert torch.equal(after[RANK : 2 * RANK], b[1, 0].t())
+    assert torch.equal(after[2 * RANK :], before[2 * RANK :])
+
+
+def test_vllm_uses_them_and_they_are_called_as_its_own_are() -> None:
+    from vllm.lora.punica_wrapper import punica_cpu, punica_selector
+
+    own = punica_cpu.PunicaWrapperCPU
+    try:
+        register()
+        ours = punica_selector.get_punica_wrapper(16, max_batches=4, device="cpu")
+        for name in ("update_metadata", "add_lora_linear"):
+            theirs = list(inspect.signature(getattr(own, name)).parameters.values())[1:]
+            wanted = [each for each in theirs if each.kind is each.POSITIONAL_OR_KEYWORD and each.default is each.empty]
+            assert list(inspect.signature(getattr(ours, name)).parameters)[: len(wanted)] == [e.name for e in wanted]
+    finally:
+        punica_cpu.PunicaWrapperCPU = own
