@@ -1,6 +1,7 @@
 """A model leaves: adapter or whole weights, by HTTP, the client and the command; resumed, checked, never half there."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def mine(api: TestClient, adapter: Path) -> str:
 @pytest.fixture
 def models(server: str) -> Any:
     return luthier.Client(server, KEY).models
+
+
+UNFILLED = re.compile(r"\{\w*\}|\[More Information Needed\]|\bNone\b|\bnull\b")
+"""A place of a template that nothing was put into."""
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
@@ -106,6 +111,7 @@ def test_a_trained_model_tells_how_it_was_made(
     (folder / "luthier.json").write_text(json.dumps(manifest))
     models.export(tuned, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
+    assert UNFILLED.findall(card) == []
     rows = ("| training rows | 9 (SHA-256 `aa`) |", "| validation loss | 0.75 |", "| software | torch 2.0 |")
     for fact in (f"| job | `{job}` |", '"max_epochs": 3', *rows):
         assert fact in card
@@ -160,7 +166,10 @@ def test_the_command(run: Run, mine: str, tmp_path: Path) -> None:  # noqa: F811
     lines = good(run("models", "export", f"{mine}@1", out, "--merged")).splitlines()
     assert str(tmp_path / "out" / "model.safetensors") in lines
     assert "is not empty" in refused(run("models", "export", mine, out), 5)
-    assert (tmp_path / "out" / "README.md").read_text().count("TODO") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert UNFILLED.findall(card) == []
+    for fact in ("LUTHIER.PUBLIC.mine, version 1", "[tests/tiny]", "of rank 8 merged", "vllm serve FOLDER"):
+        assert fact in card
     good(run("models", "export", mine, out, "--force"))
 
 
