@@ -1,6 +1,7 @@
 """Runs without Ray: one in this process, or several processes over gloo."""
 
 import multiprocessing
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,10 +78,29 @@ def run_together(size: int, cases: list[Case], folder: Path) -> None:
 
 def spawn(size: int, folder: Path, work: Callable[..., None], *given: Any) -> None:
     """Runs work(rank, size, *given) in so many processes that make one group."""
+    workers = _started(size, folder, work, given)
+    while not workers.join():
+        pass
+
+
+def error_of(rank: int, size: int, folder: Path, work: Callable[..., None], *given: Any) -> str:
+    """As `spawn`, of a group that this worker breaks: how it ended. The others lose it, and may end before it does."""
+    workers = _started(size, folder, work, given)
+    workers.processes[rank].join()
+    for each in workers.processes:
+        each.terminate()
+        each.join()
+    assert workers.processes[rank].exitcode == 1
+    trace: str = pickle.loads(Path(workers.error_files[rank]).read_bytes())
+    return trace
+
+
+def _started(size: int, folder: Path, work: Callable[..., None], given: tuple[Any, ...]) -> Any:
     meeting = folder / f"meeting-of-{size}"
     meeting.unlink(missing_ok=True)
     multiprocessing.set_forkserver_preload(["tests.train.local", "transformers.models.llama.modeling_llama", "pandas"])
-    torch.multiprocessing.start_processes(_joined, (size, meeting, work, given), nprocs=size, start_method="forkserver")
+    how = {"nprocs": size, "start_method": "forkserver", "join": False}
+    return torch.multiprocessing.start_processes(_joined, (size, meeting, work, given), **how)
 
 
 def _joined(rank: int, size: int, meeting: Path, work: Callable[..., None], given: tuple[Any, ...]) -> None:

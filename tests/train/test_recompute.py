@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.multiprocessing import ProcessRaisedException
 
 from luthier.errors import InvalidInput, TrainingFailed
 from luthier.platform.options import Duration, Method, Unit
@@ -23,7 +22,7 @@ from luthier.train.recompute import WORDS, Recompute, bytes_per_token, saved_byt
 from luthier.train.run import Run
 from luthier.train.team import Team
 from tests.train.conftest import for_task
-from tests.train.local import Case, Local, alone, assert_same, run_cases, run_together, silent_run, spawn
+from tests.train.local import Case, Local, alone, assert_same, error_of, run_cases, run_together, silent_run, spawn
 from tests.train.plain import CPU, loaded
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -336,7 +335,6 @@ def _without_memory_unless_again(rank: int, size: int, cases: list[Case]) -> Non
 def test_a_share_without_memory_ends_its_process_and_the_next_computes_again(config: FitConfig, tmp_path: Path) -> None:
     shared = config.model_copy(update={"sharding": "full", "max_pass_tokens": 1})
     case = Case(shared, tmp_path / "shared")
-    with pytest.raises(ProcessRaisedException, match="OutOfMemoryError"):
-        spawn(2, tmp_path, _without_memory_unless_again, [case])
+    assert "OutOfMemoryError" in error_of(1, 2, tmp_path, _without_memory_unless_again, [case])
     spawn(2, tmp_path, _without_memory_unless_again, [case])
     assert_same(case.histories()[0], alone(config.model_copy(update={"job_id": "ft_2"})), 1e-3)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing import ProcessRaisedException
 
 from luthier.errors import InvalidInput
 from luthier.platform.options import Method
@@ -16,7 +15,7 @@ from luthier.train.model import TunedModel
 from luthier.train.packing import Batch
 from luthier.train.sharding import chosen
 from luthier.train.team import Team
-from tests.train.local import Case, alone, assert_same, run_together, spawn
+from tests.train.local import Case, alone, assert_same, error_of, run_together, spawn
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -104,8 +103,7 @@ def test_a_share_without_memory_ends_its_process_and_the_next_takes_smaller_pass
     shared = config.model_copy(update={"sharding": "full"})
     case = Case(shared, tmp_path / "shared")
     for _ in range(2):
-        with pytest.raises(ProcessRaisedException, match="OutOfMemoryError"):
-            spawn(2, tmp_path, _with_little_memory, [case], 30)
+        assert "OutOfMemoryError" in error_of(1, 2, tmp_path, _with_little_memory, [case], 30)
     limit = int((config.storage_path / config.job_id / "pass_tokens").read_text())
     assert limit < 60
     run_together(2, [case], tmp_path)
