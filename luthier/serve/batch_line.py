@@ -13,6 +13,7 @@ from luthier.serve.complete import Billed, bill
 from luthier.serve.direct import ROUTES, Asked
 from luthier.serve.faults import error_body
 from luthier.serve.refusals import invalid
+from luthier.serve.room import Room
 from luthier.serve.services import Ask, Services
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class LineAnswers:
     """What becomes of the lines of one batch."""
 
     def __init__(
-        self, services: Services, room: Callable[[str], asyncio.Semaphore], batch: Batch, is_over: Callable[[], bool]
+        self, services: Services, room: Callable[[str], Room], batch: Batch, is_over: Callable[[], bool]
     ) -> None:
         """`room` bounds what one base model's engine is asked at once."""
         self._services, self._room, self._batch, self._is_over = services, room, batch, is_over
@@ -73,7 +74,7 @@ class LineAnswers:
         services, request = self._services, body.request().model_copy(update={"priority": PRIORITY})
         resolved = await services.resolver.resolve(self._caller, request.model)
         base_model = await services.base_model_of(self._caller, request.model)
-        async with self._room(base_model):
+        async with self._room(base_model).places(request.num_choices):
             if self._is_over():
                 return None
             if await services.base_model_of(self._caller, request.model) != base_model:

@@ -15,6 +15,7 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.storage import Storage, file_sha256
 from luthier.serve.batch_line import LineAnswers
 from luthier.serve.middleware import MIB
+from luthier.serve.room import Room
 from luthier.serve.services import Services
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class BatchWork:
     def __init__(
         self,
         services: Services,
-        room: Callable[[str], asyncio.Semaphore],
+        room: Callable[[str], Room],
         batch: Batch,
         holder: str,
         clock: Callable[[], int],

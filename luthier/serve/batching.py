@@ -4,8 +4,8 @@ A line's result is on disk before it is billed, and billed by the registry befor
 between, the next process finds the results, bills what was not billed yet, and asks for the other lines. So each line
 stands in the output once and in the ledger once. The registry takes a batch's reports from one process only.
 
-Lines go to the same engines as live requests, which take those first; and no more of them at once than half of what
-an engine has places for, as a place that is taken stays so until the line's end.
+Lines go to the same engines as live requests, which take those first; and no more of them at once than fill half of
+an engine's places, as a place that is taken stays so until the line's end. Each choice of each prompt fills one.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from luthier.platform.batches import Batch
 from luthier.platform.jobs import now_ms
 from luthier.platform.storage import Storage
 from luthier.serve.batch_work import BatchWork
+from luthier.serve.room import Room
 from luthier.serve.services import Services
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Batching:
 
     def __init__(self, services: Services, clock: Callable[[], int] = now_ms) -> None:
         self._services, self._clock = services, clock
-        self._rooms: dict[str, asyncio.Semaphore] = {}
+        self._rooms: dict[str, Room] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
 
@@ -97,11 +98,11 @@ class Batching:
         except* Exception:
             log.exception("batch %s broke off", batch.id)
 
-    def _room(self, base_model: str) -> asyncio.Semaphore:
-        """How many lines of all batches one engine is asked at once."""
+    def _room(self, base_model: str) -> Room:
+        """What one engine is asked at once by the lines of all batches."""
         if base_model not in self._rooms:
             places = self._services.catalog.get(base_model).engine.max_num_seqs
-            self._rooms[base_model] = asyncio.Semaphore(max(1, places // 2))
+            self._rooms[base_model] = Room(max(1, places // 2))
         return self._rooms[base_model]
 
 

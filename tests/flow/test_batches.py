@@ -133,6 +133,19 @@ def test_completions_and_priority(api: TestClient, engine: HeldEngine) -> None:
     assert engine.requests[1].priority == 0
 
 
+@pytest.mark.parametrize(("n", "at_once"), [(1, 32), (3, 10)])
+def test_live_requests_are_left_half_of_the_engine(
+    api: TestClient, engine: HeldEngine, completions: LocalCompletions, n: int, at_once: int
+) -> None:
+    """It has 64 places, and each choice takes one."""
+    lines = [chat_line(f"{number}", "slow", n=n, temperature=1) for number in range(40)]
+    batch_id = create_batch(api, lines)["id"]
+    wait_for(lambda: engine.num_waiting == at_once)
+    assert completions.admission("tiny").num_taken == at_once * n
+    engine.is_open = True
+    assert len(answers(api, ended(api, batch_id))) == 40
+
+
 def test_many_lines_come_in_the_order_of_the_file(api: TestClient) -> None:
     lines = [chat_line(f"id {number}", f"say {number}") for number in range(300)]
     hour = {"anchor": "created_at", "seconds": 3600}
