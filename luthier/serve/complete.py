@@ -5,8 +5,8 @@ Whatever happens in between (client gone, engine dead, replica stopping), what t
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -99,9 +99,9 @@ class Completer:
         self._base, self._resolver, self._engine, self._prices, self._books = base, resolver, engine, prices, books
         self.admission = Admission(base.engine.max_num_seqs, base.engine.max_queued)
 
-    async def whole(self, ask: Ask) -> Chunk:
-        """All of the answer, with its counts."""
-        with self._visit(Visit(ask, is_streamed=False)) as visit:
+    async def whole(self, ask: Ask, patience: float = 0.0) -> Chunk:
+        """All of the answer, with its counts. Waits so many seconds for a place."""
+        async with self._visit(Visit(ask, is_streamed=False), patience) as visit:
             adapter = await self._adapter(visit)
             choices = await self._engine.whole(ask.id, ask.request, adapter, visit.tally)
             visit.finish = choices[-1].finish_reason
@@ -115,7 +115,7 @@ class Completer:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
-        with self._visit(Visit(ask, is_streamed=True)) as visit:
+        async with self._visit(Visit(ask, is_streamed=True)) as visit:
             adapter = await self._adapter(visit)
             async with aclosing(self._engine.stream(ask.id, ask.request, adapter, visit.tally)) as pieces:
                 async for choices in pieces:
@@ -125,17 +125,17 @@ class Completer:
 
     async def _answer_or_error(self, ask: Ask) -> Chunk | LuthierError:
         try:
-            return await patiently(lambda: self.whole(ask), PATIENCE_SECONDS)
+            return await self.whole(ask, PATIENCE_SECONDS)
         except LuthierError as error:
             return error
 
-    @contextmanager
-    def _visit(self, visit: Visit) -> Iterator[Visit]:
-        """Let in, billed and written down, however it ends."""
+    @asynccontextmanager
+    async def _visit(self, visit: Visit, patience: float = 0.0) -> AsyncIterator[Visit]:
+        """Let in, billed and written down once, however it ends."""
         ask = visit.ask
         try:
-            self._books.check()
-            with self.admission.place(ask.caller.account, ask.request.num_choices):
+            with ExitStack() as held:
+                await patiently(lambda: self._let_in(ask, held), patience)
                 yield visit
         except BaseException as error:
             visit.error = error
@@ -146,6 +146,10 @@ class Completer:
                 self._books.settle(bill(ask, self._base, answered, self._prices, visit.tally.usage))
             self._books.tell(visit)
             visit.error = None  # its traceback holds this visit: they would keep each other
+
+    async def _let_in(self, ask: Ask, held: ExitStack) -> None:
+        self._books.check()
+        held.enter_context(self.admission.place(ask.caller.account, ask.request.num_choices))
 
     async def _adapter(self, visit: Visit) -> ModelVersion | None:
         ask = visit.ask

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import ExitStack
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
-from luthier.errors import ContextTooLong, InvalidInput, LuthierError, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, LuthierError, Overloaded, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve import complete, patience
+from luthier.serve.admission import Admission
 from luthier.serve.complete import Completer
 from luthier.serve.many import Many
 from luthier.serve.services import Ask
@@ -54,6 +58,10 @@ class Door:
 
     async def streamed(self, prompt: str, **given: object) -> list[Chunk]:
         return [chunk async for chunk in self.stream(prompt, **given)]
+
+    @property
+    def admission(self) -> Admission:
+        return self._completer.admission
 
     @property
     def counts(self) -> list[tuple[int, int]]:
@@ -177,8 +185,8 @@ def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
 
 
 def test_each_choice_of_each_prompt_has_a_place(door: Door, verb: str) -> None:
-    place = mock.Mock(wraps=door._completer.admission.place)
-    with mock.patch.object(door._completer.admission, "place", place):
+    place = mock.Mock(wraps=door.admission.place)
+    with mock.patch.object(door.admission, "place", place):
         run(door, verb, "a", prompts=["b", "c"], n=3)
     place.assert_called_once_with(ADMIN.account, 6)
 
@@ -190,6 +198,31 @@ def test_many_end_each_in_its_own_way(door: Door) -> None:
     assert isinstance(second, ContextTooLong)
     assert [chunk.choices[0].text for chunk in (first, third)] == ["base: a b", "base: c"]
     assert sorted(door.counts) == [(1, 2), (2, 3)]
+
+
+def test_one_that_waits_for_its_place_is_written_down_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+    with ExitStack() as held:
+        held.enter_context(door.admission.place(ADMIN.account, 600))
+
+        async def pause(seconds: float) -> None:
+            tries.append(seconds)
+            if len(tries) == 3:
+                held.close()
+
+        monkeypatch.setattr(patience, "asyncio", SimpleNamespace(sleep=pause))
+        (answer,) = asyncio.run(door.many("a b"))
+    assert isinstance(answer, Chunk)
+    assert len(tries) == 3
+    assert [(line["status"], line["completion_tokens"]) for line in door.books.lines] == [(200, 3)]
+
+
+def test_one_that_gets_no_place_in_time_is_written_down_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(complete, "PATIENCE_SECONDS", 0.0)
+    with door.admission.place(ADMIN.account, 600):
+        (refused,) = asyncio.run(door.many("a b"))
+    assert isinstance(refused, Overloaded)
+    assert [(line["status"], line["error"]) for line in door.books.lines] == [(429, "overloaded")]
 
 
 def test_who_leaves_many_pays_for_what_was_made(door: Door) -> None:
