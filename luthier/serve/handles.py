@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 from ray.serve.schema import ApplicationStatusOverview
@@ -18,6 +19,8 @@ from luthier.serve.slots import AdapterStats
 
 STATS_SECONDS = 3.0
 
+Answer = TypeVar("Answer")
+
 
 class Application:
     """The replicas of one Serve application; errors speak of `engine`."""
@@ -28,10 +31,10 @@ class Application:
 
     async def whole(self, ask: Ask) -> Chunk:
         with self._own_errors() as calls:
-            answer = self._handle().options(method_name="whole").remote(ask)
-            calls.append(answer)
-            chunk: Chunk = await answer
-            return chunk
+            call = self._handle().options(method_name="whole_or_error").remote(ask)
+            calls.append(call)
+            answer: Chunk | LuthierError = await call
+        return _given(answer)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         with self._own_errors() as calls:
@@ -41,11 +44,17 @@ class Application:
             return answers
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        refused: LuthierError | None = None
         with self._own_errors() as calls:
-            chunks = self._handle().options(stream=True, method_name="stream").remote(ask)
+            chunks = self._handle().options(stream=True, method_name="stream_or_error").remote(ask)
             calls.append(chunks)
             async for chunk in chunks:
-                yield chunk
+                if isinstance(chunk, LuthierError):
+                    refused = chunk
+                else:
+                    yield chunk
+        if refused:
+            raise refused
 
     async def idle_seconds(self) -> float:
         """Since a replica answered last; 0 while it answers. Waits for a replica, however long that takes."""
@@ -56,7 +65,9 @@ class Application:
 
     async def warm(self, version: ModelVersion) -> None:
         with self._own_errors():
-            await self._handle().broadcast("warm", version).results_async()
+            answers = await self._handle().broadcast("warm_or_error", version).results_async()
+        for answer in answers:
+            _given(answer)
 
     async def adapters(self) -> list[AdapterStats]:
         """Of its replicas; one that does not answer in time is left out."""
@@ -73,14 +84,10 @@ class Application:
 
     @contextmanager
     def _own_errors(self) -> Iterator[list[DeploymentResponse | DeploymentResponseGenerator]]:
-        """A replica's errors as it raised them, Ray's as our own. Who leaves before the end ends the calls."""
+        """Ray's errors as our own. Who leaves before the end ends the calls."""
         calls: list[DeploymentResponse | DeploymentResponseGenerator] = []
         try:
             yield calls
-        except RayTaskError as error:
-            if isinstance(error.cause, LuthierError):
-                raise error.cause from None
-            raise
         except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
             raise Unavailable(
                 f"The engine of {self._engine} does not answer just now. Try again in a moment."
@@ -89,6 +96,13 @@ class Application:
             for call in calls:
                 call.cancel()
             raise
+
+
+def _given(answer: Answer | LuthierError) -> Answer:
+    """A replica's errors come as values: what is raised there, Serve logs with its traceback each time."""
+    if isinstance(answer, LuthierError):
+        raise answer
+    return answer
 
 
 class HandleCompletions:

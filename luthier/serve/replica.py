@@ -87,6 +87,30 @@ class EngineReplica:
             async for chunk in chunks:
                 yield chunk
 
+    # as handles call them (`Application`)
+
+    async def whole_or_error(self, ask: Ask) -> Chunk | LuthierError:
+        try:
+            return await self.whole(ask)
+        except LuthierError as error:
+            return error
+
+    async def stream_or_error(self, ask: Ask) -> AsyncGenerator[Chunk | LuthierError, None]:
+        """The error comes last."""
+        try:
+            async with aclosing(self.stream(ask)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except LuthierError as error:
+            yield error
+
+    async def warm_or_error(self, version: ModelVersion) -> LuthierError | None:
+        try:
+            await self.warm(version)
+        except LuthierError as error:
+            return error
+        return None
+
 
 class Replica(EngineReplica):
     """The class behind each base model's Serve deployment."""

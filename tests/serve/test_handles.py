@@ -1,0 +1,232 @@
+"""Completions through Serve's handles on a local Ray: errors come as they were raised, and fill no log."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+from ray._private import worker
+
+from luthier.errors import ContextTooLong, LuthierError, Overloaded, Unavailable
+from luthier.platform.base_models import load_catalog
+from luthier.platform.models import ModelVersion, Resolved
+from luthier.platform.prices import load_prices
+from luthier.platform.settings import configs_dir
+from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.access_log import Line
+from luthier.serve.complete import Completer
+from luthier.serve.handles import Application
+from luthier.serve.many import Many
+from luthier.serve.replica import EngineReplica
+from luthier.serve.services import Ask
+from tests.factories import ADMIN, make_settings
+from tests.fakes import Books, EchoEngine
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+PLACES = 4
+
+
+class Names:
+    async def resolve(self, *_about: object) -> Resolved:
+        return Resolved(name="tiny", base_model="tiny")
+
+
+class Echo(EngineReplica):
+    """A replica whose engine echoes, and does what a test says."""
+
+    def __init__(self, home: Path) -> None:
+        base = load_catalog(make_settings(home, home)).get("tiny")
+        engine = base.engine.model_copy(update={"max_num_seqs": PLACES, "max_queued": 0})
+        base = base.model_copy(update={"engine": engine})
+        self._echo, self._books, self._held = EchoEngine(), Books(lambda _record: None), ExitStack()
+        self._completer = Completer(
+            base, Names(), Many(self._echo), load_prices(configs_dir() / "prices.toml"), self._books
+        )
+
+    async def check_health(self) -> None:
+        """It is well."""
+
+    async def warm(self, version: ModelVersion) -> None:
+        raise Unavailable(f"The adapter of {version.model} is missing.")
+
+    async def be(self, **behaviour: Any) -> None:
+        for name, value in behaviour.items():
+            setattr(self._echo, name, value)
+
+    async def fill(self, num: int) -> None:
+        self._held.enter_context(self._completer.admission.place(ADMIN.account, num))
+
+    async def empty(self) -> None:
+        self._held.close()
+
+    async def fail(self) -> None:
+        raise ZeroDivisionError
+
+    async def seen(self) -> tuple[int, list[Line]]:
+        """How many answers are being made, and what was written down."""
+        return self._echo.num_open, self._books.lines
+
+
+class Bench:
+    """An application that runs, and what a test asks of it."""
+
+    def __init__(self) -> None:
+        self.application = Application("tiny", "tiny")
+        self._handle = serve.get_app_handle("tiny")
+
+    async def call(self, method: str, *args: Any, **given: Any) -> Any:
+        return await self._handle.options(method_name=method).remote(*args, **given)
+
+    async def streamed(self, asked: Ask) -> tuple[str, LuthierError | None]:
+        """What came, and how it ended."""
+        text = ""
+        try:
+            async for chunk in self.application.stream(asked):
+                text += "".join(choice.text for choice in chunk.choices)
+        except LuthierError as error:
+            return text, error
+        return text, None
+
+    async def until(self, is_so: Callable[[int, list[Line]], object]) -> None:
+        async with asyncio.timeout(30):
+            while not is_so(*await self.call("seen")):
+                await asyncio.sleep(0.02)
+
+
+def ask(prompt: str = "a b c", **given: Any) -> Ask:
+    request = CompleteRequest.model_validate({"model": "tiny", "prompt": prompt, **given})
+    return Ask("req_1", ADMIN, "COMPLETE", "tiny", request)
+
+
+@pytest.fixture(scope="module")
+def ray_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=200_000_000,
+            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
+        )
+        serve.start(proxy_location="Disabled")
+        home = tmp_path_factory.mktemp("home")
+        options = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
+        serve.run(serve.deployment(Echo).options(**options).bind(home), name="tiny", route_prefix=None)
+        yield
+        serve.shutdown()
+        ray.shutdown()
+
+
+def run(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+    async def told() -> None:
+        bench = Bench()
+        await story(bench)
+        await bench.call("be", hangs_after=None, dies_after=None)
+
+    asyncio.run(told())
+
+
+def test_answers_and_errors_come_as_they_are(ray_serve: None) -> None:
+    async def story(bench: Bench) -> None:
+        assert (await bench.application.whole(ask())).choices[0].text == "base: a b c"
+        too_long = ask(max_tokens=600)
+        with pytest.raises(ContextTooLong, match="context window is 512") as caught:
+            await bench.application.whole(too_long)
+        assert caught.value.param == "messages"
+        with pytest.raises(Unavailable, match=r"adapter of m is missing"):
+            await bench.application.warm(version())
+
+    run(story)
+
+
+def test_streams_and_how_they_end(ray_serve: None) -> None:
+    async def story(bench: Bench) -> None:
+        assert await bench.streamed(ask()) == ("base: a b c", None)
+        await bench.call("be", dies_after=2)
+        text, error = await bench.streamed(ask())
+        assert (text, type(error)) == ("base: a", Unavailable)
+
+    run(story)
+
+
+def test_a_replica_that_is_full_says_when_to_come_again(ray_serve: None) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.call("fill", PLACES)
+        with pytest.raises(Overloaded, match="busy") as caught:
+            await bench.application.whole(ask())
+        _, refused = await bench.streamed(ask())
+        assert isinstance(refused, Overloaded)
+        assert caught.value.retry_after == refused.retry_after == 30
+        await bench.call("empty")
+
+    run(story)
+
+
+def test_each_of_many_has_its_own(ray_serve: None) -> None:
+    async def story(bench: Bench) -> None:
+        answer, refused = await bench.application.many([ask(), ask(max_tokens=600)])
+        assert isinstance(answer, Chunk)
+        assert isinstance(refused, ContextTooLong)
+
+    run(story)
+
+
+@pytest.mark.parametrize("hangs_after", [0, 2])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_who_leaves_ends_the_generation_and_the_replica_writes_it_down(
+    ray_serve: None, is_streamed: bool, hangs_after: int
+) -> None:
+    async def story(bench: Bench) -> None:
+        _, before = await bench.call("seen")
+        await bench.call("be", hangs_after=hangs_after)
+        asked = ask()
+        leaving = asyncio.create_task(bench.streamed(asked) if is_streamed else bench.application.whole(asked))
+        await bench.until(lambda num_open, _: num_open == 1)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await bench.until(lambda num_open, lines: num_open == 0 and len(lines) > len(before))
+        _, lines = await bench.call("seen")
+        assert [line["status"] for line in lines[len(before) :]] == [499]
+
+    run(story)
+
+
+def test_an_application_that_is_not_there(ray_serve: None) -> None:
+    async def story(_: Bench) -> None:
+        asked = ask()
+        with pytest.raises(Unavailable, match="engine of m does not answer"):
+            await Application("nobody", "m").whole(asked)
+
+    run(story)
+
+
+def test_faults_of_ours_alone_are_logged(ray_serve: None) -> None:
+    async def story(bench: Bench) -> None:
+        with pytest.raises(ContextTooLong):
+            await bench.application.whole(ask(max_tokens=600))
+        with pytest.raises(Unavailable):
+            await bench.application.warm(version())
+        with pytest.raises(ZeroDivisionError):
+            await bench.call("fail")
+
+    run(story)
+    while "ZeroDivisionError" not in (text := replica_log()):
+        time.sleep(0.1)
+    assert "luthier.errors" not in text
+
+
+def replica_log() -> str:
+    folder = Path(worker._global_node.get_session_dir_path(), "logs", "serve")
+    return "\n".join(file.read_text() for file in folder.glob("replica_tiny*.log"))
+
+
+def version() -> ModelVersion:
+    told = {"job_id": "ft_1", "base_model": "tiny", "path": "p", "sha256": "a", "rank": 8, "owner": "o"}
+    return ModelVersion(number=1, model="m", version=1, created_on=1, **told)
