@@ -145,6 +145,7 @@ class Completer:
                 answered = Billed(visit.resolved.name, visit.version)
                 self._books.settle(bill(ask, self._base, answered, self._prices, visit.tally.usage))
             self._books.tell(visit)
+            ask.told.is_so = True
             visit.error = None  # its traceback holds this visit: they would keep each other
 
     async def _let_in(self, ask: Ask, held: ExitStack) -> None:

@@ -117,8 +117,12 @@ class Completing:
         except Exception as error:
             await self._refuse(error, scope, receive, send)
             return
-        if self._services.only:
-            scope["state"]["is_told"] = True  # by the engine's books, which are of this process
+        try:
+            await self._answer(ask, body, scope, receive, send)
+        finally:
+            scope["state"]["is_told"] = self._services.only is not None and ask.told.is_so
+
+    async def _answer(self, ask: Ask, body: Asked, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = []
         async with _while_there(receive), aclosing(self._parts(ask, body, headers)) as parts:
             try:

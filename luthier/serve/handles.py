@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 from ray.serve.schema import ApplicationStatusOverview
@@ -14,7 +14,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
-from luthier.serve.services import Ask, Completions
+from luthier.serve.services import Ask, Completions, Told
 from luthier.serve.slots import AdapterStats
 
 STATS_SECONDS = 3.0
@@ -30,10 +30,11 @@ class Application:
         self._known: DeploymentHandle | None = None
 
     async def whole(self, ask: Ask) -> Chunk:
-        with self._own_errors() as calls:
+        with self._own_errors(ask.told) as calls:
             call = self._handle().options(method_name="whole_or_error").remote(ask)
             calls.append(call)
             answer: Chunk | LuthierError = await call
+        ask.told.is_so = True
         return _given(answer)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
@@ -45,10 +46,11 @@ class Application:
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         refused: LuthierError | None = None
-        with self._own_errors() as calls:
+        with self._own_errors(ask.told) as calls:
             chunks = self._handle().options(stream=True, method_name="stream_or_error").remote(ask)
             calls.append(chunks)
             async for chunk in chunks:
+                ask.told.is_so = True
                 if isinstance(chunk, LuthierError):
                     refused = chunk
                 else:
@@ -83,17 +85,22 @@ class Application:
         return self._known
 
     @contextmanager
-    def _own_errors(self) -> Iterator[list[DeploymentResponse | DeploymentResponseGenerator]]:
+    def _own_errors(self, told: Told | None = None) -> Iterator[list[DeploymentResponse | DeploymentResponseGenerator]]:
         """Ray's errors as our own. Who leaves before the end ends the calls."""
         calls: list[DeploymentResponse | DeploymentResponseGenerator] = []
+        told = told or Told()
         try:
             yield calls
+        except RayTaskError:  # a fault of ours, there
+            told.is_so = True
+            raise
         except (RayActorError, RayServeException, BackPressureError, DeploymentUnavailableError) as error:
             raise Unavailable(
                 f"The engine of {self._engine} does not answer just now. Try again in a moment."
             ) from error
         except BaseException:
             for call in calls:
+                told.is_so |= call._replica_result is not None  # a replica has it, and writes down how it ends
                 call.cancel()
             raise
 

@@ -1,7 +1,7 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
 from typing import Protocol
@@ -45,6 +45,13 @@ class Verbs(Protocol):
     batches: Batches
 
 
+@dataclass
+class Told:
+    """Whether a replica has written a request down, so that the door need not."""
+
+    is_so: bool = False
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request for a completion: who, what, through which door."""
@@ -60,6 +67,8 @@ class Ask:
     """False: who asks bills it, once the answer is safe."""
     resolved: Resolved | None = None
     """What the model's name meant when an engine was chosen by it."""
+    told: Told = field(default_factory=Told, compare=False, repr=False)
+    """One for all copies of this ask in a process."""
 
 
 class Completions(Protocol):

@@ -135,11 +135,13 @@ def run(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
 
 def test_answers_and_errors_come_as_they_are(ray_serve: None) -> None:
     async def story(bench: Bench) -> None:
-        assert (await bench.application.whole(ask())).choices[0].text == "base: a b c"
+        asked = ask()
+        answer = await bench.application.whole(asked)
+        assert (answer.choices[0].text, asked.told.is_so) == ("base: a b c", True)
         too_long = ask(max_tokens=600)
         with pytest.raises(ContextTooLong, match="context window is 512") as caught:
             await bench.application.whole(too_long)
-        assert caught.value.param == "messages"
+        assert (caught.value.param, too_long.told.is_so) == ("messages", True)
         with pytest.raises(Unavailable, match=r"adapter of m is missing"):
             await bench.application.warm(version())
 
@@ -150,8 +152,8 @@ def test_streams_and_how_they_end(ray_serve: None) -> None:
     async def story(bench: Bench) -> None:
         assert await bench.streamed(ask()) == ("base: a b c", None)
         await bench.call("be", dies_after=2)
-        text, error = await bench.streamed(ask())
-        assert (text, type(error)) == ("base: a", Unavailable)
+        text, error = await bench.streamed(dying := ask())
+        assert (text, type(error), dying.told.is_so) == ("base: a", Unavailable, True)
 
     run(story)
 
@@ -194,6 +196,7 @@ def test_who_leaves_ends_the_generation_and_the_replica_writes_it_down(
         await bench.until(lambda num_open, lines: num_open == 0 and len(lines) > len(before))
         _, lines = await bench.call("seen")
         assert [line["status"] for line in lines[len(before) :]] == [499]
+        assert asked.told.is_so
 
     run(story)
 
@@ -203,6 +206,7 @@ def test_an_application_that_is_not_there(ray_serve: None) -> None:
         asked = ask()
         with pytest.raises(Unavailable, match="engine of m does not answer"):
             await Application("nobody", "m").whole(asked)
+        assert not asked.told.is_so
 
     run(story)
 
