@@ -64,7 +64,8 @@ class RayLauncher:
     def capacity(self) -> Capacity:
         """What the nodes have together; each worker of a run takes a GPU, or a CPU where there never was a GPU.
 
-        The GPUs of the engines are not free for training; of those of small engines it takes the rest.
+        The GPUs of as many engines as always run are not free for training; of those of small ones it takes the rest.
+        What an engine has beyond its `min_replicas` goes to whoever comes first.
         """
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
@@ -72,8 +73,8 @@ class RayLauncher:
         if not self._has_gpus:
             jobs = self._settings.max_running_jobs or max(1, cpus // 2)
             return Capacity(jobs=jobs, workers=cpus, unit="CPU", memory=_largest_node())
-        shared = sum(engine.gpu_share for engine in self._engines if engine.gpu_share < 1)
-        taken = sum(engine.num_gpus for engine in self._engines if engine.gpu_share == 1)
+        shared = sum(engine.gpu_share * engine.min_replicas for engine in self._engines if engine.gpu_share < 1)
+        taken = sum(engine.num_gpus * engine.min_replicas for engine in self._engines if engine.gpu_share == 1)
         if shared > MOST_SHARED:  # two workers could meet on one GPU
             taken, shared = taken + math.ceil(shared), 0.0
         free = max(0, gpus - taken)

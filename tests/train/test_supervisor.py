@@ -66,6 +66,26 @@ def test_memory_is_that_of_the_largest_gpu(
 
 
 @pytest.mark.parametrize(
+    ("engine", "gpus", "capacity"),
+    [
+        ("min_replicas = 2", 4, Capacity(jobs=2, workers=2, unit="GPU")),
+        ("min_replicas = 2\nnum_gpus = 2", 8, Capacity(jobs=4, workers=4, unit="GPU")),
+        ("min_replicas = 1\nmax_replicas = 4", 4, Capacity(jobs=3, workers=3, unit="GPU")),
+        ("min_replicas = 5", 4, Capacity(jobs=1, workers=0, unit="GPU")),
+        ("min_replicas = 2\ngpu_share = 0.2", 2, Capacity(jobs=2, workers=2, unit="GPU", gpu_share=0.6)),
+        ("min_replicas = 2\ngpu_share = 0.25", 2, Capacity(jobs=1, workers=1, unit="GPU")),
+    ],
+)
+def test_each_engine_that_always_runs_has_gpus_of_its_own(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, engine: str, gpus: int, capacity: Capacity
+) -> None:
+    with (settings.home / "base_models" / "tiny.toml").open("a") as row:
+        row.write(engine)
+    Nodes(monkeypatch, {"CPU": 16.0, "GPU": float(gpus)})
+    assert RayLauncher(settings).capacity() == capacity
+
+
+@pytest.mark.parametrize(
     ("shares", "gpus", "capacity"),
     [
         ([0.25], 1, Capacity(jobs=1, workers=1, unit="GPU", gpu_share=0.75)),
