@@ -9,15 +9,17 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
-from ray.serve.schema import ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
+from luthier.serve.remember import Remembered
 from luthier.serve.services import Ask, Completions, Told
 from luthier.serve.slots import AdapterStats
 
 STATS_SECONDS = 3.0
+SOFT_SECONDS, FRESH_SECONDS = 0.5, 1.0
 
 Answer = TypeVar("Answer")
 
@@ -147,11 +149,12 @@ class HandleCompletions:
 class NearCompletions(HandleCompletions):
     """Completions in a base model's replica: its own, and those of other base models by their applications.
 
-    HAProxy sends some here that belong elsewhere: what it learned of a name may be a moment old.
+    HAProxy sends some here that belong elsewhere: what it learned of a name may be a moment old. Which others there
+    are changes while the replica runs (`Served`).
     """
 
-    def __init__(self, base_model: str, own: Completions, base_models: tuple[str, ...]) -> None:
-        super().__init__(base_models)
+    def __init__(self, base_model: str, own: Completions) -> None:
+        super().__init__(())
         self._base_model, self._own = base_model, own
 
     async def ready(self) -> dict[str, bool]:
@@ -161,7 +164,32 @@ class NearCompletions(HandleCompletions):
         return await self._own.adapters()
 
     def _of(self, base_model: str) -> Application | Completions:
-        return self._own if base_model == self._base_model else super()._of(base_model)
+        if base_model == self._base_model:
+            return self._own
+        return self._engines.setdefault(base_model, Application(base_model, base_model))
+
+
+class Served:
+    """Which base models have an application, by Serve itself.
+
+    `luthier up` adds some and ends others beside replicas that go on. Serve's own way to tell those, `user_config`,
+    takes them out of HAProxy until they have heard it.
+    """
+
+    def __init__(self) -> None:
+        self._known = Remembered(_has_application, SOFT_SECONDS, FRESH_SECONDS)
+
+    async def has(self, base_model: str) -> bool:
+        """As it was a second ago at the most."""
+        return await self._known.get(base_model)
+
+
+def _has_application(name: str) -> bool:
+    try:
+        found = serve.status().applications.get(name)
+    except (RayActorError, RayServeException) as error:
+        raise Unavailable("Ray Serve does not answer just now. Try again in a moment.") from error
+    return found is not None and found.status != ApplicationStatus.DELETING
 
 
 def _has_replica(application: ApplicationStatusOverview) -> bool:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -26,7 +27,7 @@ from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
-from luthier.serve.handles import NearCompletions
+from luthier.serve.handles import NearCompletions, Served
 from luthier.serve.many import Many
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.services import Ask, Services, make_services
@@ -118,9 +119,9 @@ class Replica(EngineReplica):
     async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
         adapt_replica()
         registry, base = RegistryClient(), load_catalog(settings).get(base_model)
-        near = NearCompletions(base.name, self, settings.serve_base_models)
+        near = NearCompletions(base.name, self)
         services = make_services(settings, registry, near, base.name, open_access_log(settings))
-        self._services = with_full_weights(services, applications)
+        self._services = with_full_weights(replace(services, is_served=Served().has), applications)
         folder = base_model_dir(settings, base)
         self._open(base, services, VllmEngine(base, folder, bool(ray.get_gpu_ids()), registry.proofs.report))
 

@@ -108,6 +108,8 @@ class Services:
     access_log: AccessLog | None = None
     only: str | None = None
     """The base model whose engine is behind this door; None: no engine is. Models of others are asked there."""
+    is_served: Callable[[str], Awaitable[bool]] | None = None
+    """Whether another base model has an engine; None: the settings say, as long as this process runs."""
     full_models: Callable[[], Awaitable[dict[str, int]]] = no_full_models
     """Replicas of the applications of models with weights of their own."""
 
@@ -122,13 +124,20 @@ class Services:
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here; or the one that its own weights began as."""
         resolved = await self.resolver.resolve(caller, model)
-        if resolved.weights is None and resolved.base_model not in self.settings.serve_base_models:
+        if resolved.weights is None and not await self._has_engine(resolved.base_model):
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
                 f"run `luthier up`."
             )
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
+
+    async def _has_engine(self, base_model: str) -> bool:
+        if base_model == self.only:
+            return True
+        if self.is_served is None:
+            return base_model in self.settings.serve_base_models
+        return await self.is_served(base_model)
 
     def retirement_headers(self, base_model: str) -> list[tuple[bytes, bytes]]:
         """Sunset (RFC 8594) and the warning in words, for the answers of a base model that will be retired."""

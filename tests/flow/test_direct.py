@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,3 +149,22 @@ def test_a_model_of_another_base_is_answered_too(
             answered = client.post(CHAT, json={**ASK, "model": model})
             assert (answered.status_code, answered.headers["luthier-base-model"]) == (200, base_model)
         error_of(client.get("/v1/models/elsewhere"), 404, "model_not_found")
+
+
+def test_a_base_model_that_comes_and_goes_while_the_replica_runs(
+    settings: Settings, registry: Registry, completions: LocalCompletions
+) -> None:
+    served: set[str] = set()
+
+    async def is_served(base_model: str) -> bool:
+        return base_model in served
+
+    services = replace(make_services(settings, registry, completions, "tiny"), is_served=is_served)
+    other = {**ASK, "model": "smollm2-135m"}
+    with TestClient(build_direct(services), headers={"Authorization": f"Bearer {KEY}"}) as client:
+        assert "not served here" in error_of(client.post(CHAT, json=other), 503, "unavailable")
+        served.add("smollm2-135m")
+        assert client.post(CHAT, json=other).headers["luthier-base-model"] == "smollm2-135m"
+        served.clear()
+        error_of(client.post(CHAT, json=other), 503, "unavailable")
+        assert client.post(CHAT, json=ASK).status_code == 200

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.settings import configs_dir
-from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.platform.wire import Choice, Chunk, CompleteRequest
 from luthier.serve.access_log import Line
 from luthier.serve.complete import Completer
-from luthier.serve.handles import Application
+from luthier.serve.handles import FRESH_SECONDS, Application, NearCompletions, Served
 from luthier.serve.many import Many
 from luthier.serve.replica import EngineReplica
 from luthier.serve.services import Ask
@@ -73,6 +74,13 @@ class Echo(EngineReplica):
         return self._echo.num_open, self._books.lines
 
 
+class Own:
+    """What is asked of a replica in its own process."""
+
+    async def whole(self, _ask: Ask) -> Chunk:
+        return Chunk(choices=[Choice(index=0, text="own")])
+
+
 class Bench:
     """An application that runs, and what a test asks of it."""
 
@@ -104,8 +112,14 @@ def ask(prompt: str = "a b c", **given: Any) -> Ask:
     return Ask("req_1", ADMIN, "COMPLETE", "tiny", request)
 
 
+def deploy(name: str, home: Path) -> None:
+    options = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
+    serve.run(serve.deployment(Echo).options(**options).bind(home), name=name, route_prefix=None)
+
+
 @pytest.fixture(scope="module")
-def ray_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def ray_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home, and an application of the base model `tiny`."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         ray.init(
@@ -117,9 +131,8 @@ def ray_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         )
         serve.start(proxy_location="Disabled")
         home = tmp_path_factory.mktemp("home")
-        options = {"max_ongoing_requests": 100, "ray_actor_options": {"num_cpus": 0}}
-        serve.run(serve.deployment(Echo).options(**options).bind(home), name="tiny", route_prefix=None)
-        yield
+        deploy("tiny", home)
+        yield home
         serve.shutdown()
         ray.shutdown()
 
@@ -133,7 +146,7 @@ def run(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(told())
 
 
-def test_answers_and_errors_come_as_they_are(ray_serve: None) -> None:
+def test_answers_and_errors_come_as_they_are(ray_serve: Path) -> None:
     async def story(bench: Bench) -> None:
         asked = ask()
         answer = await bench.application.whole(asked)
@@ -148,7 +161,7 @@ def test_answers_and_errors_come_as_they_are(ray_serve: None) -> None:
     run(story)
 
 
-def test_streams_and_how_they_end(ray_serve: None) -> None:
+def test_streams_and_how_they_end(ray_serve: Path) -> None:
     async def story(bench: Bench) -> None:
         assert await bench.streamed(ask()) == ("base: a b c", None)
         await bench.call("be", dies_after=2)
@@ -158,7 +171,7 @@ def test_streams_and_how_they_end(ray_serve: None) -> None:
     run(story)
 
 
-def test_a_replica_that_is_full_says_when_to_come_again(ray_serve: None) -> None:
+def test_a_replica_that_is_full_says_when_to_come_again(ray_serve: Path) -> None:
     async def story(bench: Bench) -> None:
         await bench.call("fill", PLACES)
         with pytest.raises(Overloaded, match="busy") as caught:
@@ -171,7 +184,7 @@ def test_a_replica_that_is_full_says_when_to_come_again(ray_serve: None) -> None
     run(story)
 
 
-def test_each_of_many_has_its_own(ray_serve: None) -> None:
+def test_each_of_many_has_its_own(ray_serve: Path) -> None:
     async def story(bench: Bench) -> None:
         answer, refused = await bench.application.many([ask(), ask(max_tokens=600)])
         assert isinstance(answer, Chunk)
@@ -183,7 +196,7 @@ def test_each_of_many_has_its_own(ray_serve: None) -> None:
 @pytest.mark.parametrize("hangs_after", [0, 2])
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_who_leaves_ends_the_generation_and_the_replica_writes_it_down(
-    ray_serve: None, is_streamed: bool, hangs_after: int
+    ray_serve: Path, is_streamed: bool, hangs_after: int
 ) -> None:
     async def story(bench: Bench) -> None:
         _, before = await bench.call("seen")
@@ -201,7 +214,29 @@ def test_who_leaves_ends_the_generation_and_the_replica_writes_it_down(
     run(story)
 
 
-def test_an_application_that_is_not_there(ray_serve: None) -> None:
+def test_a_base_model_that_comes_and_goes_is_known_to_replicas_that_run(ray_serve: Path) -> None:
+    async def story(_: Bench) -> None:
+        served, near = Served(), NearCompletions("other", Own())
+        assert await served.has("tiny")
+        assert not await served.has("late")
+        await asyncio.to_thread(deploy, "late", ray_serve)
+        await eventually(served, "late", is_served=True)
+        for base_model, text in (("other", "own"), ("tiny", "base: a b c"), ("late", "base: a b c")):
+            answer = await near.whole(replace(ask(), base_model=base_model))
+            assert answer.choices[0].text == text
+        await asyncio.to_thread(serve.delete, "late")
+        await eventually(served, "late", is_served=False)
+
+    run(story)
+
+
+async def eventually(served: Served, name: str, is_served: bool) -> None:
+    async with asyncio.timeout(FRESH_SECONDS + 5):
+        while await served.has(name) is not is_served:
+            await asyncio.sleep(0.05)
+
+
+def test_an_application_that_is_not_there(ray_serve: Path) -> None:
     async def story(_: Bench) -> None:
         asked = ask()
         with pytest.raises(Unavailable, match="engine of m does not answer"):
@@ -211,7 +246,7 @@ def test_an_application_that_is_not_there(ray_serve: None) -> None:
     run(story)
 
 
-def test_faults_of_ours_alone_are_logged(ray_serve: None) -> None:
+def test_faults_of_ours_alone_are_logged(ray_serve: Path) -> None:
     async def story(bench: Bench) -> None:
         with pytest.raises(ContextTooLong):
             await bench.application.whole(ask(max_tokens=600))
