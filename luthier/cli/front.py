@@ -65,6 +65,9 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
         # Of a request that fits, HAProxy can send a copy to the next replica, and read what it asks for.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        # A replica that refused a connection is not asked again before it says that it is well: what is sent once more
+        # may find the others with more than their share, and would come back to it.
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         # Three failures in a row, then Ray starts another manager and HAProxy.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # For who sends or takes nothing; an answer may take its time.

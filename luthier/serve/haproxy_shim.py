@@ -48,6 +48,12 @@ BASE_MODEL = "luthier-base-model"
 LEARNED = "luthier_learned"
 LEARNED_TABLE = f"backend {LEARNED}\n    stick-table type binary len 32 size 100k expire 10m store gpt0\n"
 """Which engine answers a caller's model, as the number of the engine; keyed by a hash, as callers' keys are secrets."""
+SUCCESSOR = "luthier_successor"
+"""The HAProxy that replaced this one. A client's connection outlives its HAProxy by one answer, however long it was
+silent before; by then the replicas that this one knows may all be gone."""
+REACHED = "success|DRAINING"
+"""What a replica says of its health while it is to be asked: HAProxy may hear of the others after it began to go."""
+ANY_ADDRESS = ("0.0.0.0", "::", "*")
 
 
 class Front(NamedTuple):
@@ -117,8 +123,15 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
         Edit(
             "port of the clients",
             r"^(frontend http_frontend\n    bind )\S+(:\d+)$",
-            rf"{LEARNED_TABLE}\n\g<1>{front.host}\2{rules}",
+            rf"{LEARNED_TABLE}\nbackend {SUCCESSOR}\n    server successor {own_address(front)}\2\n\n"
+            rf"\g<1>{front.host}\2{rules}",
         ),
+        Edit(
+            "routes",
+            r"^    # Static routing based on path prefixes .*$",
+            rf"    use_backend {SUCCESSOR} if {{ stopping }}",
+        ),
+        Edit("health", r"^(    http-check expect) status 200$", rf"\1 rstring {REACHED}", (num_backends,)),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
         Edit("page of errors", r"^(    errorfile 50[234]) .*$", rf'\1 "{error_file}"', (3,)),
@@ -155,6 +168,10 @@ def affinity_rules(name: str) -> list[str]:
 def numbered(server: re.Match[str]) -> str:
     """With a number by its address: HAProxy hashes by it, and counts lines where there is none."""
     return f"{server[1]} id {zlib.crc32(server[2].encode()) % MOST_ID + 1} {server[3]}"
+
+
+def own_address(front: Front) -> str:
+    return "127.0.0.1" if front.host in ANY_ADDRESS else front.host
 
 
 def header_rules() -> list[str]:

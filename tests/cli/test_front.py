@@ -52,6 +52,7 @@ def test_ray_gets_its_switch_and_nobody_else_the_files(settings: Settings, temp:
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert environment["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"
     assert environment["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"] == "1s"
+    assert environment["RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT"] == "1"
     assert environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "60"
     assert float(environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]) == 10
     paths = [Path(value) for value in environment.values() if value.startswith("/")]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ def render(
     gateway: bool = True,
     client_seconds: int = 3600,
     more: Sequence[int] = (),
+    check: str = "5s",
 ) -> Path:
     """The configuration that Ray's own code writes. An engine named gone-... has no replica that listens.
 
@@ -80,6 +82,8 @@ def render(
         nbthread=1,
         bufsize=65536,
         timeout_client_s=client_seconds,
+        health_check_inter=check,
+        observe_error_limit=1,
         is_head=True,
         has_received_routes=True,
         has_received_servers=True,
@@ -97,10 +101,10 @@ def shim_command(config: Path, front: haproxy_shim.Front) -> list[str]:
 
 
 @contextmanager
-def haproxy(config: Path, front: haproxy_shim.Front, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def haproxy(config: Path, front: haproxy_shim.Front, port: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Runs until the end of the block."""
     with (config.with_name("stderr")).open("wb") as log:
-        process = subprocess.Popen(shim_command(config, front), stdout=log, stderr=log)
+        process = subprocess.Popen([*shim_command(config, front), *more], stdout=log, stderr=log)
     try:
         until(lambda: answers(port) or process.poll() is not None)
         assert process.poll() is None, config.with_name("stderr").read_text()
@@ -137,6 +141,9 @@ class Servers:
         """Paths of requests that got no answer."""
         self.num_cut = 0
         """Floods that ended."""
+        self.draining: set[str] = set()
+        """Servers that say of their health what a replica of Serve says while it goes."""
+        self.num_checks: Counter[str] = Counter()
 
     @contextmanager
     def running(self) -> Iterator["Servers"]:
@@ -169,6 +176,11 @@ class Servers:
         headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines)}
         body = await _body(reader, headers)
         path = request.split()[1]
+        if path == "/-/healthz":
+            self.num_checks[name] += 1
+            status, said = ("503 Service Unavailable", b"DRAINING") if name in self.draining else ("200 OK", b"success")
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said)
+            return True
         if path.endswith("/die"):
             self.deaths.append(path)
             return False

@@ -243,6 +243,8 @@ def test_clients_reach_the_host_that_was_wanted(tmp_path: Path) -> None:
         ("errorfile 504", "errorfile 505"),
         ("check backup", "check inter 1s backup"),
         ("return status 404", "return status 405"),
+        ("# Static routing", "# Routing"),
+        ("expect status 200", "expect status 204"),
     ],
 )
 def test_a_template_that_changed_is_refused(tmp_path: Path, known: str, other: str) -> None:

