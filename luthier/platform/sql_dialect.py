@@ -55,6 +55,9 @@ _SYSTEM_TABLE = re.compile(r"(duckdb|pragma|sqlite|pg)_.*")
 _SYSTEM_PLACES = {"system", "temp", "memory", "pg_catalog"}
 _OPEN_INFORMATION_SCHEMA = {"tables", "columns", "schemata"}
 
+COUNT_DETAILED = "count_tokens_detailed"
+"""What AI_COUNT_TOKENS is called when it is to give an object: a function has one type here."""
+
 # Each call is paid for: a rendering that repeats one would bill it twice.
 _PAID_FUNCTION = re.compile(r"(try_)?complete|finetune|count_tokens|ai_.*")
 
@@ -188,10 +191,16 @@ def _to_duckdb_node(node: exp.Expr) -> exp.Expr:
         return _call("length", node.this)
     if _is_position(node):
         return exp.PositionalColumn(this=node.this)
+    if isinstance(node, exp.Anonymous) and node.name.lower() == "ai_count_tokens" and _is_true(node.expressions[-1:]):
+        return _call(COUNT_DETAILED, *node.expressions)
     if isinstance(node, exp.Anonymous) and node.name.lower() == "prompt" and node.expressions:
         template, *values = node.expressions
         return _call("json_object", _text("template"), template, _text("args"), _call("json_array", *values))
     return node
+
+
+def _is_true(nodes: list[exp.Expr]) -> bool:
+    return any(isinstance(node, exp.Boolean) and node.this for node in nodes)
 
 
 def _stands_in_object(node: exp.Expr) -> bool:

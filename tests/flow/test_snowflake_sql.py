@@ -18,6 +18,7 @@ from tests.flow.conftest import SELECT, create, error_of, sql
 FINETUNE = "SELECT SNOWFLAKE.CORTEX.FINETUNE"
 COMPLETE = "SNOWFLAKE.CORTEX.COMPLETE"
 ASK = '[{"role": "user", "content": "how are you"}]'
+FORMAT = "{'type': 'json', 'schema': {'type': 'object'}}"
 VIEW = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
 JOB_ID = re.compile(r"ft_[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -261,7 +262,8 @@ def test_an_engine_that_dies(api: TestClient, engine: EchoEngine) -> None:
 def test_count_tokens(api: TestClient, tuned: str) -> None:
     assert int(sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'the quick brown fox')")) > 0
     assert sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', NULL)") is None
-    refused(api, f"SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('{tuned}', 'a')", 404, "not_found")
+    told = refused(api, f"SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('{tuned}', 'a')", 404, "not_found")
+    assert told.startswith("unknown model 'tuned'")
 
 
 @pytest.mark.parametrize("name", ["AI_COUNT_TOKENS", "snowflake.cortex.ai_count_tokens"])
@@ -269,7 +271,45 @@ def test_ai_count_tokens(api: TestClient, name: str) -> None:
     counted = sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'the quick brown fox')")
     assert sql(api, f"SELECT {name}('ai_complete', 'tiny', 'the quick brown fox') + 1") == counted + 1
     assert sql(api, f"SELECT {name}('ai_complete', 'tiny', NULL)") is None
-    assert "'ai_complete' is" in refused(api, f"SELECT {name}('ai_x', 'tiny', 'a')", 400, "invalid_parameter_value")
+    for more in ("FALSE", "{}", "NULL", "{'temperature': 0.5}", f"{FORMAT}, FALSE"):
+        assert sql(api, f"SELECT {name}('ai_complete', 'tiny', 'the quick brown fox', {more}) + 1") == counted + 1
+    for more in ("TRUE", f"{FORMAT}, true", "NULL, TRUE"):
+        told = sql(api, f"SELECT {name}('ai_complete', 'tiny', 'the quick brown fox', {more})")
+        assert json.loads(told) == {"value": counted, "error": None}
+    assert int(sql(api, f"SELECT {name}('ai_complete', 'tiny', 'the quick brown fox', TRUE):value")) == counted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("'nobody', 'a'", "unknown model 'nobody'"),
+        ("'tuned', 'a'", "unknown model 'tuned'"),
+        ("'tiny', 'a', {'temperature': 9}", "invalid options object: temperature"),
+        ("'tiny', 'a', {'type': 'xml'}", "invalid options object: type"),
+        ("'tiny', 'a', [1]", "invalid options object: an OBJECT is wanted"),
+    ],
+)
+def test_ai_count_tokens_of_a_row_that_fails(api: TestClient, tuned: str, arguments: str, words: str) -> None:
+    """NULL, and the other rows are counted."""
+    assert sql(api, f"SELECT AI_COUNT_TOKENS('ai_complete', {arguments})") is None
+    told = json.loads(sql(api, f"SELECT AI_COUNT_TOKENS('ai_complete', {arguments}, TRUE)"))
+    assert told["value"] is None
+    assert told["error"].startswith(words)
+    one = "SELECT COUNT(AI_COUNT_TOKENS('ai_complete', m, 'a')) FROM (SELECT 'tiny' AS m UNION ALL SELECT 'nobody')"
+    assert sql(api, one) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("'ai_sentiment', 'a'", "'ai_sentiment' is not counted here; 'ai_complete' is"),
+        ("'ai_complete', 'a'", "takes a model, a text"),
+        ("'ai_complete', 'a', TRUE", "takes a model, a text"),
+        ("'ai_complete', 'tiny', 'a', 1 = 1", "TRUE or FALSE, as it is written"),
+    ],
+)
+def test_ai_count_tokens_that_is_refused(api: TestClient, arguments: str, words: str) -> None:
+    assert words in refused(api, f"SELECT AI_COUNT_TOKENS({arguments})", 400, "invalid_parameter_value")
 
 
 def test_the_usage_view(api: TestClient, tuned: str) -> None:

@@ -3,6 +3,7 @@
 Rules: docs.snowflake.com, COMPLETE (SNOWFLAKE.CORTEX) and Cortex REST API.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -30,7 +31,7 @@ def in_their_words(error: Exception, message: str) -> str:
         case NotAllowed():
             return f"Not Authorized: {message}"
         case NotFound():
-            return message.replace("Unknown model", "unknown model", 1)
+            return re.sub(r"^Unknown (base )?model", "unknown model", message)
     return message
 
 

@@ -15,13 +15,13 @@ from luthier.platform.finetune import open_engine
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import HOUR_MS
+from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.dialects.snowflake_models import model_statement
-from luthier.serve.dialects.sql_functions import ai_complete
+from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
-from luthier.serve.dialects.sql_functions.tokens import ai_count_tokens, count_tokens
 from luthier.serve.services import Services
 
 TIMEOUT_SECONDS = 3600.0
@@ -59,12 +59,14 @@ def _functions(statement: Statement) -> dict[str, SqlFunction]:
         SqlFunction(f"{CORTEX}FINETUNE", range(1, 7), finetune_of(services.finetune, statement.caller)),
         _json(f"{CORTEX}COMPLETE", (2, 3), complete(statement)),
         _json(f"{CORTEX}TRY_COMPLETE", (2, 3), try_complete(statement)),
-        _json(f"{CORTEX}COUNT_TOKENS", (2,), each_row(count_tokens(services)), returns="BIGINT"),
+        _json(f"{CORTEX}COUNT_TOKENS", (2,), each_row(tokens.count_tokens(services)), returns="BIGINT"),
     ]
     for schema in ("", CORTEX):
-        completing, counting = ai_complete.ai_complete(statement), each_row(ai_count_tokens(services))
+        completing, arities = ai_complete.ai_complete(statement), tokens.AI_ARITIES
+        counting, detailed = tokens.ai_count_tokens(services), tokens.ai_count_tokens_detailed(services)
         made.append(_json(f"{schema}AI_COMPLETE", range(2, 7), completing, ai_complete.PARAMETERS))
-        made.append(_json(f"{schema}AI_COUNT_TOKENS", (3,), counting, returns="BIGINT"))
+        made.append(_json(f"{schema}AI_COUNT_TOKENS", arities, each_row(counting), returns="BIGINT"))
+        made.append(_json(f"{schema}{COUNT_DETAILED}", arities, each_row(detailed)))
     return {function.name: function for function in made}
 
 
