@@ -15,13 +15,13 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, ToolCall
 from luthier.serve.access_log import Line
-from luthier.serve.adapters import Resolver
 from luthier.serve.admission import Admission
 from luthier.serve.books import line_of
 from luthier.serve.complete import Completer, Tally, Visit
+from luthier.serve.host_memory import AdapterStats
 from luthier.serve.many import Many
+from luthier.serve.resolver import Resolver
 from luthier.serve.services import Ask
-from luthier.serve.slots import AdapterStats
 from luthier.serve.tool_calls import ForcedCalls
 
 

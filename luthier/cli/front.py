@@ -71,7 +71,7 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
         # Three failures in a row, then Ray starts another manager and HAProxy.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # For who sends or takes nothing; an answer may take its time.
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.reader_timeout_seconds),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.reader_timeout_s),
         # A HAProxy that another replaced ends then, whatever it still streams.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
         # A replica that goes is reached until HAProxy has heard of it, which takes seconds on a busy machine.

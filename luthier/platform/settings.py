@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     max_body_mib: int = Field(16, ge=1)
     max_spool_mib: int = Field(64, ge=1)
     """Usage of a replica that waits for the ledger; beyond it no completion is taken."""
-    reader_timeout_seconds: int = Field(60, ge=1)
+    reader_timeout_s: int = Field(60, ge=1)
     """Who takes nothing of an answer, or sends nothing of a request, for so long is cut off."""
     access_log: bool = True
     mlflow_tracking_uri: str = ""

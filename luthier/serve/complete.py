@@ -17,9 +17,9 @@ from luthier.platform.metering import Source, UsageRecord, completion_usage
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
-from luthier.serve.adapters import Resolver
 from luthier.serve.admission import Admission
 from luthier.serve.patience import patiently
+from luthier.serve.resolver import Resolver
 from luthier.serve.services import Ask
 
 PATIENCE_SECONDS = 3600.0

@@ -18,9 +18,9 @@ from luthier.platform.wire import Choice, CompleteRequest, ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 from luthier.serve.engine_faults import check_grammar, client_error, refused
+from luthier.serve.host_memory import AdapterStats
 from luthier.serve.loading import Loader, Report
 from luthier.serve.reading import Reader, plain_choices
-from luthier.serve.slots import AdapterStats
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
 

@@ -15,8 +15,8 @@ from luthier.errors import LuthierError, Unavailable
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
+from luthier.serve.host_memory import AdapterStats
 from luthier.serve.services import Ask, Services
-from luthier.serve.slots import AdapterStats
 
 PREFIX = "full-"
 """Begins the names of their applications."""

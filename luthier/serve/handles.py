@@ -14,9 +14,9 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
+from luthier.serve.host_memory import AdapterStats
 from luthier.serve.remember import Remembered
 from luthier.serve.services import Ask, Completions, Told
-from luthier.serve.slots import AdapterStats
 
 STATS_SECONDS = 3.0
 SOFT_SECONDS, FRESH_SECONDS = 0.5, 1.0

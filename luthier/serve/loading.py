@@ -19,8 +19,8 @@ from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
+from luthier.serve.host_memory import AdapterStats, HostMemory
 from luthier.serve.proof import Scorer, prove
-from luthier.serve.slots import AdapterStats, Slots
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Loader:
 
     def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, report: Report) -> None:
         self._engine, self._base, self._prompts, self._report = engine, base, prompts, report
-        self._slots = Slots(base.engine.max_cpu_loras)
+        self._memory = HostMemory(base.engine.max_cpu_loras)
         self._flights: dict[int, Flight] = {}
         self._refusals: dict[int, tuple[float, str]] = {}
         self._told: dict[int, Proof] = {}
@@ -64,7 +64,7 @@ class Loader:
 
     async def hold(self, version: ModelVersion) -> None:
         """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be."""
-        if self._slots.take(version.number):
+        if self._memory.take(version.number):
             self._hits += 1
             return
         self._misses += 1
@@ -80,7 +80,7 @@ class Loader:
             raise
 
     def release(self, version: ModelVersion) -> None:
-        self._slots.give_back(version.number)
+        self._memory.give_back(version.number)
 
     async def stats(self, replica: str) -> AdapterStats:
         times = list(self._seconds) or [0.0]
@@ -88,13 +88,13 @@ class Loader:
             base_model=self._base.name,
             replica=replica,
             in_engine=(await self._engine.call("adapter_places"))[0],
-            in_memory=self._slots.numbers(),
+            in_memory=self._memory.numbers(),
             max_in_engine=self._base.engine.max_loras,
             max_in_memory=self._base.engine.max_cpu_loras,
             hits=self._hits,
             misses=self._misses,
             loads=self._num_loads,
-            evictions=self._slots.evictions,
+            evictions=self._memory.evictions,
             refused=self._num_refused,
             load_seconds=self._all_seconds,
             load_ms={"p50": 1000 * median(times), "max": 1000 * max(times)},
@@ -128,7 +128,7 @@ class Loader:
 
     async def _place(self, version: ModelVersion, flight: Flight) -> Proof:
         """In the engine, and held by all who wait, if it is not refused; not there if it is."""
-        evicted = await self._slots.room()
+        evicted = await self._memory.room()
         try:
             if evicted is not None:  # before anybody can ask for it again
                 await self._engine.call("drop_adapter", evicted)
@@ -137,10 +137,10 @@ class Loader:
             return proof
         finally:
             if flight.is_in:
-                self._slots.fill(version.number, flight.num_waiting)
+                self._memory.fill(version.number, flight.num_waiting)
             else:
                 await self._engine.call("drop_adapter", version.number)
-                self._slots.forgo()
+                self._memory.forgo()
 
     async def _put(self, version: ModelVersion) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it."""

@@ -8,7 +8,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.platform.jobs import JobCensus
-from luthier.serve.slots import AdapterStats
+from luthier.serve.host_memory import AdapterStats
 
 RUNNING = {
     "step": "Optimizer steps done.",

@@ -28,10 +28,10 @@ from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
+from luthier.serve.host_memory import AdapterStats
 from luthier.serve.many import Many
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.services import Ask, Services, make_services
-from luthier.serve.slots import AdapterStats
 from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
-from luthier.serve.adapters import Resolver
-from luthier.serve.slots import AdapterStats
+from luthier.serve.host_memory import AdapterStats
+from luthier.serve.resolver import Resolver
 
 
 class Verbs(Protocol):

@@ -9,7 +9,7 @@ from luthier.cli.profile import Profile, save_profile
 from luthier.platform.models import Proof, ProofState
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.slots import AdapterStats
+from luthier.serve.host_memory import AdapterStats
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.slots import AdapterStats
+from luthier.serve.host_memory import AdapterStats
 
 routes = APIRouter()
 

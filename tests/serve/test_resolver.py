@@ -9,7 +9,7 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.adapters import FRESH_SECONDS, Resolver
+from luthier.serve.resolver import FRESH_SECONDS, Resolver
 from tests.factories import ADMIN, make_finished, make_job
 from tests.fakes import Clock
 

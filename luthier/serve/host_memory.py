@@ -33,7 +33,7 @@ class AdapterStats(Frozen):
     """p50 and max of the last loads."""
 
 
-class Slots:
+class HostMemory:
     """Belongs to one event loop."""
 
     def __init__(self, size: int) -> None:
