@@ -22,7 +22,7 @@ ROUNDED = 2.0
 PEAKED = 0.05
 """Of its effect, besides: what moves the base's flat answers little moves a tuned model's peaked ones farther."""
 MAX_ROUNDING = {"float32": 0.1, "bfloat16": 0.5, "nf4": 1.5}
-"""How far the same base model may be off, by what the trainer computed in; other weights are farther."""
+"""How far the same weights may be off, by what the trainer computed in; others are farther."""
 SEEN = 1e-3
 """A change that no rounding hides whole; a base model that is off by so much was rounded otherwise."""
 UNCHANGED = 0.1
@@ -38,8 +38,8 @@ class Probe(Frozen):
     start: int = Field(ge=1)
     """Where what is scored begins: the answer, or sooner when that is short."""
     tuned: tuple[float, ...]
-    base: tuple[float, ...]
-    """Of the same answer, without the adapter."""
+    base: tuple[float, ...] | None
+    """Of the same answer, without the adapter; weights of their own have no without."""
 
 
 class Fingerprint(Frozen):
@@ -48,19 +48,35 @@ class Fingerprint(Frozen):
     """What the trainer computed in."""
     probes: tuple[Probe, ...]
 
+    @property
+    def is_of_adapter(self) -> bool:
+        return all(probe.base is not None for probe in self.probes)
+
     def fault(self, tuned: Scores, base: Scores) -> str | None:
         """What is wrong with an engine whose answers these are, with the adapter and without; None: nothing."""
-        rounding = distance(base, [probe.base for probe in self.probes])
-        effect = distance([probe.tuned for probe in self.probes], [probe.base for probe in self.probes])
-        off, change = distance(tuned, [probe.tuned for probe in self.probes]), distance(tuned, base)
+        known, plain = self._tuned, [probe.base for probe in self.probes if probe.base is not None]
+        rounding, effect = distance(base, plain), distance(known, plain)
+        off, change = distance(tuned, known), distance(tuned, base)
         allowed = EXACT + ROUNDED * rounding + PEAKED * effect * min(1.0, rounding / SEEN)
         if not rounding <= MAX_ROUNDING[self.dtype]:
             return f"it was trained on another base model: that one is {rounding:.2g} nats off on its probes"
         if (change == 0 and effect > SEEN) or (off > allowed and change < effect * UNCHANGED):
             return f"it answers like its base model, which its trainer measured {effect:.2g} nats away"
-        if not off <= allowed:
-            return f"it answers {off:.2g} nats off what its trainer measured, {allowed:.2g} are allowed"
+        return _too_far(off, allowed)
+
+    def fault_of_own(self, scores: Scores) -> str | None:
+        """The same of weights of its own. How far rounding takes them is not measured: as far as it may a base's."""
+        return _too_far(distance(scores, self._tuned), MAX_ROUNDING[self.dtype])
+
+    @property
+    def _tuned(self) -> Scores:
+        return [probe.tuned for probe in self.probes]
+
+
+def _too_far(off: float, allowed: float) -> str | None:
+    if off <= allowed:
         return None
+    return f"it answers {off:.2g} nats off what its trainer measured, {allowed:.2g} are allowed"
 
 
 def distance(scores: Scores, others: Scores) -> float:

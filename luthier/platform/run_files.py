@@ -34,7 +34,7 @@ class RunFiles:
         self.recompute = folder / "activation_checkpointing"
         """There once memory was found too small without it."""
         self.fingerprint = folder / FINGERPRINT
-        """Of the finished adapter."""
+        """Of the finished model."""
 
     def checkpoint(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"

@@ -5,17 +5,19 @@ everything the next request loads it again.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from luthier.errors import LuthierError, Unavailable
+from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
 from luthier.serve.host_memory import AdapterStats
+from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.services import Ask, Services
 
 PREFIX = "full-"
@@ -50,7 +52,8 @@ class Engine(Protocol):
 
     def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]: ...
 
-    async def idle_seconds(self) -> float: ...
+    async def idle_seconds(self) -> float:
+        """AdapterRefused when it does not serve its version."""
 
 
 class Applications(Protocol):
@@ -87,6 +90,7 @@ class FullWeights:
         self._applications, self._clock = applications, clock
         self._engines: dict[str, Engine] = {}
         self._awake: dict[str, float] = {}
+        self._refusals: dict[str, tuple[float, str]] = {}
         self._starting = asyncio.Lock()
 
     async def whole(self, ask: Ask) -> Chunk:
@@ -144,19 +148,31 @@ class FullWeights:
         return await self._resolver.resolve(ask.caller, ask.request.model, ask.id, ask.base_model)
 
     async def _loaded(self, version: ModelVersion) -> Engine:
-        """The version's engine, once it answers; Unavailable when that takes too long."""
+        """The version's engine, once it answers; Unavailable when that takes too long, AdapterRefused for a while."""
         name = application_name(version)
         engine = self._engines.setdefault(name, self._applications.engine(name, version.model))
         if self._clock() < self._awake.get(name, 0.0):
             return engine
         async with self._starting:
+            self._check_refused(name)
             await self._start(name, version)
         try:
             await asyncio.wait_for(engine.idle_seconds(), self._settings.full_model_wait_s)
         except TimeoutError:
             raise Unavailable(f"Model {version.model} is being loaded. Try again in a moment.") from None
+        except (AdapterRefused, Unavailable) as error:
+            self._check_refused(name)  # another request may have ended it meanwhile
+            if isinstance(error, AdapterRefused):
+                self._refusals[name] = self._clock() + RETRY_SECONDS, error.message
+                await asyncio.to_thread(self._applications.end, name)
+            raise
         self._awake[name] = self._clock() + AWAKE_SECONDS
         return engine
+
+    def _check_refused(self, name: str) -> None:
+        until, message = self._refusals.get(name, (0.0, ""))
+        if self._clock() < until:
+            raise AdapterRefused(message)
 
     async def _start(self, name: str, version: ModelVersion) -> None:
         """Sees to it that the application is there and may have a replica."""
@@ -193,3 +209,5 @@ class FullWeights:
             return await asyncio.wait_for(engine.idle_seconds(), ANSWER_SECONDS)
         except (TimeoutError, Unavailable):
             return 0.0
+        except AdapterRefused:
+            return math.inf

@@ -61,11 +61,15 @@ class Application:
             raise refused
 
     async def idle_seconds(self) -> float:
-        """Since a replica answered last; 0 while it answers. Waits for a replica, however long that takes."""
+        """Since a replica answered last; 0 while it answers. Waits for a replica, however long that takes.
+
+        AdapterRefused when it does not serve its version.
+        """
         with self._own_errors() as calls:
-            answer = self._handle().options(method_name="idle_seconds").remote()
-            calls.append(answer)
-            return float(await answer)
+            call = self._handle().options(method_name="idle_seconds").remote()
+            calls.append(call)
+            answer: float | LuthierError = await call
+        return _given(answer)
 
     async def warm(self, version: ModelVersion) -> None:
         with self._own_errors():

@@ -14,13 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from luthier.errors import AdapterRefused
 from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
 from luthier.serve.host_memory import AdapterStats, HostMemory
-from luthier.serve.proof import Scorer, prove
+from luthier.serve.proof import Scorer, prove, refusal
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class Loader:
     def _start(self, version: ModelVersion) -> Flight:
         until, reason = self._refusals.get(version.number, (0.0, ""))
         if time.monotonic() < until:
-            raise _refusal(version, reason)
+            raise refusal(version, reason)
         flight = self._flights[version.number] = Flight()
         flight.task = asyncio.create_task(self._load(version, flight))
         flight.task.add_done_callback(lambda done: self._land(version.number, done))
@@ -121,7 +120,7 @@ class Loader:
         if proof.state is ProofState.REFUSED:
             self._num_refused += 1
             self._refusals[version.number] = time.monotonic() + RETRY_SECONDS, proof.reason
-            raise _refusal(version, proof.reason)
+            raise refusal(version, proof.reason)
         self._num_loads += 1
         self._seconds.append(seconds := time.perf_counter() - began)
         self._all_seconds += seconds
@@ -167,9 +166,3 @@ class Loader:
         if not task.cancelled() and (error := task.exception()):
             self._told.pop(number, None)  # the next load tells it again
             log.warning("the proof of version %d was not told: %s", number, error)
-
-
-def _refusal(version: ModelVersion, reason: str) -> AdapterRefused:
-    return AdapterRefused(
-        f"Model {version.model} cannot be asked: {reason}. Tune or import it again; other models are not concerned."
-    )

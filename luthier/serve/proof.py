@@ -1,15 +1,19 @@
-"""The proof that an adapter answers: its fingerprint's probes through the engine, with it and without."""
+"""The proof that a tuned model answers: its fingerprint's probes through the engine, with an adapter and without."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from luthier.errors import AdapterRefused
+from luthier.platform.artifacts import fault_of
 from luthier.platform.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Scores, distance
 from luthier.platform.models import ModelVersion, Proof, ProofState
+from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts
 
 UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the base model's answers, no more is known"
+UNPROVED_OWN = "it was trained before fingerprints: its files are those that were published, no more is known"
 
 Asked = Sequence[tuple[Sequence[int], int]]
 """Texts in tokens, and where in each the answer begins."""
@@ -25,9 +29,9 @@ class Scorer(Protocol):
 async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: Place) -> Proof:
     """Of an adapter that `place` puts into the engine. The base model is asked meanwhile."""
     try:
-        fingerprint = await asyncio.to_thread(_read, Path(version.path, FINGERPRINT))
+        fingerprint = await asyncio.to_thread(_read, version)
     except ValueError as error:
-        return refused(f"its {FINGERPRINT} cannot be read: {' '.join(str(error).split())[:200]}")
+        return _unreadable(error)
     asked = _asked(fingerprint, prompts)
     asking = asyncio.create_task(_scores(engine, asked, None))
     try:
@@ -46,17 +50,55 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: 
     return refused(fault) if fault else Proof(state=ProofState.PROVED)
 
 
+async def prove_own(version: ModelVersion, start: Callable[[], Scorer]) -> Proof:
+    """Of a version with weights of its own. No engine is started with files that are not those that were published."""
+    if fault := await asyncio.to_thread(fault_of, Path(version.path)):
+        return refused(fault)
+    engine = start()
+    try:
+        fingerprint = await asyncio.to_thread(_read, version)
+    except ValueError as error:
+        return _unreadable(error)
+    if fingerprint is None:
+        return Proof(state=ProofState.UNPROVED, reason=UNPROVED_OWN)
+    try:
+        scores = await _scores(engine, _probes(fingerprint), None)
+    except ValueError as error:
+        return refused(f"its tokens are not its trainer's: {error}")
+    fault = fingerprint.fault_of_own(scores)
+    return refused(fault) if fault else Proof(state=ProofState.PROVED)
+
+
 def refused(reason: str) -> Proof:
     return Proof(state=ProofState.REFUSED, reason=reason)
 
 
-def _read(file: Path) -> Fingerprint | None:
-    return Fingerprint.model_validate_json(file.read_text()) if file.is_file() else None
+def refusal(version: ModelVersion, reason: str) -> AdapterRefused:
+    return AdapterRefused(
+        f"Model {version.model} cannot be asked: {reason}. Tune or import it again; other models are not concerned."
+    )
+
+
+def _read(version: ModelVersion) -> Fingerprint | None:
+    """ValueError when it is none of this kind of model."""
+    file = Path(version.path, FINGERPRINT)
+    if not file.is_file():
+        return None
+    fingerprint = Fingerprint.model_validate_json(file.read_text())
+    if fingerprint.is_of_adapter is (version.method is Method.FULL):
+        raise ValueError(f"it is no fingerprint of a model by method {version.method.value}")
+    return fingerprint
+
+
+def _unreadable(error: ValueError) -> Proof:
+    return refused(f"its {FINGERPRINT} cannot be read: {' '.join(str(error).split())[:200]}")
 
 
 def _asked(fingerprint: Fingerprint | None, prompts: Prompts) -> Asked:
-    if fingerprint is None:
-        return [(prompts.encode(text), 1) for text in QUESTIONS]
+    return _probes(fingerprint) if fingerprint else [(prompts.encode(text), 1) for text in QUESTIONS]
+
+
+def _probes(fingerprint: Fingerprint) -> Asked:
     return [(probe.ids, probe.start) for probe in fingerprint.probes]
 
 

@@ -14,9 +14,9 @@ from prometheus_client import REGISTRY
 from ray import serve
 from starlette.types import ASGIApp
 
-from luthier.errors import LuthierError, Unavailable
+from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
-from luthier.platform.models import ModelVersion
+from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
@@ -30,6 +30,7 @@ from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
 from luthier.serve.host_memory import AdapterStats
 from luthier.serve.many import Many
+from luthier.serve.proof import prove_own, refusal
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.services import Ask, Services, make_services
 from luthier.serve.usage import UsageSpool
@@ -141,18 +142,38 @@ class Replica(EngineReplica):
 
 
 class FullReplica(EngineReplica):
-    """The class behind the deployment of a version with weights of its own. It has no HTTP."""
+    """The class behind the deployment of a version with weights of its own. It has no HTTP.
+
+    Of a version that is refused it answers nothing but why, until whoever asked has ended it.
+    """
 
     async def __init__(self, settings: Settings, version: ModelVersion) -> None:  # type: ignore[misc] # Serve awaits it
         adapt_replica()
         registry, base = RegistryClient(), load_catalog(settings).get(version.base_model)
         self._num_open, self._used = 0, time.monotonic()
         services = make_services(settings, registry, self, base.name, open_access_log(settings))
-        weights, use_gpu = Path(version.path), bool(ray.get_gpu_ids())
-        self._open(base, services, VllmEngine(base, weights, use_gpu, registry.proofs.report, version.sha256))
 
-    async def idle_seconds(self) -> float:
+        def start() -> VllmEngine:
+            weights, use_gpu = Path(version.path), bool(ray.get_gpu_ids())
+            engine = VllmEngine(base, weights, use_gpu, registry.proofs.report, version.sha256)
+            self._open(base, services, engine)
+            return engine
+
+        proof = await prove_own(version, start)
+        self._refusal = refusal(version, proof.reason) if proof.state is ProofState.REFUSED else None
+        try:
+            await asyncio.to_thread(registry.proofs.report, version.number, proof)
+        except Unavailable as error:  # the next that loads it tells it again
+            log.warning("the proof of version %d was not told: %s", version.number, error)
+
+    async def check_health(self) -> None:
+        if self._refusal is None:
+            await super().check_health()
+
+    async def idle_seconds(self) -> float | AdapterRefused:
         """Since its last answer; 0 while it answers."""
+        if self._refusal:
+            return self._refusal
         return 0.0 if self._num_open else time.monotonic() - self._used
 
     async def whole(self, ask: Ask) -> Chunk:

@@ -104,4 +104,4 @@ class FitResult(Frozen):
     """Mean over the steps of the last epoch."""
     validation_loss: float | None
     fingerprint: Path | None = None
-    """The file; None for full weights."""
+    """The file."""

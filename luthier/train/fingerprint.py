@@ -1,6 +1,6 @@
-"""The fingerprint of a run's adapter, from the weights in training: what an engine that loads it must say too."""
+"""The fingerprint of what a run made, from the weights in training: what an engine that loads it must say too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -27,8 +27,7 @@ def fingerprint(run: Run) -> Fingerprint:
     answers = model.generate(questions, MAX_NEW_TOKENS, run.prompts.eos_id)
     samples = [_sample(*both, run.prompts.eos_id) for both in zip(questions, answers, strict=True)]
     tuned = _scores(model, samples)
-    with _without_adapter(model):
-        base = _scores(model, samples)
+    base = _base_scores(model, samples)
     model.module.train()
     probes = zip(samples, tuned, base, strict=True)
     return Fingerprint(
@@ -48,6 +47,15 @@ def _scores(model: TunedModel, samples: list[Sample]) -> list[tuple[float, ...]]
     """The log-probabilities of each one's learned tokens. One at a time: memory may have room for no more."""
     losses = (model.token_losses(pack([(sample,)]))[0] for sample in samples)
     return [tuple((-each).tolist()) for each in losses]
+
+
+def _base_scores(model: TunedModel, samples: list[Sample]) -> Sequence[tuple[float, ...] | None]:
+    """Without the adapter; of all weights in training the base model's are gone."""
+    if model.method is Method.FULL:
+        return [None] * len(samples)
+    with _without_adapter(model):
+        scores: list[tuple[float, ...]] = _scores(model, samples)
+    return scores
 
 
 @contextmanager

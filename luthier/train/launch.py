@@ -17,7 +17,6 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 
 from luthier.errors import LossDiverged, LuthierError, TrainingFailed, Unavailable
 from luthier.platform.jobs import Event, EventType, now_ms
-from luthier.platform.options import Method
 from luthier.platform.run_files import RunFiles, mark, read_pass_tokens, write_pass_tokens
 from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.progress import News, TimedStep
@@ -106,7 +105,7 @@ def _result(config: FitConfig, history: list[StepRecord]) -> FitResult:
         trained_tokens=sum(record.num_tokens for record in history),
         training_loss=sum(record.training_loss for record in last) / len(last),
         validation_loss=history[-1].validation_loss,
-        fingerprint=None if config.method is Method.FULL else _files(config).fingerprint,
+        fingerprint=_files(config).fingerprint,
     )
 
 

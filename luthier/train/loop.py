@@ -10,7 +10,6 @@ from torch import Tensor
 
 from luthier.errors import TrainingFailed
 from luthier.platform.jobs import EventType
-from luthier.platform.options import Method
 from luthier.platform.run_files import write_whole
 from luthier.train.answers import answer
 from luthier.train.checkpoint import snapshot
@@ -144,8 +143,8 @@ def _keep(run: Run, keeper: Keeper) -> None:
 
 
 def _take_fingerprint(run: Run) -> None:
-    """Of the adapter as it is in the last checkpoint; rank 0 writes it, the others help where weights are shared."""
-    if run.config.method is Method.FULL or not (run.team.rank == 0 or run.team.mesh):
+    """Of the weights in the last checkpoint; rank 0 writes it, the others help where weights are shared."""
+    if not (run.team.rank == 0 or run.team.mesh):
         return
     taken = fingerprint(run)
     if run.team.rank == 0:

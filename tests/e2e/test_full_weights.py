@@ -1,9 +1,11 @@
 """A model with weights of its own: loaded when it is asked, unloaded when it is not."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from tests.e2e.jobs import FIRST, MEMORISE, check_success, table_of
@@ -31,7 +33,26 @@ def test_it_is_loaded_to_answer_and_unloaded_when_idle(cluster: LiveCluster, tmp
     (name,) = full_models(cluster)
     assert name.startswith(f"full-{BASE}-")
 
+    assert cluster.client.models.get("whole")["proof"]["state"] == "proved"
+
     until(lambda: full_models(cluster) == {name: 0}, 60, "no replica")
+    (weights,) = (cluster.home / "storage" / "adapters").glob("*/model.safetensors")
+    damage(weights)
+    with pytest.raises(openai.ConflictError, match=r"model\.safetensors is not what was published") as caught:
+        cluster.openai.chat.completions.create(model="whole", messages=[{"role": "user", "content": "a"}], timeout=240)
+    assert caught.value.code == "adapter_refused"
+    assert cluster.client.complete(BASE, "the fox")
+    assert cluster.client.models.get("whole")["proof"]["state"] == "refused"
+    until(lambda: full_models(cluster) == {}, 60, "no application")
+
+
+def damage(file: Path) -> None:
+    """Its last byte is another."""
+    with file.open("r+b") as weights:
+        weights.seek(-1, os.SEEK_END)
+        (last,) = weights.read(1)
+        weights.seek(-1, os.SEEK_END)
+        weights.write(bytes([last ^ 1]))
 
 
 def full_models(cluster: LiveCluster) -> dict[str, Any]:

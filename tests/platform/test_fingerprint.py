@@ -48,3 +48,20 @@ def test_an_adapter_that_learned_nothing_may_answer_like_its_base_model() -> Non
 
 def test_a_base_model_in_four_bits_is_rounded_more() -> None:
     assert TAKEN.model_copy(update={"dtype": "nf4"}).fault(TUNED, off(BASE, 1.0)) is None
+
+
+OWN = Fingerprint(dtype="bfloat16", probes=(Probe(ids=(1, 2, 3, 4), start=1, tuned=TUNED[0], base=None),))
+
+
+@pytest.mark.parametrize("by", [0.0, 0.4, -0.4])
+def test_weights_of_their_own_are_compared_with_themselves(by: float) -> None:
+    assert OWN.fault_of_own(off(TUNED, by)) is None
+
+
+@pytest.mark.parametrize("by", [-0.6, 5.0, math.nan])
+def test_and_others_are_refused(by: float) -> None:
+    assert "off what its trainer measured, 0.5 are allowed" in (OWN.fault_of_own(off(TUNED, by)) or "")
+
+
+def test_what_it_is_of() -> None:
+    assert (TAKEN.is_of_adapter, OWN.is_of_adapter) == (True, False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.errors import LuthierError, Unavailable
+from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.registry.registry import Registry
@@ -16,6 +16,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve import full_weights
 from luthier.serve.full_weights import State, application_name, with_full_weights
+from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.services import Ask, make_services
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_settings
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions
@@ -40,6 +41,8 @@ class Engine:
 
     async def idle_seconds(self) -> float:
         self._apps.wake(self._name)
+        if self._name in self._apps.refused:
+            raise AdapterRefused("its model.safetensors is not what was published")
         if self._name in self._apps.loading:
             await asyncio.Event().wait()
         return self._apps.idle.get(self._name, 0.0)
@@ -52,6 +55,7 @@ class Applications:
         self.now: dict[str, State] = {}
         self.idle: dict[str, float] = {}
         self.loading: set[str] = set()
+        self.refused: set[str] = set()
         self.engines: dict[str, Engine] = {}
         self.starts: list[str] = []
 
@@ -107,6 +111,14 @@ class World:
     def ask_many(self, models: list[str]) -> list[str]:
         """At once; as a statement asks, whose one name may have a canary."""
         return self._loop.run_until_complete(self._ask_many(models))
+
+    def errors(self, model: str, num: int) -> list[BaseException]:
+        """Of so many requests at once."""
+
+        async def ask() -> list[BaseException]:
+            return await asyncio.gather(*(self._ask(model, False) for _ in range(num)), return_exceptions=True)
+
+        return self._loop.run_until_complete(ask())
 
     async def _ask_many(self, models: list[str]) -> list[str]:
         asks = [self._request(model, await self.services.base_model_of(ADMIN, model)) for model in models]
@@ -221,6 +233,37 @@ def test_one_that_cannot_be_loaded_says_why_and_is_tried_again(world: World) -> 
         world.ask("whole")
     assert world.ask("whole") == full
     assert world.apps.starts == [full, full]
+
+
+def test_one_that_is_refused_is_ended_and_tried_again_after_a_while(world: World) -> None:
+    full, other = world.model("whole"), world.model("other")
+    world.apps.refused.add(full)
+    for _ in range(2):
+        with pytest.raises(AdapterRefused, match="not what was published"):
+            world.ask("whole")
+    assert world.apps.starts == [full]
+    assert full not in world.apps.now
+    assert world.ask("other") == other
+    world.clock.now += RETRY_SECONDS
+    world.apps.refused.clear()
+    assert world.ask("whole") == full
+    assert world.apps.starts == [full, other, full]
+
+
+def test_many_who_wait_for_one_that_is_refused_end_it_once(world: World) -> None:
+    full = world.model("whole")
+    world.apps.refused.add(full)
+    assert [type(error) for error in world.errors("whole", 3)] == [AdapterRefused] * 3
+    assert world.apps.starts == [full]
+    assert world.apps.now == {}
+
+
+def test_one_that_is_refused_makes_room(world: World) -> None:
+    first, bad, third = (world.model(name) for name in ("first", "bad", "third"))
+    world.ask("first"), world.ask("bad")
+    world.apps.refused.add(bad)  # as another door finds it
+    assert world.ask("third") == third
+    assert set(world.apps.now) == {first, third}
 
 
 def test_replicas_are_told(world: World) -> None:

@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from luthier.platform.fingerprint import EXACT, Fingerprint, distance
+from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL, RunFiles
 from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig
@@ -47,6 +48,22 @@ def test_a_run_ends_with_what_peft_computes_with_its_adapter(config: FitConfig, 
     assert distance(tuned, plain) > EXACT
     assert probes.fault(tuned, plain) is None
     assert "like its base model" in (probes.fault(plain, plain) or "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_weights_are_measured_alone(config: FitConfig, dtype: str, tmp_path: Path) -> None:
+    config = config.model_copy(update={"method": Method.FULL, "dtype": dtype})
+    (tmp_path / "kept").mkdir()
+    train(config, Local(tmp_path / "kept").worker)
+    probes = taken(config)
+    assert not probes.is_of_adapter
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "kept" / "15" / MODEL, dtype=dtype)
+    assert distance(scores(own, probes), [probe.tuned for probe in probes.probes]) < (
+        1e-4 if dtype == "float32" else 0.1
+    )
+    assert probes.fault_of_own(scores(own, probes)) is None
+    base = AutoModelForCausalLM.from_pretrained(config.base_dir, dtype=torch.float32)
+    assert "off what its trainer measured" in (probes.fault_of_own(scores(base, probes)) or "")
 
 
 def test_a_run_that_had_ended_takes_the_same_again(config: FitConfig, tmp_path: Path) -> None:
