@@ -20,38 +20,15 @@ import click
 from benchmarks.report import OUT, tell
 from benchmarks.serve_report import Runs, report
 from benchmarks.serve_run import Amount, run_point
+from benchmarks.serve_setup import engine_options, prepare, told
 from benchmarks.serve_sides import BASE, Server, Setup, luthier, ray_serve_llm, vllm
 from benchmarks.serve_traffic import Point, Traffic, points
-from luthier.platform.base_models import base_model_dir, load_catalog
-from luthier.platform.settings import load_settings
-from tests.tiny_adapter import build_adapter
-from tests.tiny_model import build_tiny_model
 
 TRAFFIC: dict[str, tuple[Traffic, ...]] = {"even": ("even",), "skewed": ("skewed",), "both": ("even", "skewed")}
 STREAMED: dict[str, tuple[bool, ...]] = {"whole": (False,), "streamed": (True,), "both": (True, False)}
 Place = TypeVar("Place")
 BODY: dict[str, Any] = {"temperature": 0.0}
 RESERVED = (0, 1)
-ROW = """
-name = "{name}"
-hf = "nobody/{name}"
-licence = "Apache-2.0"
-description = "The benchmark's model."
-price_class = "small"
-context_window = {max_model_len}
-rows_per_epoch = 1000
-max_rank = {rank}
-
-[source]
-kind = "path"
-path = "{path}"
-
-[engine]
-max_loras = {max_loras}
-max_cpu_loras = {max_cpu_loras}
-max_num_seqs = {max_num_seqs}
-dtype = "{dtype}"
-"""
 
 
 @click.command()
@@ -69,12 +46,7 @@ dtype = "{dtype}"
 @click.option("--ignore-eos/--end-at-eos", default=True, show_default=True, help="All answers have --tokens tokens.")
 @click.option("--base-models", default=1, show_default=True, help="That Luthier serves at once; all but one are idle.")
 @click.option("--vllm-reserved", type=click.IntRange(0), help="CPUs that vLLM keeps for its server; else it screens.")
-@click.option("--rank", default=8, show_default=True, help="Of the adapters.")
-@click.option("--max-loras", default=4, show_default=True, help="Adapters in one batch.")
-@click.option("--max-cpu-loras", default=64, show_default=True)
-@click.option("--max-num-seqs", default=64, show_default=True)
-@click.option("--max-model-len", default=512, show_default=True)
-@click.option("--dtype", default="auto", show_default=True)
+@engine_options
 @OUT
 def main(model: str, against: tuple[str, ...], out: Path | None, **options: Any) -> None:
     """Compares and prints the tables."""
@@ -85,7 +57,7 @@ def main(model: str, against: tuple[str, ...], out: Path | None, **options: Any)
         options["requests"], options["tokens"], BODY | ({"ignore_eos": True} if options["ignore_eos"] else {})
     )
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        setup = _prepare(model, Path(scratch), options)
+        setup = prepare(model, Path(scratch), options)
         servers: list[Server] = [luthier]
         notes = [_told(setup, options)]
         if "vllm" in against:
@@ -103,37 +75,10 @@ def main(model: str, against: tuple[str, ...], out: Path | None, **options: Any)
     tell(report(Path(model).name, notes, runs), out)
 
 
-def _prepare(model: str, scratch: Path, options: Mapping[str, Any]) -> Setup:
-    """The model, its adapters and Luthier's home."""
-    base_dir = _base_dir(model, scratch)
-    home = scratch / "home"
-    (home / "base_models").mkdir(parents=True)
-    names = (BASE, *(f"{BASE}{number}" for number in range(2, options["base_models"] + 1)))
-    for name in names:
-        row = ROW.format(name=name, path=base_dir, **options)
-        (home / "base_models" / f"{name}.toml").write_text(row)
-    adapters = {
-        f"A{number}": build_adapter(base_dir, scratch / f"A{number}", seed=number, r=options["rank"])
-        for number in range(max(options["adapters"]))
-    }
-    return Setup(home, names, adapters)
-
-
-def _base_dir(model: str, scratch: Path) -> Path:
-    if model == "tiny":
-        return build_tiny_model(scratch / "tiny")
-    if Path(model).is_dir():
-        return Path(model).resolve()
-    settings = load_settings()
-    return base_model_dir(settings, load_catalog(settings).get(model))
-
-
 def _told(setup: Setup, options: Mapping[str, Any]) -> str:
     """What the run was asked to do."""
     asked = ("rounds", "tokens", "ignore_eos", "base_models")
-    engine = {name: value for name, value in setup.engine.items() if name != "model"}
-    told = [f"{name} {value}" for name, value in [*((name, options[name]) for name in asked), *engine.items()]]
-    return f"{', '.join(told).replace('_', ' ')}."
+    return f"{told({name: options[name] for name in asked} | setup.engine)}."
 
 
 def _reserved(setup: Setup, asked: list[Point], amount: Amount, given: int | None) -> tuple[int, str]:

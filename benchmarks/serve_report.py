@@ -55,8 +55,8 @@ def _speeds(sides: dict[str, list[Run]]) -> str:
     lines = [
         (
             side,
-            _spread([run.speed for run in done], 1),
-            _spread([run.load.completion_tokens / run.load.seconds for run in done], 0),
+            spread([run.speed for run in done], 1),
+            spread([run.load.completion_tokens / run.load.seconds for run in done], 0),
             f"{_middle(done, _tokens_each):.1f}",
             _quantiles(done, lambda run: run.load.latencies),
             _quantiles(done, lambda run: run.load.first),
@@ -67,7 +67,7 @@ def _speeds(sides: dict[str, list[Run]]) -> str:
         )
         for side, done in sides.items()
     ]
-    return _table((*head, "errors", "ledger", "adapters"), lines)
+    return table((*head, "errors", "ledger", "adapters"), lines)
 
 
 def _cpu(sides: dict[str, list[Run]]) -> str:
@@ -75,7 +75,7 @@ def _cpu(sides: dict[str, list[Run]]) -> str:
     for side, done in sides.items():
         each = [_middle(done, partial(_cpu_each, group)) for group in GROUPS]
         lines.append((side, *(f"{value:.1f}" for value in each)))
-    return _table(("CPU ms a request", *GROUPS), lines)
+    return table(("CPU ms a request", *GROUPS), lines)
 
 
 def _ratios(sides: dict[str, list[Run]]) -> list[str]:
@@ -94,7 +94,7 @@ def _ratio(ours: list[Run], theirs: list[Run]) -> str:
     return f"**{ratio:.2f}** of the medians' requests/s, {min(pairs):.2f} to {max(pairs):.2f} a round; p99 {waits:.2f}."
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = (head, ("---",) * len(head), *lines)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -103,9 +103,10 @@ def _middle(done: list[Run], of: Callable[[Run], float]) -> float:
     return median(of(run) for run in done)
 
 
-def _spread(values: list[float], digits: int) -> str:
-    spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{median(values):.{digits}f}{spread}"
+def spread(values: Sequence[float], digits: int) -> str:
+    """The median, with the least and the most."""
+    ends = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{median(values):.{digits}f}{ends}"
 
 
 def _quantiles(done: list[Run], of: Callable[[Run], Sequence[float]]) -> str:

@@ -79,9 +79,9 @@ def run_point(
         mark=running.mark,
     )
     _warm(plan, names, (seed, lead))
-    before, counters = _settled(running), _counters(running)
+    before, counters = settled(running), _counters(running)
     load = _load(plan)
-    ledger = _beyond(running, before, load)
+    ledger = beyond(running, before, (load.prompt_tokens, load.completion_tokens))
     after = _counters(running)
     counted = {name: value - counters.get(name, 0.0) for name, value in after.items()}
     return Run(load=load, ledger=ledger, counters=counted, facts=engine_facts(running.mark))
@@ -111,7 +111,7 @@ def _load(plan: Plan) -> Load:
         return Load.model_validate_json(given.read_text())
 
 
-def _settled(running: Running) -> tuple[int, int]:
+def settled(running: Running) -> tuple[int, int]:
     """The ledger's counts, once they stand still."""
     if running.ledger is None:
         return 0, 0
@@ -123,16 +123,16 @@ def _settled(running: Running) -> tuple[int, int]:
         counts = now
 
 
-def _beyond(running: Running, before: tuple[int, int], load: Load) -> tuple[int, int] | None:
-    """What the ledger counted more than the client, in the end."""
+def beyond(running: Running, before: tuple[int, int], counted: tuple[int, int]) -> tuple[int, int] | None:
+    """What the ledger counted more than the client did, in the end."""
     if running.ledger is None:
         return None
     deadline = time.monotonic() + LEDGER_SECONDS
     while True:
         prompt, completion = running.ledger()
-        beyond = prompt - before[0] - load.prompt_tokens, completion - before[1] - load.completion_tokens
-        if beyond == (0, 0) or time.monotonic() > deadline:
-            return beyond
+        more = prompt - before[0] - counted[0], completion - before[1] - counted[1]
+        if more == (0, 0) or time.monotonic() > deadline:
+            return more
         time.sleep(STEADY_SECONDS)
 
 
