@@ -143,3 +143,10 @@ def test_many_rows(api: TestClient, engine: EchoEngine) -> None:
     assert rows(api, statement) == [f"base: row {number}" for number in range(500)]
     (total,) = api.get("/luthier/v1/usage/completions", params={"group_by": "function"}).json()["usage"]
     assert (total["records"], total["prompt_tokens"]) == (500, 1000)
+
+
+def test_functions_are_known_by_any_spelling_of_their_names(api: TestClient) -> None:
+    both = """SELECT "SNOWFLAKE".cortex.Complete('tiny', 'a b') || ai_count_tokens('ai_complete', 'tiny', 'a')"""
+    assert sql(api, both) == "base: a b1"
+    response = api.post("/luthier/v1/sql", json={"statement": "SELECT SNOWFLAKE.CORTEX.COMPLET('tiny', 'a')"})
+    assert "complet does not exist" in error_of(response, 422, "sql_compilation_error")

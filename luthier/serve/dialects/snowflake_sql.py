@@ -5,6 +5,7 @@ Shapes: docs.snowflake.com, FINETUNE (SNOWFLAKE.CORTEX), COMPLETE (SNOWFLAKE.COR
 
 import asyncio
 import itertools
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,13 +48,16 @@ def _run(text: str, statement: Statement) -> pa.Table:
     if "ACCOUNT_USAGE" in text.upper():
         views[FINE_TUNING_USAGE] = _fine_tuning_usage(services, caller)
     tables = services.registry.tables.show(caller)
-    extras = {"functions": _functions(statement), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
+    extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
     with open_engine(services.settings, tables, **extras) as engine:
         return engine.table(text)
 
 
-def _functions(statement: Statement) -> dict[str, SqlFunction]:
-    """The AI_ functions are found with and without their schema, the older ones with it."""
+def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
+    """Those that the text names, as each costs DuckDB milliseconds; all if it names none: it may have misspelt one.
+
+    The AI_ functions are found with and without their schema, the older ones with it.
+    """
     services = statement.services
     made = [
         SqlFunction(f"{CORTEX}FINETUNE", range(1, 7), finetune_of(services.finetune, statement.caller)),
@@ -67,7 +71,11 @@ def _functions(statement: Statement) -> dict[str, SqlFunction]:
         made.append(_json(f"{schema}AI_COMPLETE", range(2, 7), completing, ai_complete.PARAMETERS))
         made.append(_json(f"{schema}AI_COUNT_TOKENS", arities, each_row(counting), returns="BIGINT"))
         made.append(_json(f"{schema}{COUNT_DETAILED}", arities, each_row(detailed)))
-    return {function.name: function for function in made}
+    words = set(re.findall(r"\w+", text.upper()))
+    if "AI_COUNT_TOKENS" in words:
+        words.add(COUNT_DETAILED)  # SQL's dialect may turn it into that
+    named = [function for function in made if function.name.rpartition(".")[2] in words]
+    return {function.name: function for function in named or made}
 
 
 def _json(
