@@ -18,8 +18,8 @@ from luthier.serve.services import Ask, Services
 Row = list[Any]
 Call = Callable[[list[pa.Array]], pa.Array]
 
-MAX_MESSAGES = 6
-"""On their way at once: four fill an engine, two wait behind them. Others come in between."""
+MAX_MESSAGES = 4
+"""On their way at once: two fill an engine, two wait behind them. Others come in between."""
 
 
 class Completion(NamedTuple):
@@ -42,9 +42,9 @@ class Statement:
 
     @cached_property
     def num_together(self) -> int:
-        """Rows that go to a replica in one message: a quarter of what an engine answers at once."""
+        """Rows that go to a replica in one message: half of what an engine answers at once."""
         catalog, served = self.services.catalog, self.services.base_models
-        return max(1, min((catalog.get(name).engine.max_num_seqs for name in served), default=1) // 4)
+        return max(1, min((catalog.get(name).engine.max_num_seqs for name in served), default=1) // 2)
 
 
 def each_row(one: Callable[[Row], str | None]) -> Call:
