@@ -27,6 +27,13 @@ def prepare_environment(base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
         os.environ["OMP_NUM_THREADS"] = str(num_threads(base_dir))  # Ray says 1 to what reserves no CPU
 
 
+def keep_environment() -> None:
+    """For a process with one engine, once it has started: vLLM asks os.environ for each token of each answer."""
+    from vllm.envs import enable_envs_cache
+
+    enable_envs_cache()
+
+
 def num_threads(base_dir: Path) -> int:
     """That compute on a CPU."""
     weights = sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))

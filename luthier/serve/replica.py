@@ -25,6 +25,7 @@ from luthier.serve.api import build_direct
 from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
+from luthier.serve.engine_args import keep_environment
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
@@ -53,6 +54,7 @@ class EngineReplica:
             settings.home / "spool" / base.name, services.registry.ledger.append, settings.max_spool_mib << 20
         )
         spool.start()
+        keep_environment()
         self._engine = engine
         books = ReplicaBooks(spool, services.access_log)
         self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
