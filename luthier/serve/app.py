@@ -23,8 +23,11 @@ def start_doors(settings: Settings, catalog: Catalog, host: str) -> None:
 
 
 def end_engines(base_models: Iterable[str]) -> None:
-    """Of base models that are served no more; each finishes its answers."""
-    for name in base_models:
+    """Of base models that are served no more; each finishes its answers, all side by side."""
+    names = tuple(base_models)
+    for name in names:
+        serve.delete(name, _blocking=False)
+    for name in names:
         serve.delete(name, _blocking=True)
 
 

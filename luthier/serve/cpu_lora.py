@@ -50,7 +50,7 @@ class Turned:
             rank = self._b.shape[3]
             for slot, (old, new) in enumerate(zip(self._layout, layout, strict=True)):
                 if old != new:
-                    self._all[slot * rank : (slot + 1) * rank] = self._b[slot, 0].t()
+                    self._all[slot * rank : (slot + 1) * rank] = self._b[slot, 0].t() if new else 0
             self._layout = layout
         return self._all
 

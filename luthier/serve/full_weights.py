@@ -159,6 +159,7 @@ class FullWeights:
         try:
             await asyncio.wait_for(engine.idle_seconds(), self._settings.full_model_wait_s)
         except TimeoutError:
+            self._check_refused(name)
             raise Unavailable(f"Model {version.model} is being loaded. Try again in a moment.") from None
         except (AdapterRefused, Unavailable) as error:
             self._check_refused(name)  # another request may have ended it meanwhile

@@ -33,7 +33,7 @@ class Application:
 
     async def whole(self, ask: Ask) -> Chunk:
         with self._own_errors(ask.told) as calls:
-            call = self._handle().options(method_name="whole_or_error").remote(ask)
+            call = (await self._handle()).options(method_name="whole_or_error").remote(ask)
             calls.append(call)
             answer: Chunk | LuthierError = await call
         ask.told.is_so = True
@@ -41,7 +41,7 @@ class Application:
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         with self._own_errors() as calls:
-            call = self._handle().options(method_name="many").remote(asks)
+            call = (await self._handle()).options(method_name="many").remote(asks)
             calls.append(call)
             answers: list[Chunk | LuthierError] = await call
             return answers
@@ -49,7 +49,7 @@ class Application:
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         refused: LuthierError | None = None
         with self._own_errors(ask.told) as calls:
-            chunks = self._handle().options(stream=True, method_name="stream_or_error").remote(ask)
+            chunks = (await self._handle()).options(stream=True, method_name="stream_or_error").remote(ask)
             calls.append(chunks)
             async for chunk in chunks:
                 ask.told.is_so = True
@@ -66,28 +66,28 @@ class Application:
         AdapterRefused when it does not serve its version.
         """
         with self._own_errors() as calls:
-            call = self._handle().options(method_name="idle_seconds").remote()
+            call = (await self._handle()).options(method_name="idle_seconds").remote()
             calls.append(call)
             answer: float | LuthierError = await call
         return _given(answer)
 
     async def warm(self, version: ModelVersion) -> None:
         with self._own_errors():
-            answers = await self._handle().broadcast("warm_or_error", version).results_async()
+            answers = await (await self._handle()).broadcast("warm_or_error", version).results_async()
         for answer in answers:
             _given(answer)
 
     async def adapters(self) -> list[AdapterStats]:
         """Of its replicas; one that does not answer in time is left out."""
         try:
-            asked = self._handle().broadcast("adapters")
+            asked = (await self._handle()).broadcast("adapters")
             told = await asked.results_async(timeout_s=STATS_SECONDS, return_exceptions=True)
         except (TimeoutError, RayActorError, RayServeException, DeploymentUnavailableError):
             return []
         return [stats for some in told if isinstance(some, list) for stats in some]
 
-    def _handle(self) -> DeploymentHandle:
-        self._known = self._known or serve.get_app_handle(self._name)
+    async def _handle(self) -> DeploymentHandle:
+        self._known = self._known or await asyncio.to_thread(serve.get_app_handle, self._name)  # it waits for Serve
         return self._known
 
     @contextmanager

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.errors import LuthierError
@@ -50,6 +51,8 @@ class Logged:
 
         try:
             await self._app(scope, receive, send_seen)
+        except ClientDisconnect:
+            status = CLIENT_GONE
         except Exception:
             status = LuthierError.http
             raise

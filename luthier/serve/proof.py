@@ -1,6 +1,7 @@
 """The proof that a tuned model answers: its fingerprint's probes through the engine, with an adapter and without."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -104,8 +105,11 @@ def _probes(fingerprint: Fingerprint) -> Asked:
 
 def _differs(tuned: Scores, base: Scores) -> Proof:
     """All that can be said without a fingerprint."""
-    if distance(tuned, base) == 0:
+    change = distance(tuned, base)
+    if change == 0:
         return refused("it answers like its base model")
+    if not math.isfinite(change):
+        return refused("its answers have no probabilities")
     return Proof(state=ProofState.UNPROVED, reason=UNPROVED)
 
 

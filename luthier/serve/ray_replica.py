@@ -4,6 +4,7 @@ Written for the Ray that is pinned; a Ray that has these parts elsewhere fails a
 """
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -14,12 +15,14 @@ from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.http_util import start_asgi_http_server
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+log = logging.getLogger(__name__)
+
 SERVES_OWN = "/-/"
 """Serve's routes, for HAProxy's health checks."""
 
 
-def adapt_replica() -> None:
-    """Call it before Serve has set up the replica of this process.
+def adapt_replica(is_fronted: bool = True) -> None:
+    """Call it before Serve has set up the replica of this process; `is_fronted`: HAProxy sends it requests.
 
     Each replica opens a port without any key, on all interfaces, for calls between deployments over gRPC. Calls here
     go through Ray, so the port is bound where nobody else reaches it.
@@ -28,6 +31,9 @@ def adapt_replica() -> None:
     assert serve_replica.start_asgi_http_server
     serve_replica.add_port_to_grpc_server = lambda server, _address: add_port_to_grpc_server(server, "127.0.0.1:0")
     serve_replica.start_asgi_http_server = _start_short
+    if not is_fronted:
+        assert serve_replica.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S >= 0
+        serve_replica.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S = 0  # nobody has to hear that it goes
 
 
 class ShortWay:
@@ -62,7 +68,8 @@ class ShortWay:
             await self._app(scope, receive, send)
         except Exception as raised:
             error = raised
-            raise  # uvicorn logs it
+            log.exception("request %s failed", scope.get("state", {}).get("id"))  # Serve has switched off uvicorn's log
+            raise
         finally:
             self._metrics.dec_num_ongoing_requests(self._metadata)
             self._metrics.record_request_metrics(

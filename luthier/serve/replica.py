@@ -150,7 +150,7 @@ class FullReplica(EngineReplica):
     """
 
     async def __init__(self, settings: Settings, version: ModelVersion) -> None:  # type: ignore[misc] # Serve awaits it
-        adapt_replica()
+        adapt_replica(is_fronted=False)
         registry, base = RegistryClient(), load_catalog(settings).get(version.base_model)
         self._num_open, self._used = 0, time.monotonic()
         services = make_services(settings, registry, self, base.name, open_access_log(settings))
@@ -165,7 +165,7 @@ class FullReplica(EngineReplica):
         self._refusal = refusal(version, proof.reason) if proof.state is ProofState.REFUSED else None
         try:
             await asyncio.to_thread(registry.proofs.report, version.number, proof)
-        except Unavailable as error:  # the next that loads it tells it again
+        except Exception as error:  # whatever it is, the weights are there; the next that loads them tells it again
             log.warning("the proof of version %d was not told: %s", version.number, error)
 
     async def check_health(self) -> None:
@@ -183,6 +183,8 @@ class FullReplica(EngineReplica):
             return await super().whole(ask)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
+        if self._refusal:
+            return [self._refusal] * len(asks)
         with self._in_use():
             return await super().many(asks)
 
@@ -194,6 +196,8 @@ class FullReplica(EngineReplica):
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
+        if self._refusal:
+            raise self._refusal
         self._num_open += 1
         try:
             yield

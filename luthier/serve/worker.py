@@ -21,7 +21,7 @@ class AdapterWorker:
         from vllm.lora.request import LoRARequest
 
         pool, coming = self._adapter_reading()
-        coming[number] = pool.submit(self.model_runner.lora_manager._load_adapter, LoRARequest(name, number, path))
+        coming[number] = pool.submit(self._read_adapter, LoRARequest(name, number, path))
 
     def has_adapter(self, number: int) -> bool:
         """Whether the reading has ended, well or not."""
@@ -47,6 +47,17 @@ class AdapterWorker:
     def adapter_places(self) -> list[int]:
         """The adapters in the layers' slots."""
         return [number for number in self.model_runner.lora_manager._adapter_manager.lora_index_to_id if number]
+
+    def _read_adapter(self, asked: Any) -> Any:
+        """ValueError where its numbers are too large for the engine's: those of others in its batches would be lost."""
+        lora = self.model_runner.lora_manager._load_adapter(asked)
+        for name, layer in lora.loras.items():
+            a, b = layer.lora_a, layer.lora_b
+            if a is None or b is None:
+                raise ValueError(f"{name} has one matrix only")
+            if not (a.isfinite().all() and (b * layer.scaling).isfinite().all()):
+                raise ValueError(f"{name} has numbers beyond those of {b.dtype}")
+        return lora
 
     def _adapter_reading(self) -> tuple[ThreadPoolExecutor, dict[int, "Future[Any]"]]:
         if not hasattr(self, "_adapter_pool"):

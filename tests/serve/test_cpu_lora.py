@@ -73,6 +73,7 @@ def test_a_slot_that_gets_another_adapter_is_copied_and_no_other(weights) -> Non
     assert torch.equal(after[:RANK], before[:RANK])
     assert torch.equal(after[RANK : 2 * RANK], b[1, 0].t())
     assert torch.equal(after[2 * RANK :], before[2 * RANK :])
+    assert not turned.all((0, 10, 9))[:RANK].any()
 
 
 def test_vllm_uses_them_and_they_are_called_as_its_own_are() -> None:
