@@ -1,7 +1,10 @@
 """CPU seconds of servers that a benchmark started, by what their processes are for."""
 
+import os
+import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -53,6 +56,17 @@ def between(before: Spent, after: Spent) -> dict[str, float]:
     for pid, (group, seconds) in after.items():
         groups[group] += seconds - before.get(pid, (group, 0.0))[1]
     return dict(groups)
+
+
+@contextmanager
+def counted(mark: str) -> Iterator[dict[str, float]]:
+    """CPU seconds by group, once the block has run; `load` is this process, `others` all that has no part in it."""
+    seconds: dict[str, float] = {}
+    before, busy, own = spent(mark), busy_seconds(), time.process_time()
+    yield seconds
+    load, machine, after = time.process_time() - own, busy_seconds() - busy, spent(mark)
+    seconds |= between(before, after) | {"load": 0.0 if os.getpid() in after else load}
+    seconds["others"] = max(0.0, machine - sum(seconds.values()))
 
 
 def group_of(title: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from benchmarks.processes import between, busy_seconds, spent
+from benchmarks.processes import counted
 from luthier.platform.frozen import Frozen
 
 TIMEOUT_SECONDS = 600.0
@@ -52,7 +52,7 @@ class Load(Frozen):
     """By the answers' own usage."""
     errors: tuple[str, ...]
     cpu: dict[str, float]
-    """CPU seconds by group of processes; `load` is this process, `others` all that has no part in it."""
+    """CPU seconds by group of processes, as `counted` tells them."""
 
 
 class Answer(NamedTuple):
@@ -68,10 +68,8 @@ def measure(plan: Plan) -> Load:
     """Sends all and counts the CPU meanwhile."""
     if plan.streamed:
         import vllm.benchmarks.serve  # noqa: F401 - it takes seconds, which are not the load's
-    before, busy, own = spent(plan.mark), busy_seconds(), time.process_time()
-    seconds, answers = asyncio.run(_streamed(plan) if plan.streamed else closed_loop(plan))
-    load, machine = time.process_time() - own, busy_seconds() - busy
-    groups = between(before, spent(plan.mark)) | {"load": load}
+    with counted(plan.mark) as cpu:
+        seconds, answers = asyncio.run(_streamed(plan) if plan.streamed else closed_loop(plan))
     good = [answer for answer in answers if not answer.error]
     return Load(
         seconds=seconds,
@@ -81,7 +79,7 @@ def measure(plan: Plan) -> Load:
         prompt_tokens=sum(answer.prompt_tokens for answer in good),
         completion_tokens=sum(answer.completion_tokens for answer in good),
         errors=tuple(answer.error for answer in answers if answer.error),
-        cpu={**groups, "others": max(0.0, machine - sum(groups.values()))},
+        cpu=cpu,
     )
 
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.processes import between, spent
+from benchmarks.processes import counted
 from luthier.platform.frozen import Frozen
+
+DISTURBED = 0.2
+"""More of one CPU than this, taken by processes that have no part in it."""
 
 
 class Task(Frozen):
@@ -34,12 +37,16 @@ class Run(Frozen):
     completion_tokens: int
     answers: tuple[str, ...]
     cpu: dict[str, float]
-    """CPU seconds by group of processes."""
+    """CPU seconds by group of processes, as `counted` tells them."""
 
     @property
     def speed(self) -> float:
         """Rows a second."""
         return len(self.answers) / self.seconds
+
+    @property
+    def is_disturbed(self) -> bool:
+        return self.cpu.get("others", 0.0) > DISTURBED * self.seconds
 
 
 RUNS = TypeAdapter(tuple[Run, ...])
@@ -53,15 +60,16 @@ def generate(task: Task) -> tuple[Run, ...]:
     params = SamplingParams(temperature=0.0, max_tokens=task.tokens)
 
     def one(texts: tuple[str, ...]) -> Run:
-        before, began = spent(task.mark), time.perf_counter()
-        outputs = llm.generate(list(texts), params, use_tqdm=False)
-        seconds = time.perf_counter() - began
+        with counted(task.mark) as cpu:
+            began = time.perf_counter()
+            outputs = llm.generate(list(texts), params, use_tqdm=False)
+            seconds = time.perf_counter() - began
         return Run(
             seconds=seconds,
             prompt_tokens=sum(len(each.prompt_token_ids or ()) for each in outputs),
             completion_tokens=sum(len(each.outputs[0].token_ids) for each in outputs),
             answers=tuple(each.outputs[0].text for each in outputs),
-            cpu=between(before, spent(task.mark)),
+            cpu=cpu,
         )
 
     one(task.warm)

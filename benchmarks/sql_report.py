@@ -5,7 +5,7 @@ from statistics import median
 
 from benchmarks.report import heading
 from benchmarks.serve_report import GROUPS, SERVING_PACKAGES, spread, table
-from benchmarks.sql_offline import Run
+from benchmarks.sql_offline import DISTURBED, Run
 
 OURS = "Luthier"
 
@@ -24,7 +24,8 @@ def report(model: str, note: str, runs: dict[str, list[Run]], ledgers: list[str]
 
 Figures are medians of the statements, with the least and the most. Both sides answer greedily and end where the model
 does. CPU is milliseconds a row of the machine's CPUs: the engine, what speaks HTTP before it and runs the SQL, proxies,
-the registry, the rest of a side (of generate's, the script that tokenises). Luthier's ledger against the usage in
+the registry, the rest of a side (of generate's, the script that tokenises), the client, and others that have no part in
+it; where these took more than {DISTURBED:.0%} of a CPU, the start was done again. Luthier's ledger against the usage in
 the rows, by start: {", ".join(ledgers)}.
 
 {table(head, lines)}
