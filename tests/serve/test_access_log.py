@@ -1,5 +1,6 @@
 """The access log: whole lines from many writers, files that turn, and a disk that fails."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from luthier.serve import access_log
 from luthier.serve.access_log import AccessLog
+from luthier.serve.middleware import Logged
 
 
 @pytest.fixture
@@ -97,3 +101,15 @@ def test_many_processes_write_one_file(file: Path) -> None:
 def wait_for(file: Path, num_lines: int) -> None:
     while not file.exists() or len(file.read_text().splitlines()) < num_lines:
         pass
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_fault(file: Path) -> None:
+    async def leaving(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ClientDisconnect
+
+    log = AccessLog(file)
+    scope = {"type": "http", "method": "POST", "path": "/v1/files", "state": {"id": "req_1"}}
+    asyncio.run(Logged(leaving, log)(scope, None, None))
+    log.write()
+    (line,) = lines(file)
+    assert (line["path"], line["status"]) == ("/v1/files", 499)

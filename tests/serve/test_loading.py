@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ class Engine:
         self.held: set[int] = set()
         self.num_begun = self.num_taken = 0
         self.faults: dict[int, str] = {}
-        self.is_dead = self.is_deaf = False
-        """Deaf: it answers as if there were no adapters."""
+        self.is_dead = self.is_deaf = self.is_lost = False
+        """Deaf: it answers as if there were no adapters. Lost: with one it answers no numbers."""
         self.readable = asyncio.Event()
         self.readable.set()
 
@@ -40,7 +41,8 @@ class Engine:
 
     async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
         assert adapter is None or adapter.number in self.held
-        return [0.0 if adapter is None or self.is_deaf else float(adapter.number)] * (len(ids) - start)
+        tuned = math.nan if self.is_lost else float(adapter.number if adapter else 0)
+        return [0.0 if adapter is None or self.is_deaf else tuned] * (len(ids) - start)
 
     def begin_adapter(self, number: int, name: str, path: str) -> None:
         self.num_begun += 1
@@ -218,6 +220,15 @@ def test_an_adapter_that_changes_nothing_is_refused(settings: Settings, tmp_path
     async def story(bench: Bench) -> None:
         bench.engine.is_deaf = True
         assert "like its base model" in await bench.refusal(bench.version(1))
+        assert bench.engine.held == set()
+
+    run(settings, tmp_path, story)
+
+
+def test_an_adapter_that_answers_no_numbers_is_refused(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.is_lost = True
+        assert "no probabilities" in await bench.refusal(bench.version(1))
         assert bench.engine.held == set()
 
     run(settings, tmp_path, story)

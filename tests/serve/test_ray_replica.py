@@ -72,12 +72,14 @@ def test_only_an_apps_own_paths_go_the_short_way(prefix: str, path: str, answer:
     assert len(metrics.recorded) == answer.startswith("short")
 
 
-def test_serve_is_told_of_each_request_how_it_ended() -> None:
+def test_serve_is_told_of_each_request_how_it_ended(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     app = short_way("/m/tiny", metrics)
     get(app, "/m/tiny/v1/models")
     with pytest.raises(ValueError, match="short"):
         get(app, "/m/tiny/fault")
+    assert "failed" in caplog.text
+    assert "ValueError: short" in caplog.text
     assert metrics.num_ongoing == 0
     well, ill = metrics.recorded
     assert (well["route"], well["is_error"]) == ("/m/tiny", False)
