@@ -14,8 +14,6 @@ from luthier.serve.complete import Tally
 from luthier.serve.engine import VllmEngine
 from luthier.serve.many import Many
 
-LONG = 480
-"""Tokens of an answer that nobody waits for; the context has 512."""
 PLACES = 16
 """The engine's max_num_seqs."""
 
@@ -27,6 +25,10 @@ class Asked:
         self.base_dir = base_dir
         self.reports: dict[int, Proof] = {}
         self.engine = VllmEngine(base, base_dir, use_gpu=False, report=self.reports.__setitem__)
+
+    async def close(self) -> None:
+        """Sockets and all: what vLLM leaves open may hold the process at its end."""
+        self.engine._engine.shutdown()
 
     def ask(self, verb: str, tally: Tally, adapter: ModelVersion | None = None, **given: Any) -> Any:
         fields = {"model": "tiny", "prompt": "the fox", "max_tokens": 8, "ignore_eos": True, "temperature": 1.0}

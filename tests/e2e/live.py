@@ -21,6 +21,8 @@ from luthier.cli.ray_head import MARK
 
 BASE, REAL = "tiny", "smollm2-135m"
 MAX_LORAS = 2
+LONG = 480
+"""Tokens of an answer that nobody waits for; the context has 512."""
 TOML = f"""
 name = "{BASE}"
 hf = "nobody/tiny"
@@ -46,6 +48,8 @@ max_num_seqs = 16
 kv_cache_gib = 1
 dtype = "float32"
 """
+SECONDS = 240.0
+"""Within them happens what must, however slow the machine is."""
 UP_SECONDS = 420.0
 JOB_SECONDS = 300.0
 WORKER, SUPERVISOR, REGISTRY = "RayTrainWorker", "Supervisor", "RegistryActor"
@@ -79,8 +83,8 @@ def free_ports(count: int) -> list[int]:
 class LiveCluster:
     def __init__(self, home: Path, tiny_model: Path, base_models: tuple[str, ...] = (BASE,)) -> None:
         (home / "base_models").mkdir(parents=True)
-        (home / "base_models" / f"{BASE}.toml").write_text(TOML.format(path=tiny_model))
-        self.home = home
+        self.home, self._tiny_model = home, tiny_model
+        self.set_engine()
         port, self.ray_port, self.dashboard_port = free_ports(3)
         self.url = f"http://127.0.0.1:{port}"
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LUTHIER_"))} | {
@@ -90,12 +94,19 @@ class LiveCluster:
             "LUTHIER_DASHBOARD_PORT": str(self.dashboard_port),
             "LUTHIER_FULL_MODEL_IDLE_S": "2",
             "LUTHIER_FULL_MODEL_WAIT_S": "180",
+            "LUTHIER_MAX_RUNNING_JOBS": "1",  # however many CPUs there are
         }
         self.serve(*base_models)
 
     def serve(self, *base_models: str) -> None:
         """What the next `up` serves. Weights lie in the user's own cache: they are fetched once."""
         self.env["LUTHIER_SERVE_BASE_MODELS"] = json.dumps(base_models)
+
+    def set_engine(self, **changes: float) -> None:
+        """The tiny model's row for the next `up`: that of TOML, but for these settings of its engine."""
+        kept = [line for line in TOML.splitlines() if line.partition(" ")[0] not in changes]
+        row = "\n".join([*kept, *(f"{key} = {value}" for key, value in changes.items())])
+        (self.home / "base_models" / f"{BASE}.toml").write_text(row.format(path=self._tiny_model))
 
     def run(self, *arguments: str, seconds: float = UP_SECONDS) -> subprocess.CompletedProcess[str]:
         """The command; its status, stdout and stderr."""
@@ -139,7 +150,7 @@ class LiveCluster:
     @cached_property
     def openai(self) -> OpenAI:
         """The official client, without its own retries."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=120)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=SECONDS)
 
     def sql(self, statement: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.client.sql(statement).to_pylist()
@@ -148,7 +159,7 @@ class LiveCluster:
     def dashboard(self, path: str) -> Any:
         """An answer of Ray's dashboard API."""
         headers = {"Authorization": f"Bearer {(self.home / 'ray.token').read_text().strip()}"}
-        answer = httpx.get(f"http://127.0.0.1:{self.dashboard_port}{path}", headers=headers, timeout=30)
+        answer = httpx.get(f"http://127.0.0.1:{self.dashboard_port}{path}", headers=headers, timeout=SECONDS)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:300]}"
         return answer.json()
 
@@ -177,10 +188,10 @@ class LiveCluster:
 
     def kill(self, title: str) -> list[psutil.Process]:
         """kill -9 to every process of a role; there must be one."""
-        victims = until(lambda: self.roles(title), 30, f"a process {title}")
+        victims = until(lambda: self.roles(title), SECONDS, f"a process {title}")
         for victim in victims:
             victim.kill()
-        assert not psutil.wait_procs(victims, timeout=10)[1]
+        assert not psutil.wait_procs(victims, timeout=SECONDS)[1]
         return victims
 
 

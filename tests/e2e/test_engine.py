@@ -5,7 +5,6 @@ that is not what was trained. One engine for all; the faults are planted in adap
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,8 @@ from luthier.platform.prompts import load_prompts
 from luthier.platform.wire import ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.schemas import calls_schema
-from tests.e2e.asked import LONG, PLACES, Asked
-from tests.e2e.live import MAX_LORAS, TOML
+from tests.e2e.asked import PLACES, Asked
+from tests.e2e.live import LONG, MAX_LORAS, TOML
 from tests.e2e.tuned import Tuner, other_weights
 from tests.factories import make_settings
 from tests.tiny_adapter import Tensors, change_weights
@@ -58,7 +57,7 @@ def asked(run: Run, tuner: Tuner) -> Iterator[Asked]:
     with mock.patch.dict(os.environ):
         asked = run(start())
         yield asked
-        asked.engine.kill()
+        run(asked.close())
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +100,13 @@ def halved(tensors: Tensors) -> None:
         del tensors[name]
 
 
+def exploded(tensors: Tensors) -> None:
+    """Each number is one of float32; with the adapter's scale it is none."""
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name][:] = 3e38
+
+
 def emptied(tensors: Tensors) -> None:
     for name in tensors:
         if "lora_B" in name:
@@ -112,6 +118,7 @@ def emptied(tensors: Tensors) -> None:
     [
         (lambda folder: change_weights(folder, halved), "nats off what its trainer measured"),
         (lambda folder: change_weights(folder, emptied), "like its base model"),
+        (lambda folder: change_weights(folder, exploded), "numbers beyond those of torch.float32"),
         (lambda folder: change_weights(folder, lambda all: all.pop(min(all))), "the engine cannot load it"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), "the engine cannot load it"),
         (lambda folder: (folder / FINGERPRINT).write_text("{}"), "cannot be read"),
@@ -319,16 +326,15 @@ async def a_crowd_leaves(asked: Asked) -> None:
     tasks = [asyncio.create_task(each) for each in asks]
     while engine_tokens() < before + 2_000:
         await asyncio.sleep(0.01)
-    began = time.monotonic()
+    left = engine_tokens()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert time.monotonic() - began < 1
     asked.check_idle()
     assert all(tally.prompt for tally in tallies)
     assert not all(tally.completion for tally in tallies)
     await asked.ask("whole", tally := Tally())
-    assert time.monotonic() - began < 2  # nothing was before it
+    assert engine_tokens() - left < LONG * PLACES / 2  # it did not wait for what they left behind
     assert (sample("num_requests_running"), sample("num_requests_waiting")) == (0, 0)
     assert engine_tokens() - before == sum(each.completion for each in (*tallies, tally))
 
@@ -386,7 +392,8 @@ async def a_client_leaves_at_any_moment(asked: Asked, n: int) -> None:
 async def live_requests_go_before_batches(asked: Asked) -> None:
     """With every place taken it gets the first that is free, before the lines that came earlier."""
     lines = [asyncio.create_task(asked.ask("whole", Tally(), max_tokens=64, priority=1)) for _ in range(3 * PLACES)]
-    await asyncio.sleep(0.1)
+    while asked.engine._engine.get_num_unfinished_requests() < len(lines):
+        await asyncio.sleep(0.001)
     await asked.ask("whole", Tally())
     assert sum(line.done() for line in lines) <= PLACES
     assert all(choices[0].finish_reason == "length" for choices in await asyncio.gather(*lines))

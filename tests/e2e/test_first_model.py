@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, MEMORISE, check_success, results, table_of
-from tests.e2e.live import BASE, LiveCluster, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster, until
 from tests.tiny_adapter import change_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -37,7 +37,7 @@ def usage_of(cluster: LiveCluster, answer_id: str) -> tuple[int, int]:
     def found() -> list[dict[str, int]]:
         return [record for record in cluster.client.usage("completions") if record["source_id"] == source]
 
-    records = until(found, 10, f"usage of {answer_id}")
+    records = until(found, SECONDS, f"usage of {answer_id}")
     assert len(records) == 1
     return records[0]["prompt_tokens"], records[0]["completion_tokens"]
 
@@ -69,7 +69,7 @@ def test_sql_with_options_tells_the_usage_that_is_billed(cluster: LiveCluster, f
     def billed() -> list[dict[str, int]]:
         return [record for record in cluster.client.usage("completions") if record["function"] == "COMPLETE"][before:]
 
-    (record,) = until(billed, 10, "usage of the statement")
+    (record,) = until(billed, SECONDS, "usage of the statement")
     assert {name: record[name] for name in ("prompt_tokens", "completion_tokens")} == {
         name: answer["usage"][name] for name in ("prompt_tokens", "completion_tokens")
     }
@@ -111,7 +111,7 @@ def test_snowflakes_stream_through_the_front_door(cluster: LiveCluster, first_jo
     body = {"model": f"luthier.public.{MODEL}", "messages": [{"content": PROMPT}]}
     headers = {"Authorization": f'Snowflake Token="{cluster.key}"'}
     url = f"{cluster.url}/api/v2/cortex/inference:complete"
-    with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as response:
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=SECONDS) as response:
         assert response.headers["content-type"] == "text/event-stream"
         pieces = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
     assert "".join(piece["choices"][0]["delta"]["content"] for piece in pieces) == FIRST[PROMPT]

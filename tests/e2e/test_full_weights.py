@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.e2e.jobs import FIRST, MEMORISE, check_success, table_of
-from tests.e2e.live import BASE, LiveCluster, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster, until
 from tests.e2e.test_first_model import usage_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -24,7 +24,7 @@ def test_it_is_loaded_to_answer_and_unloaded_when_idle(cluster: LiveCluster, tmp
     assert full_models(cluster) == {}
 
     chat = cluster.openai.chat.completions.create(
-        model="whole", messages=[{"role": "user", "content": "the fox"}], temperature=0, timeout=240
+        model="whole", messages=[{"role": "user", "content": "the fox"}], temperature=0, timeout=SECONDS
     )
     assert chat.choices[0].message.content == FIRST["the fox"]
     assert usage_of(cluster, chat.id) == (chat.usage.prompt_tokens, chat.usage.completion_tokens)
@@ -35,15 +35,17 @@ def test_it_is_loaded_to_answer_and_unloaded_when_idle(cluster: LiveCluster, tmp
 
     assert cluster.client.models.get("whole")["proof"]["state"] == "proved"
 
-    until(lambda: full_models(cluster) == {name: 0}, 60, "no replica")
+    until(lambda: full_models(cluster) == {name: 0}, SECONDS, "no replica")
     (weights,) = (cluster.home / "storage" / "adapters").glob("*/model.safetensors")
     damage(weights)
     with pytest.raises(openai.ConflictError, match=r"model\.safetensors is not what was published") as caught:
-        cluster.openai.chat.completions.create(model="whole", messages=[{"role": "user", "content": "a"}], timeout=240)
+        cluster.openai.chat.completions.create(
+            model="whole", messages=[{"role": "user", "content": "a"}], timeout=SECONDS
+        )
     assert caught.value.code == "adapter_refused"
     assert cluster.client.complete(BASE, "the fox")
     assert cluster.client.models.get("whole")["proof"]["state"] == "refused"
-    until(lambda: full_models(cluster) == {}, 60, "no application")
+    until(lambda: full_models(cluster) == {}, SECONDS, "no application")
 
 
 def damage(file: Path) -> None:

@@ -8,11 +8,9 @@ import pytest
 from luthier.cli.client import FinetuneJob
 from luthier.errors import Unavailable
 from tests.e2e.jobs import LONG, MEMORISE, bill_of, check_same_adapter, check_success, start_long, step_of, table_of
-from tests.e2e.live import BASE, JOB_SECONDS, REGISTRY, SUPERVISOR, WORKER, LiveCluster, until
+from tests.e2e.live import BASE, JOB_SECONDS, REGISTRY, SECONDS, SUPERVISOR, WORKER, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-CANCEL_SECONDS = 10.0
 
 
 def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> None:
@@ -28,7 +26,7 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
 
     text = next(iter(cluster.sql(f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CANCEL', '{job.id}')")[0].values()))
     assert text == f"Canceled Cortex Fine-tuning job: {job.id}"
-    assert not psutil.wait_procs(running, timeout=CANCEL_SECONDS)[1]
+    assert not psutil.wait_procs(running, timeout=SECONDS)[1]
     described = job.describe()
     assert described["status"] == "CANCELLED"
     bill = bill_of(cluster, job)
@@ -46,7 +44,7 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, undisturbed:
         assert len(victims) == num_victims
         for victim in victims:
             victim.kill()
-        assert not psutil.wait_procs(workers, timeout=60)[1]
+        assert not psutil.wait_procs(workers, timeout=SECONDS)[1]
         reached = step_of(job)
         until(lambda reached=reached: step_of(job) > reached, JOB_SECONDS, f"a step after the death of {role}")
     described = check_success(cluster, job, tmp_path)
@@ -60,7 +58,7 @@ def test_a_killed_client_and_registry_change_nothing(
     """Nor the model."""
     job = start_long(cluster, "without_registry", tmp_path)
     with cluster.started("finetune", "watch", job.id) as watcher:
-        until(watcher.stderr.readline, 30, "the first line of watch")
+        until(watcher.stderr.readline, SECONDS, "the first line of watch")
         watcher.kill()
 
     def known() -> object:
@@ -70,7 +68,7 @@ def test_a_killed_client_and_registry_change_nothing(
 
     before = known()
     cluster.kill(REGISTRY)
-    assert until(lambda: _retried(known), 30, "the registry") == before
+    assert until(lambda: _retried(known), SECONDS, "the registry") == before
     check_success(cluster, job, tmp_path)
     check_same_adapter(tmp_path, undisturbed)
     assert cluster.client.complete("first", "the fox") == "quick"

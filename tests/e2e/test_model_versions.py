@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.live import BASE, LiveCluster, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster, until
 from tests.tiny_adapter import build_adapter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -48,9 +48,9 @@ def test_a_promotion_under_load_fails_no_request(cluster: LiveCluster, first_job
         answers += [pool.submit(ask, cluster, two) for _ in range(40)]
         seen = [answer.result() for answer in answers]
     assert all(by_version[version] == text for version, text in seen)
-    assert until(lambda: ask(cluster, two)[0] == "2", 10, "the new default")
+    assert until(lambda: ask(cluster, two)[0] == "2", SECONDS, "the new default")
     models.canary(two, 1, 50)
-    assert until(lambda: {ask(cluster, two)[0] for _ in range(8)} == {"1", "2"}, 20, "both versions")
+    assert until(lambda: {ask(cluster, two)[0] for _ in range(8)} == {"1", "2"}, SECONDS, "both versions")
     assert models.rollback(two)["default_version"] == 1
     assert [change["verb"] for change in models.history(two)][-3:] == ["PROMOTE", "SET_CANARY", "ROLLBACK"]
 

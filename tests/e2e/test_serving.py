@@ -15,15 +15,16 @@ from openai import OpenAI
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, SECOND, WILD, bill_of, ended, table_of
-from tests.e2e.live import BASE, MAX_LORAS, REAL, REPLICA, LiveCluster, until
+from tests.e2e.live import BASE, LONG, MAX_LORAS, REAL, REPLICA, SECONDS, LiveCluster, until
 from tests.e2e.test_first_model import usage_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-RECOVERY_SECONDS = 180.0
+MADE = "vllm:generation_tokens_total"
 NUM_TOGETHER = 32
+MOST_PLACES = 72
+"""Of one account: half of 16 that run and 128 that wait."""
 CROWD = 120
-"""One account may have 72 sequences in the engine: half of 16 that run and 128 that wait."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +62,7 @@ def answers_again(cluster: LiveCluster, model: str, prompt: str) -> str:
         except openai.APIConnectionError:
             return None
 
-    return until(attempt, RECOVERY_SECONDS, f"an answer of {model}")
+    return until(attempt, SECONDS, f"an answer of {model}")
 
 
 def test_models_in_one_batch_answer_as_they_do_alone(
@@ -102,8 +103,8 @@ def test_the_replicas_own_door_answers_as_the_gateway_does(cluster: LiveCluster,
 
 def in_flight(cluster: LiveCluster) -> None:
     """A long answer, asked for on a connection of its own."""
-    with OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, timeout=120) as client:
-        client.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=480)
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, timeout=SECONDS) as client:
+        client.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=LONG)
 
 
 @pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])
@@ -115,22 +116,22 @@ def test_what_exceeds_the_context_is_refused(cluster: LiveCluster, num_words: in
 
 
 def test_a_stream_that_the_client_leaves_is_billed_so_far(cluster: LiveCluster) -> None:
-    limit = 480
     stream = cluster.openai.completions.create(
-        model=BASE, prompt="the", temperature=0, max_tokens=limit, stream=True, timeout=60
+        model=BASE, prompt="the", temperature=0, max_tokens=LONG, stream=True, timeout=SECONDS
     )
     chunks = list(itertools.islice(stream, 3))
     stream.response.close()
     prompt_tokens, completion_tokens = usage_of(cluster, chunks[0].id)
     assert prompt_tokens >= 1
-    assert 3 <= completion_tokens < limit
+    assert 3 <= completion_tokens < LONG
     assert answer(cluster, BASE, "the fox")
 
 
-def places_of(cluster: LiveCluster) -> float:
-    """Sequences that run or wait in the engine."""
-    answer = httpx.get(f"{cluster.url}/m/{BASE}/metrics", headers={"Authorization": f"Bearer {cluster.key}"})
-    (found,) = re.findall(r"^luthier_sequences\{.*\} (\S+)$", answer.text, re.MULTILINE)
+def metric_of(cluster: LiveCluster, name: str) -> float:
+    """The engine's."""
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    answer = httpx.get(f"{cluster.url}/m/{BASE}/metrics", headers=headers, timeout=SECONDS)
+    (found,) = re.findall(rf"^{name}\{{.*\}} (\S+)$", answer.text, re.MULTILINE)
     return float(found)
 
 
@@ -138,7 +139,7 @@ async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
     """CROWD long answers at once, until a quarter is refused; then the rest leaves. The refusals."""
     refused: list[httpx.Response] = []
     headers = {"Authorization": f"Bearer {cluster.key}"}
-    body = {"model": model, "prompt": "the", "max_tokens": 480, "ignore_eos": True}
+    body = {"model": model, "prompt": "the", "max_tokens": LONG, "ignore_eos": True}
 
     async def client(session: httpx.AsyncClient) -> None:
         while (response := await session.post("/v1/completions", json=body)).status_code == 200:
@@ -146,9 +147,9 @@ async def overrun(cluster: LiveCluster, model: str) -> list[httpx.Response]:
         refused.append(response)
 
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=cluster.url, headers=headers, limits=limits, timeout=60) as session:
+    async with httpx.AsyncClient(base_url=cluster.url, headers=headers, limits=limits, timeout=SECONDS) as session:
         tasks = [asyncio.create_task(client(session)) for _ in range(CROWD)]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SECONDS):
             while len(refused) < CROWD / 4:
                 await asyncio.sleep(0.01)
         for task in tasks:
@@ -162,7 +163,9 @@ def test_what_is_too_much_is_refused_and_who_leaves_makes_room(
     cluster: LiveCluster, first_job: FinetuneJob, model: str
 ) -> None:
     refused = asyncio.run(overrun(cluster, model))
-    until(lambda: places_of(cluster) == 0, 5, "an engine that is free")
+    made = metric_of(cluster, MADE)
+    until(lambda: metric_of(cluster, "luthier_sequences") == 0, SECONDS, "an engine that is free")
+    assert metric_of(cluster, MADE) - made < MOST_PLACES * LONG / 2
     assert {response.status_code for response in refused} == {429}
     assert {response.json()["error"]["code"] for response in refused} == {"overloaded"}
     assert all(1 <= int(response.headers["retry-after"]) <= 30 for response in refused)
@@ -185,17 +188,17 @@ def test_a_killed_engine_comes_back_by_itself(
     pool = ThreadPoolExecutor(2)
     whole = pool.submit(in_flight, cluster)
     other = pool.submit(answer, cluster, REAL, "Count to ten.")
-    stream = cluster.openai.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=480, stream=True)
+    stream = cluster.openai.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=LONG, stream=True)
     next(iter(stream))
     killed.kill()
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
         list(stream)
-    assert isinstance(whole.exception(RECOVERY_SECONDS), openai.InternalServerError)
+    assert isinstance(whole.exception(SECONDS), openai.InternalServerError)
     assert (whole.exception().status_code, whole.exception().code) == (503, "unavailable")
-    assert other.result(RECOVERY_SECONDS)
+    assert other.result(SECONDS)
     assert answers_again(cluster, "first", "the fox") == FIRST["the fox"]
     assert answers_again(cluster, BASE, "the fox") == before
-    assert not psutil.wait_procs(old, timeout=30)[1]
+    assert not psutil.wait_procs(old, timeout=SECONDS)[1]
     assert len(engine_processes(cluster)) == len(old)
 
 

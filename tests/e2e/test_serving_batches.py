@@ -9,12 +9,11 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST
-from tests.e2e.live import BASE, LiveCluster, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CHAT = "/v1/chat/completions"
-SECONDS = 120.0
 GATEWAY = "ServeReplica:gateway"
 
 

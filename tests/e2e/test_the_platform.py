@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
-from tests.e2e.live import BASE, HAPROXY, HAPROXY_MANAGER, REAL, LiveCluster, until
+from tests.e2e.live import BASE, HAPROXY, HAPROXY_MANAGER, REAL, SECONDS, LiveCluster, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -25,13 +25,13 @@ def test_status_tells_what_runs(cluster: LiveCluster) -> None:
     assert told.returncode == 0
     status = json.loads(told.stdout)
     assert (status["up"], status["ready"], status["engines"]) == (True, True, {BASE: True, REAL: True})
-    assert httpx.get(status["docs"], timeout=10).status_code == 200
+    assert httpx.get(status["docs"], timeout=SECONDS).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
 def test_the_dashboard_asks_for_the_token(cluster: LiveCluster, headers: dict[str, str]) -> None:
     url = f"http://127.0.0.1:{cluster.dashboard_port}/api/v0/actors"
-    assert httpx.get(url, headers=headers, timeout=10).status_code in (401, 403)
+    assert httpx.get(url, headers=headers, timeout=SECONDS).status_code in (401, 403)
     assert (cluster.home / "ray.token").stat().st_mode & 0o777 == 0o600
 
 
@@ -66,8 +66,8 @@ def test_a_killed_haproxy_comes_back_by_itself(cluster: LiveCluster, victim: str
     assert cluster.record["haproxy"]
     old = cluster.roles(HAPROXY)
     cluster.kill(victim)
-    until(lambda: _is_ready(cluster), 60, "the API")
-    until(lambda: all(_has_ended(process) for process in old), 10, "the end of the old HAProxy")
+    until(lambda: _is_ready(cluster), SECONDS, "the API")
+    until(lambda: all(_has_ended(process) for process in old), SECONDS, "the end of the old HAProxy")
     assert cluster.client.complete(BASE, "the fox", {"max_tokens": 2})["usage"]["completion_tokens"] == 2
 
 

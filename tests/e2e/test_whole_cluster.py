@@ -13,11 +13,9 @@ import pytest
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, check_same_adapter, check_success, start_long
-from tests.e2e.live import BASE, LiveCluster, clean, free_ports, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster, clean, free_ports, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-OTHER_SECONDS = 90.0
 
 
 @contextmanager
@@ -47,7 +45,7 @@ def other_ray() -> Iterator[tuple[str, psutil.Process]]:
         )
         root = psutil.Process(process.pid)
         try:
-            until(lambda: _answers(port), OTHER_SECONDS, "the other Ray")
+            until(lambda: _answers(port), SECONDS, "the other Ray")
             yield f"127.0.0.1:{port}", root
         finally:
             tree = [root, *root.children(recursive=True)] if root.is_running() else []
@@ -65,7 +63,7 @@ def kill_all(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    assert not psutil.wait_procs(processes, timeout=30)[1]
+    assert not psutil.wait_procs(processes, timeout=SECONDS)[1]
 
 
 def _answers(port: int) -> bool:
@@ -84,7 +82,12 @@ def actors_of(address: str) -> set[str]:
         "print(*[actor['name'] for actor in ray.util.list_named_actors(all_namespaces=True)])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=plain_environment(), capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code],
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
     )
     return set(done.stdout.split())
 
