@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,16 @@ def left_over(storage: Path) -> list[str]:
 async def at_most(seconds: float = SECONDS) -> AsyncIterator[None]:
     async with asyncio.timeout(seconds):
         yield
+
+
+def wait_for(check: Callable[[], Any]) -> None:
+    async def wait() -> None:
+        async with at_most():
+            await until(check)
+
+    asyncio.run(wait())
+
+
+async def until(check: Callable[[], Any]) -> None:
+    while not check():
+        await asyncio.sleep(0.005)

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,8 @@ from tests.flow.batches import (
     jsonl,
     left_over,
     send_file,
+    until,
+    wait_for,
 )
 from tests.flow.conftest import error_of
 
@@ -286,19 +288,6 @@ def test_a_fault_of_ours_is_one_lines_alone(api: TestClient, engine: HeldEngine)
 
 
 # kills
-
-
-def wait_for(check: Callable[[], Any]) -> None:
-    async def wait() -> None:
-        async with at_most():
-            await until(check)
-
-    asyncio.run(wait())
-
-
-async def until(check: Callable[[], Any]) -> None:
-    while not check():
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
