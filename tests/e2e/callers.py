@@ -59,7 +59,6 @@ class Callers:
         self._stopping.set()
         for thread in self._threads:
             thread.join(SECONDS)
-        print("callers", len(self.outcomes), "answered", self.num_answered, "failed", self.failed)
         assert not any(thread.is_alive() for thread in self._threads), "a request that never ends"
 
     def _call(self, ask: Ask, outcomes: list[Outcome]) -> None:
