@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.processes import marked
 from benchmarks.report import OUT, heading, tell
-from benchmarks.serve import ROW
+from benchmarks.serve_setup import ROW
 from benchmarks.serve_sides import BASE, Running, Setup, luthier
 from benchmarks.soak_traffic import ACTS, Seen, visit
 from luthier.cli.client import Client

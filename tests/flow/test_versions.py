@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 import luthier
 from luthier.platform.registry.registry import Registry
-from luthier.serve import adapters
+from luthier.serve import resolver
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 from tests.flow.conftest import create, error_of
@@ -25,12 +25,12 @@ TUNED = "/luthier/v1/models/tuned"
 def two(api: TestClient, tuned: str, train: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> str:
     """A model with two versions; nothing that was resolved is remembered."""
     train(create(api, options={"new_version": True}).json()["id"])
-    monkeypatch.setattr(adapters.Resolver, "resolve", _fresh(adapters.Resolver.resolve))
+    monkeypatch.setattr(resolver.Resolver, "resolve", _fresh(resolver.Resolver.resolve))
     return tuned
 
 
 def _fresh(resolve: Callable[..., Any]) -> Callable[..., Any]:
-    async def resolved(self: adapters.Resolver, *about: Any) -> Any:
+    async def resolved(self: resolver.Resolver, *about: Any) -> Any:
         self._tuned._known.clear()
         return await resolve(self, *about)
 
