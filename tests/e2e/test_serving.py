@@ -14,6 +14,7 @@ import pytest
 from openai import OpenAI
 
 from luthier.cli.client import FinetuneJob
+from tests.e2e.callers import ON
 from tests.e2e.jobs import FIRST, SECOND, WILD, bill_of, ended, table_of
 from tests.e2e.live import BASE, LONG, MAX_LORAS, REAL, REPLICA, SECONDS, LiveCluster, until
 from tests.e2e.test_first_model import usage_of
@@ -25,6 +26,8 @@ NUM_TOGETHER = 32
 MOST_PLACES = 72
 """Of one account: half of 16 that run and 128 that wait."""
 CROWD = 120
+NUM_IN_FLIGHT = 12
+"""Fewer than 16, so that one more is begun at once; enough to take seconds."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,9 +105,9 @@ def test_the_replicas_own_door_answers_as_the_gateway_does(cluster: LiveCluster,
 
 
 def in_flight(cluster: LiveCluster) -> None:
-    """A long answer, asked for on a connection of its own."""
+    """Long answers, asked for on a connection of their own."""
     with OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, timeout=SECONDS) as client:
-        client.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=LONG)
+        client.completions.create(model=BASE, prompt="the", n=NUM_IN_FLIGHT, max_tokens=LONG, **ON)
 
 
 @pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])
@@ -188,7 +191,8 @@ def test_a_killed_engine_comes_back_by_itself(
     pool = ThreadPoolExecutor(2)
     whole = pool.submit(in_flight, cluster)
     other = pool.submit(answer, cluster, REAL, "Count to ten.")
-    stream = cluster.openai.completions.create(model=BASE, prompt="the", temperature=0, max_tokens=LONG, stream=True)
+    until(lambda: metric_of(cluster, "luthier_sequences") == NUM_IN_FLIGHT, SECONDS, "answers that are under way")
+    stream = cluster.openai.completions.create(model=BASE, prompt="the", max_tokens=LONG, stream=True, **ON)
     next(iter(stream))
     killed.kill()
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
