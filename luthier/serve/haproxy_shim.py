@@ -37,7 +37,7 @@ CONTROL_HEADERS = (
 """Ray Serve obeys them; a client has no business to send them."""
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
 """Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
-connection that its client used before, the client gets no answer at all."""
+connection that was used before, the client gets no answer at all."""
 MOST_OF_MEAN = 150
 """Percent of the mean number of requests at a replica that one may have before a model's go to the next."""
 SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
@@ -131,6 +131,9 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
             r"^    # Static routing based on path prefixes .*$",
             rf"    use_backend {SUCCESSOR} if {{ stopping }}",
         ),
+        # Of a replica that dies HAProxy may not have seen yet that idle connections are gone too: what it sent again on
+        # one of them would end without an answer (HAProxy's issue 3414). A client's own stays with it.
+        Edit("idle connections", r"^(    http-reuse) always$", r"\1 never", (num_backends,)),
         Edit("health", r"^(    http-check expect) status 200$", rf"\1 rstring {REACHED}", (num_backends,)),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),

