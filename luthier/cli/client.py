@@ -89,7 +89,7 @@ class Client:
     def usage(
         self, kind: str, since: int | None = None, until: int | None = None, group_by: Sequence[str] = ()
     ) -> Rows:
-        """`kind`: finetuning, completions or credits; times in epoch milliseconds; sums when grouped."""
+        """`kind`: finetuning, completions, storage or credits; times in epoch milliseconds; sums when grouped."""
         given = {"since": since, "until": until, "group_by": list(group_by)}
         params = {name: value for name, value in given.items() if value not in (None, [])}
         usage: Rows = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)["usage"]

@@ -1,28 +1,34 @@
 """Usage records: what was counted, at which price. Append-only, unique by (kind, source id)."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import PriceList
 
+SYSTEM = "SYSTEM"
+"""Stands for user and role where nobody asked for anything."""
+DAY_MS = 86_400_000
+
 
 class UsageKind(StrEnum):
     TRAINING = "training"
     COMPLETION = "completion"
+    STORAGE = "storage"
 
 
 class UsageRecord(Frozen):
-    """Tokens by the engine's or trainer's own counters; amount in micro-credits at `price_version`."""
+    """Tokens by the engine's or trainer's own counters, bytes by the files; amount at `price_version`."""
 
     kind: UsageKind
     source_id: str
-    """Job id or request id: a second arrival of the same record changes nothing."""
+    """Job id, request id, or account and day: a second arrival of the same record changes nothing."""
     account: str
     user: str
     role: str
     function: str
-    """FINETUNE, COMPLETE, or the dialect's route."""
+    """FINETUNE, COMPLETE, STORAGE, or the dialect's route."""
     base_model: str
     model: str
     version: int | None = None
@@ -30,6 +36,8 @@ class UsageRecord(Frozen):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     trained_tokens: int = 0
+    stored_bytes: int = 0
+    """Of an account's models at an average moment of a day."""
     price_version: str
     amount_ucr: int
     time: int
@@ -83,4 +91,23 @@ def completion_usage(
         price_version=prices.version,
         amount_ucr=prices.completion_ucr(source.price_class, *tokens),
         time=time,
+    )
+
+
+def storage_usage(account: str, prices: PriceList, byte_ms: int, day: int) -> UsageRecord:
+    """What an account's models took of storage on a day (its start), in bytes times milliseconds."""
+    date = datetime.fromtimestamp(day / 1000, UTC).date().isoformat()
+    return UsageRecord(
+        kind=UsageKind.STORAGE,
+        source_id=f"{account}:{date}",
+        account=account,
+        user=SYSTEM,
+        role=SYSTEM,
+        function="STORAGE",
+        base_model="",
+        model="",
+        stored_bytes=-(-byte_ms // DAY_MS),
+        price_version=prices.version,
+        amount_ucr=prices.storage_ucr(byte_ms),
+        time=day + DAY_MS - 1,
     )

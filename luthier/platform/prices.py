@@ -10,6 +10,8 @@ from luthier.platform.frozen import Frozen, read_toml
 
 UCR_PER_CREDIT = 1_000_000
 TOKENS_PER_PRICE = 1_000_000
+BYTE_MS_PER_PRICE = (1 << 30) * 30 * 86_400_000
+"""A GiB for 30 days."""
 
 
 class Price(Frozen):
@@ -22,14 +24,19 @@ class Price(Frozen):
     @field_validator("*", mode="before")
     @classmethod
     def _credits_to_ucr(cls, value: object) -> int:
-        if not isinstance(value, str):
-            raise ValueError("write a price as a string of decimal credits, such as '0.10'")
-        return to_ucr(value)
+        return _read(value)
 
 
 class PriceList(Frozen):
     version: str
+    storage: int = 0
+    """Micro-credits for a GiB of adapters and weights, kept 30 days."""
     classes: dict[str, Price]
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _credits_to_ucr(cls, value: object) -> int:
+        return _read(value)
 
     def training_ucr(self, price_class: str, trained_tokens: int) -> int:
         return _amount(trained_tokens * self._price(price_class).training)
@@ -42,6 +49,9 @@ class PriceList(Frozen):
     def completion_ucr(self, price_class: str, prompt_tokens: int, completion_tokens: int) -> int:
         price = self._price(price_class)
         return _amount(prompt_tokens * price.prompt + completion_tokens * price.completion)
+
+    def storage_ucr(self, byte_ms: int) -> int:
+        return -(-byte_ms * self.storage // BYTE_MS_PER_PRICE)
 
     def _price(self, price_class: str) -> Price:
         if price_class not in self.classes:
@@ -70,6 +80,12 @@ def to_ucr(credits: str) -> int:
     if not ucr.is_finite() or ucr < 0 or ucr != ucr.to_integral_value():
         raise ValueError("a price is not negative and has at most six decimals")
     return int(ucr)
+
+
+def _read(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError("write a price as a string of decimal credits, such as '0.10'")
+    return to_ucr(value)
 
 
 def _amount(ucr_tokens: int) -> int:

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     max_running_jobs_per_account: int = Field(0, ge=0)
     max_attempts: int = Field(4, ge=1)
     collect_after_minutes: int = Field(60, ge=1)
+    job_retention_days: int = Field(365, ge=0)
+    """SHOW lists a job for so long after its end; 0 keeps all."""
     max_upload_mib: int = Field(4096, ge=1)
     max_body_mib: int = Field(16, ge=1)
     max_spool_mib: int = Field(64, ge=1)

@@ -35,7 +35,11 @@ class Storage:
 
     def job_dir(self, job_id: str) -> Path:
         """The frozen data of a job: train.parquet, validation.parquet."""
-        return self.root / "jobs" / job_id
+        return self.jobs / job_id
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
 
     def file(self, file_id: str) -> Path:
         """A file that a client uploaded, or that a batch made."""

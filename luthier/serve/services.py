@@ -22,6 +22,7 @@ from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
@@ -39,6 +40,7 @@ class Verbs(Protocol):
     versions: Versions
     artifacts: Artifacts
     ledger: Ledger
+    usage: UsageReader
     proofs: Proofs
     jobs: Jobs
     files: Files

@@ -23,6 +23,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings
 
@@ -32,6 +33,8 @@ NAME = "luthier-registry"
 NAMESPACE = "luthier"
 TICK_SECONDS = 0.5
 COLLECT_SECONDS = 600.0
+ROUND = (("storage", "bill"), ("artifacts", "collect"), ("retention", "collect"))
+"""Done every COLLECT_SECONDS; what they give back are folders to be removed."""
 CALL_TIMEOUT_SECONDS = 30.0
 
 
@@ -61,6 +64,7 @@ class RegistryClient:
         self.versions = cast(Versions, _Part("versions"))
         self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
+        self.usage = cast(UsageReader, _Part("usage"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.files = cast(Files, _Part("files"))
         self.batches = cast(Batches, _Part("batches"))
@@ -126,16 +130,17 @@ def _actor() -> ActorHandle:
 
 
 def _collect_forever(me: ActorHandle) -> None:
-    """Removes what no version names, beside the calls."""
+    """The round of what is done now and then; folders that nobody needs are removed beside the calls."""
     while True:
         time.sleep(COLLECT_SECONDS)
-        try:
-            garbage: list[Garbage] = ray.get(me.call.remote("artifacts", "collect", (), {}))
-        except RayError:  # the next round tries again
-            log.exception("nothing was collected")
-            continue
-        for each in garbage:
-            shutil.rmtree(each.path, ignore_errors=True)
+        for part, verb in ROUND:
+            try:
+                garbage: list[Garbage] | None = ray.get(me.call.remote(part, verb, (), {}))
+            except RayError:  # the next round tries again
+                log.exception("%s.%s failed", part, verb)
+                continue
+            for each in garbage or ():
+                shutil.rmtree(each.path, ignore_errors=True)
 
 
 def _tick_forever(me: ActorHandle) -> None:

@@ -40,7 +40,7 @@ class Artifacts:
         A version is made by one of these verbs too, one after the other, and its folder was touched just before: a
         folder is never taken from under it.
         """
-        found = [Garbage(path=path, num_bytes=_num_bytes(path)) for path in self._unneeded()]
+        found = [Garbage(path=path, num_bytes=num_bytes(path)) for path in self._unneeded()]
         return found if dry_run else [self._put_away(garbage) for garbage in found]
 
     def _unneeded(self) -> Iterator[Path]:
@@ -88,7 +88,7 @@ def _maker(folder: Path) -> str:
     return str(manifest.get("job_id", ""))
 
 
-def _num_bytes(folder: Path) -> int:
+def num_bytes(folder: Path) -> int:
     num = 0
     with suppress(FileNotFoundError):  # it is being removed
         for file in folder.rglob("*"):

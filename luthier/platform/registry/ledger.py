@@ -9,10 +9,10 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.store import Store
 
-GroupBy = Literal["model", "version", "base_model", "function", "user", "day", "hour"]
+GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "query", "day", "hour"]
 HOUR_MS = 3_600_000
 _PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
-_COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
+COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
 
 
 class Ledger:
@@ -42,20 +42,16 @@ class Ledger:
         self, caller: Caller, group_by: list[GroupBy], since: int = 0, until: int = 2**62
     ) -> list[dict[str, Any]]:
         """Sums by kind and the columns named; `day` and `hour` are the period's start in epoch milliseconds."""
-        keys = [self._usage.c.kind, *(self._key(name) for name in group_by)]
-        sums = [sa.func.sum(self._usage.c[name]).label(name) for name in _COUNTS]
+        keys = [self._usage.c.kind, *(group_key(self._usage, name) for name in group_by)]
+        sums = [sa.func.sum(self._usage.c[name]).label(name) for name in COUNTS]
         query = sa.select(*keys, sa.func.count().label("records"), *sums).where(*self._within(caller, since, until))
-        rows = self._store.rows(query.group_by(*keys).order_by(*keys))
-        return [{**row, **{name: int(row[name]) for name in _COUNTS}} for row in rows]
+        names = ["kind", *group_by]  # PostgreSQL takes expressions with values in them for others
+        rows = self._store.rows(query.group_by(*names).order_by(*names))
+        return [{**row, **{name: int(row[name]) for name in COUNTS}} for row in rows]
 
     def _within(self, caller: Caller, since: int, until: int) -> list[sa.ColumnElement[bool]]:
         columns = self._usage.c
         return [columns.account == caller.account, columns.time >= since, columns.time < until]
-
-    def _key(self, name: GroupBy) -> sa.ColumnElement[Any]:
-        if period := _PERIOD_MS.get(name):
-            return (self._usage.c.time - self._usage.c.time % period).label(name)
-        return self._usage.c[name]
 
     def _check_same(self, tx: sa.Connection, record: UsageRecord) -> None:
         columns = self._usage.c
@@ -63,3 +59,18 @@ class Ledger:
         row = tx.execute(sa.select(self._usage).where(same)).mappings().one()
         if any(row[name] != value for name, value in record.model_dump(mode="json").items()):
             raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")
+
+
+def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:
+    """A column of the ledger, or what is made of one: the start of a period, or the statement that a row belongs to."""
+    if period := _PERIOD_MS.get(name):
+        return (usage.c.time - usage.c.time % period).label(name)
+    if name == "query":
+        return query_id(usage)
+    return usage.c[name]
+
+
+def query_id(usage: sa.Table) -> sa.ColumnElement[Any]:
+    """The id of the request that the record came with; rows of one SQL statement are `<id>-0`, `<id>-1`, ..."""
+    numbered = sa.func.rtrim(sa.func.rtrim(usage.c.source_id, "0123456789"), "-")
+    return sa.case((usage.c.source_id.like("req\\_%-%", escape="\\"), numbered), else_=usage.c.source_id).label("query")

@@ -13,7 +13,10 @@ from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.retention import Retention
+from luthier.platform.registry.storage import StorageMeter
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
@@ -30,8 +33,12 @@ class Registry:
         self.versions = Versions(store, clock)
         self.artifacts = Artifacts(store, settings, clock)
         self.ledger = Ledger(store)
+        self.usage = UsageReader(store)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)
         self.batches = Batches(store, self.files, self.ledger, clock)
-        billing = Billing(load_catalog(settings), load_prices(configs_dir() / "prices.toml"), self.ledger)
+        prices = load_prices(configs_dir() / "prices.toml")
+        self.retention = Retention(store, settings, clock)
+        self.storage = StorageMeter(store, self.ledger, prices, clock)
+        billing = Billing(load_catalog(settings), prices, self.ledger)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

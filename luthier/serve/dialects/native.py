@@ -175,7 +175,7 @@ async def sql(request: Request, body: RunSql, caller: CallerOf, services: Servic
 
 @v1.get("/usage/{kind}")
 def usage(
-    kind: Literal["finetuning", "completions", "credits"],
+    kind: Literal["finetuning", "completions", "storage", "credits"],
     caller: CallerOf,
     services: ServicesOf,
     since: int = 0,
@@ -183,7 +183,11 @@ def usage(
     group_by: Groups = None,
 ) -> dict[str, Any]:
     """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds."""
-    kinds = {"finetuning": UsageKind.TRAINING, "completions": UsageKind.COMPLETION}
+    kinds = {
+        "finetuning": UsageKind.TRAINING,
+        "completions": UsageKind.COMPLETION,
+        "storage": UsageKind.STORAGE,
+    }
     ledger = services.registry.ledger
     if kind == "credits" or group_by:
         totals = ledger.totals(caller, group_by or [], since, until)

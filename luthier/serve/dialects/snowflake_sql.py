@@ -1,4 +1,4 @@
-"""Snowflake's SQL: its Cortex functions, and the usage view.
+"""Snowflake's SQL: its Cortex functions, and the usage views.
 
 Shapes: docs.snowflake.com, FINETUNE (SNOWFLAKE.CORTEX), COMPLETE (SNOWFLAKE.CORTEX) and AI_COMPLETE.
 """
@@ -13,9 +13,6 @@ import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.finetune import open_engine
-from luthier.platform.metering import UsageKind
-from luthier.platform.prices import to_credits
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.dialects.snowflake_models import model_statement
@@ -23,10 +20,10 @@ from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
+from luthier.serve.dialects.usage_views import usage_views
 from luthier.serve.services import Services
 
 TIMEOUT_SECONDS = 3600.0
-FINE_TUNING_USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
 CORTEX = "SNOWFLAKE.CORTEX."
 STATEMENTS = ThreadPoolExecutor(32, thread_name_prefix="sql")
 """Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
@@ -44,9 +41,7 @@ def _run(text: str, statement: Statement) -> pa.Table:
     answer = model_statement(services, caller, text)
     if answer is not None:
         return answer
-    views = {}
-    if "ACCOUNT_USAGE" in text.upper():
-        views[FINE_TUNING_USAGE] = _fine_tuning_usage(services, caller)
+    views = usage_views(services.registry.usage, caller, text)
     tables = services.registry.tables.show(caller)
     extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
     with open_engine(services.settings, tables, **extras) as engine:
@@ -82,19 +77,3 @@ def _json(
     name: str, arities: Sequence[int], call: Call, parameters: tuple[str, ...] = (), returns: str = "VARCHAR"
 ) -> SqlFunction:
     return SqlFunction(name, arities, call, parameters, takes_json=True, returns=returns)
-
-
-def _fine_tuning_usage(services: Services, caller: Caller) -> pa.Table:
-    """By base model and hour of job end; columns as documented for the view."""
-    totals = services.registry.ledger.totals(caller, ["base_model", "hour"])
-    rows = [row for row in totals if row["kind"] == UsageKind.TRAINING.value]
-    hour = pa.timestamp("ms", tz="UTC")
-    return pa.table(
-        {
-            "START_TIME": pa.array([row["hour"] for row in rows], hour),
-            "END_TIME": pa.array([row["hour"] + HOUR_MS for row in rows], hour),
-            "MODEL_NAME": pa.array([row["base_model"] for row in rows], pa.string()),
-            "TOKEN_CREDITS": pa.array([to_credits(row["amount_ucr"]) for row in rows], pa.decimal128(38, 6)),
-            "TOKENS": pa.array([row["trained_tokens"] for row in rows], pa.int64()),
-        }
-    )

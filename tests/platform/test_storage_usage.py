@@ -1,0 +1,125 @@
+"""Storage on the bill: bytes x time, once for each account and day, however often it is asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_usage
+from luthier.platform.models import ImportedModel
+from luthier.platform.names import parse_name
+from luthier.platform.prices import load_prices
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.tasks import TaskType
+from tests.factories import ADMIN, add_admin
+from tests.fakes import Clock, Launcher
+
+PRICES = load_prices(configs_dir() / "prices.toml")
+START = 100 * DAY_MS
+NAME = parse_name("LUTHIER.PUBLIC.M", "", "")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock()
+    clock.now = START
+    return clock
+
+
+@pytest.fixture
+def registry(settings: Settings, launcher: Launcher, clock: Clock) -> Registry:
+    registry = Registry(settings, launcher, clock=lambda: int(clock.now))
+    add_admin(registry)
+    return registry
+
+
+def keep(registry: Registry, settings: Settings, clock: Clock, sha256: str, num_bytes: int, name: str = "M") -> None:
+    """A version whose folder has so many bytes."""
+    path = settings.storage / "adapters" / sha256
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "weights").write_bytes(b"w" * num_bytes)
+    made = ImportedModel(
+        base_model="tiny",
+        path=str(path),
+        sha256=sha256,
+        rank=8,
+        task_type=TaskType.CHAT_COMPLETION,
+        created_on=int(clock.now),
+    )
+    registry.models.import_model(ADMIN, parse_name(f"LUTHIER.PUBLIC.{name}", "", ""), made, new_version=True)
+
+
+def billed(registry: Registry) -> list[UsageRecord]:
+    registry.storage.bill()
+    return registry.ledger.records(ADMIN, UsageKind.STORAGE)
+
+
+def test_a_day_is_billed_when_it_is_over_and_once(registry: Registry, settings: Settings, clock: Clock) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += DAY_MS - 1
+    assert billed(registry) == []
+    clock.now += 1
+    (record,) = billed(registry)
+    assert (record.source_id, record.stored_bytes, record.time) == ("main:1970-04-11", 1000, START + DAY_MS - 1)
+    assert billed(registry) == [record]
+    clock.now += DAY_MS
+    assert [each.source_id for each in billed(registry)] == ["main:1970-04-11", "main:1970-04-12"]
+
+
+def test_a_part_of_a_day_is_that_part(registry: Registry, settings: Settings, clock: Clock) -> None:
+    clock.now += DAY_MS // 4
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [750]
+
+
+def test_days_without_the_platform_are_made_up_for(registry: Registry, settings: Settings, clock: Clock) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += DAY_MS
+    assert len(billed(registry)) == 1
+    clock.now += 5 * DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [1000] * 6
+
+
+def test_the_first_bill_does_not_reach_into_the_past(registry: Registry, settings: Settings, clock: Clock) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += 300 * DAY_MS
+    assert len(billed(registry)) == 1
+
+
+def test_one_folder_is_paid_once_and_what_is_dropped_no_more(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    keep(registry, settings, clock, "aa", 1000, name="N")
+    keep(registry, settings, clock, "bb", 500)
+    clock.now += DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [1500]
+    registry.models.drop(ADMIN, NAME)
+    clock.now += DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [1500, 1000]
+
+
+def test_the_account_that_has_the_model_pays(registry: Registry, settings: Settings, clock: Clock) -> None:
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += DAY_MS
+    registry.storage.bill()
+    assert registry.ledger.records(ADMIN.model_copy(update={"account": "other"}), UsageKind.STORAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "days", "ucr"),
+    [(1 << 30, 30, PRICES.storage), (1, 1, 1), (10 << 20, 30, PRICES.storage // 100)],
+)
+def test_the_price_is_of_a_gib_for_thirty_days(num_bytes: int, days: int, ucr: int) -> None:
+    charged = sum(storage_usage("a", PRICES, num_bytes * DAY_MS, day * DAY_MS).amount_ucr for day in range(days))
+    assert ucr <= charged < ucr + days
+
+
+def test_a_folder_that_is_gone_costs_nothing(registry: Registry, settings: Settings, clock: Clock) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    for file in Path(settings.storage / "adapters" / "aa").iterdir():
+        file.unlink()
+    clock.now += DAY_MS
+    assert billed(registry) == []
