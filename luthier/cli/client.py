@@ -95,6 +95,13 @@ class Client:
         usage: Rows = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)["usage"]
         return usage
 
+    def statement(self, since: int | None = None, until: int | None = None, format: str = "csv") -> Iterator[bytes]:
+        """The account's ledger in pieces, as `csv` or as `cloudevents` in JSON lines; times in epoch milliseconds."""
+        given = {"since": since, "until": until, "format": format}
+        params = {name: value for name, value in given.items() if value is not None}
+        with self._streamed("GET", "/luthier/v1/statement", params=params) as response:
+            yield from response.iter_bytes()
+
     def base_models(self, include_retired: bool = False) -> Rows:
         """The catalog: what can be tuned and served, and what the server has of it."""
         rows: Rows = self.call("GET", "/luthier/v1/base-models", params={"all": include_retired})["base_models"]

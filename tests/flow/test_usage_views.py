@@ -15,6 +15,8 @@ from luthier.serve.dialects.usage_views import VIEWS
 from tests.factories import ADMIN, make_record
 from tests.flow.conftest import sql
 
+pytestmark = pytest.mark.stores
+
 SCHEMA = "SNOWFLAKE.ACCOUNT_USAGE"
 STRANGER_KEY = "lt_stranger"
 

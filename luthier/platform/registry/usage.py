@@ -1,6 +1,6 @@
 """Verbs that read the ledger for views and statements: sums that the store makes, and pages of records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,3 +60,12 @@ class UsageReader:
         if of.but:
             chosen.append(columns.function.not_in(of.but))
         return chosen
+
+
+def records_of(usage: UsageReader, caller: Caller, of: Selection) -> Iterator[UsageRecord]:
+    """All of them, page by page: between two pages the registry answers others."""
+    after: int | None = 0
+    while after is not None:
+        page = usage.page(caller, of, after)
+        yield from (record for _, record in page)
+        after = page[-1][0] if len(page) == MAX_PAGE else None

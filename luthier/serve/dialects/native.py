@@ -24,7 +24,14 @@ from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.dialects import native_base_models, native_engines, native_export, native_follow, native_versions
+from luthier.serve.dialects import (
+    native_base_models,
+    native_engines,
+    native_export,
+    native_follow,
+    native_usage,
+    native_versions,
+)
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -220,6 +227,7 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
 v1.include_router(native_base_models.routes)
 v1.include_router(native_engines.routes)
 v1.include_router(native_follow.routes)
+v1.include_router(native_usage.routes)
 v1.include_router(native_versions.routes)
 v1.include_router(native_export.routes)
 router.include_router(native_follow.scrape)

@@ -6,7 +6,7 @@ those columns are NULL, and USER_ID is the user's name. A record shows as soon a
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import HOUR_MS
-from luthier.platform.registry.usage import MAX_PAGE, Selection, UsageReader
+from luthier.platform.registry.usage import Selection, UsageReader, records_of
 
 SCHEMA = "SNOWFLAKE.ACCOUNT_USAGE"
 SQL_FUNCTIONS = ("COMPLETE", "AI_COMPLETE")
@@ -108,7 +108,7 @@ def _rest(usage: UsageReader, caller: Caller) -> list[Row]:
             "TOKENS_GRANULAR": json.dumps({"input": record.prompt_tokens, "output": record.completion_tokens}),
             "USER_ID": record.user,
         }
-        for record in _records(usage, caller, Selection(kind=UsageKind.COMPLETION, but=SQL_FUNCTIONS))
+        for record in records_of(usage, caller, Selection(kind=UsageKind.COMPLETION, but=SQL_FUNCTIONS))
     ]
 
 
@@ -164,16 +164,6 @@ def _metrics(row: Row) -> list[str]:
     counts = {"input": row["prompt_tokens"], "output": row["completion_tokens"]}
     named = [{"key": {"metric": name, "unit": "tokens"}, "value": value} for name, value in counts.items()]
     return [json.dumps(each) for each in named]  # objects are JSON here, in an array too
-
-
-def _records(usage: UsageReader, caller: Caller, of: Selection) -> Iterator[Any]:
-    """In pages: the registry does nothing else meanwhile."""
-    after = 0
-    while page := usage.page(caller, of, after):
-        yield from (record for _, record in page)
-        if len(page) < MAX_PAGE:
-            return
-        after = page[-1][0]
 
 
 _FUNCTION = {"FUNCTION_NAME": TEXT, "MODEL_NAME": TEXT}
