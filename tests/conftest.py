@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from luthier.platform.settings import Settings, load_settings
 from luthier.platform.store import Store
 from tests.factories import add_admin, make_settings
 from tests.fakes import Launcher
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 # Ray reads these when it is imported: only loopback listeners, no usage reports, workers at normal priority.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -70,8 +74,34 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Server"]:
+    from tests.postgres import started
+
+    with started() as server:
+        yield server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of files that are marked `stores` run on SQLite and on PostgreSQL."""
+    if metafunc.definition.get_closest_marker("stores") and "store" in metafunc.fixturenames:
+        metafunc.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def home(own_home: None, tmp_path: Path, empty_database: Path) -> Path:
+def store(request: pytest.FixtureRequest, own_home: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the settings of this test keep its rows: in the home, unless it asks for PostgreSQL."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield
+        return
+    server: Server = request.getfixturevalue("postgres")
+    with server.database() as url:
+        monkeypatch.setenv("LUTHIER_DATABASE_URL", url)
+        yield
+
+
+@pytest.fixture
+def home(store: None, tmp_path: Path, empty_database: Path) -> Path:
     """A fresh home."""
     (tmp_path / "home").mkdir()
     shutil.copy(empty_database, tmp_path / "home" / "luthier.db")

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=lambda: Path.home() / ".cache" / "luthier")
     """What can be fetched or made again: base model weights. Shared by all homes."""
     database_url: str = ""
-    """SQLAlchemy URL; empty means SQLite in the home."""
+    """SQLAlchemy URL, such as postgresql+psycopg://... (luthier[postgres]); empty means SQLite in the home."""
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     ray_port: int = Field(6399, ge=1, le=65535)

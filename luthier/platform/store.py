@@ -50,7 +50,9 @@ class Store:
         if self.engine.dialect.name == "postgresql":
             from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
-            return connection.execute(postgres_insert(table).on_conflict_do_nothing(), values).rowcount
+            # The rows themselves are counted: of many statements in one, psycopg knows no number.
+            insert = postgres_insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+            return len(connection.execute(insert, values).all())
         return connection.execute(sa.insert(table).prefix_with("OR IGNORE"), values).rowcount
 
 

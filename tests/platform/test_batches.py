@@ -14,6 +14,8 @@ from luthier.platform.settings import Settings
 from tests.factories import ADMIN, add_admin, make_record
 from tests.fakes import Launcher
 
+pytestmark = pytest.mark.stores
+
 FINAL = {"completed", "failed", "expired", "cancelled"}
 
 

@@ -15,6 +15,8 @@ from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, add_admin, make_finished, make_job
 from tests.fakes import Clock, Launcher
 
+pytestmark = pytest.mark.stores
+
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 HOUR = 3_600_000
 

@@ -9,6 +9,8 @@ from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN, make_job, make_progress
 from tests.fakes import Launcher
 
+pytestmark = pytest.mark.stores
+
 STRANGER = Caller(account="other", user="x", role="y")
 BEGINNING = [
     Event(time=1, type=EventType.MODEL_INITIALIZED, message="100 weights to train"),

@@ -12,6 +12,8 @@ from luthier.platform.recipe import batch_of, rendering_of
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import CreateJob
 
+pytestmark = pytest.mark.stores
+
 FILES = sorted((configs_dir() / "jobs").glob("*.toml"))
 
 

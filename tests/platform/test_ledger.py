@@ -20,6 +20,8 @@ from luthier.platform.settings import configs_dir
 from luthier.platform.store import Store
 from tests.factories import ADMIN, make_record
 
+pytestmark = pytest.mark.stores
+
 PRICES = load_prices(configs_dir() / "prices.toml")
 COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
 amounts = st.integers(0, 10**12)

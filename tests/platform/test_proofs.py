@@ -1,10 +1,14 @@
 """What engines found of a version, kept beside it."""
 
+import pytest
+
 from luthier.platform.access import Caller
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN, make_finished, make_job
+
+pytestmark = pytest.mark.stores
 
 
 def finished(registry: Registry, job_id: str, model: str) -> ModelVersion:

@@ -19,6 +19,8 @@ from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_progress
 from tests.fakes import Launcher
 
+pytestmark = pytest.mark.stores
+
 STRANGER = Caller(account="other", user="u", role="r")
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 BAD = JobError(code="BAD", message="bad rows")

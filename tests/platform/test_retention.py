@@ -15,6 +15,8 @@ from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_settings
 from tests.fakes import Clock, Launcher
 
+pytestmark = pytest.mark.stores
+
 DAYS = 30
 
 

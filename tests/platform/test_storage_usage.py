@@ -14,6 +14,8 @@ from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Clock, Launcher
 
+pytestmark = pytest.mark.stores
+
 PRICES = load_prices(configs_dir() / "prices.toml")
 START = 100 * DAY_MS
 NAME = parse_name("LUTHIER.PUBLIC.M", "", "")

@@ -12,6 +12,8 @@ from luthier.platform.store import Store, downgrade, upgrade
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
 from tests.fakes import Launcher
 
+pytestmark = pytest.mark.stores
+
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches"}
 
@@ -75,6 +77,7 @@ def test_down_and_up_again_with_rows(settings: Settings) -> None:
 
 def test_rows_of_0001_live_through_all_migrations_and_back(settings: Settings) -> None:
     engine = sa.create_engine(settings.store_url)
+    upgrade(engine)
     downgrade(engine, "0001")
     before = fill(engine)
     upgrade(engine)
@@ -93,6 +96,7 @@ def test_rows_of_0001_live_through_all_migrations_and_back(settings: Settings) -
 
 def test_numbers_of_versions_stay_unique_through_the_migrations(settings: Settings) -> None:
     engine = sa.create_engine(settings.store_url)
+    upgrade(engine)
     downgrade(engine, "0001")
     fill(engine)
     with engine.begin() as tx:

@@ -18,6 +18,8 @@ from luthier.platform.versions import Wanted, parse_alias, parse_model, parse_ve
 from tests.factories import ADMIN, add_admin, make_finished, make_job
 from tests.fakes import Clock, Launcher
 
+pytestmark = pytest.mark.stores
+
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 STRANGER = Caller(account="other", user="u", role="r")
 NEXT = FinetuneOptions(new_version=True)

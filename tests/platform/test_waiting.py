@@ -15,6 +15,8 @@ from luthier.platform.settings import Settings
 from tests.factories import ADMIN, BASE_MODEL, add_admin, make_finished, make_job
 from tests.fakes import Launcher
 
+pytestmark = pytest.mark.stores
+
 OTHER = Caller(account="other", user="admin", role="ACCOUNTADMIN")
 
 
