@@ -82,6 +82,12 @@ class NotAllowed(LuthierError):
     code, http, exit = "not_authorized", 403, 4
 
 
+class PaymentRequired(LuthierError):
+    """The account's balance, or a budget, does not cover what is asked."""
+
+    code, http, exit = "insufficient_credits", 402, 4
+
+
 class NotFound(LuthierError):
     """No such job, model, table or base model that the caller can see."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from luthier.cli.batch_objects import Batches, Files
+from luthier.cli.credit_objects import Credits
 from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
@@ -47,6 +48,7 @@ class Client:
         self.models = Models(self)
         self.files = Files(self)
         self.batches = Batches(self)
+        self.credits = Credits(self)
 
     def complete(
         self,

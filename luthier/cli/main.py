@@ -11,6 +11,7 @@ from luthier.cli import (
     batches,
     cluster_commands,
     complete,
+    credits,
     files,
     finetune,
     models,
@@ -50,6 +51,7 @@ for command in (
     base_models.base_models,
     tables.tables,
     usage.usage,
+    credits.credits,
 ):
     main.add_command(command)
 

@@ -42,6 +42,8 @@ class UsageRecord(Frozen):
     amount_ucr: int
     time: int
     """Epoch milliseconds at which the work ended."""
+    leases: tuple[str, ...] = ()
+    """Reservations that pay for it (platform/credits.py). Told on the way to the ledger, no part of what it keeps."""
 
     @property
     def tokens(self) -> int:

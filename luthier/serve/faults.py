@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge
 from luthier.platform.wire import ErrorBody
 
-FAMILIES = {429: "rate_limit_error"}
+FAMILIES = {402: "insufficient_quota", 429: "rate_limit_error"}
 Refusal = Callable[[Request, Exception], JSONResponse]
 """A dialect's form of an error."""
 

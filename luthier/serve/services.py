@@ -16,6 +16,7 @@ from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
@@ -41,6 +42,7 @@ class Verbs(Protocol):
     artifacts: Artifacts
     ledger: Ledger
     usage: UsageReader
+    credits: Credits
     proofs: Proofs
     jobs: Jobs
     files: Files

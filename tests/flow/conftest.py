@@ -22,7 +22,7 @@ from tests.factories import KEY, add_admin, make_finished, make_progress, make_s
 from tests.fakes import EchoEngine, Launcher, LocalCompletions
 
 CHAT = "/v1/chat/completions"
-TYPES = {429: "rate_limit_error"}
+TYPES = {402: "insufficient_quota", 429: "rate_limit_error"}
 ROWS = [(f"question {number}", f"answer {number}") for number in range(10)]
 SELECT = "SELECT question AS prompt, answer AS completion FROM faq"
 

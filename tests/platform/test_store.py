@@ -15,6 +15,7 @@ from tests.fakes import Launcher
 pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
+TABLES |= {"limits", "topups", "reservations"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches"}
 
 

@@ -16,6 +16,7 @@ from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts, Garbage
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
@@ -65,6 +66,7 @@ class RegistryClient:
         self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
         self.usage = cast(UsageReader, _Part("usage"))
+        self.credits = cast(Credits, _Part("credits"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.files = cast(Files, _Part("files"))
         self.batches = cast(Batches, _Part("batches"))

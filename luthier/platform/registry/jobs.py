@@ -48,19 +48,29 @@ class Launcher(Protocol):
 
 
 class Billing:
-    """What a job's trained tokens cost, by its base model's price class."""
+    """What a job's trained tokens cost, by its base model's price class: held from its start, charged at its end."""
 
     def __init__(self, catalog: Catalog, prices: PriceList, ledger: Ledger) -> None:
         self.catalog = catalog
-        self._prices, self._ledger = prices, ledger
+        self._prices, self._ledger, self._limits = prices, ledger, ledger.limits
+
+    def hold(self, tx: sa.Connection, job: Job) -> None:
+        """The price that the report names. PaymentRequired when the account, or a budget, has less."""
+        price_class = self.catalog.get(job.base_model).price_class
+        amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
+        self._limits.hold(tx, _owner(job), job.id, amount)
+
+    def release(self, tx: sa.Connection, job: Job) -> None:
+        """What the job did not cost of its hold."""
+        self._limits.release(tx, job.id)
 
     def charge(self, tx: sa.Connection, job: Job, trained_tokens: int, now: int) -> None:
-        caller = Caller(account=job.account, user=job.owner, role=job.role)
         price_class = self.catalog.get(job.base_model).price_class
         source = Source(
             id=job.id, function="FINETUNE", base_model=job.base_model, price_class=price_class, model=job.model
         )
-        self._ledger.append_in(tx, [training_usage(caller, source, self._prices, trained_tokens, now)])
+        usage = training_usage(_owner(job), source, self._prices, trained_tokens, now)
+        self._ledger.append_in(tx, [usage.model_copy(update={"leases": (job.id,)})])
 
 
 class Jobs:
@@ -81,11 +91,12 @@ class Jobs:
     # what people ask
 
     def submit(self, job: Job, idempotency_key: str | None = None) -> Job:
-        """Accepts a job whose data is frozen. The same id or key again gives the first answer."""
+        """Accepts a job whose data is frozen, and holds its price. The same id or key again gives the first answer."""
         with self._store.transaction() as tx:
             if first := self._first_answer(tx, job, idempotency_key):
                 return first
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
+            self._billing.hold(tx, job)
             tx.execute(sa.insert(self._jobs).values(**row))
             self._note(tx, job.id, EventType.CREATED, f"Model {job.model} on {job.base_model}")
             counted = f"{job.report['rows']} rows, {job.report['trained_tokens']} tokens to train"
@@ -182,6 +193,7 @@ class Jobs:
             now = self._clock()
             version = self._models.publish(tx, job, _model_name(job), made, now)
             self._billing.charge(tx, job, made.trained_tokens, now)
+            self._billing.release(tx, job)
             self._update(
                 tx,
                 job_id,
@@ -248,7 +260,7 @@ class Jobs:
         if first := self._submitted_before(tx, job, key):
             return first
         if not job.options.new_version:
-            self._models.check_free(tx, Caller(account=job.account, user=job.owner, role=job.role), _model_name(job))
+            self._models.check_free(tx, _owner(job), _model_name(job))
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 
@@ -261,6 +273,7 @@ class Jobs:
             now, tokens = self._clock(), job.progress.trained_tokens if billable else 0
             if tokens:
                 self._billing.charge(tx, job, tokens, now)
+            self._billing.release(tx, job)
             ended = {"status": to.value, "finished_on": now, "trained_tokens": tokens}
             self._update(tx, job_id, **ended, error=error.model_dump() if error else None)
             self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
@@ -317,6 +330,10 @@ class Jobs:
         rows = [{"job_id": job_id, **event.model_dump(exclude={"id"})} for event in events]
         if rows:
             tx.execute(sa.insert(self._events), rows)
+
+
+def _owner(job: Job) -> Caller:
+    return Caller(account=job.account, user=job.owner, role=job.role)
 
 
 def _model_name(job: Job) -> QualifiedName:

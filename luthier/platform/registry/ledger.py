@@ -1,12 +1,15 @@
 """Verbs on the ledger: append usage records, once each, and add them up."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict
+from luthier.errors import Conflict, Unavailable
 from luthier.platform.access import Caller
+from luthier.platform.jobs import now_ms
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.registry.limits import Limits
 from luthier.platform.store import Store
 
 GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "query", "day", "hour"]
@@ -16,21 +19,40 @@ COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
 
 
 class Ledger:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
+        self._store, self.limits = store, Limits(store, clock)
         self._usage = store.table("usage")
 
     def append(self, records: list[UsageRecord]) -> int:
-        """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused."""
+        """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused.
+
+        What is new is spent, in the same transaction, of what limits its account.
+        """
         with self._store.transaction() as tx:
             return self.append_in(tx, records)
 
     def append_in(self, tx: sa.Connection, records: list[UsageRecord]) -> int:
-        added = self._store.insert_missing(tx, "usage", [record.model_dump(mode="json") for record in records])
+        limits = self.limits.of_accounts(tx, {record.account for record in records})
+        new = self._new(tx, records) if limits else []
+        added = self._store.insert_missing(tx, "usage", [_row(record) for record in records])
         if added < len(records):
             for record in records:
                 self._check_same(tx, record)
+        if limits and added != len(new):
+            raise Unavailable("Usage reached the ledger from two sides at once. Send it again.")
+        self.limits.draw(tx, limits, new)
         return added
+
+    def _new(self, tx: sa.Connection, records: Sequence[UsageRecord]) -> list[UsageRecord]:
+        """Those that the ledger has not yet, each once."""
+        columns = self._usage.c
+        ids = [record.source_id for record in records]
+        known = {
+            (kind, id)
+            for kind, id in tx.execute(sa.select(columns.kind, columns.source_id).where(columns.source_id.in_(ids)))
+        }
+        firsts = {(record.kind.value, record.source_id): record for record in reversed(records)}
+        return [record for key, record in firsts.items() if key not in known]
 
     def records(self, caller: Caller, kind: UsageKind, since: int = 0, until: int = 2**62) -> list[UsageRecord]:
         columns = self._usage.c
@@ -57,7 +79,7 @@ class Ledger:
         columns = self._usage.c
         same = sa.and_(columns.kind == record.kind.value, columns.source_id == record.source_id)
         row = tx.execute(sa.select(self._usage).where(same)).mappings().one()
-        if any(row[name] != value for name, value in record.model_dump(mode="json").items()):
+        if any(row[name] != value for name, value in _row(record).items()):
             raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")
 
 
@@ -74,3 +96,7 @@ def query_id(usage: sa.Table) -> sa.ColumnElement[Any]:
     """The id of the request that the record came with; rows of one SQL statement are `<id>-0`, `<id>-1`, ..."""
     numbered = sa.func.rtrim(sa.func.rtrim(usage.c.source_id, "0123456789"), "-")
     return sa.case((usage.c.source_id.like("req\\_%-%", escape="\\"), numbered), else_=usage.c.source_id).label("query")
+
+
+def _row(record: UsageRecord) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"leases"})

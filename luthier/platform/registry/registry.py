@@ -8,6 +8,7 @@ from luthier.platform.prices import load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
@@ -32,8 +33,9 @@ class Registry:
         self.models = Models(store, clock)
         self.versions = Versions(store, clock)
         self.artifacts = Artifacts(store, settings, clock)
-        self.ledger = Ledger(store)
         self.usage = UsageReader(store)
+        self.ledger = Ledger(store, clock)
+        self.credits = Credits(store, clock, settings.account)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)
         self.batches = Batches(store, self.files, self.ledger, clock)

@@ -26,6 +26,7 @@ from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects import (
     native_base_models,
+    native_credits,
     native_engines,
     native_export,
     native_follow,
@@ -225,6 +226,7 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, Any]:
 
 
 v1.include_router(native_base_models.routes)
+v1.include_router(native_credits.routes)
 v1.include_router(native_engines.routes)
 v1.include_router(native_follow.routes)
 v1.include_router(native_usage.routes)

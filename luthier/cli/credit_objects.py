@@ -1,0 +1,43 @@
+"""Credits, as methods of the Python client."""
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from luthier.cli.objects import Rows
+
+if TYPE_CHECKING:
+    from luthier.cli.client import Client
+
+
+class Credits:
+    """Amounts are decimal credits as text: no float ever touches money."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def balance(self, account: str | None = None) -> dict[str, Any]:
+        """What the account has; nothing but `is_limited` while it has no limit."""
+        told: dict[str, Any] = self._client.call("GET", "/luthier/v1/credits", params=_of(account))
+        return told
+
+    def top_up(
+        self, credits: str, account: str | None = None, note: str = "", key: str | None = None
+    ) -> dict[str, Any]:
+        """Adds credits, such as "12.5", once for each key."""
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        body = {"credits": str(credits), "note": note, **_of(account)}
+        told: dict[str, Any] = self._client.call("POST", "/luthier/v1/credits/topups", json=body, headers=headers)
+        return told
+
+    def topups(self, account: str | None = None) -> Rows:
+        rows: Rows = self._client.call("GET", "/luthier/v1/credits/topups", params=_of(account))["topups"]
+        return rows
+
+    def limit(self, account: str | None = None) -> dict[str, Any]:
+        """The account spends no more than its balance from now on."""
+        told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/limit", json=_of(account))
+        return told
+
+
+def _of(account: str | None) -> dict[str, str]:
+    return {"account": account} if account else {}

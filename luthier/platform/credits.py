@@ -1,0 +1,132 @@
+"""Who may spend how much: limits, what is reserved of them, top-ups. Pure; amounts are micro-credits.
+
+A limit is an account's balance (scope ""), or a budget of one of its roles or users. What is not limited has none.
+For each limit at every moment: spent + reserved <= granted + overrun. An overrun is what came to the ledger without
+a reservation that covered it; only a reservation makes new spending possible.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from luthier.errors import PaymentRequired
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.prices import to_credits
+
+ACCOUNT = ""
+"""The scope of an account's balance."""
+LEASE_MS = 30_000
+"""So long a replica may spend under a lease that it does not renew."""
+GRACE_MS = 3_600_000
+"""So long after its end a lease is kept for usage on its way, unless its holder's heir says that none is."""
+SHARE = 4
+"""Beyond what is needed at once, a lease takes no more than this part of what is available: others want some too."""
+
+
+class Period(StrEnum):
+    """In which a budget is spent; then it begins anew (UTC)."""
+
+    NONE = "none"
+    DAY = "day"
+    MONTH = "month"
+
+
+class Balance(Frozen):
+    """What an account has; of one without limits nothing but that is told."""
+
+    account: str
+    is_limited: bool = False
+    granted_ucr: int = 0
+    spent_ucr: int = 0
+    held_ucr: int = 0
+    """For jobs that wait or run."""
+    leased_ucr: int = 0
+    """In the hands of replicas, for completions."""
+    overrun_ucr: int = 0
+    """Of the spent, what was not reserved: it was let in before the limit was known, or told very late."""
+
+    @property
+    def available_ucr(self) -> int:
+        return max(0, self.granted_ucr - self.spent_ucr - self.held_ucr - self.leased_ucr)
+
+
+class TopUp(Frozen):
+    account: str
+    key: str
+    """The Idempotency-Key: the same again adds nothing."""
+    amount_ucr: int = Field(gt=0, lt=2**60)
+    note: str = ""
+    by: str
+    """ACCOUNT.USER"""
+    time: int
+
+
+class Want(Frozen):
+    """What a holder asks for a lease; asked twice, or late, it changes nothing twice."""
+
+    id: str
+    account: str
+    scope: str = ACCOUNT
+    turn: int
+    """Rises with each ask for this lease: one that arrives after a later one is answered and not done."""
+    total_ucr: int
+    """What the lease is to be in all, spent included. Below what it was: the holder has let go of the rest already."""
+    need_ucr: int
+    """Of the total, what somebody waits for."""
+
+
+class Granted(Frozen):
+    total_ucr: int | None
+    """None: the lease is over, and nothing may be spent under it."""
+    left_ucr: int
+    """What is available beside it."""
+
+
+class Renewal(Frozen):
+    """The answer to a holder: of each caller the scopes that limit him, of each lease what it is now."""
+
+    limits: list[tuple[str, ...]]
+    leases: list[Granted]
+
+
+def scopes_of(caller: Caller) -> tuple[str, str, str]:
+    """The limits that there can be for a caller."""
+    return ACCOUNT, role_scope(caller.role), user_scope(caller.user)
+
+
+def role_scope(role: str) -> str:
+    return f"role:{role}"
+
+
+def user_scope(user: str) -> str:
+    return f"user:{user}"
+
+
+def new_total(want: Want, amount: int, spent: int, available: int) -> int:
+    """What a lease of an amount becomes."""
+    if want.total_ucr <= amount:
+        return max(want.total_ucr, spent)
+    most = max(want.need_ucr - amount, available // SHARE)
+    return amount + max(0, min(want.total_ucr - amount, most, available))
+
+
+def period_start(period: Period, now_ms: int) -> int:
+    """When the period began that `now` is in; 0 for the one that never ends."""
+    if period is Period.NONE:
+        return 0
+    day = datetime.fromtimestamp(now_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = day.replace(day=1) if period is Period.MONTH else day
+    return int(first.timestamp()) * 1000
+
+
+def refusal(scope: str, needed_ucr: int, available_ucr: int, reserved_ucr: int) -> PaymentRequired:
+    """Names what is needed and what there is."""
+    whose = f"The budget of {scope.replace(':', ' ')}" if scope else "The account's balance"
+    todo = "Raise it (`luthier credits budgets set`)" if scope else "Top it up (`luthier credits topup`)"
+    running = f", beside {to_credits(reserved_ucr):f} reserved by running work" if reserved_ucr else ""
+    return PaymentRequired(
+        f"{whose} has {to_credits(available_ucr):f} credits available{running}; this may cost "
+        f"{to_credits(needed_ucr):f}. {todo}, or ask for less (max_tokens, fewer rows)."
+    )

@@ -1,0 +1,132 @@
+"""Verbs on balances: top up, see, and the leases of replicas."""
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, NotAllowed, NotFound
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.credits import ACCOUNT, LEASE_MS, Balance, Granted, Renewal, TopUp, Want, new_total
+from luthier.platform.registry.limits import Limits, available
+from luthier.platform.store import Store
+
+
+class Credits:
+    def __init__(self, store: Store, clock: Callable[[], int], platform_account: str) -> None:
+        """Admins of the platform's account give credits to all."""
+        self._store, self._clock, self._platform = store, clock, platform_account
+        self._limits = Limits(store, clock)
+        self._accounts, self._topups = store.table("accounts"), store.table("topups")
+
+    # what people ask
+
+    def top_up(self, caller: Caller, account: str, amount_ucr: int, key: str, note: str = "") -> TopUp:
+        """Adds to a balance, once for each key; the first one limits the account."""
+        self._check_platform(caller)
+        asked = TopUp(
+            account=account,
+            key=key,
+            amount_ucr=amount_ucr,
+            note=note,
+            by=f"{caller.account}.{caller.user}",
+            time=self._clock(),
+        )
+        with self._store.transaction() as tx:
+            self._check_account(tx, account)
+            if first := self._first_answer(tx, asked):
+                return first
+            self._limits.ensure(tx, account)
+            self._limits.grant(tx, account, amount_ucr)
+            tx.execute(sa.insert(self._topups).values(**asked.model_dump()))
+        return asked
+
+    def limit(self, caller: Caller, account: str) -> Balance:
+        """The account spends no more than its balance from now on, be that nothing."""
+        self._check_platform(caller)
+        with self._store.transaction() as tx:
+            self._check_account(tx, account)
+            self._limits.ensure(tx, account)
+        return self.balance(caller, account)
+
+    def balance(self, caller: Caller, account: str | None = None) -> Balance:
+        """Of the caller's account; admins of the platform's may see any."""
+        account = account or caller.account
+        if account != caller.account:
+            self._check_platform(caller)
+        with self._store.transaction() as tx:
+            self._check_account(tx, account)
+            row = self._limits.find(tx, account, ACCOUNT)
+            if row is None:
+                return Balance(account=account)
+            held = sum(
+                each["amount_ucr"] - each["spent_ucr"]
+                for each in self._limits.reserved(tx, account, ACCOUNT)
+                if each["until"] is None
+            )
+        sums = {name: row[name] for name in ("granted_ucr", "spent_ucr", "overrun_ucr")}
+        leased = row["reserved_ucr"] - held
+        return Balance(account=account, is_limited=True, held_ucr=held, leased_ucr=leased, **sums)
+
+    def topups(self, caller: Caller, account: str | None = None) -> list[TopUp]:
+        """Newest first."""
+        account = account or caller.account
+        if account != caller.account:
+            self._check_platform(caller)
+        columns = self._topups.c
+        query = sa.select(self._topups).where(columns.account == account).order_by(columns.number.desc())
+        return [TopUp(**{name: row[name] for name in TopUp.model_fields}) for row in self._store.rows(query)]
+
+    # what replicas ask
+
+    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want]) -> Renewal:
+        """What limits callers, and leases made longer, larger or smaller; or new ones."""
+        with self._store.transaction() as tx:
+            self._limits.sweep(tx)
+            leases = [self._renew(tx, holder, want) for want in wants]
+            limits = [tuple(row["scope"] for row in self._limits.limiting(tx, caller)) for caller in callers]
+        return Renewal(limits=limits, leases=leases)
+
+    def end_holder(self, holder: str) -> int:
+        """The holder is dead and all usage that it told of is in the ledger: its leases come back. How many."""
+        with self._store.transaction() as tx:
+            return self._limits.release_of(tx, holder)
+
+    def _renew(self, tx: sa.Connection, holder: str, want: Want) -> Granted:
+        limits, until = self._limits, self._clock() + LEASE_MS
+        limit = limits.find(tx, want.account, want.scope)
+        lease = limits.reservation(tx, want.id, want.scope)
+        if limit is None or (lease is None and want.turn > 1):
+            return Granted(total_ucr=None, left_ucr=0)
+        left = available(limit)
+        if lease is None:
+            limits.insert(tx, limit, want.id, holder, amount_ucr=0, turn=0, until=until)
+            lease = {**limit, "id": want.id, "amount_ucr": 0, "spent_ucr": 0, "turn": 0}
+        if want.turn <= lease["turn"]:
+            return Granted(total_ucr=lease["amount_ucr"], left_ucr=left)
+        amount = lease["amount_ucr"]
+        total = new_total(want, amount, lease["spent_ucr"], left)
+        if total > amount and not limits.take(tx, want.account, want.scope, total - amount):
+            total = amount  # another writer was quicker
+        limits.change(tx, lease, total, want.turn, until)
+        return Granted(total_ucr=total, left_ucr=left - (total - amount))
+
+    # who may, and what is there
+
+    def _check_platform(self, caller: Caller) -> None:
+        if caller.account != self._platform or caller.role != ADMIN_ROLE:
+            raise NotAllowed(f"Only {ADMIN_ROLE} of account {self._platform} sees and changes what accounts may spend.")
+
+    def _check_account(self, tx: sa.Connection, account: str) -> None:
+        if tx.execute(sa.select(self._accounts.c.name).where(self._accounts.c.name == account)).first() is None:
+            raise NotFound(f"There is no account {account!r}.")
+
+    def _first_answer(self, tx: sa.Connection, asked: TopUp) -> TopUp | None:
+        columns = self._topups.c
+        same = sa.select(self._topups).where(columns.account == asked.account, columns.key == asked.key)
+        row = tx.execute(same).mappings().first()
+        if row is None:
+            return None
+        first = TopUp(**{name: row[name] for name in TopUp.model_fields})
+        if (first.amount_ucr, first.note) != (asked.amount_ucr, asked.note):
+            raise Conflict(f"Idempotency-Key {asked.key!r} was used for another top-up; send a new one.")
+        return first

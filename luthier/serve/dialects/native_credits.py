@@ -1,0 +1,71 @@
+"""The native API's routes on credits: what an account has, and what it is given."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from pydantic import Field, field_validator
+
+from luthier.platform.credits import Balance, TopUp
+from luthier.platform.frozen import Frozen
+from luthier.platform.prices import to_credits, to_ucr
+from luthier.serve.deps import CallerOf, ServicesOf
+
+routes = APIRouter()
+
+TopUpKey = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+
+
+class OfAccount(Frozen):
+    account: str | None = None
+    """The caller's own when not given."""
+
+
+class NewTopUp(OfAccount):
+    credits: str
+    """Decimal, with at most six decimals."""
+    note: str = Field("", max_length=1000)
+
+    @field_validator("credits")
+    @classmethod
+    def _is_an_amount(cls, credits: str) -> str:
+        if not 0 < to_ucr(credits) < 2**60:
+            raise ValueError("a top-up is more than 0 credits, and less than a trillion")
+        return credits
+
+
+@routes.get("/credits")
+def show_credits(caller: CallerOf, services: ServicesOf, account: str | None = None) -> dict[str, Any]:
+    """The balance. Without limits (`is_limited` is false) nothing but that is told."""
+    return balance_told(services.registry.credits.balance(caller, account))
+
+
+@routes.get("/credits/topups")
+def show_topups(caller: CallerOf, services: ServicesOf, account: str | None = None) -> dict[str, Any]:
+    """Newest first."""
+    return {"topups": [_topup_told(each) for each in services.registry.credits.topups(caller, account)]}
+
+
+@routes.post("/credits/topups", status_code=201)
+def top_up(body: NewTopUp, key: TopUpKey, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Adds to a balance, once for each Idempotency-Key. The first top-up limits the account to its balance."""
+    account = body.account or caller.account
+    return _topup_told(services.registry.credits.top_up(caller, account, to_ucr(body.credits), key, body.note))
+
+
+@routes.put("/credits/limit")
+def limit(body: OfAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """The account spends no more than its balance from now on, be that nothing."""
+    return balance_told(services.registry.credits.limit(caller, body.account or caller.account))
+
+
+def balance_told(balance: Balance) -> dict[str, Any]:
+    """Credits as exact decimals; without limits there are none to tell."""
+    told: dict[str, Any] = {"account": balance.account, "is_limited": balance.is_limited}
+    if balance.is_limited:
+        for name in ("available", "granted", "spent", "held", "leased", "overrun"):
+            told[name] = f"{to_credits(getattr(balance, f'{name}_ucr')):f}"
+    return told
+
+
+def _topup_told(topup: TopUp) -> dict[str, Any]:
+    return {**topup.model_dump(exclude={"amount_ucr"}), "credits": f"{to_credits(topup.amount_ucr):f}"}
