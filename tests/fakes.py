@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Literal
 
 from luthier.errors import ContextTooLong, LuthierError, Unavailable
+from luthier.platform.access import Caller
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import ModelVersion
@@ -17,8 +18,9 @@ from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, 
 from luthier.serve.access_log import Line
 from luthier.serve.admission import Admission
 from luthier.serve.books import line_of
-from luthier.serve.complete import Completer, Tally, Visit
+from luthier.serve.complete import Completer, Reservation, Tally, Visit
 from luthier.serve.host_memory import AdapterStats
+from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.resolver import Resolver
 from luthier.serve.services import Ask
@@ -91,6 +93,7 @@ class EchoEngine:
         num_prompt = len(prompt.split())
         if num_prompt + (request.max_tokens or 1) > self._context:
             raise ContextTooLong(f"The context window is {self._context} tokens.", param="messages")
+        await tally.reserve(num_prompt, (request.max_tokens or self._context - num_prompt) * request.n)
         self.num_open += 1
         try:
             name = f"{adapter.model if adapter else 'base'}: " if request.json_schema is None else ""
@@ -154,17 +157,29 @@ def _joined(pieces: list[Choice]) -> Choice:
     )
 
 
+class Free:
+    """A reservation where nothing is limited."""
+
+    async def take(self, ucr: int) -> None: ...
+
+    def settle(self, ucr: int) -> tuple[str, ...]:
+        return ()
+
+
 class Books:
     """Hands usage on at once, and keeps what was written down."""
 
-    def __init__(self, settle: Callable[[UsageRecord], object]) -> None:
-        self._settle = settle
+    def __init__(self, settle: Callable[[UsageRecord], object], leases: Leases | None = None) -> None:
+        self._settle, self._leases = settle, leases
         self.is_full = False
         self.lines: list[Line] = []
 
     def check(self) -> None:
         if self.is_full:
             raise Unavailable("The ledger is away.")
+
+    def reservation(self, caller: Caller) -> Reservation:
+        return self._leases.open(caller) if self._leases else Free()
 
     def settle(self, record: UsageRecord) -> None:
         self._settle(record)
@@ -182,7 +197,8 @@ class LocalCompletions:
         self.warmed: list[int] = []
         self.broken: set[int] = set()
         """Numbers of versions that no engine can load."""
-        self.books = Books(lambda record: registry.ledger.append([record]))
+        self.leases = Leases(registry.credits, f"replica_{id(self)}")
+        self.books = Books(lambda record: registry.ledger.append([record]), self.leases)
         self.stats: list[AdapterStats] = []
         resolver = Resolver(settings, catalog, registry.versions)
         self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}

@@ -6,12 +6,18 @@ import logging
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
-from luthier.errors import LuthierError, NotServed, Unavailable
+from luthier.errors import LuthierError, NotServed, PaymentRequired, Unavailable
 from luthier.platform.access import Caller
+from luthier.platform.base_models import BaseModel
 from luthier.platform.batches import Batch, Line, LineResult, source_id
+from luthier.platform.metering import UsageRecord
+from luthier.platform.prices import PriceList
+from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.complete import Billed, bill
 from luthier.serve.direct import ROUTES, Asked
+from luthier.serve.engine import DEFAULT_MAX_TOKENS
 from luthier.serve.faults import error_body
+from luthier.serve.leases import Leases
 from luthier.serve.refusals import invalid
 from luthier.serve.room import Room
 from luthier.serve.services import Ask, Services
@@ -30,10 +36,16 @@ class LineAnswers:
     """What becomes of the lines of one batch."""
 
     def __init__(
-        self, services: Services, room: Callable[[str], Room], batch: Batch, is_over: Callable[[], bool]
+        self,
+        services: Services,
+        leases: Leases,
+        room: Callable[[str], Room],
+        batch: Batch,
+        is_over: Callable[[], bool],
     ) -> None:
         """`room` bounds what one base model's engine is asked at once."""
-        self._services, self._room, self._batch, self._is_over = services, room, batch, is_over
+        self._services, self._leases, self._room, self._batch = services, leases, room, batch
+        self._is_over = is_over
         self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role)
         self._route = ROUTES[batch.endpoint]
 
@@ -65,7 +77,7 @@ class LineAnswers:
             except LuthierError as error:
                 now = asyncio.get_running_loop().time()
                 give_up_at = give_up_at or now + PATIENCE_SECONDS
-                if error.http not in COME_AGAIN or isinstance(error, NotServed) or now > give_up_at:
+                if not _may_come_again(error) or now > give_up_at:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -81,17 +93,44 @@ class LineAnswers:
                 raise Unavailable("The model has come to stand on another base model.")  # and is asked there next
             name = source_id(self._batch, line.number)
             ask = Ask(name, self._caller, self._route.function, base_model, request, is_billed=False)
-            answer = await services.completions.whole(ask)
-        assert answer.usage is not None
+            answer, usage = await self._paid(ask, resolved.name)
         text = self._route.writer(ask.id, body).whole(answer).decode("ascii")
-        usage = bill(
-            ask, services.catalog.get(base_model), Billed(resolved.name, answer.version), services.prices, answer.usage
-        )
         return LineResult(line=line.number, output=self._output(line, 200, text), usage=usage)
+
+    async def _paid(self, ask: Ask, model: str) -> tuple[Chunk, UsageRecord]:
+        """The answer and its bill, of credits that are reserved before."""
+        services, base = self._services, self._services.catalog.get(ask.base_model)
+        reservation, cost = self._leases.open(self._caller), 0
+        leases: tuple[str, ...] = ()
+        try:
+            await reservation.take(most_ucr(ask.request, base, services.prices))
+            answer = await services.completions.whole(ask)
+            assert answer.usage is not None
+            usage = bill(ask, base, Billed(model, answer.version), services.prices, answer.usage)
+            cost = usage.amount_ucr
+        finally:
+            leases = reservation.settle(cost)
+        return answer, usage.model_copy(update={"leases": leases})
 
     def _output(self, line: Line, status: int, body: str) -> str:
         name = quoted(source_id(self._batch, line.number))
         return _output(self._batch, line, f'{{"status_code":{status},"request_id":{name},"body":{body}}}', "null")
+
+
+def most_ucr(request: CompleteRequest, base: BaseModel, prices: PriceList) -> int:
+    """What an answer can cost, whatever its prompts are: their tokens are not known here."""
+    room = base.engine.max_model_len
+    most = min(request.max_tokens or DEFAULT_MAX_TOKENS, room - 1)
+    shapes = [(room - most, most)] if request.max_tokens else [(room - most, most), (room - 1, 1)]
+    each = max(prices.completion_ucr(base.price_class, prompt, made * request.n) for prompt, made in shapes)
+    return each * len(request.prompts or (None,))
+
+
+def _may_come_again(error: LuthierError) -> bool:
+    """What now stands against it goes by: credits, too, as long as other lines have reserved more than they cost."""
+    if isinstance(error, PaymentRequired):
+        return error.retry_after is not None
+    return error.http in COME_AGAIN and not isinstance(error, NotServed)
 
 
 def _output(batch: Batch, line: Line, response: str, error: str) -> str:

@@ -14,6 +14,7 @@ from luthier.platform.files import Purpose, StoredFile
 from luthier.platform.metering import UsageRecord
 from luthier.platform.storage import Storage, file_sha256
 from luthier.serve.batch_line import LineAnswers
+from luthier.serve.leases import Leases
 from luthier.serve.middleware import MIB
 from luthier.serve.room import Room
 from luthier.serve.services import Services
@@ -39,6 +40,7 @@ class BatchWork:
     def __init__(
         self,
         services: Services,
+        leases: Leases,
         room: Callable[[str], Room],
         batch: Batch,
         holder: str,
@@ -47,7 +49,7 @@ class BatchWork:
         self._verbs, self._batch, self._holder, self._clock = services.registry.batches, batch, holder, clock
         self._storage = Storage(services.settings.storage)
         self._max_bytes = services.settings.max_body_mib * MIB
-        self._lines = LineAnswers(services, room, batch, self._is_over)
+        self._lines = LineAnswers(services, leases, room, batch, self._is_over)
         self._results: Results | None = None
         self._unbilled: list[UsageRecord] = []
         self._telling = asyncio.Lock()

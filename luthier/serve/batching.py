@@ -21,6 +21,7 @@ from luthier.platform.batches import Batch
 from luthier.platform.jobs import now_ms
 from luthier.platform.storage import Storage
 from luthier.serve.batch_work import BatchWork
+from luthier.serve.leases import Leases
 from luthier.serve.room import Room
 from luthier.serve.services import Services
 
@@ -38,6 +39,7 @@ class Batching:
     def __init__(self, services: Services, clock: Callable[[], int] = now_ms) -> None:
         self._services, self._clock = services, clock
         self._rooms: dict[str, Room] = {}
+        self._leases = Leases(services.registry.credits, f"batches_{uuid.uuid4().hex}")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
 
@@ -63,6 +65,7 @@ class Batching:
         places = asyncio.Semaphore(MAX_BATCHES)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep())
+            group.create_task(self._leases.keep_renewed())
             while True:
                 await places.acquire()
                 holder = uuid.uuid4().hex
@@ -92,7 +95,7 @@ class Batching:
     async def _work(self, batch: Batch, holder: str) -> None:
         """Whatever ends it before its time, the batch can be claimed again when its lease is over."""
         try:
-            await BatchWork(self._services, self._room, batch, holder, self._clock).run()
+            await BatchWork(self._services, self._leases, self._room, batch, holder, self._clock).run()
         except* (Conflict, Unavailable) as group:
             log.warning("batch %s is left for now", batch.id, exc_info=group)
         except* Exception:

@@ -1,21 +1,26 @@
-"""The books of a replica: usage goes to the spool, each visit to the access log."""
+"""The books of a replica: credits come from leases, usage goes to the spool, each visit to the access log."""
 
 import asyncio
 import time
 
 from luthier.errors import LuthierError
+from luthier.platform.access import Caller
 from luthier.platform.metering import UsageRecord
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 from luthier.serve.complete import Visit
+from luthier.serve.leases import Leases, Reservation
 from luthier.serve.usage import UsageSpool
 
 
 class ReplicaBooks:
-    def __init__(self, spool: UsageSpool, log: AccessLog | None) -> None:
-        self._spool, self._log = spool, log
+    def __init__(self, spool: UsageSpool, leases: Leases, log: AccessLog | None) -> None:
+        self._spool, self._leases, self._log = spool, leases, log
 
     def check(self) -> None:
         self._spool.check()
+
+    def reservation(self, caller: Caller) -> Reservation:
+        return self._leases.open(caller)
 
     def settle(self, record: UsageRecord) -> None:
         self._spool.settle(record)

@@ -1,16 +1,18 @@
-"""READ FIRST: one completion, in the replica that answers it. let in -> resolve -> generate -> settle.
+"""READ FIRST: one completion, in the replica that answers it. let in -> resolve -> reserve -> generate -> settle.
 
-Whatever happens in between (client gone, engine dead, replica stopping), what the engine counted is settled.
+The engine reserves, once it has counted the prompt. Whatever happens then (client gone, engine dead, replica stopping),
+what it counted is settled, and the rest of the reservation is free again.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from luthier.errors import InvalidInput, LuthierError
+from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import now_ms
 from luthier.platform.metering import Source, UsageRecord, completion_usage
@@ -26,12 +28,18 @@ PATIENCE_SECONDS = 3600.0
 """As long as a statement may take."""
 
 
+async def _freely(_prompt: int, _completion: int) -> None:
+    """Whoever asks pays for it himself."""
+
+
 @dataclass(slots=True)
 class Tally:
     """Tokens of one completion by the engine's own counters."""
 
     prompt: int = 0
     completion: int = 0
+    reserve: Callable[[int, int], Awaitable[None]] = field(default=_freely, compare=False)
+    """Called before anything is generated, with the most tokens of prompt and answers; PaymentRequired ends it."""
     queued: float | None = field(default=None, compare=False)
     """Seconds that the engine let it wait."""
     first: float | None = field(default=None, compare=False)
@@ -43,7 +51,10 @@ class Tally:
 
 
 class Engine(Protocol):
-    """Adds to the tally what it hands over, and, when it is left or dies before the end, what it had made by then."""
+    """Reserves by the tally, then adds to it what it hands over.
+
+    When it is left or dies before the end, it adds what it had made by then.
+    """
 
     async def whole(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
@@ -65,6 +76,7 @@ class Visit:
     finish: str | None = None
     """Why the last answer ended."""
     error: BaseException | None = None
+    reservation: "Reservation | None" = None
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -81,11 +93,21 @@ class Billed(NamedTuple):
     version: int | None
 
 
+class Reservation(Protocol):
+    """Credits that one request may cost (serve/leases.py)."""
+
+    async def take(self, ucr: int) -> None: ...
+
+    def settle(self, ucr: int) -> tuple[str, ...]: ...
+
+
 class Books(Protocol):
-    """Where usage is kept and visits are written down."""
+    """Where credits come from, usage is kept and visits are written down."""
 
     def check(self) -> None:
         """Unavailable while more usage waits for the ledger than may."""
+
+    def reservation(self, caller: Caller) -> Reservation: ...
 
     def settle(self, record: UsageRecord) -> None: ...
 
@@ -136,14 +158,15 @@ class Completer:
         try:
             with ExitStack() as held:
                 await patiently(lambda: self._let_in(ask, held), patience)
+                if ask.is_billed:
+                    self._open(visit, self._books.reservation(ask.caller))
                 yield visit
         except BaseException as error:
             visit.error = error
             raise
         finally:
-            if visit.tally.prompt and visit.resolved and ask.is_billed:
-                answered = Billed(visit.resolved.name, visit.version)
-                self._books.settle(bill(ask, self._base, answered, self._prices, visit.tally.usage))
+            if visit.reservation:
+                self._settle(visit, visit.reservation)
             self._books.tell(visit)
             ask.told.is_so = True
             visit.error = None  # its traceback holds this visit: they would keep each other
@@ -151,6 +174,21 @@ class Completer:
     async def _let_in(self, ask: Ask, held: ExitStack) -> None:
         self._books.check()
         held.enter_context(self.admission.place(ask.caller.account, ask.request.num_choices))
+
+    def _open(self, visit: Visit, reservation: Reservation) -> None:
+        async def reserve(prompt: int, completion: int) -> None:
+            await reservation.take(self._prices.completion_ucr(self._base.price_class, prompt, completion))
+
+        visit.reservation, visit.tally.reserve = reservation, reserve
+
+    def _settle(self, visit: Visit, reservation: Reservation) -> None:
+        if not (visit.tally.prompt and visit.resolved):
+            reservation.settle(0)
+            return
+        answered = Billed(visit.resolved.name, visit.version)
+        record = bill(visit.ask, self._base, answered, self._prices, visit.tally.usage)
+        leases = reservation.settle(record.amount_ucr)
+        self._books.settle(record.model_copy(update={"leases": leases}))
 
     async def _adapter(self, visit: Visit) -> ModelVersion | None:
         ask = visit.ask

@@ -123,6 +123,7 @@ class VllmEngine:
         params = self._sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
         self._check_weights(adapter)
+        await tally.reserve(len(ids), params.max_tokens * request.n)
         lora = adapter if self._own is None else None
         queue, is_done = None, False
         if lora:

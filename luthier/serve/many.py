@@ -6,7 +6,7 @@ Greedy choices are asked one by one too: vLLM makes no two of a prompt.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import InvalidInput
@@ -25,7 +25,7 @@ class _Part:
     request: CompleteRequest
     first: int
     """The number of its first choice."""
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally
 
     def numbered(self, choices: list[Choice]) -> list[Choice]:
         return [choice.model_copy(update={"index": choice.index + self.first}) for choice in choices]
@@ -42,14 +42,14 @@ class Many:
     ) -> Coroutine[Any, Any, list[Choice]]:
         if _is_one(request):
             return self._engine.whole(request_id, request, adapter, tally)
-        return self._whole(_parts(request_id, request), adapter, tally)
+        return self._whole(_parts(request_id, request, tally), adapter, tally)
 
     def stream(
         self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
     ) -> AsyncGenerator[list[Choice], None]:
         if _is_one(request):
             return self._engine.stream(request_id, request, adapter, tally)
-        return self._stream(_parts(request_id, request), adapter, tally)
+        return self._stream(_parts(request_id, request, tally), adapter, tally)
 
     async def _whole(self, parts: list[_Part], adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
         async def answer(part: _Part) -> list[Choice]:
@@ -108,9 +108,12 @@ def _is_one(request: CompleteRequest) -> bool:
     return request.prompts is None and (request.n == 1 or request.temperature > 0)
 
 
-def _parts(request_id: str, request: CompleteRequest) -> list[_Part]:
+def _parts(request_id: str, request: CompleteRequest, tally: Tally) -> list[_Part]:
     times, n = (request.n, 1) if request.temperature == 0 else (1, request.n)
     given = [request.prompt] if request.prompts is None else request.prompts
     asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in given]
     parts = [(number, each) for number, each in enumerate(asked) for _ in range(times)]
-    return [_Part(f"{request_id}-{at}", *part, first=at * n) for at, part in enumerate(parts)]
+    return [
+        _Part(f"{request_id}-{at}", *part, first=at * n, tally=Tally(reserve=tally.reserve))
+        for at, part in enumerate(parts)
+    ]

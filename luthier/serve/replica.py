@@ -29,7 +29,9 @@ from luthier.serve.engine_args import keep_environment
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
+from luthier.serve.holders import Holders
 from luthier.serve.host_memory import AdapterStats
+from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.proof import prove_own, refusal
 from luthier.serve.ray_replica import adapt_replica
@@ -47,16 +49,19 @@ class EngineReplica:
 
     _engine: VllmEngine
     _completer: Completer
+    _renewing: asyncio.Task[None]
 
     def _open(self, base: BaseModel, services: Services, engine: VllmEngine) -> None:
         settings = services.settings
-        spool = UsageSpool(
-            settings.home / "spool" / base.name, services.registry.ledger.append, settings.max_spool_mib << 20
-        )
+        folder, verbs = settings.home / "spool" / base.name, services.registry
+        holders = Holders(folder, verbs.credits.end_holder)
+        spool = UsageSpool(folder, verbs.ledger.append, settings.max_spool_mib << 20, holders.inherited)
         spool.start()
+        leases = Leases(verbs.credits, holders.name)
+        self._renewing = asyncio.create_task(leases.keep_renewed())
         keep_environment()
         self._engine = engine
-        books = ReplicaBooks(spool, services.access_log)
+        books = ReplicaBooks(spool, leases, services.access_log)
         self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
         REGISTRY.register(Places(base.name, self._completer.admission))
 

@@ -32,8 +32,14 @@ NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
 class UsageSpool:
     """Files of JSON lines, one open at a time; what a dead replica left behind is taken over by the next."""
 
-    def __init__(self, folder: Path, append: Callable[[list[UsageRecord]], int], max_bytes: int = 64 << 20) -> None:
-        """`max_bytes`: what may wait for the ledger."""
+    def __init__(
+        self,
+        folder: Path,
+        append: Callable[[list[UsageRecord]], int],
+        max_bytes: int = 64 << 20,
+        inherited: Callable[[], None] | None = None,
+    ) -> None:
+        """`max_bytes`: what may wait for the ledger. `inherited` is told once all is there that was left behind."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._append, self._max_bytes = folder, append, max_bytes
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
@@ -41,6 +47,7 @@ class UsageSpool:
         self._file = _File(folder / f"{os.getpid()}-{max(own, default=0) + 1}.jsonl")
         self._closed: deque[_Closed] = deque(self._left_behind())
         self._num_bytes = sum(closed.num_bytes for closed in self._closed)
+        self._inherited = inherited
 
     def start(self) -> None:
         """From here on it flushes by itself."""
@@ -62,6 +69,9 @@ class UsageSpool:
         """Sends what waits; on failure everything stays where it is."""
         with self._flushing:
             self._send_closed()
+            if self._inherited:
+                self._inherited()
+                self._inherited = None
             if self._file.records:
                 self._turn()
                 self._send_closed()
@@ -121,7 +131,7 @@ class UsageSpool:
         found = []
         for file in sorted(self._folder.glob("*.jsonl")):
             with suppress(FileNotFoundError):
-                if not _is_written(file):
+                if not is_written(file):
                     found.append(_Closed(file, _read(file), file.stat().st_size))
         return found
 
@@ -167,7 +177,7 @@ def _next(file: Path) -> Path:
     return file.with_name(f"{pid}-{number + 1}.jsonl")
 
 
-def _is_written(file: Path) -> bool:
+def is_written(file: Path) -> bool:
     """Whether its process lives. Process ids come again: one that began after the last line is another process."""
     with suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(_owner(file)[0]).create_time() <= file.stat().st_mtime)

@@ -10,6 +10,8 @@ from luthier.platform.credits import ACCOUNT, LEASE_MS, Balance, Granted, Renewa
 from luthier.platform.registry.limits import Limits, available
 from luthier.platform.store import Store
 
+MUCH = 2**62
+
 
 class Credits:
     def __init__(self, store: Store, clock: Callable[[], int], platform_account: str) -> None:
@@ -95,7 +97,9 @@ class Credits:
         limits, until = self._limits, self._clock() + LEASE_MS
         limit = limits.find(tx, want.account, want.scope)
         lease = limits.reservation(tx, want.id, want.scope)
-        if limit is None or (lease is None and want.turn > 1):
+        if limit is None:
+            return Granted(total_ucr=want.total_ucr, left_ucr=MUCH)  # it is no limit any more
+        if lease is None and want.turn > 1:
             return Granted(total_ucr=None, left_ucr=0)
         left = available(limit)
         if lease is None:

@@ -119,23 +119,19 @@ class Limits:
         found = self._reserved(tx, self._reservations.c.id.in_(sorted(names))) if names else []
         for limit in limits:
             mine = [record for record in records if _is_limited(limit, record)]
-            spent = sum(record.amount_ucr for record in mine)
-            paid = sum(self._spend(tx, row, mine) for row in found if _is_of(row, limit))
-            if spent:
-                account, scope = limit["account"], limit["scope"]
-                self._add(tx, account, scope, spent_ucr=spent, reserved_ucr=-paid, overrun_ucr=spent - paid)
-            if spent > paid and limit["is_hard"]:
-                log.warning("account %s %s: %d micro-credits were not reserved", account, scope, spent - paid)
+            paid = _payments(mine, [row for row in found if _is_of(row, limit)])
+            for id, ucr in paid.items():
+                self._spend(tx, id, limit["scope"], ucr)
+            spent, covered = sum(record.amount_ucr for record in mine), sum(paid.values())
+            sums = {"spent_ucr": spent, "reserved_ucr": -covered, "overrun_ucr": spent - covered}
+            self._add(tx, limit["account"], limit["scope"], **sums)
+            if spent > covered and limit["is_hard"]:
+                log.warning("%s %s: %d ucr were not reserved", limit["account"], limit["scope"], spent - covered)
 
-    def _spend(self, tx: sa.Connection, row: Row, records: Sequence[UsageRecord]) -> int:
-        """What a reservation pays of records."""
-        asked = sum(record.amount_ucr for record in records if row["id"] in record.leases)
-        paid: int = min(asked, row["amount_ucr"] - row["spent_ucr"])
-        if paid:
-            columns = self._reservations.c
-            more = sa.update(self._reservations).values(spent_ucr=columns.spent_ucr + paid)
-            tx.execute(more.where(self._is_reservation(row)))
-        return paid
+    def _spend(self, tx: sa.Connection, id: str, scope: str, ucr: int) -> None:
+        columns = self._reservations.c
+        more = sa.update(self._reservations).values(spent_ucr=columns.spent_ucr + ucr)
+        tx.execute(more.where(columns.id == id, columns.scope == scope))
 
     # rows
 
@@ -177,6 +173,19 @@ class Limits:
 def available(limit: Row) -> int:
     free: int = limit["granted_ucr"] - limit["spent_ucr"] - limit["reserved_ucr"]
     return max(0, free)
+
+
+def _payments(records: Sequence[UsageRecord], reservations: Sequence[Row]) -> dict[str, int]:
+    """What each reservation pays of the records that name it: each micro-credit once, and no more than it has."""
+    left = {row["id"]: row["amount_ucr"] - row["spent_ucr"] for row in reservations}
+    paid: dict[str, int] = defaultdict(int)
+    for record in records:
+        owed = record.amount_ucr
+        for id in record.leases:
+            ucr = min(owed, left.get(id, 0))
+            if ucr:
+                owed, left[id], paid[id] = owed - ucr, left[id] - ucr, paid[id] + ucr
+    return paid
 
 
 def _is_limited(limit: Row, record: UsageRecord) -> bool:
