@@ -36,6 +36,8 @@ QUIET_SECONDS = 600.0
 """Who asked nothing for so long pays for his next request with a call, and leaves nothing leased."""
 RESERVE = 4
 """A quiet lease has room for so many of the largest requests of late."""
+UNKNOWN = 2**62
+"""What the registry has left, before it was asked."""
 
 
 class Verbs(Protocol):
@@ -62,7 +64,7 @@ class _Purse:
         self.lease = _Lease()
         self.flight: asyncio.Task[None] | None = None
         self.waiting = 0
-        self._left, self._told = 0, float("-inf")
+        self._left, self._told = UNKNOWN, float("-inf")
         self._taken, self._pace, self._largest, self._taken_at = 0, 0, 0, clock()
 
     @property
@@ -113,10 +115,10 @@ class _Purse:
             id=lease.id, account=self.account, scope=self.scope, turn=lease.turn, total_ucr=total, need_ucr=base
         )
 
-    def renewed(self, want: Want, granted: Granted, sent: float) -> None:
+    def renewed(self, granted: Granted, sent: float) -> None:
         self._left, self._told = granted.left_ucr, sent
         if granted.total_ucr is None:  # it ended without us; what runs under it will be told as an overrun
-            self.lease, self._left = _Lease(), want.total_ucr
+            self.lease, self._left = _Lease(), UNKNOWN
             return
         self.lease.total = granted.total_ucr
         self.lease.ends = sent + LEASE_MS / 1000 - MARGIN_SECONDS
@@ -130,7 +132,7 @@ class _Purse:
         """Of room, beside what is taken and waited for. Near the end of a limit others may need it more."""
         if self.is_quiet:
             return 0
-        plenty = max(2 * self._pace, 2 * self._taken, RESERVE * self._largest)
+        plenty = max(2 * self._pace, 2 * self._taken, RESERVE * max(self._largest, self.waiting))
         return plenty if self._left > plenty else max(self._pace, self._taken)
 
 
@@ -280,8 +282,8 @@ class Leases:
     async def _renew(self, purses: Sequence[_Purse], callers: Sequence[Caller]) -> None:
         sent, wants = self._clock(), [purse.want() for purse in purses]
         answer = await asyncio.to_thread(self._verbs.renew, self._holder, callers, wants)
-        for purse, want, granted in zip(purses, wants, answer.leases, strict=True):
-            purse.renewed(want, granted, sent)
+        for purse, granted in zip(purses, answer.leases, strict=True):
+            purse.renewed(granted, sent)
         for caller, scopes in zip(callers, answer.limits, strict=True):
             seen = self._known[caller].seen if caller in self._known else sent
             self._known[caller] = _Known(scopes, sent, seen)
