@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from luthier.cli.access_objects import Accounts, Grants, Roles, Users
 from luthier.cli.batch_objects import Batches, Files
 from luthier.cli.credit_objects import Credits
 from luthier.cli.objects import Models, Rows, Tables, quoted
@@ -49,6 +50,8 @@ class Client:
         self.files = Files(self)
         self.batches = Batches(self)
         self.credits = Credits(self)
+        self.accounts, self.users = Accounts(self), Users(self)
+        self.roles, self.grants = Roles(self), Grants(self)
 
     def complete(
         self,

@@ -7,6 +7,7 @@ import click
 
 import luthier
 from luthier.cli import (
+    access,
     base_models,
     batches,
     cluster_commands,
@@ -52,6 +53,7 @@ for command in (
     tables.tables,
     usage.usage,
     credits.credits,
+    *access.COMMANDS,
 ):
     main.add_command(command)
 

@@ -9,6 +9,7 @@ from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
 from luthier.platform.lora import Modules, check_continues, targeted
 from luthier.platform.options import FinetuneOptions, Method
+from luthier.platform.privileges import Action
 from luthier.platform.recipe import lora_of
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
@@ -33,7 +34,8 @@ def starting_point(
     assert options.continue_from
     if options.continue_from.startswith("ft_") and "-" in options.continue_from:  # no model's name has a dash
         return _of_job(caller, options.continue_from, Storage(settings.storage), jobs)
-    version = models.get(caller, *parse_model(options.continue_from, settings.database, settings.schema_name))
+    asked = parse_model(options.continue_from, settings.database, settings.schema_name)
+    version = models.get(caller, *asked, to=Action.READ_ARTIFACTS)
     return StartingPoint(path=Path(version.path), base_model=version.base_model, method=version.method)
 
 

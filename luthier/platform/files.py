@@ -29,6 +29,7 @@ class StoredFile(Frozen):
     id: str
     account: str
     owner: str
+    role: str
     filename: str
     """As its owner calls it."""
     purpose: Purpose

@@ -52,6 +52,15 @@ def parse_name(text: str, default_database: str, default_schema: str) -> Qualifi
     return QualifiedName(keys[0], keys[1], keys[2], display=display)
 
 
+def parse_schema(text: str, default_database: str) -> tuple[str, str]:
+    """The folded keys of `schema` or `database.schema`."""
+    written = _split(text)
+    if len(written) > 2:
+        raise InvalidInput(f"The name {text} has {len(written)} parts: a schema's has at most database.schema.")
+    database, schema = [default_database, *map(fold, written)][-2:]
+    return database, schema
+
+
 def fold(text: str) -> str:
     """The key of one identifier as written: `train` -> TRAIN, `"train"` -> train, `"a""b"` -> a"b."""
     if text.startswith('"'):

@@ -135,6 +135,7 @@ class BatchWork:
             id=file_id,
             account=self._batch.account,
             owner=self._batch.owner,
+            role=self._batch.role,
             filename=f"{self._batch.id}_{kind}.jsonl",
             purpose=Purpose.BATCH_OUTPUT,
             size=path.stat().st_size,

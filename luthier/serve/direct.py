@@ -18,13 +18,14 @@ from luthier.errors import LuthierError
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.answer import Writer
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
-from luthier.serve.deps import KeyCheck
+from luthier.serve.deps import ROLE_HEADERS, KeyCheck
 from luthier.serve.faults import Refusal, error_response
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
 Headers = list[tuple[bytes, bytes]]
+WHO = (b"authorization", *(name.encode() for name in ROLE_HEADERS))
 
 
 class ClientGone(Exception):
@@ -139,8 +140,9 @@ class Completing:
                 await send({"type": "http.response.body", "body": b""})
 
     async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Asked]:
-        key = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
-        scope["state"]["caller"] = caller = await self._keys.caller(key)
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in WHO}
+        role = headers.get(WHO[1]) or headers.get(WHO[2])
+        scope["state"]["caller"] = caller = await self._keys.caller(headers.get(WHO[0]), role)
         body = self._route.read(self._route.body, await _read(receive))
         request = body.request()
         base_model = await self._services.base_model_of(caller, body.model)

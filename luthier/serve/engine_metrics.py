@@ -8,7 +8,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from luthier.errors import NotAllowed
 from luthier.serve.admission import Admission
 from luthier.serve.deps import CallerOf, ServicesOf
 
@@ -17,8 +16,8 @@ router = APIRouter()
 
 @router.get("/metrics")
 def engine_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
-    if caller.account != services.settings.account:
-        raise NotAllowed(f"An engine's metrics are of all accounts; they are for {services.settings.account} alone.")
+    """They are of all accounts."""
+    services.registry.accounts.check_operator(caller)
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(REGISTRY), headers={"Content-Type": content_type})
 

@@ -14,21 +14,26 @@ from luthier.platform.importing import Imports
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
+from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
+from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.host_memory import AdapterStats
+from luthier.serve.model_rights import ModelRights, may_ask
 from luthier.serve.resolver import Resolver
 
 
@@ -36,6 +41,10 @@ class Verbs(Protocol):
     """The registry, in this process or behind its actor."""
 
     access: Access
+    accounts: Accounts
+    users: Users
+    roles: Roles
+    grants: Grants
     tables: Tables
     models: Models
     versions: Versions
@@ -108,6 +117,7 @@ class Services:
     finetune: Finetune
     imports: Imports
     resolver: Resolver
+    model_rights: ModelRights
     completions: Completions
     access_log: AccessLog | None = None
     only: str | None = None
@@ -122,12 +132,19 @@ class Services:
         """Those that answer here."""
         return (self.only,) if self.only else self.settings.serve_base_models
 
+    def base_models_of(self, caller: Caller) -> list[str]:
+        """Those that answer here, and may be asked by the caller. Blocks."""
+        rights = self.registry.accounts.model_rights(caller)
+        return [name for name in self.base_models if may_ask(rights, name)]
+
     def answers_for(self, version: ModelVersion) -> bool:
         return self.only in (None, version.base_model)
 
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here; or the one that its own weights began as."""
         resolved = await self.resolver.resolve(caller, model)
+        if resolved.adapter is None:
+            await self.model_rights.check(caller, resolved.base_model)
         if resolved.weights is None and not await self._has_engine(resolved.base_model):
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
@@ -173,6 +190,7 @@ def make_services(
         finetune=Finetune(settings, catalog, prices, registry),
         imports=Imports(settings, catalog, registry),
         resolver=Resolver(settings, catalog, registry.versions),
+        model_rights=ModelRights(registry.accounts),
         completions=completions,
         access_log=access_log,
         only=only,

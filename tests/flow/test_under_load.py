@@ -278,7 +278,7 @@ def test_how_full_an_engine_is(
         told = await asyncio.to_thread(counts)
         assert 'luthier_sequences{base_model="tiny"} 2.0' in told
         assert 'luthier_requests_refused_total{base_model="tiny"} 1.0' in told
-        assert "main alone" in counts(OTHER_KEY)[0]
+        assert "the account that runs the platform" in counts(OTHER_KEY)[0]
         await crowd.goes()
 
     REGISTRY.register(places)

@@ -45,6 +45,7 @@ def make_file(file_id: str = "file-1", **given: Any) -> StoredFile:
         "id": file_id,
         "account": ADMIN.account,
         "owner": ADMIN.user,
+        "role": ADMIN.role,
         "filename": "in.jsonl",
         "purpose": Purpose.BATCH,
         "size": 1,

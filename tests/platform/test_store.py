@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from luthier.platform.access import hash_key
 from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store, downgrade, upgrade
-from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
+from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_record
 from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"limits", "topups", "reservations"}
-TABLES |= {"aliases", "model_changes", "dropped", "files", "batches"}
+TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 
 
 MODEL = (
@@ -92,6 +94,35 @@ def test_rows_of_0001_live_through_all_migrations_and_back(settings: Settings) -
     assert rows(engine) == before
     upgrade(engine)
     assert rows(engine) == after
+    engine.dispose()
+
+
+def test_access_comes_to_an_account_that_is_there_and_goes_again(settings: Settings) -> None:
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0005")
+    with engine.begin() as tx:
+        tx.exec_driver_sql(ACCOUNT)
+        for table, name in (("users", "admin"), ("roles", "ACCOUNTADMIN")):
+            tx.exec_driver_sql(f"INSERT INTO {table} (account, name, created_on) VALUES ('main', '{name}', 1)")
+        tx.exec_driver_sql(
+            "INSERT INTO keys (hash, prefix, account, user, role, created_on)"
+            f" VALUES ('{hash_key(KEY)}', 'lt_', 'main', 'admin', 'ACCOUNTADMIN', 1)"
+        )
+    upgrade(engine)
+    registry = Registry(settings, Launcher())
+    assert registry.access.authenticate(hash_key(KEY)) == ADMIN
+    assert {role.name for role in registry.roles.show(ADMIN)} == {"ACCOUNTADMIN", "PUBLIC"}
+    assert [grant.name for grant in registry.grants.to_role(ADMIN, "PUBLIC")] == ["SNOWFLAKE.CORTEX_USER"]
+    registry.roles.create(ADMIN, "R")
+    registry.roles.grant(ADMIN, "R", Securable(ObjectKind.USER, name="admin"))
+    registry.access.add_key(ADMIN.model_copy(update={"role": "R"}), "h", "lt_")
+    downgrade(engine, "0005")
+    with engine.connect() as tx:
+        kept = tx.exec_driver_sql("SELECT role, revoked_on IS NULL FROM keys ORDER BY role").all()
+        assert [tuple(row) for row in kept] == [("ACCOUNTADMIN", 1), ("R", 0)], "no key opens more than it did"
+        assert [row[0] for row in tx.exec_driver_sql("SELECT name FROM roles ORDER BY name")] == ["ACCOUNTADMIN", "R"]
+    upgrade(engine)
+    assert Registry(settings, Launcher()).access.authenticate(hash_key(KEY)) == ADMIN
     engine.dispose()
 
 

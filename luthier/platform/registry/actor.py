@@ -14,17 +14,21 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts, Garbage
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
+from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
+from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings
 
@@ -60,6 +64,10 @@ class RegistryClient:
 
     def __init__(self) -> None:
         self.access = cast(Access, _Part("access"))
+        self.accounts = cast(Accounts, _Part("accounts"))
+        self.users = cast(Users, _Part("users"))
+        self.roles = cast(Roles, _Part("roles"))
+        self.grants = cast(Grants, _Part("grants"))
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
         self.versions = cast(Versions, _Part("versions"))

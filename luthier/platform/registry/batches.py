@@ -13,19 +13,20 @@ from luthier.platform.access import Caller
 from luthier.platform.batches import ACTIVE, Batch, BatchStatus, Counts, Report, Step, check_move
 from luthier.platform.files import Purpose
 from luthier.platform.registry.files import Files
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.paging import Page, page_rows
 from luthier.platform.store import Store
 
 LEASE_MS = 10_000
 """A batch whose process is gone is taken over so long after its last report."""
-ASKED = ("endpoint", "input_file_id", "metadata", "output_seconds")
+ASKED = ("role", "endpoint", "input_file_id", "metadata", "output_seconds")
 
 
 class Batches:
     def __init__(self, store: Store, files: Files, ledger: Ledger, clock: Callable[[], int]) -> None:
         self._store, self._files, self._ledger, self._clock = store, files, ledger, clock
-        self._batches = store.table("batches")
+        self._batches, self._guard = store.table("batches"), Guard(store)
 
     # what people ask
 
@@ -50,8 +51,8 @@ class Batches:
     def get(self, caller: Caller, batch_id: str) -> Batch:
         with self._store.reading() as tx:
             batch = self._find(tx, batch_id)
-        if batch.account != caller.account:
-            raise _no_batch(batch_id)
+            if not self._guard.sees(tx, caller, batch.account, batch.role):
+                raise _no_batch(batch_id)
         return batch
 
     def cancel(self, caller: Caller, batch_id: str) -> Batch:

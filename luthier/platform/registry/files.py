@@ -9,6 +9,7 @@ from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.batches import ACTIVE
 from luthier.platform.files import StoredFile
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import Page, page_rows
 from luthier.platform.store import Store
 
@@ -19,7 +20,7 @@ MAX_SWEPT = 100
 class Files:
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self._store, self._clock = store, clock
-        self._files, self._batches = store.table("files"), store.table("batches")
+        self._files, self._batches, self._guard = store.table("files"), store.table("batches"), Guard(store)
 
     def create(self, file: StoredFile) -> StoredFile:
         """Records a file whose bytes are in place. The same id again changes nothing."""
@@ -36,7 +37,8 @@ class Files:
 
     def find(self, tx: sa.Connection, caller: Caller, file_id: str) -> StoredFile:
         columns = self._files.c
-        query = sa.select(self._files).where(columns.id == file_id, columns.account == caller.account, self._is_there())
+        own = self._guard.own(tx, caller, self._files)
+        query = sa.select(self._files).where(columns.id == file_id, own, self._is_there())
         row = tx.execute(query).mappings().first()
         if row is None:
             raise NotFound(f"No file {file_id!r}. `luthier files list` shows those there are.")

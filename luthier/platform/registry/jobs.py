@@ -29,6 +29,7 @@ from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.options import Method
 from luthier.platform.prices import PriceList
 from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, positions
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.waiting import JobQueue
@@ -85,7 +86,7 @@ class Jobs:
     ) -> None:
         self._store, self._models, self._billing = store, models, billing
         self._launcher, self._clock, self._settings = launcher, clock, settings
-        self._queue = JobQueue(store, billing.catalog)
+        self._queue, self._guard = JobQueue(store, billing.catalog), Guard(store)
         self._jobs, self._events = store.table("jobs"), store.table("events")
 
     # what people ask
@@ -115,14 +116,17 @@ class Jobs:
         return {job.id: places[job.id] for job in queue.waiting if job.account == caller.account}
 
     def show(self, caller: Caller, limit: int = 1000) -> list[Job]:
-        """The account's jobs, newest first."""
-        query = sa.select(self._jobs).where(self._jobs.c.account == caller.account)
-        return [_to_job(row) for row in self._store.rows(query.order_by(self._jobs.c.created_on.desc()).limit(limit))]
+        """The jobs of the caller's roles, newest first."""
+        with self._store.reading() as tx:
+            query = sa.select(self._jobs).where(self._guard.own(tx, caller, self._jobs))
+            rows = tx.execute(query.order_by(self._jobs.c.created_on.desc()).limit(limit)).mappings()
+            return [_to_job(dict(row)) for row in rows]
 
     def get(self, caller: Caller, job_id: str) -> Job:
-        job = self._find(job_id)
-        if job.account != caller.account:
-            raise _no_job(job_id)
+        with self._store.reading() as tx:
+            job = self._find(job_id, tx)
+            if not self._guard.sees(tx, caller, job.account, job.role):
+                raise _no_job(job_id)
         return job
 
     def events(self, caller: Caller, job_id: str, after: int = 0) -> list[Event]:
@@ -137,11 +141,13 @@ class Jobs:
         return JobNews(job=job, events=[_to_event(row) for row in self._store.rows(query)])
 
     def census(self, caller: Caller) -> JobCensus:
-        """Counts and running jobs of the caller's account."""
+        """Counts of jobs, and running jobs, of the caller's roles."""
         columns = self._jobs.c
-        counts = sa.select(columns.status, sa.func.count().label("count")).where(columns.account == caller.account)
+        with self._store.reading() as tx:
+            own = self._guard.own(tx, caller, self._jobs)
+        counts = sa.select(columns.status, sa.func.count().label("count")).where(own)
         found = {row["status"]: row["count"] for row in self._store.rows(counts.group_by(columns.status))}
-        running = [job for job in self._active(JobStatus.IN_PROGRESS) if job.account == caller.account]
+        running = self._active(JobStatus.IN_PROGRESS, own)
         return JobCensus(counts={status: found.get(status.value, 0) for status in JobStatus}, running=running)
 
     def cancel(self, caller: Caller, job_id: str) -> Job:
@@ -259,8 +265,7 @@ class Jobs:
     def _first_answer(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
         if first := self._submitted_before(tx, job, key):
             return first
-        if not job.options.new_version:
-            self._models.check_free(tx, _owner(job), _model_name(job))
+        self._models.check_tunes(tx, _owner(job), _model_name(job), job.options.new_version)
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 
@@ -279,8 +284,8 @@ class Jobs:
             self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
             return self._find(job_id, tx)
 
-    def _active(self, status: JobStatus) -> list[Job]:
-        query = sa.select(self._jobs).where(self._jobs.c.status == status.value)
+    def _active(self, status: JobStatus, *where: sa.ColumnElement[bool]) -> list[Job]:
+        query = sa.select(self._jobs).where(self._jobs.c.status == status.value, *where)
         return [_to_job(row) for row in self._store.rows(query.order_by(self._jobs.c.created_on, self._jobs.c.id))]
 
     def _find(self, job_id: str, tx: sa.Connection | None = None) -> Job:
@@ -299,7 +304,7 @@ class Jobs:
         if row is None:
             return None
         first = _to_job(dict(row))
-        asked = ("model", "base_model", "training_data", "validation_data", "options")
+        asked = ("role", "model", "base_model", "training_data", "validation_data", "options")
         if any(getattr(first, name) != getattr(job, name) for name in asked):
             raise Conflict(f"Idempotency-Key {key!r} was used for another request; send a new one.")
         return first

@@ -9,6 +9,8 @@ from luthier.errors import Conflict, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
 from luthier.platform.store import Store
 
@@ -21,7 +23,7 @@ COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
 class Ledger:
     def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
         self._store, self.limits = store, Limits(store, clock)
-        self._usage = store.table("usage")
+        self._usage, self._guard = store.table("usage"), Guard(store)
 
     def append(self, records: list[UsageRecord]) -> int:
         """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused.
@@ -73,7 +75,7 @@ class Ledger:
 
     def _within(self, caller: Caller, since: int, until: int) -> list[sa.ColumnElement[bool]]:
         columns = self._usage.c
-        return [columns.account == caller.account, columns.time >= since, columns.time < until]
+        return [seen_usage(self._store, self._guard, caller), columns.time >= since, columns.time < until]
 
     def _check_same(self, tx: sa.Connection, record: UsageRecord) -> None:
         columns = self._usage.c
@@ -81,6 +83,14 @@ class Ledger:
         row = tx.execute(sa.select(self._usage).where(same)).mappings().one()
         if any(row[name] != value for name, value in _row(record).items()):
             raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")
+
+
+def seen_usage(store: Store, guard: Guard, caller: Caller) -> sa.ColumnElement[bool]:
+    """What the caller's roles used; of the whole account for who may see that."""
+    usage = store.table("usage")
+    with store.reading() as tx:
+        is_all = guard.may(tx, caller, Action.SEE_USAGE)
+        return usage.c.account == caller.account if is_all else guard.own(tx, caller, usage)
 
 
 def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:

@@ -4,12 +4,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, ModelNotFound
+from luthier.errors import Conflict, LuthierError, ModelNotFound
 from luthier.platform.access import Caller
 from luthier.platform.jobs import ACTIVE, Job
 from luthier.platform.models import Change, Model, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
-from luthier.platform.registry.objects import is_named, object_row
+from luthier.platform.privileges import Action
+from luthier.platform.registry.grant_rows import GrantRows
+from luthier.platform.registry.guard import Guard, in_schema, securable
+from luthier.platform.registry.objects import is_named, no_model, object_row
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -21,7 +25,7 @@ Row = dict[str, Any]
 
 class ModelRows:
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self.store, self.guard, self.grants = store, Guard(store), GrantRows(store)
         self.models, self.versions, self.aliases = (store.table(name) for name in ("models", "versions", "aliases"))
         self.changes, self.dropped, self.jobs = (store.table(name) for name in ("model_changes", "dropped", "jobs"))
 
@@ -31,20 +35,45 @@ class ModelRows:
         row = tx.execute(sa.select(self.models).where(is_named(self.models, caller, name))).mappings().first()
         return dict(row) if row else None
 
-    def get(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row:
-        if row := self.find(tx, caller, name):
-            return row
-        if job := self.maker(tx, caller, name):
-            raise ModelNotFound(
-                f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
-                f"`luthier finetune watch {job['id']}` follows it."
-            )
-        raise ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+    def get(self, tx: sa.Connection, caller: Caller, name: QualifiedName, to: Action) -> Row:
+        """For the caller to do something to it. Of one that he may not see he is told as of one that is not there."""
+        row = self.find(tx, caller, name)
+        if row is None:
+            raise self._not_there(tx, caller, name)
+        hidden = lambda: self._not_there(tx, caller, name)  # noqa: E731
+        self.guard.check(tx, caller, to, securable(ObjectKind.MODEL, row), hidden)
+        return row
+
+    def is_seen(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
+        """Whether there is a model of that name, as far as the caller may know."""
+        row = self.find(tx, caller, name)
+        if row is None:
+            return False
+        about = securable(ObjectKind.MODEL, row)
+        return self.guard.rights(tx, caller, about).sees(about)
+
+    def check_makes(self, tx: sa.Connection, caller: Caller, name: QualifiedName, by: Action, is_version: bool) -> None:
+        """A model of that name, or the next version of one that is there, which must be the caller's."""
+        self.guard.check(tx, caller, by, in_schema(name))
+        row = self.find(tx, caller, name)
+        if row and is_version:
+            self.get(tx, caller, name, Action.CHANGE_MODEL)
+        elif row and not self.guard.may(tx, caller, Action.CHANGE_MODEL, securable(ObjectKind.MODEL, row)):
+            raise _taken(name)
+
+    def _not_there(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> LuthierError:
+        job = self.maker(tx, caller, name)
+        if job is None or not self.guard.sees(tx, caller, caller.account, job["role"]):
+            return no_model(name)
+        return ModelNotFound(
+            f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
+            f"`luthier finetune watch {job['id']}` follows it."
+        )
 
     def maker(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
         """An active job that makes a model of that name."""
         columns = self.jobs.c
-        active = sa.select(columns.id, columns.model, columns.status).where(
+        active = sa.select(columns.id, columns.model, columns.status, columns.role).where(
             columns.account == caller.account, columns.status.in_(ACTIVE)
         )
         rows = tx.execute(active).mappings()
@@ -52,15 +81,13 @@ class ModelRows:
 
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""
-        if job := self.maker(tx, caller, name):
+        job = self.maker(tx, caller, name)
+        if job and self.guard.sees(tx, caller, caller.account, job["role"]):
             raise Conflict(
                 f"Job {job['id']} is making a model {job['model']} already. Choose another name, or cancel it."
             )
-        if self.find(tx, caller, name):
-            raise Conflict(
-                f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
-                f"a new version of it (--new-version, option new_version)."
-            )
+        if job or self.find(tx, caller, name):
+            raise _taken(name)
 
     def versions_of(self, tx: sa.Connection, model: Row) -> list[ModelVersion]:
         """Oldest first."""
@@ -127,12 +154,19 @@ class ModelRows:
             self.update(tx, model, last_version=number)
         else:
             tx.execute(sa.insert(self.models).values(**object_row(owner, name, version["created_on"])))
-            model = self.get(tx, owner, name)
+            self.grants.begin(tx, owner, Securable.named(ObjectKind.MODEL, name), version["created_on"])
+            model = self.find(tx, owner, name)
+            assert model
         tx.execute(sa.insert(self.versions).values(model_id=model["id"], version=number, **version))
         return model, number
 
     def update(self, tx: sa.Connection, model: Row, **values: Any) -> None:
         tx.execute(sa.update(self.models).where(self.models.c.id == model["id"]).values(**values))
+
+    def drop(self, tx: sa.Connection, model: Row) -> None:
+        """The row; its versions are forgotten before."""
+        self.grants.end(tx, model["account"], securable(ObjectKind.MODEL, model))
+        tx.execute(sa.delete(self.models).where(self.models.c.id == model["id"]))
 
     def note(self, tx: sa.Connection, caller: Caller, model: Row, change: Change, **chain: int | None) -> int:
         """Keeps a change for as long as the database lives; its id. `chain` is what a rollback goes back by."""
@@ -147,6 +181,13 @@ class ModelRows:
             tx.execute(sa.delete(self.dropped).where(self.dropped.c.sha256 == version.sha256))
             tx.execute(sa.insert(self.dropped).values(sha256=version.sha256, time=now))
             tx.execute(sa.delete(self.versions).where(self.versions.c.number == version.number))
+
+
+def _taken(name: QualifiedName) -> Conflict:
+    return Conflict(
+        f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
+        f"a new version of it (--new-version, option new_version)."
+    )
 
 
 def name_of(model: Row) -> QualifiedName:

@@ -10,8 +10,10 @@ from luthier.platform.access import Caller
 from luthier.platform.jobs import FinishedModel, Job, now_ms
 from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName
+from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row
 from luthier.platform.registry.versions import Versions
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -22,25 +24,27 @@ class Models:
         self._rows, self._versions = ModelRows(store), Versions(store, clock)
 
     def show(self, caller: Caller) -> list[Model]:
-        """Each model by its default version."""
+        """Each model that the caller may see, by its default version."""
         columns = self._rows.models.c
         query = sa.select(self._rows.models).where(columns.account == caller.account).order_by(columns.display)
         with self._store.reading() as tx:
-            return [self._rows.described(tx, dict(row)) for row in tx.execute(query).mappings().all()]
+            rows = [dict(row) for row in tx.execute(query).mappings().all()]
+            seen = self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
+            return [self._rows.described(tx, row) for row in seen]
 
-    def get(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Model:
-        """A model by its default version, or by the one that is asked for."""
+    def get(self, caller: Caller, name: QualifiedName, version: Wanted = None, to: Action = Action.SEE_MODEL) -> Model:
+        """A model by its default version, or by the one that is asked for; for the caller `to` do something with it."""
         with self._store.reading() as tx:
-            return self._rows.described(tx, self._rows.get(tx, caller, name), version)
+            return self._rows.described(tx, self._rows.get(tx, caller, name, to), version)
 
     def drop(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Model:
         """Forgets the model, or one version of it: it stops answering. Its files wait to be collected."""
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.DROP_MODEL)
             gone = self._rows.described(tx, model, version)
             if version is None:
                 self._rows.forget(tx, self._rows.versions_of(tx, model), self._clock())
-                tx.execute(sa.delete(self._rows.models).where(self._rows.models.c.id == model["id"]))
+                self._rows.drop(tx, model)
                 self._versions.note(tx, caller, model, "DROP", None)
             else:
                 _check_unused(gone)
@@ -51,6 +55,7 @@ class Models:
     def precheck_import(self, caller: Caller, name: QualifiedName, new_version: bool = False) -> None:
         """Conflict when the name is taken, but by an import: the next may be the same again."""
         with self._store.reading() as tx:
+            self._rows.check_makes(tx, caller, name, Action.CREATE_MODEL, new_version)
             if not new_version and not any(self._imports(tx, caller, name)):
                 self._rows.check_free(tx, caller, name)
 
@@ -59,6 +64,7 @@ class Models:
     ) -> Model | None:
         """What `import_model` answered to the same before, or None; Conflict when the name is taken."""
         with self._store.reading() as tx:
+            self._rows.check_makes(tx, caller, name, Action.CREATE_MODEL, new_version)
             return self._imported_before(tx, caller, name, made, new_version)
 
     def import_model(
@@ -74,17 +80,21 @@ class Models:
         The same again gives the first answer.
         """
         with self._store.transaction() as tx:
+            self._rows.check_makes(tx, caller, name, Action.CREATE_MODEL, new_version)
             first = self._imported_before(tx, caller, name, made, new_version)
             if first is None:
                 row = {**made.model_dump(mode="json"), "job_id": f"{IMPORT}{uuid.uuid4().hex}"}
                 number = self._add(tx, caller, name, row, promote)
             elif promote:
-                self._versions.promote_in(tx, caller, self._rows.get(tx, caller, name), first.version)
+                model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
+                self._versions.promote_in(tx, caller, model, first.version)
         return self.get(caller, name, first.version if first else number)
 
-    def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
-        """Conflict when a model has the name, or a job is making one."""
-        self._rows.check_free(tx, caller, name)
+    def check_tunes(self, tx: sa.Connection, caller: Caller, name: QualifiedName, new_version: bool) -> None:
+        """What a job asks for: the right to make the model, and its name, or the model itself."""
+        self._rows.check_makes(tx, caller, name, Action.FINETUNE, new_version)
+        if not new_version:
+            self._rows.check_free(tx, caller, name)
 
     def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> int:
         """Adds the version that a job made, inside the transaction that ends it; its number."""

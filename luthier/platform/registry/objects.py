@@ -4,6 +4,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from luthier.errors import ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName
 
@@ -29,3 +30,12 @@ def is_named(table: sa.Table, caller: Caller, name: QualifiedName) -> sa.ColumnE
         columns.schema == name.schema,
         columns.name == name.name,
     )
+
+
+def no_model(name: QualifiedName) -> ModelNotFound:
+    """The one answer for a model that is not there, and for one that the caller may not see."""
+    return ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
+
+
+def no_table(name: QualifiedName) -> NotFound:
+    return NotFound(f"No table {name.display}. `luthier tables list` shows those there are.")

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
+from luthier.platform.registry.guard import Guard
 from luthier.platform.store import Store
 
 
@@ -20,9 +21,10 @@ class Page(Frozen):
 def page_rows(
     store: Store, table: sa.Table, caller: Caller, page: Page, *where: sa.ColumnElement[bool]
 ) -> list[dict[str, Any]]:
-    """Of the caller's account, by the column `number`; one more than the limit if there are more."""
+    """Of the caller's roles, by the column `number`; one more than the limit if there are more."""
     columns = table.c
-    own = columns.account == caller.account
+    with store.reading() as tx:
+        own = Guard(store).own(tx, caller, table)
     if page.after is not None:
         last = store.rows(sa.select(columns.number).where(own, columns.id == page.after))
         if not last:

@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 from luthier.platform.access import Caller
 from luthier.platform.models import ModelVersion, Proof
+from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import Guard
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 NOT_LOADED = Proof(reason="no engine has loaded it yet")
@@ -13,7 +16,7 @@ NOT_LOADED = Proof(reason="no engine has loaded it yet")
 
 class Proofs:
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
-        self._store, self._clock = store, clock
+        self._store, self._clock, self._guard = store, clock, Guard(store)
         self._proofs, self._versions, self._models = (store.table(name) for name in ("proofs", "versions", "models"))
 
     def report(self, number: int, proof: Proof) -> None:
@@ -32,9 +35,12 @@ class Proofs:
         return {number: found.get(number, NOT_LOADED) for number in numbers}
 
     def names(self, caller: Caller, numbers: Collection[int]) -> dict[int, str]:
-        """Of the caller's account: the models and versions that these numbers stand for."""
+        """Of the models that the caller may see: those and the versions that these numbers stand for."""
         joined = sa.join(self._models, self._versions, self._versions.c.model_id == self._models.c.id)
-        query = sa.select(self._versions.c.number, self._versions.c.version, self._models.c.display)
+        query = sa.select(self._models, self._versions.c.number, self._versions.c.version).select_from(joined)
         own = self._models.c.account == caller.account
-        rows = self._store.rows(query.select_from(joined).where(own, self._versions.c.number.in_(numbers)))
-        return {row["number"]: f"{row['display']}@{row['version']}" for row in rows}
+        with self._store.reading() as tx:
+            rows = tx.execute(query.where(own, self._versions.c.number.in_(numbers))).mappings()
+            found = [dict(row) for row in rows]
+            seen = self._guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, found)
+        return {row["number"]: f"{row['display']}@{row['version']}" for row in seen}

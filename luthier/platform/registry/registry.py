@@ -6,18 +6,23 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import now_ms
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
+from luthier.platform.registry.grants import Grants
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.retention import Retention
+from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.storage import StorageMeter
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
+from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
@@ -28,8 +33,13 @@ class Registry:
 
     def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], int] = now_ms) -> None:
         store = Store(settings.store_url)
-        self.access = Access(store)
-        self.tables = Tables(store)
+        guard, catalog = Guard(store, settings.account), load_catalog(settings)
+        self.accounts = Accounts(store, guard, catalog, clock)
+        self.access = Access(store, guard)
+        self.roles = Roles(store, guard, self.access, clock)
+        self.users = Users(store, guard, self.roles, clock)
+        self.grants = Grants(store, guard, self.roles, catalog, clock)
+        self.tables = Tables(store, guard)
         self.models = Models(store, clock)
         self.versions = Versions(store, clock)
         self.artifacts = Artifacts(store, settings, clock)
@@ -42,5 +52,5 @@ class Registry:
         prices = load_prices(configs_dir() / "prices.toml")
         self.retention = Retention(store, settings, clock)
         self.storage = StorageMeter(store, self.ledger, prices, clock)
-        billing = Billing(load_catalog(settings), prices, self.ledger)
+        billing = Billing(catalog, prices, self.ledger)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

@@ -4,18 +4,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.models import TableInfo
 from luthier.platform.names import QualifiedName
-from luthier.platform.registry.objects import is_named, object_row
+from luthier.platform.privileges import Action
+from luthier.platform.registry.grant_rows import GrantRows
+from luthier.platform.registry.guard import Guard, in_schema, securable
+from luthier.platform.registry.objects import is_named, no_table, object_row
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 
 
 class Tables:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._tables = store.table("tables")
+    def __init__(self, store: Store, guard: Guard) -> None:
+        self._store, self._guard = store, guard
+        self._tables, self._grants = store.table("tables"), GrantRows(store)
 
     def create(self, caller: Caller, name: QualifiedName, info: TableInfo, replace: bool = False) -> TableInfo | None:
         """Records a table whose file is in place, and gives back the one that it replaced.
@@ -29,26 +33,40 @@ class Tables:
             "columns": info.columns,
         }
         with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
             old = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
-            if old and old["path"] != info.path and not replace:
+            if old and old["path"] == info.path:
+                return None
+            if old and not replace:
                 raise Conflict(f"Table {name.display} is there already. Drop it first, or replace it (--replace).")
             if old:
-                tx.execute(sa.delete(self._tables).where(self._tables.c.id == old["id"]))
+                self._drop(tx, caller, name, dict(old))
             tx.execute(sa.insert(self._tables).values(**row))
-        return _to_table(dict(old)) if old and old["path"] != info.path else None
+            self._grants.begin(tx, caller, Securable.named(ObjectKind.TABLE, name), info.created_on)
+        return _to_table(dict(old)) if old else None
 
     def show(self, caller: Caller) -> list[TableInfo]:
+        """Those that the caller may read."""
         query = sa.select(self._tables).where(self._tables.c.account == caller.account)
-        return [_to_table(row) for row in self._store.rows(query.order_by(self._tables.c.display))]
+        with self._store.reading() as tx:
+            rows = [dict(row) for row in tx.execute(query.order_by(self._tables.c.display)).mappings()]
+            allowed = self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
+        return [_to_table(row) for row in allowed]
 
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""
         with self._store.transaction() as tx:
             row = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
             if row is None:
-                raise NotFound(f"No table {name.display}. `luthier tables list` shows those there are.")
-            tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
+                raise no_table(name)
+            self._drop(tx, caller, name, dict(row))
         return _to_table(dict(row))
+
+    def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: dict[str, Any]) -> None:
+        table = securable(ObjectKind.TABLE, row)
+        self._guard.check(tx, caller, Action.DROP_TABLE, table, lambda: no_table(name))
+        self._grants.end(tx, caller.account, table)
+        tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
 
 
 def _to_table(row: dict[str, Any]) -> TableInfo:

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
-from luthier.platform.registry.ledger import COUNTS, GroupBy, group_key
+from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.ledger import COUNTS, GroupBy, group_key, seen_usage
 from luthier.platform.store import Store
 
 SUMS = (*COUNTS, "stored_bytes")
@@ -28,10 +29,10 @@ class Selection(Frozen):
 
 
 class UsageReader:
-    """Of the caller's own account, always."""
+    """Of the caller's own account, always, and there what he may see."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._usage = store, store.table("usage")
+        self._store, self._usage, self._guard = store, store.table("usage"), Guard(store)
 
     def sums(self, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> list[dict[str, Any]]:
         """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
@@ -52,7 +53,8 @@ class UsageReader:
 
     def _chosen(self, caller: Caller, of: Selection) -> list[sa.ColumnElement[bool]]:
         columns = self._usage.c
-        chosen = [columns.account == caller.account, columns.time >= of.since, columns.time < of.until]
+        seen = seen_usage(self._store, self._guard, caller)
+        chosen = [seen, columns.time >= of.since, columns.time < of.until]
         if of.kind:
             chosen.append(columns.kind == of.kind.value)
         if of.functions:

@@ -12,7 +12,9 @@ from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import Change, Model, ModelVersion, Serving, VersionInfo
 from luthier.platform.names import QualifiedName
+from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import ModelRows, Row, name_of
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -29,15 +31,34 @@ class Versions:
     def show(self, caller: Caller, name: QualifiedName) -> list[VersionInfo]:
         """All versions of a model, oldest first."""
         with self._store.reading() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
             aliases = self._rows.aliases_of(tx, model)
             losses = self._losses(tx, model)
             return [_info(model, each, aliases, losses) for each in self._rows.versions_of(tx, model)]
 
-    def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:
-        """What answers for a name."""
+    def numbers(self, caller: Caller) -> dict[str, list[int]]:
+        """The versions that there are of each model that the caller may see."""
+        models, versions = self._rows.models, self._rows.versions.c
         with self._store.reading() as tx:
-            model = self._rows.get(tx, caller, name)
+            rows = [
+                dict(row) for row in tx.execute(sa.select(models).where(models.c.account == caller.account)).mappings()
+            ]
+            seen = self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
+            names = {row["id"]: row["display"] for row in seen}
+            joined = sa.join(models, self._rows.versions, versions.model_id == models.c.id)
+            query = sa.select(versions.model_id, versions.version).select_from(joined)
+            found: dict[str, list[int]] = {name: [] for name in names.values()}
+            for model_id, number in tx.execute(
+                query.where(models.c.account == caller.account).order_by(versions.version)
+            ):
+                if model_id in names:
+                    found[names[model_id]].append(number)
+        return found
+
+    def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:
+        """What answers for a name, when this caller asks."""
+        with self._store.reading() as tx:
+            model = self._rows.get(tx, caller, name, Action.COMPLETE)
             default = self._rows.version(tx, model, version)
             if version is not None:
                 return Serving(default=default)
@@ -52,18 +73,23 @@ class Versions:
             )
 
     def history(self, caller: Caller, name: QualifiedName) -> list[Change]:
-        """What changed under that name, oldest first; of models that were dropped too."""
-        columns = self._rows.changes.c
-        query = sa.select(self._rows.changes).where(columns.account == caller.account, columns.model == name.dotted)
-        rows = self._store.rows(query.order_by(columns.id))
+        """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did."""
+        changes = self._rows.changes
+        with self._store.reading() as tx:
+            mine = self._rows.guard.own(tx, caller, changes)
+            if self._rows.is_seen(tx, caller, name):
+                self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
+                mine = changes.c.account == caller.account
+            its = sa.select(changes).where(mine, changes.c.model == name.dotted)
+            rows = tx.execute(its.order_by(changes.c.id)).mappings().all()
         return [Change(**{field: row[field] for field in Change.model_fields}) for row in rows]
 
     def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
         """The version is the default from now on, and no other has a share."""
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             self.promote_in(tx, caller, model, self._rows.version(tx, model, version).version)
-            return self._rows.described(tx, self._rows.get(tx, caller, name))
+            return self._rows.described(tx, self._rows.get(tx, caller, name, Action.CHANGE_MODEL))
 
     def promote_in(self, tx: sa.Connection, caller: Caller, model: Row, version: int) -> None:
         if model["default_version"] == version and model["canary_version"] is None:
@@ -80,7 +106,7 @@ class Versions:
     def rollback(self, caller: Caller, name: QualifiedName, leaving: int) -> Model:
         """The default is what it was before; asked again, with a default that is left already, nothing changes."""
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if model["default_version"] == leaving:
                 before, promotion = self._before(tx, model)
                 if before is None:
@@ -89,12 +115,12 @@ class Versions:
                     self._end_canary(tx, caller, model)
                 self.note(tx, caller, model, "ROLLBACK", before.version, f"was {leaving}", was=leaving)
                 self._rows.update(tx, model, default_version=before.version, promotion=promotion, **NO_CANARY)
-            return self._rows.described(tx, self._rows.get(tx, caller, name))
+            return self._rows.described(tx, self._rows.get(tx, caller, name, Action.CHANGE_MODEL))
 
     def set_alias(self, caller: Caller, name: QualifiedName, alias: str, version: Wanted) -> Model:
         """The alias, a folded key that parse_alias let through, means the version from now on."""
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             number = self._rows.version(tx, model, version).version
             if self._rows.aliases_of(tx, model).get(alias) != number:
                 self._remove_alias(tx, model, alias)
@@ -105,7 +131,7 @@ class Versions:
 
     def drop_alias(self, caller: Caller, name: QualifiedName, alias: str) -> Model:
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if self._remove_alias(tx, model, alias):
                 self.note(tx, caller, model, "DROP_ALIAS", None, alias)
             return self._rows.described(tx, model)
@@ -115,22 +141,22 @@ class Versions:
         if not 0 < share < 100:
             raise InvalidInput(f"A canary's share is more than 0 and less than 100 percent, and this is {share:g}.")
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             canary, default = self._rows.version(tx, model, version), self._rows.version(tx, model, None)
             _check_canary(canary, default)
             number = canary.version
             if (number, share) != (model["canary_version"], model["canary_share"]):
                 self.note(tx, caller, model, "SET_CANARY", number, f"{share:g}%")
                 self._rows.update(tx, model, canary_version=number, canary_share=share)
-            return self._rows.described(tx, self._rows.get(tx, caller, name))
+            return self._rows.described(tx, self._rows.get(tx, caller, name, Action.CHANGE_MODEL))
 
     def end_canary(self, caller: Caller, name: QualifiedName) -> Model:
         """All requests are the default's again."""
         with self._store.transaction() as tx:
-            model = self._rows.get(tx, caller, name)
+            model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if model["canary_version"] is not None:
                 self._end_canary(tx, caller, model)
-            return self._rows.described(tx, self._rows.get(tx, caller, name))
+            return self._rows.described(tx, self._rows.get(tx, caller, name, Action.CHANGE_MODEL))
 
     def note(
         self,

@@ -36,4 +36,4 @@ async def complete(request: Request, services: ServicesOf) -> Response:
 def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, list[str]]:
     """The base models that answer here, and the caller's tuned models."""
     tuned = [each.model for each in services.registry.models.show(caller) if services.answers_for(each)]
-    return {"models": [*services.base_models, *tuned]}
+    return {"models": [*services.base_models_of(caller), *tuned]}

@@ -19,12 +19,14 @@ from luthier.platform.metering import UsageKind
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
+from luthier.platform.privileges import Action
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects import (
+    native_access,
     native_base_models,
     native_credits,
     native_engines,
@@ -146,13 +148,13 @@ def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
 @v1.get(f"/models/{NAME}/artifacts")
 def list_artifacts(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The files of the default version, or of that in the name: adapter, training_results.csv, manifest."""
-    folder = Path(services.registry.models.get(caller, *_version(services, name)).path)
+    folder = _artifacts(services, caller, name)
     return {"artifacts": [{"name": file.name, "bytes": file.stat().st_size} for file in sorted(folder.iterdir())]}
 
 
 @v1.get(f"/models/{NAME}/artifacts/{{file}}")
 def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -> FileResponse:
-    folder = Path(services.registry.models.get(caller, *_version(services, name)).path)
+    folder = _artifacts(services, caller, name)
     if file not in {found.name for found in folder.iterdir()}:
         raise NotFound(f"Model {name} has no artifact {file!r}.")
     return FileResponse(folder / file, filename=file)
@@ -232,6 +234,7 @@ v1.include_router(native_follow.routes)
 v1.include_router(native_usage.routes)
 v1.include_router(native_versions.routes)
 v1.include_router(native_export.routes)
+v1.include_router(native_access.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
 
@@ -246,6 +249,10 @@ def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, 
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
     return [{**model.model_dump(exclude={"path"}), "proof": proofs[model.number].model_dump()} for model in models]
+
+
+def _artifacts(services: Services, caller: Caller, name: str) -> Path:
+    return Path(services.registry.models.get(caller, *_version(services, name), to=Action.READ_ARTIFACTS).path)
 
 
 def _named(services: Services, name: str) -> QualifiedName:

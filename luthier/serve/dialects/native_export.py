@@ -11,6 +11,7 @@ from luthier.platform.access import Caller
 from luthier.platform.base_models import base_model_dir
 from luthier.platform.exporting import ExportFile, export_files
 from luthier.platform.models import Model
+from luthier.platform.privileges import Action
 from luthier.platform.versions import parse_model
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.paths import NAME
@@ -41,6 +42,7 @@ def get_export(name: str, file: str, caller: CallerOf, services: ServicesOf, mer
 @routes.post("/collect")
 def collect(caller: CallerOf, services: ServicesOf, dry_run: bool = False) -> dict[str, Any]:
     """Removes the files that no model has had for longer than `collect_after_minutes`, or tells which they are."""
+    services.registry.accounts.check_operator(caller)
     garbage = services.registry.artifacts.collect(dry_run)
     if not dry_run:
         for each in garbage:
@@ -50,6 +52,6 @@ def collect(caller: CallerOf, services: ServicesOf, dry_run: bool = False) -> di
 
 def _export(services: Services, caller: Caller, name: str, merged: bool) -> tuple[Model, list[ExportFile]]:
     asked = parse_model(name, services.settings.database, services.settings.schema_name)
-    model = services.registry.models.get(caller, *asked)
+    model = services.registry.models.get(caller, *asked, to=Action.READ_ARTIFACTS)
     base = services.catalog.get(model.base_model)
     return model, export_files(model, base, base_model_dir(services.settings, base), merged)

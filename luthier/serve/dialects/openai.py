@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.errors import ModelNotFound, NotAllowed
+from luthier.platform.access import Caller
 from luthier.platform.models import ModelVersion
 from luthier.platform.versions import parse_model
 from luthier.serve.deps import CallerOf, ServicesOf
@@ -46,12 +47,12 @@ async def complete(request: Request, services: ServicesOf) -> Response:
 def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The base models that answer here, and the caller's tuned models."""
     tuned = [_tuned(version) for version in services.registry.models.show(caller) if services.answers_for(version)]
-    return {"object": "list", "data": [*_bases(services), *tuned]}
+    return {"object": "list", "data": [*_bases(services, caller), *tuned]}
 
 
 @router.get("/models/{model:path}")
 def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    for base in _bases(services):
+    for base in _bases(services, caller):
         if base["id"] == model:
             return base
     name = parse_model(model, services.settings.database, services.settings.schema_name)
@@ -73,8 +74,8 @@ def delete_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str
     return {"id": dropped.model, "object": "model", "deleted": True}
 
 
-def _bases(services: Services) -> list[dict[str, Any]]:
-    served = (services.catalog.get(name) for name in services.base_models)
+def _bases(services: Services, caller: Caller) -> list[dict[str, Any]]:
+    served = (services.catalog.get(name) for name in services.base_models_of(caller))
     return [{"id": base.name, "object": "model", "created": 0, "owned_by": base.hf.split("/")[0]} for base in served]
 
 

@@ -6,52 +6,39 @@ the documentation has them; names are identifiers.
 
 import json
 import re
-from collections.abc import Callable
 
 import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName, parse_name
-from luthier.platform.sql_dialect import strip_semicolon
 from luthier.platform.versions import parse_alias, parse_version
+from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, Answer, answered, columns, done, pattern
 from luthier.serve.services import Services
 
-IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
-OBJECT = rf"(?P<model>{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}})"
+OBJECT = f"(?P<model>{NAME})"
 VERSION = rf"(?P<version>{IDENTIFIER})"
 
 
-def _schema(*names: str) -> pa.Schema:
-    types = {"created_on": pa.timestamp("ms", tz="UTC"), "is_default_version": pa.bool_()}
-    return pa.schema([(name, types.get(name, pa.string())) for name in names])
-
-
-MODELS = _schema(
+MODELS = columns(
     *("created_on", "name", "model_type", "database_name", "schema_name"),
     *("owner", "comment", "versions", "default_version_name", "aliases"),
 )
-VERSIONS = _schema(
+VERSIONS = columns(
     *("created_on", "name", "aliases", "database_name", "schema_name"),
     *("model_name", "is_default_version", "functions", "metadata", "user_data"),
 )
 
-Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
-
 
 def model_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
     """What a statement on models answers; None when it is none."""
-    text = strip_semicolon(statement)
-    for pattern, answer in STATEMENTS:
-        if found := pattern.fullmatch(text):
-            return answer(services, caller, found)
-    return None
+    return answered(STATEMENTS, services, caller, statement)
 
 
 def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
     rows = []
+    numbers = services.registry.versions.numbers(caller)
     for model in services.registry.models.show(caller):
         name = parse_name(model.model, "", "")
-        versions = services.registry.versions.show(caller, name)
         rows.append(
             {
                 "created_on": model.created_on,
@@ -61,7 +48,7 @@ def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") ->
                 "schema_name": name.schema,
                 "owner": model.owner,
                 "comment": "",
-                "versions": json.dumps([f"V{version.version}" for version in versions]),
+                "versions": json.dumps([f"V{number}" for number in numbers.get(model.model, ())]),
                 "default_version_name": f"V{model.default_version}",
                 "aliases": json.dumps({alias: f"V{number}" for alias, number in model.aliases.items()}),
             }
@@ -91,29 +78,29 @@ def _show_versions(services: Services, caller: Caller, found: "re.Match[str]") -
 
 def _set_default(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     model = services.registry.versions.promote(caller, _asked(services, found), _version(found))
-    return _done(f"Model {model.model}: V{model.default_version} is the default version.")
+    return done(f"Model {model.model}: V{model.default_version} is the default version.")
 
 
 def _set_alias(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     alias = parse_alias(found["alias"])
     services.registry.versions.set_alias(caller, _asked(services, found), alias, _version(found))
-    return _done("Statement executed successfully.")
+    return done("Statement executed successfully.")
 
 
 def _unset_alias(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     services.registry.versions.drop_alias(caller, _asked(services, found), parse_alias(found["version"]))
-    return _done("Statement executed successfully.")
+    return done("Statement executed successfully.")
 
 
 def _drop(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = _asked(services, found)
     services.registry.models.drop(caller, name)
-    return _done(f"{name.name} successfully dropped.")
+    return done(f"{name.name} successfully dropped.")
 
 
 def _drop_version(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     services.registry.models.drop(caller, _asked(services, found), _version(found))
-    return _done("Statement executed successfully.")
+    return done("Statement executed successfully.")
 
 
 def _asked(services: Services, found: "re.Match[str]") -> QualifiedName:
@@ -124,20 +111,12 @@ def _version(found: "re.Match[str]") -> int | str:
     return parse_version(found["version"].strip("'"))
 
 
-def _done(text: str) -> pa.Table:
-    return pa.table({"status": pa.array([text], pa.string())})
-
-
-def _pattern(words: str) -> "re.Pattern[str]":
-    return re.compile(words.replace(" ", r"\s+").replace("=", r"\s*=\s*"), re.IGNORECASE | re.DOTALL)
-
-
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (_pattern("SHOW MODELS"), _show_models),
-    (_pattern(f"SHOW VERSIONS IN MODEL {OBJECT}"), _show_versions),
-    (_pattern(rf"ALTER MODEL {OBJECT} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})"), _set_default),
-    (_pattern(rf"ALTER MODEL {OBJECT} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})"), _set_alias),
-    (_pattern(f"ALTER MODEL {OBJECT} VERSION {VERSION} UNSET ALIAS"), _unset_alias),
-    (_pattern(f"ALTER MODEL {OBJECT} DROP VERSION {VERSION}"), _drop_version),
-    (_pattern(f"DROP MODEL {OBJECT}"), _drop),
+    (pattern("SHOW MODELS"), _show_models),
+    (pattern(f"SHOW VERSIONS IN MODEL {OBJECT}"), _show_versions),
+    (pattern(rf"ALTER MODEL {OBJECT} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})"), _set_default),
+    (pattern(rf"ALTER MODEL {OBJECT} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})"), _set_alias),
+    (pattern(f"ALTER MODEL {OBJECT} VERSION {VERSION} UNSET ALIAS"), _unset_alias),
+    (pattern(f"ALTER MODEL {OBJECT} DROP VERSION {VERSION}"), _drop_version),
+    (pattern(f"DROP MODEL {OBJECT}"), _drop),
 )

@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.finetune import open_engine
+from luthier.platform.privileges import Action
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
+from luthier.serve.dialects.snowflake_access import access_statement
 from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
@@ -38,9 +40,9 @@ async def run_sql(services: Services, caller: Caller, statement: str, request_id
 
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
-    answer = model_statement(services, caller, text)
-    if answer is not None:
-        return answer
+    for statements in (model_statement, access_statement):
+        if (answer := statements(services, caller, text)) is not None:
+            return answer
     views = usage_views(services.registry.usage, caller, text)
     tables = services.registry.tables.show(caller)
     extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
@@ -67,6 +69,8 @@ def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
         made.append(_json(f"{schema}AI_COUNT_TOKENS", arities, each_row(counting), returns="BIGINT"))
         made.append(_json(f"{schema}{COUNT_DETAILED}", arities, each_row(detailed)))
     words = set(re.findall(r"\w+", text.upper()))
+    if words & {"COUNT_TOKENS", "AI_COUNT_TOKENS"}:
+        services.registry.grants.check(statement.caller, Action.COUNT_TOKENS)
     if "AI_COUNT_TOKENS" in words:
         words.add(COUNT_DETAILED)  # SQL's dialect may turn it into that
     named = [function for function in made if function.name.rpartition(".")[2] in words]

@@ -1,0 +1,176 @@
+"""Who may do what: ONE table of actions, ONE function that decides. Pure.
+
+A role holds grants, and all that the roles hold which were granted to it. ACCOUNTADMIN holds everything in its
+account, but what the account's model list takes away, and the platform itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from luthier.platform.access import ADMIN_ROLE
+from luthier.platform.names import quote_if_needed
+from luthier.platform.securables import (
+    ACCOUNT,
+    ALL_MODELS,
+    CORTEX_USER,
+    GIVEN_BY,
+    IN_SCHEMA,
+    OWNED,
+    PLATFORM,
+    ObjectKind,
+    Privilege,
+    Securable,
+)
+
+
+class Action(StrEnum):
+    """Everything that somebody does. The value ends the sentence `... is needed to`."""
+
+    READ_TABLE = "read the table"
+    CREATE_TABLE = "create a table there"
+    DROP_TABLE = "drop or replace the table"
+    FINETUNE = "fine-tune a model there"
+    CREATE_MODEL = "create a model there"
+    SEE_MODEL = "see the model"
+    INSPECT_MODEL = "look into the model"
+    COMPLETE = "ask the model"
+    COMPLETE_BASE = "ask the base model"
+    COUNT_TOKENS = "count tokens"
+    CHANGE_MODEL = "change the model"
+    DROP_MODEL = "drop the model"
+    READ_ARTIFACTS = "read the model's artifacts"
+    CREATE_ROLE = "create a role"
+    CREATE_USER = "create a user"
+    MANAGE = "change or drop it"
+    GRANT = "grant privileges on it"
+    MANAGE_GRANTS = "see and change all grants"
+    ADMINISTER = "administer the account"
+    SEE_USAGE = "see what others used"
+    OPERATE = "do what concerns all accounts"
+
+
+class Need(NamedTuple):
+    privilege: Privilege
+    on: Callable[[Securable], Securable]
+    """Of what the action is done to."""
+
+
+def _itself(about: Securable) -> Securable:
+    return about
+
+
+def _database(about: Securable) -> Securable:
+    return about.in_database
+
+
+def _schema(about: Securable) -> Securable:
+    return about.in_schema
+
+
+def _always(on: Securable) -> Callable[[Securable], Securable]:
+    return lambda _about: on
+
+
+_OPEN = (Need(Privilege.USAGE, _database), Need(Privilege.USAGE, _schema))
+_CORTEX = Need(Privilege.USAGE, _always(CORTEX_USER))
+_OWNER = Need(Privilege.OWNERSHIP, _itself)
+
+NEEDS: dict[Action, tuple[Need, ...]] = {
+    Action.READ_TABLE: (*_OPEN, Need(Privilege.SELECT, _itself)),
+    Action.CREATE_TABLE: (*_OPEN, Need(Privilege.CREATE_TABLE, _schema)),
+    Action.DROP_TABLE: (*_OPEN, _OWNER),
+    Action.FINETUNE: (_CORTEX, Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
+    Action.CREATE_MODEL: (*_OPEN, Need(Privilege.CREATE_MODEL, _schema)),
+    Action.SEE_MODEL: (*_OPEN, Need(Privilege.USAGE, _itself)),
+    Action.INSPECT_MODEL: (*_OPEN, Need(Privilege.READ, _itself)),
+    Action.COMPLETE: (*_OPEN, Need(Privilege.USAGE, _itself), _CORTEX),
+    Action.COMPLETE_BASE: (_CORTEX, Need(Privilege.USAGE, _itself)),
+    Action.COUNT_TOKENS: (_CORTEX,),
+    Action.CHANGE_MODEL: (*_OPEN, _OWNER),
+    Action.DROP_MODEL: (*_OPEN, _OWNER),
+    Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
+    Action.CREATE_ROLE: (Need(Privilege.CREATE_ROLE, _always(ACCOUNT)),),
+    Action.CREATE_USER: (Need(Privilege.CREATE_USER, _always(ACCOUNT)),),
+    Action.MANAGE: (_OWNER,),
+    Action.GRANT: (_OWNER,),
+    Action.MANAGE_GRANTS: (Need(Privilege.MANAGE_GRANTS, _always(ACCOUNT)),),
+    Action.ADMINISTER: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
+    Action.SEE_USAGE: (Need(Privilege.MONITOR_USAGE, _always(ACCOUNT)),),
+    Action.OPERATE: (Need(Privilege.OWNERSHIP, _always(PLATFORM)),),
+}
+OR_ELSE = {Action.GRANT: Action.MANAGE_GRANTS}
+"""Who may do the one may do the other."""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a caller holds by all his roles, as far as a question needs it."""
+
+    roles: frozenset[str]
+    held: Mapping[Securable, frozenset[Privilege]] = field(default_factory=dict)
+    models: frozenset[str] | None = frozenset()
+    """Base models that the account's list lets everybody ask; None: all."""
+    is_operator: bool = False
+    """Whether the account is the one that runs the platform."""
+
+    @property
+    def is_admin(self) -> bool:
+        return ADMIN_ROLE in self.roles
+
+    def has(self, privilege: Privilege, on: Securable) -> bool:
+        if on.kind is ObjectKind.BASE_MODEL and privilege is Privilege.USAGE:
+            return self.models is None or on.name in self.models or bool(self._on(on))
+        if self.is_admin:
+            return on.kind is not ObjectKind.PLATFORM or self.is_operator
+        return not self._on(on).isdisjoint({privilege, Privilege.OWNERSHIP, *GIVEN_BY.get(privilege, ())})
+
+    def sees(self, about: Securable) -> bool:
+        """Whether it may be told to the caller that there is such an object."""
+        if self.is_admin or about.kind not in OWNED:
+            return True
+        if about.kind is ObjectKind.ROLE and about.name in self.roles:
+            return True
+        is_open = about.kind not in IN_SCHEMA or all(self.has(each.privilege, each.on(about)) for each in _OPEN)
+        return is_open and bool(self._on(about))
+
+    def _on(self, on: Securable) -> frozenset[Privilege]:
+        held = self.held.get(on, frozenset())
+        if on.kind is ObjectKind.BASE_MODEL:
+            held |= self.held.get(Securable(ObjectKind.BASE_MODEL, name=ALL_MODELS), frozenset())
+        return held | {Privilege.OWNERSHIP} if on.owner and on.owner in self.roles else held
+
+
+class Missing(NamedTuple):
+    """Why somebody may not."""
+
+    privilege: Privilege
+    on: Securable
+    is_hidden: bool
+    """He may not even know that there is such an object."""
+
+    def sentence(self, role: str, action: Action) -> str:
+        """What is missing, and what gives it."""
+        to = f"TO ROLE {quote_if_needed(role)}"
+        match self.on.kind:
+            case ObjectKind.PLATFORM:
+                return f"Only {ADMIN_ROLE} of the account that runs the platform may {action}."
+            case ObjectKind.DATABASE_ROLE:
+                needed, cure = f"DATABASE ROLE {self.on.dotted}", f"GRANT DATABASE ROLE {self.on.dotted} {to}"
+            case ObjectKind.ACCOUNT if self.privilege is Privilege.OWNERSHIP:
+                needed, cure = f"Role {ADMIN_ROLE}", f"GRANT ROLE {ADMIN_ROLE} {to}"
+            case ObjectKind.BASE_MODEL:
+                needed = f"{self.on}, which is not on the account's CORTEX_MODELS_ALLOWLIST,"
+                cure = f"GRANT USAGE ON {self.on} {to}"
+            case _:
+                needed, cure = f"{self.privilege} ON {self.on}", f"GRANT {self.privilege} ON {self.on} {to}"
+        return f"{needed} is needed to {action}, and role {role} does not have it. `{cure}` gives it."
+
+
+def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
+    """THE decision: what the caller lacks for an action, or None when he may. Nothing else decides."""
+    lacks = [need for need in NEEDS[action] if not rights.has(need.privilege, need.on(about))]
+    if not lacks or (action in OR_ELSE and missing(OR_ELSE[action], rights, about) is None):
+        return None
+    return Missing(lacks[0].privilege, lacks[0].on(about), is_hidden=not rights.sees(about))

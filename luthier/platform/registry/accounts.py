@@ -1,0 +1,121 @@
+"""Verbs on accounts and their parameters."""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, InvalidInput
+from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
+from luthier.platform.base_models import Catalog
+from luthier.platform.frozen import Frozen
+from luthier.platform.privileges import Action, Rights
+from luthier.platform.registry.grant_rows import GrantRows
+from luthier.platform.registry.guard import Guard
+from luthier.platform.securables import CORTEX_USER, PLATFORM, PUBLIC, SYSTEM_ROLES, ObjectKind, Privilege
+from luthier.platform.store import Store
+
+ALLOWLIST = "CORTEX_MODELS_ALLOWLIST"
+PARAMETERS = {ALLOWLIST: "All"}
+"""With their defaults."""
+
+
+class Account(Frozen):
+    name: str
+    created_on: int
+
+
+class AccountKey(Frozen):
+    """What is kept of an API key."""
+
+    hash: str
+    prefix: str
+
+
+class Accounts:
+    def __init__(self, store: Store, guard: Guard, catalog: Catalog, clock: Callable[[], int]) -> None:
+        self._store, self._guard, self._catalog, self._clock = store, guard, catalog, clock
+        self._accounts, self._parameters, self._keys = map(store.table, ("accounts", "parameters", "keys"))
+
+    def create(self, caller: Caller, name: str, key: AccountKey) -> Account:
+        """A new account, whose admin has the key. The same again changes nothing."""
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
+            same = (self._keys.c.account == name, self._keys.c.hash == key.hash)
+            is_made = tx.execute(sa.select(self._keys.c.hash).where(*same)).first()
+            if not is_made and not open_account(self._store, tx, name, self._clock()):
+                raise Conflict(f"Account {name} is there already. Choose another name.")
+            if not is_made:
+                admin = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
+                row = {**key.model_dump(), "created_on": self._clock(), **admin.model_dump()}
+                self._store.insert_missing(tx, "keys", [row])
+            row = dict(tx.execute(sa.select(self._accounts).where(self._accounts.c.name == name)).mappings().one())
+        return Account(**row)
+
+    def show(self, caller: Caller) -> list[Account]:
+        """All of them for who runs the platform, else the caller's own."""
+        with self._store.reading() as tx:
+            query = sa.select(self._accounts).order_by(self._accounts.c.name)
+            if not self._guard.may(tx, caller, Action.OPERATE, PLATFORM):
+                query = query.where(self._accounts.c.name == caller.account)
+            return [Account(**row) for row in tx.execute(query).mappings()]
+
+    def check_operator(self, caller: Caller) -> None:
+        """NotAllowed unless the caller may do what concerns all accounts."""
+        with self._store.reading() as tx:
+            self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
+
+    def parameters(self, caller: Caller) -> dict[str, str]:
+        with self._store.reading() as tx:
+            return {**PARAMETERS, **self._set(tx, caller.account)}
+
+    def set_parameter(self, caller: Caller, name: str, value: str | None) -> dict[str, str]:
+        """None: its default again."""
+        key = name.upper()
+        if key not in PARAMETERS:
+            raise InvalidInput(f"There is no parameter {name}: there is {', '.join(PARAMETERS)}.")
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.ADMINISTER)
+            is_it = (self._parameters.c.account == caller.account, self._parameters.c.name == key)
+            tx.execute(sa.delete(self._parameters).where(*is_it))
+            if value is not None:
+                row = {"account": caller.account, "name": key, "value": self._checked(value)}
+                tx.execute(sa.insert(self._parameters).values(**row))
+            return {**PARAMETERS, **self._set(tx, caller.account)}
+
+    def model_rights(self, caller: Caller) -> Rights:
+        """What a door needs to know of a caller: which base models he may ask."""
+        with self._store.reading() as tx:
+            listed = _listed({**PARAMETERS, **self._set(tx, caller.account)}[ALLOWLIST])
+            return self._guard.model_rights(tx, caller, listed)
+
+    def _set(self, tx: sa.Connection, account: str) -> dict[str, str]:
+        columns = self._parameters.c
+        rows = tx.execute(sa.select(columns.name, columns.value).where(columns.account == account))
+        return {row.name: row.value for row in rows}
+
+    def _checked(self, value: str) -> str:
+        """All, None, or names of base models as the catalog has them."""
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if [name.upper() for name in names] in (["ALL"], ["NONE"]):
+            return names[0].capitalize()
+        if not names:
+            raise InvalidInput(f"{ALLOWLIST} is 'All', 'None' or names of base models with commas between them.")
+        return ",".join(self._catalog.get(name).name for name in names)
+
+
+def open_account(store: Store, tx: sa.Connection, name: str, now: int) -> bool:
+    """Makes an account with its admin, its roles and what PUBLIC may do at first; False if it is there already."""
+    if not store.insert_missing(tx, "accounts", [{"name": name, "created_on": now}]):
+        return False
+    made = {"account": name, "created_on": now}
+    store.insert_missing(tx, "users", [{**made, "name": ADMIN_USER, "default_role": ADMIN_ROLE}])
+    store.insert_missing(tx, "roles", [{**made, "name": role} for role in SYSTEM_ROLES])
+    to_admin = {"role": ADMIN_ROLE, "granted_to": ObjectKind.USER.value, "grantee": ADMIN_USER}
+    store.insert_missing(tx, "role_grants", [{**made, **to_admin, "granted_by": ADMIN_ROLE}])
+    founder = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
+    GrantRows(store).add(tx, founder, [(Privilege.USAGE, CORTEX_USER)], PUBLIC, now)
+    return True
+
+
+def _listed(value: str) -> frozenset[str] | None:
+    return None if value == "All" else frozenset() if value == "None" else frozenset(value.split(","))

@@ -1,0 +1,90 @@
+"""Rows of grants: written, and removed with what they are on. No verbs: those stand in grants.py."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.platform.access import Caller
+from luthier.platform.registry.guard import is_on
+from luthier.platform.securables import ObjectKind, Privilege, Securable
+from luthier.platform.store import Store
+
+
+class GrantRows:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.grants = store.table("grants")
+
+    def add(
+        self,
+        tx: sa.Connection,
+        by: Caller,
+        on: Iterable[tuple[Privilege, Securable]],
+        grantee: str,
+        now: int,
+        is_future: bool = False,
+    ) -> None:
+        """One that is there already stays as it is."""
+        shared = {"account": by.account, "grantee": grantee, "granted_by": by.role}
+        rows: list[Mapping[str, Any]] = [
+            {**shared, **_place(place), "privilege": privilege.value, "is_future": is_future, "created_on": now}
+            for privilege, place in on
+        ]
+        self._store.insert_missing(tx, "grants", rows)
+
+    def remove(
+        self,
+        tx: sa.Connection,
+        account: str,
+        on: Iterable[tuple[Privilege, Securable]],
+        grantee: str,
+        is_future: bool = False,
+    ) -> None:
+        columns = self.grants.c
+        for privilege, place in on:
+            tx.execute(
+                sa.delete(self.grants).where(
+                    columns.account == account,
+                    columns.grantee == grantee,
+                    columns.privilege == privilege.value,
+                    columns.is_future == is_future,
+                    is_on(self.grants, place),
+                )
+            )
+
+    def begin(self, tx: sa.Connection, owner: Caller, made: Securable, now: int) -> None:
+        """A table or model has been made: the schema's future grants are on it from now on."""
+        columns = self.grants.c
+        query = sa.select(columns.privilege, columns.grantee, columns.granted_by).where(
+            columns.account == owner.account,
+            columns.is_future,
+            is_on(self.grants, Securable(made.kind, made.database, made.schema)),
+        )
+        for privilege, grantee, granted_by in tx.execute(query).all():
+            by = owner.model_copy(update={"role": granted_by})
+            self.add(tx, by, [(Privilege(privilege), made)], grantee, now)
+
+    def end(self, tx: sa.Connection, account: str, gone: Securable) -> None:
+        """What is granted on an object ends with it: one of the same name later begins with nothing."""
+        is_its = (self.grants.c.account == account, is_on(self.grants, gone), ~self.grants.c.is_future)
+        tx.execute(sa.delete(self.grants).where(*is_its))
+
+    def end_of_role(self, tx: sa.Connection, account: str, role: str) -> None:
+        tx.execute(sa.delete(self.grants).where(self.grants.c.account == account, self.grants.c.grantee == role))
+
+    def replace_owner(self, tx: sa.Connection, by: Caller, on: Securable, grantee: str, now: int) -> None:
+        """Of a database or schema: OWNERSHIP passes from who had it."""
+        columns = self.grants.c
+        is_owner = columns.privilege == Privilege.OWNERSHIP.value
+        tx.execute(sa.delete(self.grants).where(columns.account == by.account, is_owner, is_on(self.grants, on)))
+        self.add(tx, by, [(Privilege.OWNERSHIP, on)], grantee, now)
+
+
+def _place(on: Securable) -> dict[str, str]:
+    return {"kind": on.kind.value, "database": on.database, "schema": on.schema, "name": on.name}
+
+
+def future(kind: ObjectKind, schema: Securable) -> Securable:
+    """What stands for all objects of a kind that will be in a schema."""
+    return Securable(kind, schema.database, schema.schema)

@@ -1,0 +1,291 @@
+"""Verbs on grants of privileges to roles: given, revoked, shown."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import InvalidInput, LuthierError, NotFound
+from luthier.platform.access import Caller
+from luthier.platform.base_models import Catalog
+from luthier.platform.frozen import Frozen
+from luthier.platform.names import QualifiedName
+from luthier.platform.privileges import Action
+from luthier.platform.registry.grant_rows import GrantRows
+from luthier.platform.registry.guard import Guard, is_on, securable
+from luthier.platform.registry.objects import no_model, no_table
+from luthier.platform.registry.roles import Roles, no_role, no_user
+from luthier.platform.securables import (
+    ALL_MODELS,
+    CORTEX_USER,
+    IN_SCHEMA,
+    OWNED,
+    SYSTEM_ROLES,
+    Granted,
+    ObjectKind,
+    Privilege,
+    Scope,
+    Securable,
+    check_grantable,
+)
+from luthier.platform.store import Store
+
+
+class Grant(Frozen):
+    """A row of SHOW GRANTS."""
+
+    created_on: int
+    privilege: str
+    granted_on: str
+    name: str
+    granted_to: str = ObjectKind.ROLE.value
+    grantee_name: str
+    grant_option: bool = False
+    granted_by: str
+
+
+class RoleGrant(Frozen):
+    """A row of SHOW GRANTS OF ROLE, and of SHOW GRANTS TO USER."""
+
+    created_on: int
+    role: str
+    granted_to: str
+    grantee_name: str
+    granted_by: str
+
+
+class Grants:
+    def __init__(self, store: Store, guard: Guard, roles: Roles, catalog: Catalog, clock: Callable[[], int]) -> None:
+        self._store, self._guard, self._roles, self._catalog, self._clock = store, guard, roles, catalog, clock
+        self._rows = GrantRows(store)
+        self._grants, self._role_grants = self._rows.grants, store.table("role_grants")
+        self._owned = {kind: store.table(f"{kind.lower()}s") for kind in OWNED}
+
+    def grant(self, caller: Caller, granted: Granted, role: str) -> int:
+        """By who owns it, or may manage all grants; on how many objects it is now. OWNERSHIP passes on."""
+        check_grantable(granted.on.kind, granted.privileges)
+        with self._store.transaction() as tx:
+            objects = self._grantable(tx, caller, granted)
+            self._roles.find(tx, caller, role)
+            if granted.is_ownership:
+                self._pass_on(tx, caller, granted, objects, role)
+            privileges = [each for each in granted.privileges if each is not Privilege.OWNERSHIP]
+            pairs = [(privilege, on) for on in objects for privilege in privileges]
+            self._rows.add(tx, caller, pairs, role, self._clock(), granted.scope is Scope.FUTURE)
+        return len(objects)
+
+    def revoke(self, caller: Caller, granted: Granted, role: str) -> int:
+        check_grantable(granted.on.kind, granted.privileges)
+        if granted.is_ownership and granted.on.kind in OWNED:
+            raise InvalidInput(f"OWNERSHIP of a {granted.on.kind} is not revoked: grant it to another role.")
+        with self._store.transaction() as tx:
+            objects = self._grantable(tx, caller, granted)
+            self._roles.find(tx, caller, role)
+            pairs = [(privilege, on) for on in objects for privilege in granted.privileges]
+            self._rows.remove(tx, caller.account, pairs, role, granted.scope is Scope.FUTURE)
+        return len(objects)
+
+    def check(self, caller: Caller, action: Action) -> None:
+        """NotAllowed unless the caller may do this in his account."""
+        with self._store.reading() as tx:
+            self._guard.check(tx, caller, action)
+
+    # what is shown
+
+    def to_role(self, caller: Caller, role: str) -> list[Grant]:
+        """What a role that the caller has holds by itself."""
+        with self._store.reading() as tx:
+            self._check_seen(tx, caller, role)
+            columns = self._grants.c
+            its = (columns.account == caller.account, columns.grantee == role, ~columns.is_future)
+            found = [_to_grant(row) for row in self._read(tx, its)]
+            owned = [each for kind in OWNED for each in self._ownerships(tx, caller, kind, role=role)]
+            members = self._role_rows(tx, caller, granted_to=ObjectKind.ROLE.value, grantee=role)
+            return [*found, *owned, *(_usage(each) for each in members)]
+
+    def on(self, caller: Caller, about: Securable) -> list[Grant]:
+        """What is granted on an object that the caller may see."""
+        with self._store.reading() as tx:
+            found = self._seen(tx, caller, about)
+            its = (self._grants.c.account == caller.account, is_on(self._grants, found), ~self._grants.c.is_future)
+            owned = self._ownerships(tx, caller, about.kind, about=found) if about.kind in OWNED else []
+            return [*owned, *(_to_grant(row) for row in self._read(tx, its))]
+
+    def of_role(self, caller: Caller, role: str) -> list[RoleGrant]:
+        """Who has a role."""
+        with self._store.reading() as tx:
+            self._check_seen(tx, caller, role)
+            return self._role_rows(tx, caller, role=role)
+
+    def to_user(self, caller: Caller, user: str) -> list[RoleGrant]:
+        """His roles, for himself and for who may see all grants."""
+        with self._store.reading() as tx:
+            if user != caller.user and not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+                raise no_user(user)
+            users = self._store.table("users").c
+            if not tx.execute(sa.select(users.name).where(users.account == caller.account, users.name == user)).first():
+                raise no_user(user)
+            return self._role_rows(tx, caller, granted_to=ObjectKind.USER.value, grantee=user)
+
+    def future(self, caller: Caller, schema: Securable) -> list[Grant]:
+        """What will be granted on objects of a schema, for who may grant it."""
+        columns = self._grants.c
+        its = (columns.account == caller.account, columns.is_future, columns.database == schema.database)
+        with self._store.reading() as tx:
+            self._guard.check(tx, caller, Action.GRANT, schema)
+            return [_to_grant(row) for row in self._read(tx, (*its, columns.schema == schema.schema))]
+
+    # what is granted on
+
+    def _grantable(self, tx: sa.Connection, caller: Caller, granted: Granted) -> list[Securable]:
+        """The objects that are meant, which the caller may grant privileges on."""
+        about = granted.on
+        if granted.scope is Scope.ONE:
+            found = self._find(tx, caller, about)
+            self._guard.check(tx, caller, Action.GRANT, found, lambda: self._none(about))
+            return [found]
+        if about.kind not in IN_SCHEMA or granted.is_ownership:
+            raise InvalidInput(f"{granted.scope} is for {' and '.join(IN_SCHEMA)} in a schema, and not for OWNERSHIP.")
+        if granted.scope is Scope.FUTURE:
+            self._guard.check(tx, caller, Action.GRANT, about.in_schema)
+            return [about]
+        table = self._owned[about.kind]
+        there = (table.c.database == about.database, table.c.schema == about.schema)
+        query = sa.select(table).where(table.c.account == caller.account, *there)
+        rows = [dict(row) for row in tx.execute(query).mappings()]
+        return [securable(about.kind, row) for row in self._guard.allowed(tx, caller, Action.GRANT, about.kind, rows)]
+
+    def _find(self, tx: sa.Connection, caller: Caller, about: Securable) -> Securable:
+        """With its owner; as if it were not there where it is not."""
+        if about.kind is ObjectKind.ROLE:
+            return self._roles.find(tx, caller, about.name)
+        if about.kind is ObjectKind.DATABASE_ROLE and about != CORTEX_USER:
+            raise NotFound(f"No database role {about.dotted}: there is {CORTEX_USER.dotted}.")
+        if about.kind is ObjectKind.BASE_MODEL and about.name != ALL_MODELS:
+            return Securable(about.kind, name=self._catalog.get(about.name).name)
+        if about.kind not in OWNED:
+            return about
+        row = tx.execute(self._select(caller, about)).mappings().first()
+        if row is None:
+            raise self._none(about)
+        return Securable(about.kind, about.database, about.schema, about.name, row["owned_by"])
+
+    def _seen(self, tx: sa.Connection, caller: Caller, about: Securable) -> Securable:
+        found = self._find(tx, caller, about)
+        if not self._guard.rights(tx, caller, found).sees(found):
+            raise self._none(about)
+        if about.kind not in OWNED:  # these are no secret, but who holds what on them is
+            self._guard.check(tx, caller, Action.GRANT, found)
+        return found
+
+    def _none(self, about: Securable) -> LuthierError:
+        if about.kind in (ObjectKind.ROLE, ObjectKind.USER):
+            return no_role(about.name) if about.kind is ObjectKind.ROLE else no_user(about.name)
+        name = QualifiedName(about.database, about.schema, about.name, about.dotted)
+        return no_model(name) if about.kind is ObjectKind.MODEL else no_table(name)
+
+    def _pass_on(
+        self, tx: sa.Connection, caller: Caller, granted: Granted, objects: Iterable[Securable], role: str
+    ) -> None:
+        for on in objects:
+            if on.kind is ObjectKind.ROLE and on.name in SYSTEM_ROLES:
+                raise InvalidInput(f"Role {on.name} belongs to every account: nobody else owns it.")
+            if on.kind not in OWNED:
+                self._rows.replace_owner(tx, caller, on, role, self._clock())
+                continue
+            table = self._owned[on.kind]
+            tx.execute(sa.update(table).where(*self._is(caller, on)).values({self._owner(on.kind).name: role}))
+
+    # rows
+
+    def _read(self, tx: sa.Connection, its: Iterable[sa.ColumnElement[bool]]) -> list[dict[str, Any]]:
+        rows = tx.execute(sa.select(self._grants).where(*its).order_by(self._grants.c.id)).mappings()
+        return [dict(row) for row in rows]
+
+    def _ownerships(
+        self,
+        tx: sa.Connection,
+        caller: Caller,
+        kind: ObjectKind,
+        role: str | None = None,
+        about: Securable | None = None,
+    ) -> list[Grant]:
+        table, owner = self._owned[kind], self._owner(kind)
+        query = sa.select(table, owner.label("owned_by")).where(table.c.account == caller.account)
+        if role is not None:
+            query = query.where(owner == role)
+        if about is not None:
+            query = query.where(*self._is(caller, about))
+        rows = tx.execute(query.order_by(table.c.created_on)).mappings()
+        return [_ownership(kind, dict(row)) for row in rows]
+
+    def _role_rows(self, tx: sa.Connection, caller: Caller, **its: str) -> list[RoleGrant]:
+        columns = self._role_grants.c
+        query = sa.select(self._role_grants).where(
+            columns.account == caller.account, *(columns[name] == value for name, value in its.items())
+        )
+        rows = tx.execute(query.order_by(columns.created_on, columns.role, columns.grantee)).mappings()
+        return [_to_role_grant(dict(row)) for row in rows]
+
+    def _check_seen(self, tx: sa.Connection, caller: Caller, role: str) -> None:
+        found = self._roles.find(tx, caller, role)
+        is_seen = self._guard.rights(tx, caller, found).sees(found)
+        if not is_seen and not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+            raise no_role(role)
+
+    def _select(self, caller: Caller, about: Securable) -> sa.Select[Any]:
+        return sa.select(self._owner(about.kind).label("owned_by")).where(*self._is(caller, about))
+
+    def _is(self, caller: Caller, about: Securable) -> list[sa.ColumnElement[bool]]:
+        columns = self._owned[about.kind].c
+        places = [columns.database == about.database, columns.schema == about.schema] if about.schema else []
+        return [columns.account == caller.account, columns.name == about.name, *places]
+
+    def _owner(self, kind: ObjectKind) -> sa.ColumnElement[Any]:
+        columns = self._owned[kind].c
+        column: sa.Column[Any] = columns.role if kind in IN_SCHEMA else columns.owner
+        return column
+
+
+def _to_grant(row: dict[str, Any]) -> Grant:
+    kind = ObjectKind(row["kind"])
+    on = Securable(kind, row["database"], row["schema"], row["name"])
+    name = f"{on.dotted}.<{kind}>" if row["is_future"] else on.dotted
+    return Grant(
+        created_on=row["created_on"],
+        privilege=row["privilege"],
+        granted_on=kind.value,
+        name=name,
+        grantee_name=row["grantee"],
+        grant_option=row["privilege"] == Privilege.OWNERSHIP.value,
+        granted_by=row["granted_by"],
+    )
+
+
+def _ownership(kind: ObjectKind, row: dict[str, Any]) -> Grant:
+    return Grant(
+        created_on=row["created_on"],
+        privilege=Privilege.OWNERSHIP.value,
+        granted_on=kind.value,
+        name=Securable(kind, row.get("database", ""), row.get("schema", ""), row["name"]).dotted,
+        grantee_name=row["owned_by"],
+        grant_option=True,
+        granted_by=row["owned_by"],
+    )
+
+
+def _usage(member: RoleGrant) -> Grant:
+    """A role that is granted to a role, as SHOW GRANTS TO ROLE has it."""
+    return Grant(
+        created_on=member.created_on,
+        privilege=Privilege.USAGE.value,
+        granted_on=ObjectKind.ROLE.value,
+        name=member.role,
+        grantee_name=member.grantee_name,
+        granted_by=member.granted_by,
+    )
+
+
+def _to_role_grant(row: dict[str, Any]) -> RoleGrant:
+    kept = {name: row[name] for name in ("created_on", "role", "granted_to", "granted_by")}
+    return RoleGrant(**kept, grantee_name=row["grantee"])

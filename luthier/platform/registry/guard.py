@@ -1,0 +1,137 @@
+"""What stands between a verb and its rows: reads what the caller holds, in the verb's own transaction, and asks
+`privileges.missing`. Whoever may do something has cost two short queries by then, ACCOUNTADMIN none.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import LuthierError, NotAllowed
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.names import QualifiedName
+from luthier.platform.privileges import Action, Rights, missing
+from luthier.platform.securables import ACCOUNT, IN_SCHEMA, PUBLIC, ObjectKind, Privilege, Securable
+from luthier.platform.store import Store
+
+Row = dict[str, Any]
+WIDE = (ObjectKind.ACCOUNT, ObjectKind.DATABASE_ROLE)
+"""Few, and asked of everybody."""
+
+
+class Guard:
+    def __init__(self, store: Store, operator: str | None = None) -> None:
+        """`operator` is the account that runs the platform."""
+        self._operator = operator
+        self._roles, self._role_grants, self._grants = map(store.table, ("roles", "role_grants", "grants"))
+
+    def check(
+        self,
+        tx: sa.Connection,
+        caller: Caller,
+        action: Action,
+        about: Securable = ACCOUNT,
+        hidden: Callable[[], LuthierError] | None = None,
+    ) -> None:
+        """NotAllowed says what is missing; `hidden` is what a caller is told who may not see the object."""
+        lacks = missing(action, self.rights(tx, caller, about), about)
+        if lacks is None:
+            return
+        if lacks.is_hidden and hidden is not None:
+            raise hidden()
+        raise NotAllowed(lacks.sentence(caller.role, action))
+
+    def may(self, tx: sa.Connection, caller: Caller, action: Action, about: Securable = ACCOUNT) -> bool:
+        return missing(action, self.rights(tx, caller, about), about) is None
+
+    def allowed(
+        self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, rows: Iterable[Row]
+    ) -> list[Row]:
+        """Those rows of tables or models that the caller may do this to."""
+        columns = self._grants.c
+        wanted = columns.kind.in_([*WIDE, ObjectKind.DATABASE, ObjectKind.SCHEMA, kind])
+        rights = self._rights(tx, caller, wanted)
+        return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
+
+    def own(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> sa.ColumnElement[bool]:
+        """Of the caller's account, those rows of jobs, batches, files, usage that his roles made."""
+        roles = self.roles(tx, caller)
+        in_account = table.c.account == caller.account
+        return in_account if ADMIN_ROLE in roles else sa.and_(in_account, table.c.role.in_(sorted(roles)))
+
+    def sees(self, tx: sa.Connection, caller: Caller, account: str, role: str) -> bool:
+        """Whether what a role of an account made may be shown to the caller."""
+        if account != caller.account:
+            return False
+        roles = self.roles(tx, caller)
+        return role in roles or ADMIN_ROLE in roles
+
+    def roles(self, tx: sa.Connection, caller: Caller) -> frozenset[str]:
+        """The caller's, and all that are granted to them."""
+        if caller.role == ADMIN_ROLE:
+            return frozenset((ADMIN_ROLE, PUBLIC))
+        return self.reachable(tx, caller.account, caller.role)
+
+    def reachable(
+        self, tx: sa.Connection, account: str, *first: str, also: tuple[str, ...] = (PUBLIC,)
+    ) -> frozenset[str]:
+        """These roles, if they are there, and all that are granted to them."""
+        roles, granted = self._roles.c, self._role_grants
+        start = sa.select(roles.name).where(roles.account == account, roles.name.in_((*also, *first)))
+        held = start.cte("held", recursive=True)
+        joined = sa.join(granted, held, granted.c.grantee == held.c.name)
+        to_role = (granted.c.account == account, granted.c.granted_to == ObjectKind.ROLE.value)
+        held = held.union(sa.select(granted.c.role).select_from(joined).where(*to_role))
+        return frozenset(tx.execute(sa.select(held.c.name)).scalars())
+
+    def rights(self, tx: sa.Connection, caller: Caller, about: Securable) -> Rights:
+        """What the caller holds on an object and on what it lies in."""
+        columns = self._grants.c
+        wanted: list[sa.ColumnElement[bool]] = [columns.kind.in_(WIDE)]
+        places = [about] if about.kind not in IN_SCHEMA else [about, about.in_schema, about.in_database]
+        if about.kind is ObjectKind.SCHEMA:
+            places.append(about.in_database)
+        wanted += [is_on(self._grants, place) for place in places if place.kind not in WIDE]
+        return self._rights(tx, caller, sa.or_(*wanted))
+
+    def model_rights(self, tx: sa.Connection, caller: Caller, listed: frozenset[str] | None) -> Rights:
+        """What the caller holds on base models, of which the account lists these (None: all)."""
+        kinds = (ObjectKind.BASE_MODEL, ObjectKind.DATABASE_ROLE)
+        rights = self._rights(tx, caller, self._grants.c.kind.in_(kinds), always=True)
+        return Rights(rights.roles, rights.held, listed, rights.is_operator)
+
+    def _rights(
+        self, tx: sa.Connection, caller: Caller, wanted: sa.ColumnElement[bool], always: bool = False
+    ) -> Rights:
+        roles, columns = self.roles(tx, caller), self._grants.c
+        is_operator = caller.account == self._operator
+        if ADMIN_ROLE in roles and not always:
+            return Rights(roles, is_operator=is_operator)
+        query = sa.select(columns.kind, columns.database, columns.schema, columns.name, columns.privilege).where(
+            columns.account == caller.account, columns.grantee.in_(sorted(roles)), ~columns.is_future, wanted
+        )
+        held: dict[Securable, frozenset[Privilege]] = {}
+        for kind, database, schema, name, privilege in tx.execute(query):
+            on = Securable(ObjectKind(kind), database, schema, name)
+            held[on] = held.get(on, frozenset()) | {Privilege(privilege)}
+        return Rights(roles, held, is_operator=is_operator)
+
+
+def securable(kind: ObjectKind, row: Row) -> Securable:
+    """Of a row of tables or models."""
+    return Securable(kind, row["database"], row["schema"], row["name"], owner=row["role"])
+
+
+def in_schema(name: QualifiedName) -> Securable:
+    """Where a table or model of that name is, or will be."""
+    return Securable(ObjectKind.SCHEMA, name.database, name.schema)
+
+
+def is_on(grants: sa.Table, on: Securable) -> sa.ColumnElement[bool]:
+    columns = grants.c
+    return sa.and_(
+        columns.kind == on.kind.value,
+        columns.database == on.database,
+        columns.schema == on.schema,
+        columns.name == on.name,
+    )

@@ -1,0 +1,179 @@
+"""Verbs on roles: made, dropped, granted to users and to other roles."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.privileges import Action
+from luthier.platform.registry.access import Access
+from luthier.platform.registry.grant_rows import GrantRows
+from luthier.platform.registry.guard import Guard
+from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
+from luthier.platform.store import Store
+
+OWNED_BY_ROLE = {"tables": "role", "models": "role", "jobs": "role", "batches": "role", "files": "role"}
+OWNED_BY_ROLE |= {"roles": "owner", "users": "owner"}
+"""Tables of the store, and the column that names the owner."""
+
+
+class Role(Frozen):
+    name: str
+    owner: str
+    comment: str
+    created_on: int
+    is_current: bool
+    is_inherited: bool
+    """By the current role."""
+    assigned_to_users: int
+    granted_to_roles: int
+    granted_roles: int
+
+
+class Roles:
+    def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int]) -> None:
+        self._store, self._guard, self._access, self._clock = store, guard, access, clock
+        self._roles, self._role_grants = store.table("roles"), store.table("role_grants")
+        self._rows = GrantRows(store)
+
+    def create(self, caller: Caller, name: str, comment: str = "") -> bool:
+        """By who may create roles; False when the caller's role had made it before."""
+        made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.CREATE_ROLE)
+            if self._store.insert_missing(tx, "roles", [{**made, "created_on": self._clock()}]):
+                return True
+            if name in SYSTEM_ROLES or self.find(tx, caller, name).owner != caller.role:
+                raise Conflict(f"Role {name} is there already. Choose another name.")
+        return False
+
+    def drop(self, caller: Caller, name: str) -> None:
+        """What it owned is the caller's role's; what was granted to it, and it to others, is granted no more."""
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.MANAGE, self.find(tx, caller, name), lambda: no_role(name))
+            if name in SYSTEM_ROLES:
+                raise InvalidInput(f"Role {name} belongs to every account: it cannot be dropped.")
+            if name == caller.role:
+                raise Conflict(f"Role {name} is your current role. Take another one to drop it.")
+            for table, column in OWNED_BY_ROLE.items():
+                self._pass_on(tx, table, column, caller, name)
+            self._rows.end_of_role(tx, caller.account, name)
+            columns = self._role_grants.c
+            is_in = sa.or_(
+                columns.role == name, sa.and_(columns.granted_to == ObjectKind.ROLE.value, columns.grantee == name)
+            )
+            tx.execute(sa.delete(self._role_grants).where(columns.account == caller.account, is_in))
+            is_it = (self._roles.c.account == caller.account, self._roles.c.name == name)
+            tx.execute(sa.delete(self._roles).where(*is_it))
+
+    def grant(self, caller: Caller, name: str, to: Securable) -> None:
+        """To a user or to another role, which then holds all that this one does."""
+        with self._store.transaction() as tx:
+            self._check_giver(tx, caller, name)
+            self._check_there(tx, caller, to)
+            holds = self._guard.reachable(tx, caller.account, name, also=())
+            if to.kind is ObjectKind.ROLE and to.name in holds:
+                raise Conflict(f"Role {to.name} is {name}, or is granted to it: roles form no ring.")
+            row: dict[str, Any] = {
+                "account": caller.account,
+                "role": name,
+                "granted_to": to.kind.value,
+                "grantee": to.name,
+            }
+            row |= {"granted_by": caller.role, "created_on": self._clock()}
+            self._store.insert_missing(tx, "role_grants", [row])
+
+    def revoke(self, caller: Caller, name: str, of: Securable) -> None:
+        with self._store.transaction() as tx:
+            self._check_giver(tx, caller, name)
+            self._check_there(tx, caller, of)
+            self._check_leaves_an_admin(tx, caller, name, of)
+            columns = self._role_grants.c
+            is_it = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee == of.name)
+            tx.execute(sa.delete(self._role_grants).where(columns.account == caller.account, *is_it))
+
+    def show(self, caller: Caller) -> list[Role]:
+        """Those that the caller's user may take, and what they own; all for who may see all grants."""
+        columns = self._roles.c
+        query = sa.select(self._roles).where(columns.account == caller.account).order_by(columns.name)
+        with self._store.reading() as tx:
+            rows = [dict(row) for row in tx.execute(query).mappings()]
+            inherited = self._guard.roles(tx, caller)
+            if not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+                his = self._access.roles_of(tx, caller.account, caller.user) | inherited
+                rows = [row for row in rows if row["name"] in his or row["owner"] in inherited]
+            counts = self._counts(tx, caller.account)
+            return [_to_role(row, caller, inherited, counts) for row in rows]
+
+    def find(self, tx: sa.Connection, caller: Caller, name: str) -> Securable:
+        """NotFound if there is none of that name in the account."""
+        columns = self._roles.c
+        query = sa.select(columns.owner).where(columns.account == caller.account, columns.name == name)
+        owner = tx.execute(query).scalar()
+        if owner is None:
+            raise no_role(name)
+        return Securable(ObjectKind.ROLE, name=name, owner=owner)
+
+    def _check_giver(self, tx: sa.Connection, caller: Caller, name: str) -> None:
+        role = self.find(tx, caller, name)
+        self._guard.check(tx, caller, Action.GRANT, role, lambda: no_role(name))
+        if name == ADMIN_ROLE:  # MANAGE GRANTS is not enough, or it would be the same
+            self._guard.check(tx, caller, Action.ADMINISTER)
+        if name == PUBLIC:
+            raise InvalidInput(f"Role {PUBLIC} is everybody's: it is neither granted nor revoked.")
+
+    def _check_there(self, tx: sa.Connection, caller: Caller, to: Securable) -> None:
+        if to.kind is ObjectKind.ROLE:
+            self.find(tx, caller, to.name)
+            return
+        users = self._store.table("users").c
+        if not tx.execute(sa.select(users.name).where(users.account == caller.account, users.name == to.name)).first():
+            raise no_user(to.name)
+
+    def _check_leaves_an_admin(self, tx: sa.Connection, caller: Caller, name: str, of: Securable) -> None:
+        columns = self._role_grants.c
+        if name != ADMIN_ROLE or of.kind is not ObjectKind.USER:
+            return
+        others = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee != of.name)
+        if not tx.execute(sa.select(columns.role).where(columns.account == caller.account, *others)).first():
+            raise Conflict(f"{of.name} is the last user with role {name}: grant it to another one first.")
+
+    def _pass_on(self, tx: sa.Connection, table: str, column: str, to: Caller, role: str) -> None:
+        owned = self._store.table(table)
+        is_its = (owned.c.account == to.account, owned.c[column] == role)
+        tx.execute(sa.update(owned).where(*is_its).values({column: to.role}))
+
+    def _counts(self, tx: sa.Connection, account: str) -> dict[tuple[str, str, str], int]:
+        """By (column, name, kind of grantee)."""
+        columns = self._role_grants.c
+        found: dict[tuple[str, str, str], int] = {}
+        for column in (columns.role, columns.grantee):
+            query = sa.select(column, columns.granted_to, sa.func.count()).where(columns.account == account)
+            for name, kind, count in tx.execute(query.group_by(column, columns.granted_to)):
+                found[column.name, name, kind] = count
+        return found
+
+
+def no_role(name: str) -> NotFound:
+    return NotFound(f"No role {name}. `luthier roles list` shows those there are.")
+
+
+def no_user(name: str) -> NotFound:
+    return NotFound(f"No user {name}. `luthier users list` shows those there are.")
+
+
+def _to_role(
+    row: dict[str, Any], caller: Caller, inherited: frozenset[str], counts: dict[tuple[str, str, str], int]
+) -> Role:
+    name, role = row["name"], ObjectKind.ROLE.value
+    return Role(
+        **{field: row[field] for field in ("name", "owner", "comment", "created_on")},
+        is_current=name == caller.role,
+        is_inherited=name != caller.role and name in inherited,
+        assigned_to_users=counts.get(("role", name, ObjectKind.USER.value), 0),
+        granted_to_roles=counts.get(("role", name, role), 0),
+        granted_roles=counts.get(("grantee", name, role), 0),
+    )

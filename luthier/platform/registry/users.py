@@ -1,0 +1,78 @@
+"""Verbs on users: made, dropped, shown."""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.roles import Roles, no_user
+from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.store import Store
+
+
+class User(Frozen):
+    name: str
+    default_role: str | None
+    owner: str
+    comment: str
+    created_on: int
+
+
+class Users:
+    def __init__(self, store: Store, guard: Guard, roles: Roles, clock: Callable[[], int]) -> None:
+        self._store, self._guard, self._roles, self._clock = store, guard, roles, clock
+        self._users, self._keys, self._role_grants = map(store.table, ("users", "keys", "role_grants"))
+
+    def create(self, caller: Caller, name: str, default_role: str | None = None, comment: str = "") -> bool:
+        """By who may create users; False when the caller's role had made the same before. He has no key yet.
+
+        His default role is not granted to him by that.
+        """
+        made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.CREATE_USER)
+            if default_role is not None:
+                self._roles.find(tx, caller, default_role)
+            row = {**made, "default_role": default_role, "created_on": self._clock()}
+            if self._store.insert_missing(tx, "users", [row]):
+                return True
+            if self._find(tx, caller, name).owner != caller.role:
+                raise Conflict(f"User {name} is there already. Choose another name.")
+        return False
+
+    def drop(self, caller: Caller, name: str) -> None:
+        """His keys are revoked; what he made stays his role's."""
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.MANAGE, self._find(tx, caller, name), lambda: no_user(name))
+            if name == caller.user:
+                raise Conflict(f"User {name} is you. Another one has to drop you.")
+            keys, granted = self._keys.c, self._role_grants.c
+            his = (keys.account == caller.account, keys.user == name, keys.revoked_on.is_(None))
+            tx.execute(sa.update(self._keys).where(*his).values(revoked_on=self._clock()))
+            is_to_him = (granted.granted_to == ObjectKind.USER.value, granted.grantee == name)
+            tx.execute(sa.delete(self._role_grants).where(granted.account == caller.account, *is_to_him))
+            is_he = (self._users.c.account == caller.account, self._users.c.name == name)
+            tx.execute(sa.delete(self._users).where(*is_he))
+
+    def show(self, caller: Caller) -> list[User]:
+        """Oneself, and those that one's roles own; all for who may see all grants."""
+        columns = self._users.c
+        query = sa.select(self._users).where(columns.account == caller.account)
+        with self._store.reading() as tx:
+            if not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+                roles = sorted(self._guard.roles(tx, caller))
+                query = query.where(sa.or_(columns.name == caller.user, columns.owner.in_(roles)))
+            rows = tx.execute(query.order_by(columns.name)).mappings()
+            return [User(**{field: row[field] for field in User.model_fields}) for row in rows]
+
+    def _find(self, tx: sa.Connection, caller: Caller, name: str) -> Securable:
+        columns = self._users.c
+        query = sa.select(columns.owner).where(columns.account == caller.account, columns.name == name)
+        owner = tx.execute(query).scalar()
+        if owner is None:
+            raise no_user(name)
+        return Securable(ObjectKind.USER, name=name, owner=owner)

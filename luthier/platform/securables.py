@@ -1,0 +1,197 @@
+"""What privileges are held on, and how it is written: kinds of objects, the privileges of each, names. Pure.
+
+Names here are folded keys.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from luthier.errors import InvalidInput
+from luthier.platform.access import ADMIN_ROLE, ADMIN_USER
+from luthier.platform.names import QualifiedName, fold, parse_name, parse_schema, quote_if_needed
+
+PUBLIC = "PUBLIC"
+"""The role that everybody has."""
+SYSTEM_ROLES = (ADMIN_ROLE, PUBLIC)
+ALL_MODELS = "*"
+"""In the place of a base model's name: each of them."""
+
+
+class Privilege(StrEnum):
+    USAGE = "USAGE"
+    SELECT = "SELECT"
+    READ = "READ"
+    CREATE_TABLE = "CREATE TABLE"
+    CREATE_MODEL = "CREATE MODEL"
+    CREATE_ROLE = "CREATE ROLE"
+    CREATE_USER = "CREATE USER"
+    MANAGE_GRANTS = "MANAGE GRANTS"
+    MONITOR_USAGE = "MONITOR USAGE"
+    OWNERSHIP = "OWNERSHIP"
+    """Holds all others on the same object."""
+
+
+class ObjectKind(StrEnum):
+    ACCOUNT = "ACCOUNT"
+    DATABASE = "DATABASE"
+    SCHEMA = "SCHEMA"
+    TABLE = "TABLE"
+    MODEL = "MODEL"
+    ROLE = "ROLE"
+    USER = "USER"
+    DATABASE_ROLE = "DATABASE ROLE"
+    BASE_MODEL = "BASE MODEL"
+    PLATFORM = "PLATFORM"
+    """What all accounts stand on."""
+
+
+GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
+    ObjectKind.ACCOUNT: (
+        Privilege.CREATE_ROLE,
+        Privilege.CREATE_USER,
+        Privilege.MANAGE_GRANTS,
+        Privilege.MONITOR_USAGE,
+    ),
+    ObjectKind.DATABASE: (Privilege.USAGE, Privilege.OWNERSHIP),
+    ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
+    ObjectKind.TABLE: (Privilege.SELECT, Privilege.OWNERSHIP),
+    ObjectKind.MODEL: (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP),
+    ObjectKind.ROLE: (Privilege.OWNERSHIP,),
+    ObjectKind.USER: (Privilege.OWNERSHIP,),
+    ObjectKind.DATABASE_ROLE: (Privilege.USAGE,),
+    ObjectKind.BASE_MODEL: (Privilege.USAGE,),
+}
+GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
+"""Who may look into a model may ask it."""
+OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER)
+"""Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
+IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.MODEL)
+
+
+@dataclass(frozen=True)
+class Securable:
+    """What privileges are held on. Two are equal when they name the same, whoever owns it."""
+
+    kind: ObjectKind
+    database: str = ""
+    schema: str = ""
+    name: str = ""
+    owner: str = field(default="", compare=False)
+    """The role that owns it, where it is known."""
+
+    @classmethod
+    def named(cls, kind: ObjectKind, name: QualifiedName, owner: str = "") -> "Securable":
+        return cls(kind, *name.parts, owner=owner)
+
+    @property
+    def in_database(self) -> "Securable":
+        return Securable(ObjectKind.DATABASE, self.database)
+
+    @property
+    def in_schema(self) -> "Securable":
+        return Securable(ObjectKind.SCHEMA, self.database, self.schema)
+
+    @property
+    def dotted(self) -> str:
+        """As it is written behind its kind; empty for an account."""
+        return ".".join(quote_if_needed(part) for part in (self.database, self.schema, self.name) if part)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.dotted}".strip()
+
+
+ACCOUNT = Securable(ObjectKind.ACCOUNT)
+PLATFORM = Securable(ObjectKind.PLATFORM)
+CORTEX_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="CORTEX_USER")
+"""May call the functions of SNOWFLAKE.CORTEX and complete by HTTP. Granted to PUBLIC in a new account."""
+
+
+def check_grantable(kind: ObjectKind, privileges: tuple[Privilege, ...]) -> None:
+    """InvalidInput for a privilege that the kind of object does not have."""
+    for privilege in privileges:
+        if privilege not in GRANTABLE.get(kind, ()):
+            raise InvalidInput(f"{privilege} is no privilege on a {kind}: there are {_listed(kind)}.")
+
+
+class Scope(StrEnum):
+    """Which objects a grant is on."""
+
+    ONE = "ONE"
+    ALL = "ALL"
+    """Those of a kind that are in a schema now."""
+    FUTURE = "FUTURE"
+    """Those of a kind that will be made in a schema."""
+
+
+class Granted(NamedTuple):
+    """What is granted or revoked. Of ALL and FUTURE, `on` has no name."""
+
+    privileges: tuple[Privilege, ...]
+    on: Securable
+    scope: Scope = Scope.ONE
+
+    @property
+    def is_ownership(self) -> bool:
+        return Privilege.OWNERSHIP in self.privileges
+
+
+def all_privileges(kind: ObjectKind) -> tuple[Privilege, ...]:
+    """ALL PRIVILEGES: OWNERSHIP is none of them."""
+    return tuple(each for each in GRANTABLE.get(kind, ()) if each is not Privilege.OWNERSHIP)
+
+
+def parse_privileges(kind: ObjectKind, written: Iterable[str]) -> tuple[Privilege, ...]:
+    """ALL is all but OWNERSHIP."""
+    found: list[Privilege] = []
+    for text in (" ".join(each.upper().split()) for each in written):
+        if text in ("ALL", "ALL PRIVILEGES"):
+            found += all_privileges(kind)
+        elif text in list(Privilege):
+            found.append(Privilege(text))
+        else:
+            raise InvalidInput(f"There is no privilege {text!r}: on a {kind} there are {_listed(kind)}.")
+    check_grantable(kind, tuple(found))
+    return tuple(dict.fromkeys(found))
+
+
+def parse_securable(kind: ObjectKind, text: str, default_database: str, default_schema: str) -> Securable:
+    """The object that is meant by its name as written."""
+    match kind:
+        case ObjectKind.ACCOUNT | ObjectKind.PLATFORM:
+            return Securable(kind)
+        case ObjectKind.DATABASE:
+            return Securable(kind, fold(text.strip()))
+        case ObjectKind.SCHEMA:
+            return Securable(kind, *parse_schema(text, default_database))
+        case ObjectKind.ROLE:
+            return Securable(kind, name=role_key(text))
+        case ObjectKind.USER:
+            return Securable(kind, name=user_key(text))
+        case ObjectKind.DATABASE_ROLE:
+            database, role = parse_schema(text, default_database)
+            return Securable(kind, database, name=role)
+        case ObjectKind.BASE_MODEL:
+            name = text.strip().strip('"')
+            return Securable(kind, name=ALL_MODELS if name.upper() == "ALL" else name)
+    return Securable.named(kind, parse_name(text, default_database, default_schema))
+
+
+def parse_in_schema(kind: ObjectKind, schema: str, default_database: str) -> Securable:
+    """What stands for the objects of a kind in a schema."""
+    return Securable(kind, *parse_schema(schema, default_database))
+
+
+def user_key(text: str) -> str:
+    """The key of a user's name as written. The first user of an account is called `admin`, in any spelling."""
+    key = fold(text.strip())
+    return ADMIN_USER if key.upper() == ADMIN_USER.upper() else key
+
+
+def _listed(kind: ObjectKind) -> str:
+    return ", ".join(GRANTABLE.get(kind, ())) or "none"
+
+
+def role_key(text: str) -> str:
+    return fold(text.strip())

@@ -1,0 +1,206 @@
+"""The native API on who may do what: /luthier/v1/accounts, /users, /roles, /grants, /parameters."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from luthier.errors import InvalidInput
+from luthier.platform.access import KEY_PREFIX, hash_key, new_key
+from luthier.platform.frozen import Frozen
+from luthier.platform.registry.accounts import AccountKey
+from luthier.platform.securables import (
+    Granted,
+    ObjectKind,
+    Scope,
+    Securable,
+    parse_in_schema,
+    parse_privileges,
+    parse_securable,
+    role_key,
+    user_key,
+)
+from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.paths import NAME
+from luthier.serve.services import Services
+
+routes = APIRouter()
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class NewAccount(Frozen):
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")
+
+
+class NewUser(Frozen):
+    name: str
+    default_role: str | None = None
+    comment: str = ""
+
+
+class NewRole(Frozen):
+    name: str
+    comment: str = ""
+
+
+class Member(Frozen):
+    """Who gets a role, or loses it."""
+
+    kind: Literal["USER", "ROLE"] = "USER"
+    name: str
+
+
+class GrantBody(Frozen):
+    privileges: list[str] = Field(min_length=1)
+    kind: ObjectKind
+    name: str = ""
+    """Of the object; with a scope of ALL or FUTURE, of the schema."""
+    scope: Scope = Scope.ONE
+    role: str
+    """Who holds it from now on, or no more."""
+
+
+class Shown(Frozen):
+    """Which grants are shown: those to a role, of a role, to a user, on an object, or future ones in a schema."""
+
+    to_role: str | None = None
+    of_role: str | None = None
+    to_user: str | None = None
+    kind: ObjectKind | None = None
+    name: str = ""
+    future_in: str | None = None
+
+
+class Value(Frozen):
+    value: str | None
+    """None: its default again."""
+
+
+@routes.post("/accounts", status_code=201)
+def create_account(body: NewAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """A new account, by who runs the platform. The key of its admin is shown this once."""
+    key = new_key()
+    kept = AccountKey(hash=hash_key(key), prefix=key[: len(KEY_PREFIX) + 4])
+    account = services.registry.accounts.create(caller, body.name, kept)
+    return {**account.model_dump(), "user": "admin", "api_key": key}
+
+
+@routes.get("/accounts")
+def list_accounts(caller: CallerOf, services: ServicesOf) -> Rows:
+    """All of them for who runs the platform, else one's own."""
+    return {"accounts": [each.model_dump() for each in services.registry.accounts.show(caller)]}
+
+
+@routes.get("/parameters")
+def show_parameters(caller: CallerOf, services: ServicesOf) -> dict[str, dict[str, str]]:
+    return {"parameters": services.registry.accounts.parameters(caller)}
+
+
+@routes.put("/parameters/{parameter}")
+def set_parameter(parameter: str, body: Value, caller: CallerOf, services: ServicesOf) -> dict[str, dict[str, str]]:
+    """ALTER ACCOUNT SET."""
+    return {"parameters": services.registry.accounts.set_parameter(caller, parameter, body.value)}
+
+
+@routes.post("/users", status_code=201)
+def create_user(body: NewUser, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    name, role = user_key(body.name), role_key(body.default_role) if body.default_role else None
+    services.registry.users.create(caller, name, role, body.comment)
+    return next(each.model_dump() for each in services.registry.users.show(caller) if each.name == name)
+
+
+@routes.get("/users")
+def list_users(caller: CallerOf, services: ServicesOf) -> Rows:
+    return {"users": [each.model_dump() for each in services.registry.users.show(caller)]}
+
+
+@routes.delete(f"/users/{NAME}")
+def drop_user(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    """His keys are revoked."""
+    key = user_key(name)
+    services.registry.users.drop(caller, key)
+    return {"name": key}
+
+
+@routes.post("/roles", status_code=201)
+def create_role(body: NewRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    name = role_key(body.name)
+    services.registry.roles.create(caller, name, body.comment)
+    return next(each.model_dump() for each in services.registry.roles.show(caller) if each.name == name)
+
+
+@routes.get("/roles")
+def list_roles(caller: CallerOf, services: ServicesOf) -> Rows:
+    return {"roles": [each.model_dump() for each in services.registry.roles.show(caller)]}
+
+
+@routes.delete(f"/roles/{NAME}")
+def drop_role(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    """What it owned is the caller's role's from then on."""
+    key = role_key(name)
+    services.registry.roles.drop(caller, key)
+    return {"name": key}
+
+
+@routes.post(f"/roles/{NAME}/grant")
+def grant_role(name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    """GRANT ROLE ... TO USER | ROLE."""
+    to = _member(services, body)
+    services.registry.roles.grant(caller, role_key(name), to)
+    return {"role": role_key(name), "granted_to": to.kind.value, "grantee_name": to.name}
+
+
+@routes.post(f"/roles/{NAME}/revoke")
+def revoke_role(name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    of = _member(services, body)
+    services.registry.roles.revoke(caller, role_key(name), of)
+    return {"role": role_key(name), "revoked_from": of.kind.value, "grantee_name": of.name}
+
+
+@routes.get("/grants")
+def show_grants(caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, Depends()]) -> Rows:
+    """SHOW GRANTS; without a question, the roles of the caller's user."""
+    grants, database = services.registry.grants, services.settings.database
+    if shown.to_role:
+        return _told(grants.to_role(caller, role_key(shown.to_role)))
+    if shown.of_role:
+        return _told(grants.of_role(caller, role_key(shown.of_role)))
+    if shown.future_in:
+        return _told(grants.future(caller, parse_in_schema(ObjectKind.SCHEMA, shown.future_in, database)))
+    if shown.kind:
+        return _told(grants.on(caller, _securable(services, shown.kind, shown.name)))
+    return _told(grants.to_user(caller, user_key(shown.to_user) if shown.to_user else caller.user))
+
+
+@routes.post("/grants")
+def grant(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+    """GRANT <privileges> ON ... TO ROLE; on how many objects it is now."""
+    return {"objects": services.registry.grants.grant(caller, _granted(services, body), role_key(body.role))}
+
+
+@routes.post("/grants/revoke")
+def revoke(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+    """REVOKE <privileges> ON ... FROM ROLE."""
+    return {"objects": services.registry.grants.revoke(caller, _granted(services, body), role_key(body.role))}
+
+
+def _granted(services: Services, body: GrantBody) -> Granted:
+    privileges = parse_privileges(body.kind, body.privileges)
+    if not body.name and body.kind is not ObjectKind.ACCOUNT:
+        raise InvalidInput(f"name: say which {body.kind}, or which schema.")
+    if body.scope is Scope.ONE:
+        return Granted(privileges, _securable(services, body.kind, body.name))
+    return Granted(privileges, parse_in_schema(body.kind, body.name, services.settings.database), body.scope)
+
+
+def _member(services: Services, body: Member) -> Securable:
+    return _securable(services, ObjectKind(body.kind), body.name)
+
+
+def _securable(services: Services, kind: ObjectKind, name: str) -> Securable:
+    return parse_securable(kind, name, services.settings.database, services.settings.schema_name)
+
+
+def _told(rows: list[Any]) -> Rows:
+    return {"grants": [row.model_dump() for row in rows]}

@@ -1,0 +1,232 @@
+"""Snowflake's SQL on who may do what: roles, users, GRANT, REVOKE, SHOW GRANTS, the account's model list.
+
+Shapes: docs.snowflake.com, GRANT <privileges> TO ROLE, GRANT ROLE, GRANT DATABASE ROLE, SHOW GRANTS, SHOW ROLES, SHOW
+USERS, CORTEX_MODELS_ALLOWLIST.
+"""
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from luthier.errors import NotFound
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.securables import (
+    Granted,
+    ObjectKind,
+    Privilege,
+    Scope,
+    Securable,
+    parse_in_schema,
+    parse_privileges,
+    parse_securable,
+    role_key,
+    user_key,
+)
+from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, TEXT, Answer, answered, columns, done, pattern
+from luthier.serve.services import Services
+
+GRANTS = columns(
+    *("created_on", "privilege", "granted_on", "name"), *("granted_to", "grantee_name", "grant_option", "granted_by")
+)
+FUTURE_GRANTS = columns(
+    *("created_on", "privilege", "grant_on", "name", "grant_to", "grantee_name", "grant_option"),
+)
+ROLE_GRANTS = columns("created_on", "role", "granted_to", "grantee_name", "granted_by")
+ROLES = columns(
+    *("created_on", "name", "is_default", "is_current", "is_inherited", "assigned_to_users"),
+    *("granted_to_roles", "granted_roles", "owner", "comment"),
+)
+USERS = columns("name", "created_on", "login_name", "display_name", "comment", "disabled", "default_role", "owner")
+PARAMETERS = columns("key", "value", "default", "level", "description", "type")
+
+MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
+KINDS = "|".join(kind.replace(" ", r"\s+") for kind in ("DATABASE", "SCHEMA", "TABLE", "MODEL", "ROLE", "USER"))
+PRIVILEGES = r"(?P<privileges>[A-Z][A-Z\s,]*?)"
+TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
+COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
+
+
+def access_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
+    """What a statement on access answers; None when it is none."""
+    return answered(STATEMENTS, services, caller, statement)
+
+
+def _create_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = role_key(found["name"])
+    is_new = services.registry.roles.create(caller, name, _text(found["comment"]))
+    return _created("Role", name, is_new)
+
+
+def _drop_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = role_key(found["name"])
+    try:
+        services.registry.roles.drop(caller, name)
+    except NotFound:
+        if not found["if_exists"]:
+            raise
+        return done("Drop statement executed successfully.")
+    return done(f"{name} successfully dropped.")
+
+
+def _create_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name, default = user_key(found["name"]), found["default"]
+    role = role_key(default) if default else None
+    return _created("User", name, services.registry.users.create(caller, name, role, _text(found["comment"])))
+
+
+def _drop_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = user_key(found["name"])
+    try:
+        services.registry.users.drop(caller, name)
+    except NotFound:
+        if not found["if_exists"]:
+            raise
+        return done("Drop statement executed successfully.")
+    return done(f"{name} successfully dropped.")
+
+
+def _grant_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    roles, is_grant = services.registry.roles, found["verb"].upper() == "GRANT"
+    to = _securable(services, ObjectKind(found["to_kind"].upper()), found["to"])
+    (roles.grant if is_grant else roles.revoke)(caller, role_key(found["role"]), to)
+    return done()
+
+
+def _grant_cortex(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    """GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER."""
+    on = _securable(services, ObjectKind.DATABASE_ROLE, found["name"])
+    return _grant_or_revoke(services, caller, found, Granted((Privilege.USAGE,), on))
+
+
+def _grant_model_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    """GRANT APPLICATION ROLE SNOWFLAKE."CORTEX-MODEL-ROLE-...": a base model to a role, whatever the list says."""
+    on = _securable(services, ObjectKind.BASE_MODEL, found["base"])
+    return _grant_or_revoke(services, caller, found, Granted((Privilege.USAGE,), on))
+
+
+def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    kind = _kind(found["kind"])
+    privileges = parse_privileges(kind, found["privileges"].split(","))
+    on = _securable(services, kind, found["name"] or "")
+    return _grant_or_revoke(services, caller, found, Granted(privileges, on))
+
+
+def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    kind = _kind(found["kind"].upper().removesuffix("S"))
+    privileges = parse_privileges(kind, found["privileges"].split(","))
+    on = parse_in_schema(kind, found["name"], services.settings.database)
+    return _grant_or_revoke(services, caller, found, Granted(privileges, on, Scope(found["scope"].upper())))
+
+
+def _grant_or_revoke(services: Services, caller: Caller, found: "re.Match[str]", granted: Granted) -> pa.Table:
+    grants, is_grant = services.registry.grants, found["verb"].upper() == "GRANT"
+    num = (grants.grant if is_grant else grants.revoke)(caller, granted, role_key(found["role"]))
+    counted = f" {num} objects affected." if granted.scope is Scope.ALL else ""
+    return done(f"Statement executed successfully.{counted}")
+
+
+def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    grants, words = services.registry.grants, found.groupdict()
+    if role := words["to_role"]:
+        return _table(GRANTS, grants.to_role(caller, role_key(role)))
+    if role := words["of_role"]:
+        return _table(ROLE_GRANTS, grants.of_role(caller, role_key(role)))
+    if kind := words["kind"]:
+        return _table(GRANTS, grants.on(caller, _securable(services, _kind(kind), words["name"] or "")))
+    user = words["to_user"]
+    return _table(ROLE_GRANTS, grants.to_user(caller, user_key(user) if user else caller.user))
+
+
+def _show_future_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    schema = _securable(services, ObjectKind.SCHEMA, found["name"])
+    rows = [each.model_dump() for each in services.registry.grants.future(caller, schema)]
+    renamed = [{**row, "grant_on": row["granted_on"], "grant_to": row["granted_to"]} for row in rows]
+    return pa.Table.from_pylist(renamed, FUTURE_GRANTS)
+
+
+def _show_roles(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    users = {user.name: user.default_role for user in services.registry.users.show(caller)}
+    rows = [each.model_dump() for each in services.registry.roles.show(caller)]
+    return pa.Table.from_pylist([{**row, "is_default": row["name"] == users.get(caller.user)} for row in rows], ROLES)
+
+
+def _show_users(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    rows = [each.model_dump() for each in services.registry.users.show(caller)]
+    names = ("login_name", "display_name")
+    return pa.Table.from_pylist(
+        [{**row, **dict.fromkeys(names, row["name"]), "disabled": False} for row in rows], USERS
+    )
+
+
+def _set_parameter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    services.registry.accounts.set_parameter(caller, found["name"], _text(found["value"]))
+    return done()
+
+
+def _unset_parameter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    services.registry.accounts.set_parameter(caller, found["name"], None)
+    return done()
+
+
+def _show_parameters(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    rows = [{"key": key, "value": value} for key, value in services.registry.accounts.parameters(caller).items()]
+    return pa.Table.from_pylist(rows, PARAMETERS)
+
+
+def _securable(services: Services, kind: ObjectKind, name: str) -> Securable:
+    return parse_securable(kind, name, services.settings.database, services.settings.schema_name)
+
+
+def _kind(text: str) -> ObjectKind:
+    return ObjectKind(" ".join(text.upper().split()))
+
+
+def _text(written: str | None) -> str:
+    return written[1:-1].replace("''", "'") if written else ""
+
+
+def _created(kind: str, name: str, is_new: bool) -> pa.Table:
+    return done(f"{kind} {name} successfully created." if is_new else f"{name} already exists, statement succeeded.")
+
+
+def _table(schema: pa.Schema, rows: Sequence[Frozen]) -> pa.Table:
+    return pa.Table.from_pylist([row.model_dump() for row in rows], schema)
+
+
+def _both(words: str, answer: Answer) -> tuple[tuple["re.Pattern[str]", Answer], ...]:
+    """GRANT ... TO, REVOKE ... FROM."""
+    grant, revoke = words.replace("<TO>", "TO"), words.replace("<TO>", "FROM")
+    return (pattern(f"(?P<verb>GRANT) {grant}"), answer), (pattern(f"(?P<verb>REVOKE) {revoke}"), answer)
+
+
+CREATE = "(?: IF NOT EXISTS)?"
+DROP = "(?P<if_exists> IF EXISTS)?"
+ONE_NAME = f"(?P<name>{IDENTIFIER})"
+SHOWN = (
+    f"TO ROLE (?P<to_role>{IDENTIFIER})|TO USER (?P<to_user>{IDENTIFIER})|OF ROLE (?P<of_role>{IDENTIFIER})|"
+    rf"ON (?P<kind>ACCOUNT|{KINDS}|BASE\s+MODEL|DATABASE\s+ROLE)(?: (?P<name>{NAME}))?"
+)
+STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
+    (pattern(f"CREATE ROLE{CREATE} {ONE_NAME}{COMMENT}"), _create_role),
+    (pattern(f"DROP ROLE{DROP} {ONE_NAME}"), _drop_role),
+    (pattern(f"CREATE USER{CREATE} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}"), _create_user),
+    (pattern(f"DROP USER{DROP} {ONE_NAME}"), _drop_user),
+    *_both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", _grant_cortex),
+    *_both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", _grant_model_role),
+    *_both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),
+    *_both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", _grant),
+    *_both(
+        f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> {TO_ROLE}",
+        _grant_in_schema,
+    ),
+    *_both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", _grant),
+    (pattern(f"SHOW GRANTS(?: (?:{SHOWN}))?"), _show_grants),
+    (pattern(f"SHOW FUTURE GRANTS IN SCHEMA (?P<name>{NAME})"), _show_future_grants),
+    (pattern("SHOW ROLES"), _show_roles),
+    (pattern("SHOW USERS"), _show_users),
+    (pattern("SHOW PARAMETERS(?: IN ACCOUNT)?"), _show_parameters),
+    (pattern(rf"ALTER ACCOUNT SET (?P<name>\w+)=(?P<value>{TEXT})"), _set_parameter),
+    (pattern(r"ALTER ACCOUNT UNSET (?P<name>\w+)"), _unset_parameter),
+)

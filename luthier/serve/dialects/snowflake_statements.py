@@ -1,0 +1,51 @@
+"""What the files of Snowflake's statements share: a table of patterns, each with what answers it.
+
+Words of a statement stand in order, as Snowflake's documentation has them; names are identifiers.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+
+from luthier.platform.access import Caller
+from luthier.platform.sql_dialect import strip_semicolon
+from luthier.serve.services import Services
+
+IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
+NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
+TEXT = r"'(?:[^']|'')*'"
+
+Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
+Statements = Sequence[tuple["re.Pattern[str]", Answer]]
+
+_TYPES = {"created_on": pa.timestamp("ms", tz="UTC")}
+
+
+def answered(statements: Statements, services: Services, caller: Caller, statement: str) -> pa.Table | None:
+    """None when it is none of them."""
+    text = strip_semicolon(statement)
+    for words, answer in statements:
+        if found := words.fullmatch(text):
+            return answer(services, caller, found)
+    return None
+
+
+def pattern(words: str) -> "re.Pattern[str]":
+    """Any blanks where one stands here, and around an =."""
+    return re.compile(words.replace(" ", r"\s+").replace("=", r"\s*=\s*"), re.IGNORECASE | re.DOTALL)
+
+
+def columns(*names: str) -> pa.Schema:
+    """Text, but for what is named as a time, a truth or a count."""
+    return pa.schema([(name, _TYPES.get(name, _type_of(name))) for name in names])
+
+
+def done(text: str = "Statement executed successfully.") -> pa.Table:
+    return pa.table({"status": pa.array([text], pa.string())})
+
+
+def _type_of(name: str) -> pa.DataType:
+    if name.startswith("is_") or name in ("grant_option", "disabled"):
+        return pa.bool_()
+    return pa.int64() if name in ("assigned_to_users", "granted_to_roles", "granted_roles") else pa.string()

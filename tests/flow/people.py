@@ -1,0 +1,47 @@
+"""Others than the admin, each with a key of his own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from luthier.platform.access import Caller, hash_key, new_key
+from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ObjectKind, Securable
+from tests.factories import ADMIN
+
+Join = Callable[..., TestClient]
+
+
+@pytest.fixture
+def join(app: FastAPI, registry: Registry) -> Iterator[Join]:
+    """A client of a new user with a role, which is made if need be; of another account as its admin."""
+    with ExitStack() as opened:
+
+        def run(role: str, user: str = "ANN", account: str = ADMIN.account) -> TestClient:
+            key = new_key()
+            if account != ADMIN.account:
+                registry.access.add_admin_key(account, hash_key(key), key[:6])
+            else:
+                registry.users.create(ADMIN, user)
+                registry.roles.create(ADMIN, role) if role != "PUBLIC" else None
+                registry.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name=user)) if role != "PUBLIC" else None
+                registry.access.add_key(Caller(account=account, user=user, role=role), hash_key(key), key[:6])
+            return opened.enter_context(TestClient(app, headers={"Authorization": f"Bearer {key}"}))
+
+        yield run
+
+
+def rows(api: TestClient, statement: str) -> list[dict[str, object]]:
+    """What a statement answers, a row a dictionary."""
+    response = api.post("/luthier/v1/sql", json={"statement": statement})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    return [dict(zip(answer["columns"], row, strict=True)) for row in answer["rows"]]
+
+
+def run_all(api: TestClient, *statements: str) -> None:
+    for statement in statements:
+        rows(api, statement)

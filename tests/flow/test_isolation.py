@@ -1,0 +1,311 @@
+"""Every route, statement and artifact of an account, tried with another account's key and with a powerless role's.
+
+What belongs to the first is answered like what is not there: the same status and the same text. A route that
+has no line here fails.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from tests.flow.conftest import CHAT, create, upload
+from tests.flow.people import Join, join, run_all  # noqa: F401 - a fixture
+
+V1 = "/luthier/v1"
+MODEL = f"{V1}/models/{{name:object}}"
+WORDS = b"prompt,completion\nmysecretquestion,mysecretanswer\n"
+LINE = json.dumps(
+    {"custom_id": "1", "method": "POST", "url": CHAT, "body": {"model": "tiny", "messages": []}, "note": "mysecretline"}
+).encode()
+
+
+class Try(NamedTuple):
+    """How a route is asked. `{model}`, `{job}`, ... stand for the first account's objects, or for ones not there."""
+
+    body: Any = None
+    params: dict[str, str] = {}
+    files: Any = None
+    content: bytes | None = None
+    is_open: bool = False
+    """It concerns nobody's objects: all are answered alike."""
+
+
+OPEN = Try(is_open=True)
+ONE = Try()
+CHATTED = Try({"model": "{model}", "messages": [{"role": "user", "content": "a"}]})
+GRANT = Try({"privileges": ["OWNERSHIP"], "kind": "MODEL", "name": "{model}", "role": "{role}"})
+MEMBER = Try({"kind": "USER", "name": "{user}"})
+JOB = {"model": "mine", "base_model": "tiny", "training_data": "SELECT * FROM {table}"}
+KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
+    ("GET", "/healthz"): (OPEN,),
+    ("GET", "/readyz"): (OPEN,),
+    ("GET", "/metrics"): (ONE,),
+    ("GET", f"{V1}/whoami"): (ONE,),
+    ("GET", f"{V1}/base-models"): (OPEN,),
+    ("GET", f"{V1}/base-models/{{name:path}}"): (OPEN,),
+    ("GET", f"{V1}/engines"): (ONE,),
+    ("POST", f"{V1}/jobs"): (
+        Try(JOB),
+        Try(JOB, {"dry_run": "true"}),
+        Try({**JOB, "training_data": "SELECT 'a' AS prompt, 'b' AS completion", "options": {"continue_from": "{job}"}}),
+        Try(
+            {**JOB, "training_data": "SELECT 'a' AS prompt, 'b' AS completion", "options": {"continue_from": "{model}"}}
+        ),
+    ),
+    ("GET", f"{V1}/jobs"): (ONE,),
+    ("GET", f"{V1}/jobs/{{job_id}}"): (ONE,),
+    ("POST", f"{V1}/jobs/{{job_id}}/cancel"): (ONE,),
+    **{("GET", f"{V1}/jobs/{{job_id}}/{part}"): (ONE,) for part in ("events", "metrics", "logs", "answers")},
+    ("POST", f"{V1}/tables"): (
+        Try(params={"name": "{table}", "filename": "a.csv", "replace": "true"}, content=b"a\n1\n"),
+    ),
+    ("GET", f"{V1}/tables"): (ONE,),
+    ("DELETE", f"{V1}/tables/{{name:object}}"): (ONE,),
+    ("POST", f"{V1}/models"): (Try(params={"name": "{model}", "new_version": "true", "promote": "true"}),),
+    ("GET", f"{V1}/models"): (ONE,),
+    ("GET", MODEL): (ONE,),
+    ("DELETE", MODEL): (ONE,),
+    **{("GET", f"{MODEL}/{part}"): (ONE,) for part in ("artifacts", "artifacts/{file}", "versions", "history")},
+    **{("GET", f"{MODEL}/{part}"): (ONE, Try(params={"merged": "true"})) for part in ("export", "export/{file}")},
+    ("POST", f"{MODEL}/promote"): (Try({"version": 1}), Try({"version": 1, "warm": False})),
+    ("POST", f"{MODEL}/rollback"): (ONE, Try({"leaving": 1, "warm": False})),
+    ("PUT", f"{MODEL}/canary"): (Try({"version": 1, "share": 5.0, "warm": False}),),
+    ("DELETE", f"{MODEL}/canary"): (ONE,),
+    ("PUT", f"{MODEL}/aliases/{{alias}}"): (Try({"version": 1}),),
+    ("DELETE", f"{MODEL}/aliases/{{alias}}"): (ONE,),
+    ("POST", f"{MODEL}/warm"): (ONE,),
+    ("POST", f"{V1}/collect"): (ONE, Try(params={"dry_run": "true"})),
+    ("POST", f"{V1}/sql"): (),  # each statement: below
+    ("GET", f"{V1}/usage/{{kind}}"): (ONE, Try(params={"group_by": "user"})),
+    ("POST", f"{V1}/accounts"): (Try({"name": "mine"}),),
+    ("GET", f"{V1}/accounts"): (ONE,),
+    ("GET", f"{V1}/parameters"): (ONE,),
+    ("PUT", f"{V1}/parameters/{{parameter}}"): (Try({"value": "None"}),),
+    ("POST", f"{V1}/users"): (Try({"name": "mine", "default_role": "{role}"}),),
+    ("GET", f"{V1}/users"): (ONE,),
+    ("DELETE", f"{V1}/users/{{name:object}}"): (ONE,),
+    ("POST", f"{V1}/roles"): (Try({"name": "{role}2"}),),
+    ("GET", f"{V1}/roles"): (ONE,),
+    ("DELETE", f"{V1}/roles/{{name:object}}"): (ONE,),
+    ("POST", f"{V1}/roles/{{name:object}}/grant"): (MEMBER, Try({"kind": "ROLE", "name": "{role}"})),
+    ("POST", f"{V1}/roles/{{name:object}}/revoke"): (MEMBER,),
+    ("GET", f"{V1}/grants"): (
+        ONE,
+        *(Try(params={key: f"{{{key[-4:]}}}"}) for key in ("to_role", "of_role", "to_user")),
+        *(Try(params={"kind": kind.upper(), "name": f"{{{kind}}}"}) for kind in ("model", "table", "role", "user")),
+        Try(params={"kind": "SCHEMA", "name": "public"}),
+        Try(params={"future_in": "public"}),
+    ),
+    ("POST", f"{V1}/grants"): (
+        GRANT,
+        Try({**GRANT.body, "privileges": ["SELECT"], "kind": "TABLE", "name": "{table}"}),
+    ),
+    ("POST", f"{V1}/grants/revoke"): (Try({**GRANT.body, "privileges": ["USAGE"]}),),
+    ("POST", CHAT): (CHATTED, Try({**CHATTED.body, "stream": True})),
+    ("POST", "/v1/completions"): (Try({"model": "{model}", "prompt": "a"}),),
+    ("GET", "/v1/models"): (ONE,),
+    ("GET", "/v1/models/{model:path}"): (ONE,),
+    ("DELETE", "/v1/models/{model:path}"): (ONE,),
+    ("POST", "/v1/files"): (Try({"purpose": "batch"}, files={"file": ("a.jsonl", b"{}\n")}, is_open=True),),
+    ("GET", "/v1/files"): (ONE, Try(params={"after": "{file_id}"})),
+    ("GET", "/v1/files/{file_id}"): (ONE,),
+    ("GET", "/v1/files/{file_id}/content"): (ONE,),
+    ("DELETE", "/v1/files/{file_id}"): (ONE,),
+    ("POST", "/v1/batches"): (Try({"input_file_id": "{file_id}", "endpoint": CHAT, "completion_window": "24h"}),),
+    ("GET", "/v1/batches"): (ONE, Try(params={"after": "{batch}"})),
+    ("GET", "/v1/batches/{batch_id}"): (ONE,),
+    ("POST", "/v1/batches/{batch_id}/cancel"): (ONE,),
+    ("POST", "/api/v2/cortex/v1/chat/completions"): (CHATTED,),
+    ("POST", "/api/v2/cortex/inference:complete"): (CHATTED, Try({**CHATTED.body, "stream": False})),
+    ("GET", "/api/v2/cortex/models"): (ONE,),
+}
+STATEMENTS = (
+    "SELECT * FROM {table}",
+    "SELECT * FROM luthier.public.{table}",
+    "SELECT table_name FROM information_schema.tables",
+    "SHOW MODELS",
+    "SHOW VERSIONS IN MODEL {model}",
+    "ALTER MODEL {model} SET DEFAULT_VERSION = V1",
+    "ALTER MODEL {model} VERSION V1 SET ALIAS = a",
+    "ALTER MODEL {model} VERSION V1 UNSET ALIAS",
+    "ALTER MODEL {model} DROP VERSION V1",
+    "DROP MODEL {model}",
+    "SELECT SNOWFLAKE.CORTEX.FINETUNE('SHOW')",
+    "SELECT SNOWFLAKE.CORTEX.FINETUNE('DESCRIBE', '{job}')",
+    "SELECT SNOWFLAKE.CORTEX.FINETUNE('CANCEL', '{job}')",
+    "SELECT SNOWFLAKE.CORTEX.FINETUNE('CREATE', 'mine', 'tiny', 'SELECT * FROM {table}')",
+    "SELECT SNOWFLAKE.CORTEX.COMPLETE('{model}', 'a')",
+    "SELECT SNOWFLAKE.CORTEX.TRY_COMPLETE('{model}', 'a')",
+    "SELECT AI_COMPLETE('{model}', 'a')",
+    "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('{model}', 'a')",
+    "SELECT AI_COUNT_TOKENS('ai_complete', '{model}', 'a')",
+    "SELECT * FROM SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY",
+    "GRANT USAGE ON MODEL {model} TO ROLE {role}",
+    "GRANT OWNERSHIP ON TABLE {table} TO ROLE public",
+    "GRANT ROLE {role} TO USER {user}",
+    "REVOKE ROLE {role} FROM USER {user}",
+    "DROP ROLE {role}",
+    "DROP USER {user}",
+    "SHOW GRANTS",
+    "SHOW GRANTS ON MODEL {model}",
+    "SHOW GRANTS ON TABLE {table}",
+    "SHOW GRANTS TO ROLE {role}",
+    "SHOW GRANTS OF ROLE {role}",
+    "SHOW GRANTS TO USER {user}",
+    "SHOW FUTURE GRANTS IN SCHEMA public",
+    "SHOW ROLES",
+    "SHOW USERS",
+    "SHOW PARAMETERS",
+)
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of objects, by what stands for them."""
+
+    model: str
+    table: str
+    job: str
+    file_id: str
+    batch: str
+    user: str
+    role: str
+
+    def put(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.format_map(vars(self)) if "{" in value else value
+        if isinstance(value, dict):
+            return {key: self.put(each) for key, each in value.items()}
+        return [self.put(each) for each in value] if isinstance(value, list) else value
+
+    def path(self, route: str) -> str:
+        own = self.user if "/users/" in route else self.role if "/roles/" in route else self.model
+        own = self.table if "/tables/" in route else own
+        named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
+        named |= {"file_id": self.file_id, "batch_id": self.batch, "file": "training_results.csv", "alias": "a"}
+        named |= {"kind": "completions", "parameter": "CORTEX_MODELS_ALLOWLIST"}
+        for key, value in named.items():
+            route = route.replace(f"{{{key}}}", value)
+        assert "{" not in route, route
+        return route
+
+    def taken_out(self, text: str) -> str:
+        """A text that is the same for the objects of two accounts if nothing but their names differs."""
+        for key, value in vars(self).items():
+            for spelling in (value, value.upper()):
+                text = text.replace(spelling, f"<{key}>")
+        return text
+
+
+MISSING = Names(
+    model="othermodel",
+    table="othertable",
+    job="ft_00000000-0000-4000-8000-000000000000",
+    file_id="file-00000000",
+    batch="batch_00000000",
+    user="OTHERUSER",
+    role="OTHERROLE",
+)
+SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", "0.75")
+"""None of it may come in an answer; names that were asked for are taken out before."""
+
+
+@pytest.fixture
+def first(api: TestClient, train: Callable[[str], Path]) -> Names:
+    """An account that has one of everything."""
+    upload(api, "mysecrettable", WORDS)
+    job = create(api, model="mysecretmodel", training_data="SELECT * FROM mysecrettable").json()["id"]
+    train(job)
+    running = create(api, model="mysecretnext", training_data="SELECT * FROM mysecrettable")
+    assert running.status_code == 201
+    file = api.post("/v1/files", data={"purpose": "batch"}, files={"file": ("mysecret.jsonl", LINE)}).json()["id"]
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+    batch = api.post("/v1/batches", json=body).json()["id"]
+    assert api.post(CHAT, json=Names.put(_names(file, batch, job), CHATTED.body)).status_code == 200
+    run_all(api, "CREATE USER mysecretuser", "CREATE ROLE mysecretrole", "GRANT ROLE mysecretrole TO USER mysecretuser")
+    return _names(file, batch, job)
+
+
+def _names(file: str, batch: str, job: str) -> Names:
+    return Names("mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE")
+
+
+@pytest.fixture(params=["another account", "a powerless role"])
+def other(request: pytest.FixtureRequest, first: Names, join: Join) -> TestClient:  # noqa: F811
+    return join("ACCOUNTADMIN", account="tenant") if request.param == "another account" else join("PUBLIC", "NOBODY")
+
+
+def routes(app: FastAPI) -> set[tuple[str, str]]:
+    found = [route for route in app.routes if isinstance(route, APIRoute)]
+    return {(method, route.path) for route in found for method in route.methods}
+
+
+def test_every_route_is_known(app: FastAPI) -> None:
+    assert routes(app) == set(KNOWN)
+    beside = {route.path for route in app.routes if not isinstance(route, APIRoute)}  # type: ignore[attr-defined]
+    assert beside == {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+
+
+def test_no_route_tells_or_gives_what_is_the_firsts(api: TestClient, other: TestClient, first: Names) -> None:
+    before = state(api)
+    for (method, path), tries in KNOWN.items():
+        for each in tries:
+            theirs, none = send(other, method, path, each, first), send(other, method, path, each, MISSING)
+            check(f"{method} {path} {each}", theirs, none, first)
+            if any(word in path for word in ("{", "/collect")) and "{kind}" not in path and not each.is_open:
+                assert theirs[0] >= 400 or (theirs[1] == none[1] and "history" in path), f"{method} {path}: {theirs}"
+    assert state(api) == before, "nothing of the first has changed"
+
+
+def test_no_statement_tells_or_gives_what_is_the_firsts(api: TestClient, other: TestClient, first: Names) -> None:
+    before = state(api)
+    for statement in STATEMENTS:
+        route = Try({"statement": statement})
+        theirs, none = (send(other, "POST", f"{V1}/sql", route, names) for names in (first, MISSING))
+        check(statement, theirs, none, first)
+        if "{" in statement and "TRY_" not in statement and "AI_COUNT" not in statement:
+            assert theirs[0] >= 400, f"{statement}: {theirs}"
+    assert state(api) == before, "nothing of the first has changed"
+
+
+def test_without_a_key_nothing_is_answered(app: FastAPI, first: Names) -> None:
+    with TestClient(app) as nobody:
+        for (method, path), tries in KNOWN.items():
+            for each in tries:
+                status, text = send(nobody, method, path, each, first)
+                if path not in ("/healthz", "/readyz"):
+                    assert status == 401, f"{method} {path}: {status} {text}"
+
+
+def send(client: TestClient, method: str, path: str, how: Try, names: Names) -> tuple[int, str]:
+    """Status, and the text without the names."""
+    body = names.put(how.body)
+    sent = {"json": body} if body is not None and how.files is None else {}
+    sent = {"data": body, "files": how.files} if how.files is not None else sent
+    sent |= {"content": how.content} if how.content is not None else {}
+    response = client.request(method, names.path(path), params=names.put(how.params), **sent)
+    return response.status_code, names.taken_out(response.text)
+
+
+def check(what: str, theirs: tuple[int, str], none: tuple[int, str], first: Names) -> None:
+    status, text = theirs
+    assert status < 500, f"{what}: {status} {text}"
+    for secret in (*SECRETS, *vars(first).values()):
+        assert secret not in text, f"{what} tells {secret!r}: {text}"
+    assert status == none[0], f"{what}: {theirs} and {none}"
+    if status >= 400:
+        assert text == none[1], what
+
+
+def state(api: TestClient) -> list[Any]:
+    """All that the first account sees of its own."""
+    paths = ("jobs", "tables", "models", "roles", "users", "usage/completions", "parameters")
+    told = [api.get(f"{V1}/{path}").json() for path in paths]
+    return [*told, api.get(f"{V1}/models/mysecretmodel/history").json(), api.get("/v1/files").json()["data"][-1]]

@@ -1,0 +1,171 @@
+"""The table of actions, and the one function that decides by it."""
+
+import pytest
+
+from luthier.errors import InvalidInput
+from luthier.platform.access import ADMIN_ROLE, ADMIN_USER
+from luthier.platform.privileges import NEEDS, Action, Rights, missing
+from luthier.platform.securables import (
+    ACCOUNT,
+    CORTEX_USER,
+    GRANTABLE,
+    PLATFORM,
+    ObjectKind,
+    Privilege,
+    Securable,
+    check_grantable,
+    parse_privileges,
+    parse_securable,
+    user_key,
+)
+
+MODEL = Securable(ObjectKind.MODEL, "D", "S", "M", owner="OWNER")
+TABLE = Securable(ObjectKind.TABLE, "D", "S", "T", owner="OWNER")
+BASE = Securable(ObjectKind.BASE_MODEL, name="tiny")
+DATABASE, SCHEMA = MODEL.in_database, MODEL.in_schema
+OPEN = {DATABASE: {Privilege.USAGE}, SCHEMA: {Privilege.USAGE}}
+CORTEX = {CORTEX_USER: {Privilege.USAGE}}
+ABOUT = {
+    Action.READ_TABLE: TABLE,
+    Action.DROP_TABLE: TABLE,
+    Action.CREATE_TABLE: SCHEMA,
+    Action.CREATE_MODEL: SCHEMA,
+    Action.FINETUNE: SCHEMA,
+    Action.COMPLETE_BASE: BASE,
+    Action.OPERATE: PLATFORM,
+    **dict.fromkeys(
+        (Action.COUNT_TOKENS, Action.CREATE_ROLE, Action.CREATE_USER, Action.MANAGE_GRANTS, Action.ADMINISTER), ACCOUNT
+    ),
+    Action.SEE_USAGE: ACCOUNT,
+}
+
+
+def rights(held: dict[Securable, set[Privilege]], *roles: str, **given: object) -> Rights:
+    return Rights(frozenset(roles or ("R",)), {on: frozenset(each) for on, each in held.items()}, **given)
+
+
+@pytest.mark.parametrize("action", Action)
+def test_who_holds_nothing_may_nothing(action: Action) -> None:
+    lacks = missing(action, rights({}), ABOUT.get(action, MODEL))
+    assert lacks is not None
+    told = lacks.sentence("R", action)
+    assert str(action) in told
+    assert action is Action.OPERATE or "GRANT " in told
+
+
+@pytest.mark.parametrize("action", Action)
+def test_each_need_is_needed(action: Action) -> None:
+    about = ABOUT.get(action, MODEL)
+    all_held: dict[Securable, set[Privilege]] = {}
+    for need in NEEDS[action]:
+        all_held.setdefault(need.on(about), set()).add(need.privilege)
+    if action is not Action.OPERATE:
+        assert missing(action, rights(all_held), about) is None
+    for need in NEEDS[action]:
+        held = {on: set(each) for on, each in all_held.items()}
+        held[need.on(about)].discard(need.privilege)
+        lacks = missing(action, rights(held), about)
+        assert lacks is not None, need
+        assert (lacks.privilege, lacks.on) == (need.privilege, need.on(about))
+
+
+@pytest.mark.parametrize("action", [each for each in Action if each not in (Action.OPERATE, Action.COMPLETE_BASE)])
+def test_accountadmin_may_everything_in_the_account(action: Action) -> None:
+    assert missing(action, rights({}, ADMIN_ROLE), ABOUT.get(action, MODEL)) is None
+
+
+def test_what_accountadmin_may_not_by_office() -> None:
+    assert missing(Action.OPERATE, rights({}, ADMIN_ROLE), PLATFORM) is not None
+    assert missing(Action.OPERATE, rights({}, ADMIN_ROLE, is_operator=True), PLATFORM) is None
+    assert missing(Action.OPERATE, rights({}, "R", is_operator=True), PLATFORM) is not None
+    assert missing(Action.COMPLETE_BASE, rights({}, ADMIN_ROLE), BASE) is not None, "the account's list says none"
+    assert missing(Action.COMPLETE_BASE, rights({}, ADMIN_ROLE, models=frozenset({"tiny"})), BASE) is None
+    assert missing(Action.COMPLETE_BASE, rights({}, ADMIN_ROLE, models=None), BASE) is None
+
+
+def test_the_list_of_models_is_no_right_to_complete() -> None:
+    lacks = missing(Action.COMPLETE_BASE, rights({}, models=None), BASE)
+    assert lacks is not None
+    assert lacks.on == CORTEX_USER
+    assert missing(Action.COMPLETE_BASE, rights(CORTEX, models=None), BASE) is None
+
+
+@pytest.mark.parametrize("own", [{Privilege.USAGE}, {Privilege.READ}, {Privilege.OWNERSHIP}])
+def test_inference_takes_usage_or_read_or_ownership(own: set[Privilege]) -> None:
+    held = {**OPEN, **CORTEX, MODEL: own}
+    assert missing(Action.COMPLETE, rights(held), MODEL) is None
+    may_look = missing(Action.INSPECT_MODEL, rights(held), MODEL) is None
+    assert may_look == (own != {Privilege.USAGE})
+    assert (missing(Action.READ_ARTIFACTS, rights(held), MODEL) is None) == (own == {Privilege.OWNERSHIP})
+
+
+def test_the_owning_role_owns() -> None:
+    assert missing(Action.DROP_MODEL, rights(OPEN, "OWNER"), MODEL) is None
+    lacks = missing(Action.DROP_MODEL, rights(OPEN, "R"), MODEL)
+    assert lacks is not None
+    assert lacks.is_hidden
+
+
+def test_what_is_seen_and_what_is_hidden() -> None:
+    for held, is_hidden in (
+        (OPEN, True),
+        ({MODEL: {Privilege.USAGE}}, True),
+        ({**OPEN, MODEL: {Privilege.USAGE}}, False),
+    ):
+        lacks = missing(Action.CHANGE_MODEL, rights(held), MODEL)
+        assert lacks is not None
+        assert lacks.is_hidden == is_hidden
+
+
+def test_finetune_asks_for_what_it_should() -> None:
+    held = {**CORTEX, DATABASE: {Privilege.USAGE}, SCHEMA: {Privilege.CREATE_MODEL}}
+    assert missing(Action.FINETUNE, rights(held), SCHEMA) is None
+    assert missing(Action.FINETUNE, rights({**held, SCHEMA: {Privilege.OWNERSHIP}}), SCHEMA) is None
+    assert missing(Action.FINETUNE, rights({**held, SCHEMA: {Privilege.USAGE}}), SCHEMA) is not None
+    assert missing(Action.FINETUNE, rights({**held, DATABASE: set()}), SCHEMA) is not None
+
+
+def test_manage_grants_is_as_good_as_ownership_for_granting() -> None:
+    assert missing(Action.GRANT, rights({ACCOUNT: {Privilege.MANAGE_GRANTS}}), MODEL) is None
+    assert missing(Action.CHANGE_MODEL, rights({ACCOUNT: {Privilege.MANAGE_GRANTS}}), MODEL) is not None
+
+
+def test_privileges_as_they_are_written() -> None:
+    assert parse_privileges(ObjectKind.SCHEMA, ["usage", " create \n model "]) == (
+        Privilege.USAGE,
+        Privilege.CREATE_MODEL,
+    )
+    assert parse_privileges(ObjectKind.MODEL, ["all privileges"]) == (Privilege.USAGE, Privilege.READ)
+    with pytest.raises(InvalidInput, match="no privilege 'FLY': on a MODEL there are USAGE, READ, OWNERSHIP"):
+        parse_privileges(ObjectKind.MODEL, ["FLY"])
+    with pytest.raises(InvalidInput, match="SELECT is no privilege on a MODEL"):
+        check_grantable(ObjectKind.MODEL, (Privilege.SELECT,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "dotted"),
+    [
+        (ObjectKind.DATABASE, "luthier", "LUTHIER"),
+        (ObjectKind.SCHEMA, "s", "D.S"),
+        (ObjectKind.SCHEMA, 'x."s"', 'X."s"'),
+        (ObjectKind.MODEL, "m", "D.S.M"),
+        (ObjectKind.TABLE, "a.b.c", "A.B.C"),
+        (ObjectKind.ROLE, "analyst", "ANALYST"),
+        (ObjectKind.USER, "Admin", '"admin"'),
+        (ObjectKind.DATABASE_ROLE, "snowflake.cortex_user", "SNOWFLAKE.CORTEX_USER"),
+        (ObjectKind.BASE_MODEL, '"smollm2-135m"', '"smollm2-135m"'),
+        (ObjectKind.BASE_MODEL, "ALL", '"*"'),
+        (ObjectKind.ACCOUNT, "", ""),
+    ],
+)
+def test_objects_as_they_are_written(kind: ObjectKind, written: str, dotted: str) -> None:
+    found = parse_securable(kind, written, "D", "S")
+    assert found.dotted == dotted
+    if kind is not ObjectKind.BASE_MODEL and dotted:
+        assert parse_securable(kind, dotted, "D", "S") == found
+
+
+def test_every_action_and_kind_has_its_row() -> None:
+    assert set(NEEDS) == set(Action)
+    assert set(GRANTABLE) == set(ObjectKind) - {ObjectKind.PLATFORM}
+    assert user_key("ADMIN") == user_key('"admin"') == ADMIN_USER
