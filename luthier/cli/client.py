@@ -107,6 +107,11 @@ class Client:
         with self._streamed("GET", "/luthier/v1/statement", params=params) as response:
             yield from response.iter_bytes()
 
+    def reconcile(self) -> dict[str, Any]:
+        """The ledger against what was counted elsewhere: is_equal, checks, notes."""
+        report: dict[str, Any] = self.call("GET", "/luthier/v1/ledger/reconcile")
+        return report
+
     def base_models(self, include_retired: bool = False) -> Rows:
         """The catalog: what can be tuned and served, and what the server has of it."""
         rows: Rows = self.call("GET", "/luthier/v1/base-models", params={"all": include_retired})["base_models"]

@@ -15,6 +15,7 @@ from luthier.cli import (
     credits,
     files,
     finetune,
+    ledger,
     models,
     sql,
     tables,
@@ -54,6 +55,7 @@ for command in (
     usage.usage,
     credits.credits,
     *access.COMMANDS,
+    ledger.ledger,
 ):
     main.add_command(command)
 

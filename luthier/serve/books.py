@@ -8,13 +8,15 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageRecord
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 from luthier.serve.complete import Visit
+from luthier.serve.engine_counts import Asked
 from luthier.serve.leases import Leases, Reservation
 from luthier.serve.usage import UsageSpool
 
 
 class ReplicaBooks:
-    def __init__(self, spool: UsageSpool, leases: Leases, log: AccessLog | None) -> None:
-        self._spool, self._leases, self._log = spool, leases, log
+    def __init__(self, spool: UsageSpool, leases: Leases, log: AccessLog | None, asked: Asked | None = None) -> None:
+        """`asked` adds up all visits, billed or not."""
+        self._spool, self._leases, self._log, self._asked = spool, leases, log, asked
 
     def check(self) -> None:
         self._spool.check()
@@ -26,6 +28,8 @@ class ReplicaBooks:
         self._spool.settle(record)
 
     def tell(self, visit: Visit) -> None:
+        if self._asked:
+            self._asked.add(visit)
         if self._log:
             self._log.add(line_of(visit))
 

@@ -43,6 +43,8 @@ class VllmEngine:
         self._prompts: Prompts = load_prompts(weights)
         self._most_chars = self._limit * self._prompts.longest_token
         self._base, self._own = base, own
+        self.probed = Tally()
+        """By `score`."""
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
         arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(weights, use_gpu)
@@ -89,6 +91,8 @@ class VllmEngine:
             *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
         except _engine_dead() as error:
             raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
+        self.probed.prompt += len(ids)
+        self.probed.completion += len(output.outputs[0].token_ids)
         return [output.prompt_logprobs[at][ids[at]].logprob for at in range(start, len(ids))]
 
     async def whole(

@@ -26,6 +26,7 @@ from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer
 from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_args import keep_environment
+from luthier.serve.engine_counts import Asked
 from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
@@ -55,15 +56,16 @@ class EngineReplica:
         settings = services.settings
         folder, verbs = settings.home / "spool" / base.name, services.registry
         holders = Holders(folder, verbs.credits.end_holder)
-        spool = UsageSpool(folder, verbs.ledger.append, settings.max_spool_mib << 20, holders.inherited)
-        spool.start()
+        asked = Asked(engine.probed, lambda: self._completer.admission.num_taken)
+        spool = UsageSpool(folder, verbs.ledger.append, settings.max_spool_mib << 20, asked.counts, holders.inherited)
         leases = Leases(verbs.credits, holders.name)
         self._renewing = asyncio.create_task(leases.keep_renewed())
         keep_environment()
         self._engine = engine
-        books = ReplicaBooks(spool, leases, services.access_log)
+        books = ReplicaBooks(spool, leases, services.access_log, asked)
         self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
         REGISTRY.register(Places(base.name, self._completer.admission))
+        spool.start()
 
     async def check_health(self) -> None:
         """Serve asks this. A dead engine ends the process: Serve would ask thrice, then wait for its requests."""

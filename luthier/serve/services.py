@@ -24,6 +24,7 @@ from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
@@ -52,6 +53,7 @@ class Verbs(Protocol):
     ledger: Ledger
     usage: UsageReader
     credits: Credits
+    reconcile: Reconcile
     proofs: Proofs
     jobs: Jobs
     files: Files

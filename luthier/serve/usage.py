@@ -6,7 +6,6 @@ are sent again by whoever takes it over; the ledger's key makes that harmless.
 
 import logging
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -19,14 +18,13 @@ import psutil
 
 from luthier.errors import Conflict, Unavailable
 from luthier.platform.metering import UsageRecord
+from luthier.platform.settled import EngineCounts, SettledFiles, owner, read_spool
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS, MOST_SECONDS = 0.2, 5.0
 """Between two flushes; while the ledger is away twice as long each time."""
 MAX_BATCH = 1000
-NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
-"""Of a file, without its suffix: the process that writes it, and which of its files it is."""
 
 
 class UsageSpool:
@@ -37,14 +35,21 @@ class UsageSpool:
         folder: Path,
         append: Callable[[list[UsageRecord]], int],
         max_bytes: int = 64 << 20,
+        engine: Callable[[], EngineCounts | None] = lambda: None,
         inherited: Callable[[], None] | None = None,
     ) -> None:
-        """`max_bytes`: what may wait for the ledger. `inherited` is told once all is there that was left behind."""
+        """`max_bytes`: what may wait for the ledger; `engine` tells what this process's engine has counted.
+
+        `inherited` is told once all is there that was left behind.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._append, self._max_bytes = folder, append, max_bytes
+        self._folder, self._append, self._max_bytes, self._engine = folder, append, max_bytes, engine
+        self._settled = SettledFiles(folder)
+        self._settled.begin()
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
-        own = [number for pid, number in map(_owner, folder.glob("*.jsonl")) if pid == os.getpid()]
-        self._file = _File(folder / f"{os.getpid()}-{max(own, default=0) + 1}.jsonl")
+        own = [number for pid, number in map(owner, folder.glob("*.jsonl")) if pid == os.getpid()]
+        last = max([*own, self._settled.of(os.getpid()).upto, 0])
+        self._file = _File(folder / f"{os.getpid()}-{last + 1}.jsonl")
         self._closed: deque[_Closed] = deque(self._left_behind())
         self._num_bytes = sum(closed.num_bytes for closed in self._closed)
         self._inherited = inherited
@@ -87,6 +92,8 @@ class UsageSpool:
     def _send_closed(self) -> None:
         while self._closed:
             file, records, num_bytes = self._closed[0]
+            is_own = owner(file)[0] == os.getpid()
+            self._settled.count(file, records, self._engine() if is_own else None)
             while records:
                 self._send(records[:MAX_BATCH])
                 del records[:MAX_BATCH]
@@ -129,10 +136,10 @@ class UsageSpool:
     def _left_behind(self) -> list["_Closed"]:
         """The files of processes that are gone. Another heir may be quicker: then a file is there no more."""
         found = []
-        for file in sorted(self._folder.glob("*.jsonl")):
+        for file in sorted(self._folder.glob("*.jsonl"), key=owner):
             with suppress(FileNotFoundError):
                 if not is_written(file):
-                    found.append(_Closed(file, _read(file), file.stat().st_size))
+                    found.append(_Closed(file, read_spool(file), file.stat().st_size))
         return found
 
 
@@ -165,26 +172,13 @@ class _File:
         self._handle.close()
 
 
-def _owner(file: Path) -> tuple[int, int]:
-    """The process that writes or wrote a file, and the file's number."""
-    name = NAME.fullmatch(file.stem)
-    assert name, f"{file} is no usage file"
-    return int(name["pid"]), int(name["number"] or 0)
-
-
 def _next(file: Path) -> Path:
-    pid, number = _owner(file)
+    pid, number = owner(file)
     return file.with_name(f"{pid}-{number + 1}.jsonl")
 
 
 def is_written(file: Path) -> bool:
     """Whether its process lives. Process ids come again: one that began after the last line is another process."""
     with suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(_owner(file)[0]).create_time() <= file.stat().st_mtime)
+        return bool(psutil.Process(owner(file)[0]).create_time() <= file.stat().st_mtime)
     return False
-
-
-def _read(file: Path) -> list[UsageRecord]:
-    """Whole lines only: a process that dies while it writes leaves half of the last one."""
-    *lines, _torn = file.read_text("utf-8").split("\n")
-    return [UsageRecord.model_validate_json(line) for line in lines]

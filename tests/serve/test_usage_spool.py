@@ -84,7 +84,7 @@ def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folde
     assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a"]
     spool.flush()
     assert kept(registry) == ["a"]
-    assert [file.read_text() for file in folder.iterdir()] == [""]
+    assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]
 
 
 def test_what_comes_together_is_sent_together(registry: Registry, folder: Path) -> None:
@@ -114,13 +114,13 @@ def test_records_wait_on_disk_while_the_registry_is_away(registry: Registry, fol
         spool.flush()
     spool.settle(make_record("b"))
     assert kept(registry) == []
-    assert [lines(file) for file in sorted(folder.iterdir())] == [["a"], ["b"]]
+    assert [lines(file) for file in sorted(folder.glob("*.jsonl"))] == [["a"], ["b"]]
     door.is_open = True
     while door.tries.get(timeout=DEADLINE_SECONDS) != ["b"]:
         pass
     spool.flush()
     assert kept(registry) == ["a", "b"]
-    assert [file.read_text() for file in folder.iterdir()] == [""]
+    assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]
 
 
 def test_an_absence_is_told_once_and_asked_about_ever_less(
@@ -174,7 +174,7 @@ def test_a_long_absence_leaves_two_files(registry: Registry, folder: Path) -> No
         spool.settle(make_record(name))
         with pytest.raises(Unavailable):
             spool.flush()
-    assert [lines(file) for file in sorted(folder.iterdir())] == [["a"], ["b", "c", "d", "e"]]
+    assert [lines(file) for file in sorted(folder.glob("*.jsonl"))] == [["a"], ["b", "c", "d", "e"]]
 
 
 @pytest.mark.parametrize("suffix", ["", "-1", "-12"], ids=["as it was named before", "its first", "its twelfth"])
@@ -325,4 +325,4 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_counted_twice(
     assert settled <= set(counted)
     assert set(counted.values()) == {1}
     assert len(counted) <= len(settled) + 3
-    assert [file.read_text() for file in folder.iterdir()] == [""]
+    assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]

@@ -24,6 +24,7 @@ from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
@@ -75,6 +76,7 @@ class RegistryClient:
         self.ledger = cast(Ledger, _Part("ledger"))
         self.usage = cast(UsageReader, _Part("usage"))
         self.credits = cast(Credits, _Part("credits"))
+        self.reconcile = cast(Reconcile, _Part("reconcile"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.files = cast(Files, _Part("files"))
         self.batches = cast(Batches, _Part("batches"))

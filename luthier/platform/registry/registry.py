@@ -17,6 +17,7 @@ from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.retention import Retention
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.storage import StorageMeter
@@ -46,6 +47,7 @@ class Registry:
         self.usage = UsageReader(store)
         self.ledger = Ledger(store, clock)
         self.credits = Credits(store, clock, settings.account)
+        self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)
         self.batches = Batches(store, self.files, self.ledger, clock)

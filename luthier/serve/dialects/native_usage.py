@@ -1,11 +1,12 @@
-"""The native API on the ledger: the statement of an account."""
+"""The native API on the ledger: the statement of an account, and the comparison with what was counted elsewhere."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from luthier.errors import NotAllowed
 from luthier.platform.registry.usage import Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
 from luthier.serve.deps import CallerOf, ServicesOf
@@ -27,6 +28,14 @@ def account_statement(
     lines of JSON, whose `source` and `id` are the same whenever they are asked for."""
     records = records_of(services.registry.usage, caller, Selection(since=since, until=until))
     return StreamingResponse(_together(lines(records, form)), media_type=MEDIA_TYPES[form])
+
+
+@routes.get("/ledger/reconcile")
+def reconcile(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """The ledger of all accounts against replicas, engines, batches, jobs and manifests, figure by figure."""
+    if caller.account != services.settings.account:
+        raise NotAllowed(f"The whole ledger is of all accounts; it is for {services.settings.account} alone.")
+    return services.registry.reconcile.report().model_dump()
 
 
 def _together(parts: Iterator[str]) -> Iterator[str]:

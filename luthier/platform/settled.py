@@ -1,0 +1,131 @@
+"""What replicas counted and settled, kept beside their spools: one side of the comparison with the ledger.
+
+Files of one folder a base model: `began`, `<process>.settled` with totals, and spools, whose lines wait for the ledger.
+A spool file is counted once, right before it is sent, by its process or an heir: `upto` says which files are in.
+"""
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from luthier.platform.frozen import Frozen
+from luthier.platform.metering import UsageRecord
+from luthier.platform.run_files import write_whole
+
+NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
+"""Of a spool file, without its suffix: the process that writes it, and which of its files it is."""
+
+
+class Totals(Frozen):
+    records: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    amount_ucr: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(**{name: getattr(self, name) + getattr(other, name) for name in Totals.model_fields})
+
+    def __sub__(self, other: "Totals") -> "Totals":
+        return Totals(**{name: getattr(self, name) - getattr(other, name) for name in Totals.model_fields})
+
+
+class EngineCounts(Frozen):
+    """Of one process since it started: vLLM's own counters, and what they are made of by our count."""
+
+    prompt_tokens: int
+    generation_tokens: int
+    billed: Totals = Totals()
+    elsewhere: Totals = Totals()
+    """Billed by whoever asked: lines of batches."""
+    unbilled: Totals = Totals()
+    """Refused or failed before a bill."""
+    probes: Totals = Totals()
+    """Questions that prove an adapter; nobody pays for them."""
+    repeated_prompt_tokens: int = 0
+    """vLLM counts a prompt for each of its choices, the bill once."""
+    abandoned_prompt_tokens: int = 0
+    """Of clients that left: they are on the bill, and vLLM may not have read them."""
+    num_open: int = 0
+    """Sequences under way at that moment: vLLM has counted some of their tokens, we none."""
+
+    @property
+    def difference(self) -> tuple[int, int] | None:
+        """Prompt and generation tokens that nothing explains; None while sequences are under way."""
+        if self.num_open:
+            return None
+        told = self.billed + self.elsewhere + self.unbilled + self.probes
+        most = told.prompt_tokens + self.repeated_prompt_tokens
+        least = most - self.abandoned_prompt_tokens
+        prompt = self.prompt_tokens - min(max(self.prompt_tokens, least), most)
+        return prompt, self.generation_tokens - told.completion_tokens
+
+
+class Settled(Frozen):
+    """Of one process."""
+
+    upto: int = -1
+    """The number of the last file that is in."""
+    totals: Totals = Totals()
+    engine: EngineCounts | None = None
+
+
+def owner(file: Path) -> tuple[int, int]:
+    """The process that writes or wrote a spool file, and the file's number."""
+    name = NAME.fullmatch(file.stem)
+    assert name, f"{file} is no usage file"
+    return int(name["pid"]), int(name["number"] or 0)
+
+
+def read_spool(file: Path) -> list[UsageRecord]:
+    """Whole lines only: a process that dies while it writes leaves half of the last one."""
+    *lines, _torn = file.read_text("utf-8").split("\n")
+    return [UsageRecord.model_validate_json(line) for line in lines]
+
+
+class SettledFiles:
+    """The totals in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self) -> int:
+        """Since when all is counted, in epoch milliseconds: from the first call on."""
+        file = self._folder / "began"
+        if not file.exists():
+            write_whole(file, str(time.time_ns() // 1_000_000))
+        return int(file.read_text())
+
+    def of(self, pid: int) -> Settled:
+        with suppress(FileNotFoundError):
+            return Settled.model_validate_json(self._file(pid).read_text())
+        return Settled()
+
+    def count(self, file: Path, records: Iterable[UsageRecord], engine: EngineCounts | None = None) -> None:
+        """Adds a spool file, unless it is in."""
+        (pid, number), began = owner(file), self.begin()
+        settled = self.of(pid)
+        if number > settled.upto:
+            totals = settled.totals + totals_of(record for record in records if record.time >= began)
+            engine = engine or settled.engine
+            write_whole(self._file(pid), Settled(upto=number, totals=totals, engine=engine).model_dump_json())
+
+    def all(self) -> Iterator[tuple[int, Settled]]:
+        for file in sorted(self._folder.glob("*.settled")):
+            yield int(file.stem), self.of(int(file.stem))
+
+    def spools(self) -> Iterator[tuple[Path, list[UsageRecord]]]:
+        """The files that wait, and their records."""
+        for file in sorted(self._folder.glob("*.jsonl"), key=owner):
+            with suppress(FileNotFoundError):
+                yield file, read_spool(file)
+
+    def _file(self, pid: int) -> Path:
+        return self._folder / f"{pid}.settled"
+
+
+def totals_of(records: Iterable[UsageRecord]) -> Totals:
+    counted = [(record.prompt_tokens, record.completion_tokens, record.amount_ucr) for record in records]
+    prompt, completion, amount = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0, 0)
+    return Totals(records=len(counted), prompt_tokens=prompt, completion_tokens=completion, amount_ucr=amount)

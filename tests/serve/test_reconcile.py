@@ -1,0 +1,208 @@
+"""The ledger against the counters: equal after any death of a replica; every loss and every surplus is found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from luthier.errors import Unavailable
+from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.registry.reconcile import Reconciliation
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
+from luthier.platform.store import Store
+from luthier.serve.usage import UsageSpool
+from tests.factories import make_finished, make_job, make_record
+
+pytestmark = pytest.mark.stores
+
+NOW = 10**15
+"""After every `began`."""
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Path:
+    return settings.home / "spool" / "tiny"
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def record(name: str, **given: object) -> UsageRecord:
+    return make_record(name, time=NOW, **given)
+
+
+def differences(report: Reconciliation, check: str = "completions") -> dict[str, int]:
+    return {each.what: each.difference for each in report.checks if each.check == check}
+
+
+def settled(registry: Registry, folder: Path, *names: str) -> UsageSpool:
+    spool = UsageSpool(folder, registry.ledger.append)
+    for name in names:
+        spool.settle(record(name))
+    return spool
+
+
+def test_what_is_settled_and_flushed_is_equal(registry: Registry, folder: Path) -> None:
+    spool = settled(registry, folder, "a", "b")
+    report = registry.reconcile.report()
+    (records,) = [each for each in report.checks if each.what == "records"]
+    assert (records.counted, records.waiting, records.ledger, report.is_equal) == (2, 2, 0, True)
+    spool.flush()
+    report = registry.reconcile.report()
+    (records,) = [each for each in report.checks if each.what == "records"]
+    assert (records.counted, records.waiting, records.ledger, report.is_equal) == (2, 0, 2, True)
+    spool.settle(record("c"))
+    spool.flush()
+    assert registry.reconcile.report().is_equal
+
+
+def test_a_record_that_the_ledger_lost_is_found(registry: Registry, folder: Path, settings: Settings) -> None:
+    settled(registry, folder, "a", "b").flush()
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        tx.execute(sa.delete(store.table("usage")).where(store.table("usage").c.source_id == "a"))
+    report = registry.reconcile.report()
+    assert not report.is_equal
+    assert differences(report) == {"records": 1, "prompt_tokens": 3, "completion_tokens": 2, "amount_ucr": 1}
+
+
+def test_a_record_that_no_replica_counted_is_found(registry: Registry, folder: Path) -> None:
+    settled(registry, folder, "a").flush()
+    registry.ledger.append([record("forged", amount_ucr=100)])
+    assert differences(registry.reconcile.report())["amount_ucr"] == -100
+
+
+def test_a_record_that_is_refused_is_a_difference(registry: Registry, folder: Path) -> None:
+    registry.ledger.append([record("a", prompt_tokens=9)])
+    settled(registry, folder, "a").flush()
+    assert differences(registry.reconcile.report())["prompt_tokens"] == -6
+
+
+def test_an_heir_counts_what_the_dead_left_behind_once(registry: Registry, folder: Path) -> None:
+    spool = settled(registry, folder, "a")
+    spool.flush()
+    spool.settle(record("b"))
+    pid = dead_pid()
+    for file in [*folder.glob("*.jsonl"), *folder.glob("*.settled")]:
+        file.rename(file.with_name(file.name.replace(str(os.getpid()), str(pid))))
+    assert registry.reconcile.report().is_equal
+
+    def away(_records: list[UsageRecord]) -> int:
+        raise Unavailable("away")
+
+    for _ in range(2):  # heirs that count and die before the ledger answers
+        with pytest.raises(Unavailable):
+            UsageSpool(folder, away).flush()
+        assert registry.reconcile.report().is_equal
+    UsageSpool(folder, registry.ledger.append).flush()
+    report = registry.reconcile.report()
+    (records,) = [each for each in report.checks if each.what == "records"]
+    assert (records.counted, records.waiting, records.ledger, report.is_equal) == (2, 0, 2, True)
+
+
+def test_a_process_with_a_dead_ones_id_goes_on_from_its_numbers(registry: Registry, folder: Path) -> None:
+    settled(registry, folder, "a").flush()
+    for file in folder.glob("*.jsonl"):
+        file.unlink()  # its last one, empty
+    settled(registry, folder, "b").flush()
+    report = registry.reconcile.report()
+    assert differences(report)["records"] == 0
+    assert report.checks[0].counted == 2
+
+
+def test_files_are_counted_in_the_order_of_their_numbers(registry: Registry, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    pid = dead_pid()
+    for number in (2, 10):
+        (folder / f"{pid}-{number}.jsonl").write_text(record(f"r{number}").model_dump_json() + "\n")
+    UsageSpool(folder, registry.ledger.append).flush()
+    assert registry.reconcile.report().is_equal
+    assert SettledFiles(folder).of(pid).totals.records == 2
+
+
+def test_what_is_older_than_the_counters_is_told_not_hidden(registry: Registry, folder: Path) -> None:
+    registry.ledger.append([make_record("old", time=5)])
+    settled(registry, folder, "a").flush()
+    report = registry.reconcile.report()
+    assert report.is_equal
+    assert report.notes == ["1 completions on tiny are older than its replicas' counters."]
+
+
+def test_lines_of_batches_are_no_replicas(registry: Registry, folder: Path) -> None:
+    settled(registry, folder, "a").flush()
+    registry.ledger.append([record("batch_1-0")])
+    report = registry.reconcile.report()
+    assert differences(report)["records"] == 0
+    assert differences(report, "batches") == {"lines": -1}
+
+
+def trained(registry: Registry, folder: Path, manifest_tokens: int) -> None:
+    folder.mkdir()
+    (folder / "luthier.json").write_text(json.dumps({"trained_tokens": manifest_tokens}))
+    registry.jobs.submit(make_job())
+    registry.jobs.tick()
+    registry.jobs.finish("ft_1", make_finished(folder))
+
+
+def test_trained_tokens_are_those_of_job_and_manifest(registry: Registry, tmp_path: Path) -> None:
+    trained(registry, tmp_path / "adapter", 60)
+    report = registry.reconcile.report()
+    told = [(each.check, each.counted, each.ledger) for each in report.checks if each.what == "trained_tokens"]
+    assert (told, report.is_equal) == ([("training", 60, 60), ("manifests", 60, 60)], True)
+
+
+def test_a_manifest_that_tells_otherwise_is_found(registry: Registry, tmp_path: Path) -> None:
+    trained(registry, tmp_path / "adapter", 61)
+    report = registry.reconcile.report()
+    assert (differences(report, "manifests"), report.is_equal) == ({"trained_tokens": 1}, False)
+
+
+def test_a_job_without_its_bill_is_found_by_name(registry: Registry, settings: Settings, tmp_path: Path) -> None:
+    trained(registry, tmp_path / "adapter", 60)
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        tx.execute(sa.delete(store.table("usage")).where(store.table("usage").c.kind == UsageKind.TRAINING.value))
+    (check,) = [each for each in registry.reconcile.report().checks if each.check == "training"]
+    assert (check.difference, check.note) == (60, "ft_1")
+
+
+def tokens(prompt: int, completion: int) -> Totals:
+    return Totals(prompt_tokens=prompt, completion_tokens=completion)
+
+
+@pytest.mark.parametrize(
+    ("counts", "difference"),
+    [
+        (EngineCounts(prompt_tokens=10, generation_tokens=4, billed=tokens(10, 4)), (0, 0)),
+        (EngineCounts(prompt_tokens=10, generation_tokens=5, billed=tokens(10, 4)), (0, 1)),
+        (EngineCounts(prompt_tokens=15, generation_tokens=5, billed=tokens(10, 4), probes=tokens(5, 1)), (0, 0)),
+        (EngineCounts(prompt_tokens=10, generation_tokens=4, elsewhere=tokens(10, 4)), (0, 0)),
+        (EngineCounts(prompt_tokens=30, generation_tokens=0, billed=tokens(10, 0), repeated_prompt_tokens=20), (0, 0)),
+        (EngineCounts(prompt_tokens=4, generation_tokens=0, billed=tokens(10, 0), abandoned_prompt_tokens=6), (0, 0)),
+        (EngineCounts(prompt_tokens=3, generation_tokens=0, billed=tokens(10, 0), abandoned_prompt_tokens=6), (-1, 0)),
+        (EngineCounts(prompt_tokens=10, generation_tokens=9, billed=tokens(10, 4), num_open=1), None),
+    ],
+)
+def test_engines_against_what_was_asked_of_them(counts: EngineCounts, difference: tuple[int, int] | None) -> None:
+    assert counts.difference == difference
+
+
+def test_an_engines_surplus_is_a_difference(registry: Registry, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    counts = EngineCounts(prompt_tokens=10, generation_tokens=5, billed=tokens(10, 4), probes=tokens(0, 0))
+    (folder / "7.settled").write_text(Settled(engine=counts).model_dump_json())
+    report = registry.reconcile.report()
+    assert (differences(report, "engine"), report.is_equal) == ({"prompt_tokens": 0, "completion_tokens": 1}, False)
+    (folder / "7.settled").write_text(Settled(engine=counts.model_copy(update={"num_open": 1})).model_dump_json())
+    report = registry.reconcile.report()
+    assert report.is_equal
+    assert "compared when it rests" in report.notes[0]
