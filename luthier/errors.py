@@ -71,9 +71,11 @@ class ContextTooLong(InvalidInput):
 
 
 class NotAuthenticated(LuthierError):
-    """No key, or a key that nobody has."""
+    """No key, or a key that nobody has, or that works no more."""
 
     code, http, exit = "invalid_api_key", 401, 4
+    caller: object | None = None
+    """Whose key it was, where that is known; for the audit."""
 
 
 class NotAllowed(LuthierError):
@@ -98,6 +100,12 @@ class ModelNotFound(NotFound):
     """No model of that name that the caller can ask."""
 
     code = "model_not_found"
+
+
+class AuditBroken(LuthierError):
+    """The audit is not as it was written."""
+
+    code, http, exit = "audit_broken", 409, 1
 
 
 class Conflict(LuthierError):

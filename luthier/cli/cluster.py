@@ -240,7 +240,7 @@ def _ensure_key(settings: Settings, cluster: Cluster, registry: Any) -> str | No
     profile = load_profile(settings)
     if profile is not None:
         try:
-            registry.access.authenticate(hash_key(profile.api_key))
+            registry.keys.authenticate(hash_key(profile.api_key))
             save_profile(settings, Profile(url=cluster.url, api_key=profile.api_key))
             return None
         except NotAuthenticated:

@@ -8,6 +8,7 @@ import click
 import luthier
 from luthier.cli import (
     access,
+    audit,
     base_models,
     batches,
     cluster_commands,
@@ -15,6 +16,7 @@ from luthier.cli import (
     credits,
     files,
     finetune,
+    keys,
     ledger,
     models,
     sql,
@@ -52,6 +54,8 @@ for command in (
     models.models,
     base_models.base_models,
     tables.tables,
+    keys.keys,
+    audit.audit,
     usage.usage,
     credits.credits,
     *access.COMMANDS,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from luthier.errors import InvalidInput
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 TASKS = click.Choice([task.value for task in TaskType], case_sensitive=False)
 METHODS = click.Choice([method.value for method in Method], case_sensitive=False)
@@ -70,6 +72,16 @@ def parse_time(text: str | None) -> int | None:
         return int(datetime.fromisoformat(text).astimezone(UTC).timestamp() * 1000)
     except ValueError as error:
         raise InvalidInput(f"{text!r} is no date or time: write 2026-11-21 or 2026-11-21T14:00.") from error
+
+
+def parse_duration(text: str | None) -> int | None:
+    """90d, 12h, 30m, 45s to seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
+    if not found:
+        raise InvalidInput(f"{text!r} is no time: write a number and s, m, h or d, such as 90d.")
+    return int(found[1]) * SECONDS[found[2]]
 
 
 def _value(text: str) -> Any:

@@ -23,7 +23,7 @@ HELP = {
     "credits": "Sums of all kinds.",
 }
 SUMS = ("records", "prompt_tokens", "completion_tokens", "trained_tokens", "credits")
-GROUPS = ("model", "base_model", "function", "user", "role", "query", "day", "hour")
+GROUPS = ("model", "base_model", "function", "user", "role", "key", "query", "day", "hour")
 SINCE = click.option("--since", help="From this date or time on.")
 UNTIL = click.option("--until", help="Before this date or time.")
 GROUP_BY = click.option(

@@ -1,4 +1,4 @@
-"""Who calls: account, user, role, API key. One admin today; every noun already carries all three."""
+"""Who calls: account, user, role, API key."""
 
 import hashlib
 import secrets
@@ -16,6 +16,13 @@ class Caller(Frozen):
     account: str
     user: str
     role: str
+    key: str | None = None
+    """The public id of the API key that was shown; None: another proof of who he is, or the platform itself."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Without the key: columns of what he makes."""
+        return {"account": self.account, "user": self.user, "role": self.role}
 
 
 def new_key() -> str:
@@ -24,5 +31,5 @@ def new_key() -> str:
 
 
 def hash_key(key: str) -> str:
-    """What is stored of a key. A plain SHA-256 is enough for 256 random bits, and lookup by hash is constant-time."""
+    """What is stored of a key. A plain SHA-256 is enough for 256 random bits."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -27,6 +27,8 @@ class UsageRecord(Frozen):
     account: str
     user: str
     role: str
+    key: str | None = None
+    """The public id of the API key, where there was one."""
     function: str
     """FINETUNE, COMPLETE, STORAGE, or the dialect's route."""
     base_model: str

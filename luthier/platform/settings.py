@@ -4,14 +4,19 @@ import os
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def configs_dir() -> Path:
@@ -62,6 +67,42 @@ class Settings(BaseSettings):
     mlflow_experiment: str = Field("luthier", min_length=1)
     mlflow_registry: str = Field("", pattern=r"^([\w-]+(\.[\w-]+)?)?$")
     """Tuned models are registered there by account and name: luthier, or a catalog.schema; empty means none is."""
+
+    oidc_issuer: str = ""
+    """An identity provider whose tokens are taken beside API keys; empty means none."""
+    oidc_audience: str = ""
+    oidc_algorithms: tuple[str, ...] = ("RS256", "ES256")
+    oidc_jwks_url: str = ""
+    """Where its public keys are; empty: as its discovery document says."""
+    oidc_user_claim: str = Field("sub", min_length=1)
+    oidc_account: str = ""
+    """Of its users; empty: `account`."""
+    oidc_create_users: bool = False
+    oidc_role_claim: str = ""
+    """Names roles; the first that the user has is his, else his default one."""
+    oidc_roles: dict[str, str] = {}
+    """What the provider calls a role, and what it is called here; other names are taken as they are."""
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _oidc_is_asymmetric(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or not set(names) <= set(ASYMMETRIC):
+            raise ValueError(f"tokens are signed by private keys: of {', '.join(ASYMMETRIC)}, one at least")
+        return names
+
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _oidc_is_private(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and parts.scheme != "https" and (parts.scheme, parts.hostname in LOOPBACK) != ("http", True):
+            raise ValueError("an https:// address; http:// is for this machine alone")
+        return url
+
+    @model_validator(mode="after")
+    def _oidc_is_whole(self) -> Self:
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("oidc_issuer needs oidc_audience: a token for another service is none for this one")
+        return self
 
     @field_validator("mlflow_tracking_uri")
     @classmethod

@@ -8,12 +8,14 @@ from starlette.types import ASGIApp, Lifespan
 
 from luthier.platform.settings import Settings
 from luthier.serve import engine_metrics
+from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.batching import Batching
 from luthier.serve.deps import KeyCheck
 from luthier.serve.dialects import cortex, native, openai, openai_batches, openai_files
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
+from luthier.serve.oidc import make_oidc
 from luthier.serve.services import Services
 
 UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models", "/v1/files")
@@ -32,15 +34,17 @@ def build_api(services: Services) -> FastAPI:
 def build_direct(services: Services) -> ASGIApp:
     """A replica's own door: OpenAI's dialect for one base model, and how the engine does."""
     app = _app(services, openai.router, engine_metrics.router)
-    return Direct(services, app.state.keys, app)
+    return Direct(services, app.state.keys, app.state.auditor, app)
 
 
 def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     told = "Fine-tune and serve language models."
     app = FastAPI(title="Luthier", version=version("luthier"), description=told, lifespan=lifespan)
     app.state.services = services
-    app.state.keys = KeyCheck(services.registry)
+    app.state.keys = KeyCheck(services.registry, oidc=make_oidc(services.settings, services.registry))
+    app.state.auditor = Auditor(services.registry.audit.append)
     app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))
+    app.add_middleware(Audited, auditor=app.state.auditor)
     if services.access_log:
         app.add_middleware(Logged, log=services.access_log)
     app.add_middleware(RequestId)

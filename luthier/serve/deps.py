@@ -1,34 +1,70 @@
-"""What every route asks for: the services, and the caller behind the key."""
+"""What every route asks for: the services, and the caller behind the key. The one place that lets somebody in."""
 
 import time
 from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.types import Scope
 
 from luthier.errors import NotAuthenticated
 from luthier.platform.access import Caller, hash_key
+from luthier.platform.jobs import now_ms
+from luthier.platform.keys import Endpoint, Session, endpoint_of, is_change
+from luthier.serve.last_use import LastUse
+from luthier.serve.oidc import Oidc, is_token
 from luthier.serve.remember import Remembered
 from luthier.serve.services import Services, Verbs
 
 SOFT_SECONDS, FRESH_SECONDS = 2.5, 5.0
-"""A revoked key works for at most FRESH_SECONDS."""
+"""A revoked key works for at most FRESH_SECONDS; one that expires ends at its time."""
+REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES)
+"""A change there makes, or asks, models that are not named in the request's path."""
 
 
-ROLE_HEADERS = ("luthier-role", "x-snowflake-role")
+AUTHORIZATION = b"authorization"
+ROLE_HEADERS = (b"luthier-role", b"x-snowflake-role")
 """Name the role to act in, of those that the key's user has; without them it is the key's."""
+WHO = (AUTHORIZATION, *ROLE_HEADERS)
+Asked = tuple[str, str | None]
+"""A key's hash or a token, and the role to act in."""
 
 
 class KeyCheck:
-    """Keys to callers, remembered for a moment; unknown keys are never remembered."""
+    """Keys and tokens to sessions, remembered for a moment; unknown ones are never remembered."""
 
-    def __init__(self, registry: Verbs, clock: Callable[[], float] = time.monotonic) -> None:
-        def ask(asked: tuple[str, str | None]) -> Caller:
-            return registry.access.authenticate(*asked)
+    def __init__(self, registry: Verbs, clock: Callable[[], float] = time.monotonic, oidc: Oidc | None = None) -> None:
+        def by_key(asked: Asked) -> Session:
+            return _in_role(registry, registry.keys.authenticate(asked[0]), asked[1])
 
-        self._callers = Remembered(ask, SOFT_SECONDS, FRESH_SECONDS, clock)
+        def by_token(asked: Asked) -> Session:
+            assert oidc
+            return _in_role(registry, oidc.session(asked[0]), asked[1])
 
-    async def caller(self, header: str | None, role: str | None = None) -> Caller:
+        self._keys = Remembered(by_key, SOFT_SECONDS, FRESH_SECONDS, clock)
+        self._tokens = Remembered(by_token, SOFT_SECONDS, FRESH_SECONDS, clock) if oidc else None
+        self._used = LastUse(registry.keys.used, clock)
+
+    async def open(self, scope: Scope) -> Session:
+        """Who sent the request, if his key is for it. He is noted in its state, also where he is refused."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in WHO}
+        role = next((headers[name] for name in ROLE_HEADERS if headers.get(name)), None)
+        state = scope["state"]
+        try:
+            session = await self.session(headers.get(AUTHORIZATION), role)
+        except NotAuthenticated as error:
+            state["caller"] = error.caller
+            raise
+        state["caller"], state["session"] = session.caller, session
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        endpoint = endpoint_of(path)
+        changes = is_change(scope["method"], endpoint)
+        session.check(endpoint, changes)
+        if changes and endpoint in REACH_ANY_MODEL:
+            session.check_unbounded(f"{scope['method']} {path}")
+        return session
+
+    async def session(self, header: str | None, role: str | None = None) -> Session:
         """`header` is Authorization: `Bearer KEY`, or `Snowflake Token="KEY"` as Snowflake's clients send it.
 
         `role` is one of the user's to act in, as written.
@@ -36,7 +72,26 @@ class KeyCheck:
         key = _key(header or "")
         if not key:
             raise NotAuthenticated("No API key. Send the header `Authorization: Bearer KEY`.")
-        return await self._callers.get((hash_key(key), role or None))
+        if self._tokens is not None and is_token(key):
+            session = await self._tokens.get((key, role))
+        else:
+            session = await self._keys.get((hash_key(key), role))
+        if session.expires_on is not None and session.expires_on <= now_ms():
+            raise _over(session)
+        if session.caller.key:
+            self._used.note(session.caller.key)
+        return session
+
+
+def _in_role(registry: Verbs, session: Session, role: str | None) -> Session:
+    return session if role is None else registry.keys.in_role(session, role)
+
+
+def _over(session: Session) -> NotAuthenticated:
+    what = f"API key {session.caller.key}" if session.caller.key else "The token"
+    error = NotAuthenticated(f"{what} has expired. Use another.")
+    error.caller = session.caller
+    return error
 
 
 def _key(header: str) -> str:
@@ -50,12 +105,24 @@ def _key(header: str) -> str:
     return ""
 
 
-async def _caller(request: Request) -> Caller:
+async def _session(request: Request) -> Session:
     check: KeyCheck = request.app.state.keys
-    headers = request.headers
-    role = next((headers[name] for name in ROLE_HEADERS if headers.get(name)), None)
-    request.state.caller = caller = await check.caller(headers.get("authorization"), role)
-    return caller
+    session = await check.open(request.scope)
+    if model := request.path_params.get("model") or _model_in(request):
+        services: Services = request.app.state.services
+        services.check_model(session, model)
+    return session
+
+
+def _model_in(request: Request) -> str | None:
+    """The model that a path of the native API names."""
+    is_model = endpoint_of(request.url.path) is Endpoint.MODELS and "base-models" not in request.url.path
+    name: str | None = request.path_params.get("name") if is_model else None
+    return name
+
+
+async def _caller(session: Annotated[Session, Depends(_session)]) -> Caller:
+    return session.caller
 
 
 def _services(request: Request) -> Services:
@@ -63,5 +130,6 @@ def _services(request: Request) -> Services:
     return services
 
 
+SessionOf = Annotated[Session, Depends(_session)]
 CallerOf = Annotated[Caller, Depends(_caller)]
 ServicesOf = Annotated[Services, Depends(_services)]

@@ -17,15 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from luthier.errors import LuthierError
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.answer import Writer
+from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
-from luthier.serve.deps import ROLE_HEADERS, KeyCheck
+from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import Refusal, error_response
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
 Headers = list[tuple[bytes, bytes]]
-WHO = (b"authorization", *(name.encode() for name in ROLE_HEADERS))
 
 
 class ClientGone(Exception):
@@ -87,12 +87,12 @@ ROUTES = {
 class Direct:
     """An ASGI app in front of another, `rest`, which gets all but the POSTs to ROUTES."""
 
-    def __init__(self, services: Services, keys: KeyCheck, rest: ASGIApp) -> None:
+    def __init__(self, services: Services, keys: KeyCheck, auditor: Auditor, rest: ASGIApp) -> None:
         def limit(_path: str) -> int:
             return services.settings.max_body_mib
 
         def door(route: Route) -> ASGIApp:
-            app: ASGIApp = BodyLimit(Completing(services, keys, route), limit)
+            app: ASGIApp = Audited(BodyLimit(Completing(services, keys, route), limit), auditor)
             return RequestId(Logged(app, services.access_log) if services.access_log else app)
 
         self._rest = rest
@@ -140,10 +140,12 @@ class Completing:
                 await send({"type": "http.response.body", "body": b""})
 
     async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Asked]:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in WHO}
-        role = headers.get(WHO[1]) or headers.get(WHO[2])
-        scope["state"]["caller"] = caller = await self._keys.caller(headers.get(WHO[0]), role)
+        scope["state"]["action"] = "complete"  # no route of FastAPI's names it
+        session = await self._keys.open(scope)
+        caller = session.caller
         body = self._route.read(self._route.body, await _read(receive))
+        scope["state"]["object"] = ("model", body.model)
+        self._services.check_model(session, body.model)
         request = body.request()
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body

@@ -34,7 +34,7 @@ def error_response(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError | ValidationError):
         error, param = _invalid(error)
     if isinstance(error, LuthierError):
-        request.state.error = error.code  # for the access log
+        request.state.error, request.state.reason = error.code, error.message  # for access log and audit
         return _response(error, param)
     if isinstance(error, HTTPException):
         return _http(request, error)

@@ -181,6 +181,7 @@ def header_rules() -> list[str]:
     return [
         *(f"http-request del-header {name}" for name in CONTROL_HEADERS),
         "http-request del-header x-serve-router- -m beg",
+        "http-request set-header x-forwarded-for %[src]",  # for the audit; in the place of a client's own
     ]
 
 

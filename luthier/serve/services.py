@@ -11,16 +11,19 @@ from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
+from luthier.platform.keys import Session
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
+from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs
+from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
@@ -31,6 +34,7 @@ from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.versions import parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.host_memory import AdapterStats
@@ -46,6 +50,8 @@ class Verbs(Protocol):
     users: Users
     roles: Roles
     grants: Grants
+    keys: Keys
+    audit: Audit
     tables: Tables
     models: Models
     versions: Versions
@@ -154,6 +160,19 @@ class Services:
             )
         check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
+
+    def check_model(self, session: Session, model: str) -> None:
+        """NotAllowed when the caller's key is for other models."""
+        if session.scope.models is not None:
+            session.check_model(*self.names_of(model))
+
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """A model's full name: with the version that is asked for, where one is, and without."""
+        if base := self.catalog.find(model):
+            return (base.name,)
+        name = parse_model(model, self.settings.database, self.settings.schema_name)
+        full = name.name.dotted
+        return (full,) if name.version is None else (f"{full}@{name.version}", full)
 
     async def _has_engine(self, base_model: str) -> bool:
         if base_model == self.only:

@@ -7,7 +7,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from luthier.platform.access import Caller, hash_key, new_key
+from luthier.platform.access import hash_key, new_key
+from luthier.platform.keys import NewKey, new_key_id
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
 from tests.factories import ADMIN
@@ -28,7 +29,8 @@ def join(app: FastAPI, registry: Registry) -> Iterator[Join]:
                 registry.users.create(ADMIN, user)
                 registry.roles.create(ADMIN, role) if role != "PUBLIC" else None
                 registry.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name=user)) if role != "PUBLIC" else None
-                registry.access.add_key(Caller(account=account, user=user, role=role), hash_key(key), key[:6])
+                new = NewKey(id=new_key_id(), hash=hash_key(key), prefix=key[:6], user=user, role=role)
+                registry.keys.create(ADMIN, new)
             return opened.enter_context(TestClient(app, headers={"Authorization": f"Bearer {key}"}))
 
         yield run

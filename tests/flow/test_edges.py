@@ -126,7 +126,10 @@ def test_a_fault_of_ours_says_which_request(app: FastAPI, registry: Registry, mo
 
 
 def test_whoami(api: TestClient) -> None:
-    assert api.get("/luthier/v1/whoami").json() == {"account": "main", "user": "admin", "role": "ACCOUNTADMIN"}
+    told = api.get("/luthier/v1/whoami").json()
+    assert (told["account"], told["user"], told["role"]) == ("main", "admin", "ACCOUNTADMIN")
+    assert told["key"].startswith("key_")
+    assert told["scope"] == {"endpoints": None, "models": None, "read_only": False}
 
 
 def test_request_ids_differ(api: TestClient) -> None:

@@ -7,6 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from luthier.platform.access import hash_key
+from luthier.platform.keys import NewKey, Scope
+from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.stores
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"limits", "topups", "reservations"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
+TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}
 
 
 MODEL = (
@@ -110,19 +113,19 @@ def test_access_comes_to_an_account_that_is_there_and_goes_again(settings: Setti
         )
     upgrade(engine)
     registry = Registry(settings, Launcher())
-    assert registry.access.authenticate(hash_key(KEY)) == ADMIN
+    assert registry.keys.authenticate(hash_key(KEY)).caller.identity == ADMIN.identity
     assert {role.name for role in registry.roles.show(ADMIN)} == {"ACCOUNTADMIN", "PUBLIC"}
     assert [grant.name for grant in registry.grants.to_role(ADMIN, "PUBLIC")] == ["SNOWFLAKE.CORTEX_USER"]
     registry.roles.create(ADMIN, "R")
     registry.roles.grant(ADMIN, "R", Securable(ObjectKind.USER, name="admin"))
-    registry.access.add_key(ADMIN.model_copy(update={"role": "R"}), "h", "lt_")
+    registry.keys.create(ADMIN, NewKey(id="key_1", hash="h", prefix="lt_", role="R"))
     downgrade(engine, "0005")
     with engine.connect() as tx:
         kept = tx.exec_driver_sql("SELECT role, revoked_on IS NULL FROM keys ORDER BY role").all()
         assert [tuple(row) for row in kept] == [("ACCOUNTADMIN", 1), ("R", 0)], "no key opens more than it did"
         assert [row[0] for row in tx.exec_driver_sql("SELECT name FROM roles ORDER BY name")] == ["ACCOUNTADMIN", "R"]
     upgrade(engine)
-    assert Registry(settings, Launcher()).access.authenticate(hash_key(KEY)) == ADMIN
+    assert Registry(settings, Launcher()).keys.authenticate(hash_key(KEY)).caller.identity == ADMIN.identity
     engine.dispose()
 
 
@@ -141,6 +144,26 @@ def test_numbers_of_versions_stay_unique_through_the_migrations(settings: Settin
         tx.execute(sa.text(VERSION.format(job_id="ft_2")))
     assert rows(engine)["versions"][0]["number"] == 2
     engine.dispose()
+
+
+def test_keys_and_usage_of_before_live_through_0009_and_back(settings: Settings) -> None:
+    store = Store(settings.store_url)
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    registry.ledger.append([make_record(), make_record("req_2", key="key_x")])
+    bounded = NewKey(id="key_b", hash="b", prefix="lt_b", scope=Scope(read_only=True))
+    registry.keys.create(ADMIN, bounded)
+    downgrade(store.engine, "0005")
+    with store.engine.connect() as connection:
+        states = dict(connection.execute(sa.text("SELECT prefix, revoked_on IS NULL FROM keys")).all())
+        assert states == {KEY[:6]: 1, "lt_b": 0}, "a key that nothing would bound opens nothing"
+    upgrade(store.engine)
+    again = Registry(settings, Launcher())
+    first, last = again.keys.show(ADMIN)
+    assert {first.prefix, last.prefix} == {KEY[:6], "lt_b"}
+    assert first.id != last.id
+    assert again.keys.authenticate(hash_key(KEY)).scope.is_full
+    assert [record.key for record in again.ledger.records(ADMIN, UsageKind.COMPLETION)] == [None, None]
 
 
 def test_a_second_start_finds_everything(settings: Settings, registry: Registry, launcher: Launcher) -> None:

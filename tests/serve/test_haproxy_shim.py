@@ -88,6 +88,11 @@ def test_a_client_does_not_steer_serve(live: Live) -> None:
     assert arrived["authorization"] == "Bearer k"
 
 
+def test_a_client_says_not_where_it_is(live: Live) -> None:
+    arrived = live.http.get("/m/tiny/v1/models", headers={"x-forwarded-for": "1.1.1.1"}).json()["headers"]
+    assert arrived["x-forwarded-for"] == "127.0.0.1"
+
+
 @pytest.mark.parametrize("path", ["/m/tiny/v1/completions", "/luthier/v1/tables"])
 def test_a_body_beyond_every_buffer(live: Live, path: str) -> None:
     assert live.http.post(path, content=b"x" * 3_000_000).json()["bytes"] == 3_000_000

@@ -1,6 +1,7 @@
 """Verbs on accounts and their parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -8,6 +9,7 @@ from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
+from luthier.platform.keys import new_key_id
 from luthier.platform.privileges import Action, Rights
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
@@ -46,8 +48,7 @@ class Accounts:
                 raise Conflict(f"Account {name} is there already. Choose another name.")
             if not is_made:
                 admin = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
-                row = {**key.model_dump(), "created_on": self._clock(), **admin.model_dump()}
-                self._store.insert_missing(tx, "keys", [row])
+                self._store.insert_missing(tx, "keys", [key_row(admin, key, self._clock())])
             row = dict(tx.execute(sa.select(self._accounts).where(self._accounts.c.name == name)).mappings().one())
         return Account(**row)
 
@@ -115,6 +116,12 @@ def open_account(store: Store, tx: sa.Connection, name: str, now: int) -> bool:
     founder = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
     GrantRows(store).add(tx, founder, [(Privilege.USAGE, CORTEX_USER)], PUBLIC, now)
     return True
+
+
+def key_row(owner: Caller, key: AccountKey, now: int) -> dict[str, Any]:
+    """The first key of an account's admin: without end, for everything."""
+    named = {"id": new_key_id(), "name": "first", "scope": {}, "created_by": owner.user}
+    return {**key.model_dump(), **named, "created_on": now, **owner.identity}
 
 
 def _listed(value: str) -> frozenset[str] | None:

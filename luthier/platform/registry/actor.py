@@ -16,11 +16,13 @@ from luthier.errors import LuthierError, Unavailable
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts, Garbage
+from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs, Launcher
+from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
@@ -69,6 +71,8 @@ class RegistryClient:
         self.users = cast(Users, _Part("users"))
         self.roles = cast(Roles, _Part("roles"))
         self.grants = cast(Grants, _Part("grants"))
+        self.keys = cast(Keys, _Part("keys"))
+        self.audit = cast(Audit, _Part("audit"))
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
         self.versions = cast(Versions, _Part("versions"))

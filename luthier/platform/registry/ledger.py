@@ -14,7 +14,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
 from luthier.platform.store import Store
 
-GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "query", "day", "hour"]
+GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "key", "query", "day", "hour"]
 HOUR_MS = 3_600_000
 _PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
 COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")

@@ -8,12 +8,14 @@ from luthier.platform.prices import load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
+from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.jobs import Billing, Jobs, Launcher
+from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
@@ -37,6 +39,8 @@ class Registry:
         guard, catalog = Guard(store, settings.account), load_catalog(settings)
         self.accounts = Accounts(store, guard, catalog, clock)
         self.access = Access(store, guard)
+        self.keys = Keys(store, guard, self.access, clock)
+        self.audit = Audit(store, clock)
         self.roles = Roles(store, guard, self.access, clock)
         self.users = Users(store, guard, self.roles, clock)
         self.grants = Grants(store, guard, self.roles, catalog, clock)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
@@ -24,14 +24,16 @@ from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, RunSql, native_description
 from luthier.serve import uploads
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.deps import CallerOf, ServicesOf, SessionOf
 from luthier.serve.dialects import (
     native_access,
+    native_audit,
     native_base_models,
     native_credits,
     native_engines,
     native_export,
     native_follow,
+    native_keys,
     native_usage,
     native_versions,
 )
@@ -51,19 +53,19 @@ Groups = Annotated[list[GroupBy] | None, Query()]
 # jobs
 
 
-@v1.post("/jobs", status_code=201)
+@v1.post("/jobs", status_code=201, response_model=None)
 def create_job(
+    request: Request,
     body: CreateJob,
     caller: CallerOf,
     services: ServicesOf,
-    response: Response,
     key: IdempotencyKey = None,
     dry_run: bool = False,
-) -> dict[str, Any]:
+) -> JSONResponse | dict[str, Any]:
     """FINETUNE('CREATE'). With `dry_run` the answer (200) is the data report and nothing is started."""
+    request.state.object = ("job of model", body.model)
     if dry_run:
-        response.status_code = 200
-        return services.finetune.dry_run(caller, body).model_dump()
+        return JSONResponse(services.finetune.dry_run(caller, body).model_dump(mode="json"))
     return _described(services, caller, [services.finetune.create(caller, body, key)])[0]
 
 
@@ -164,12 +166,12 @@ def get_artifact(name: str, file: str, caller: CallerOf, services: ServicesOf) -
 
 
 @v1.post("/sql")
-async def sql(request: Request, body: RunSql, caller: CallerOf, services: ServicesOf) -> Response:
+async def sql(request: Request, body: RunSql, session: SessionOf, services: ServicesOf) -> Response:
     """One statement. Arrow IPC stream if asked for by `Accept`, else {"columns": [...], "rows": [[...]]}.
 
     JSON has no NaN and no infinity: they are the texts "NaN", "Infinity" and "-Infinity".
     """
-    table = await run_sql(services, caller, body.statement, request.state.id)
+    table = await run_sql(services, session, body.statement, request.scope["state"])
     if ARROW_STREAM in request.headers.get("accept", ""):
         return Response(_to_arrow(table), media_type=ARROW_STREAM)
     import json
@@ -208,8 +210,8 @@ def usage(
 
 
 @v1.get("/whoami")
-def whoami(caller: CallerOf) -> dict[str, str]:
-    return caller.model_dump()
+def whoami(session: SessionOf) -> dict[str, Any]:
+    return {**session.caller.model_dump(), "scope": session.scope.model_dump(), "expires_on": session.expires_on}
 
 
 @router.get("/healthz")
@@ -235,6 +237,8 @@ v1.include_router(native_usage.routes)
 v1.include_router(native_versions.routes)
 v1.include_router(native_export.routes)
 v1.include_router(native_access.routes)
+v1.include_router(native_keys.routes)
+v1.include_router(native_audit.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
 

@@ -8,15 +8,17 @@ import itertools
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 
-from luthier.platform.access import Caller
 from luthier.platform.finetune import open_engine
+from luthier.platform.keys import Endpoint, Session, statement_needs
 from luthier.platform.privileges import Action
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.dialects.snowflake_access import access_statement
+from luthier.serve.dialects.snowflake_audit import audit_views
 from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
@@ -31,23 +33,37 @@ STATEMENTS = ThreadPoolExecutor(32, thread_name_prefix="sql")
 """Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
 
 
-async def run_sql(services: Services, caller: Caller, statement: str, request_id: str) -> pa.Table:
-    """Runs one statement in a thread; completions inside it run on this loop."""
-    ids = (f"{request_id}-{count}" for count in itertools.count())
-    running = Statement(services, caller, ids, asyncio.get_running_loop())
+async def run_sql(services: Services, session: Session, statement: str, state: dict[str, Any]) -> pa.Table:
+    """Runs one statement in a thread; completions inside it run on this loop. `state` is the request's."""
+    ids = (f"{state['id']}-{count}" for count in itertools.count())
+    running = Statement(services, session, ids, asyncio.get_running_loop(), state)
     return await asyncio.get_running_loop().run_in_executor(STATEMENTS, _run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
+    _let_in(text, statement)
     for statements in (model_statement, access_statement):
         if (answer := statements(services, caller, text)) is not None:
             return answer
-    views = usage_views(services.registry.usage, caller, text)
+    views = {}
+    if "ACCOUNT_USAGE" in text.upper():
+        statement.session.check(Endpoint.USAGE, False)
+        views = usage_views(services.registry.usage, caller, text) | audit_views(services, caller, text)
     tables = services.registry.tables.show(caller)
     extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
     with open_engine(services.settings, tables, **extras) as engine:
         return engine.table(text)
+
+
+def _let_in(text: str, statement: Statement) -> None:
+    """For what the statement does by itself. Its functions see to themselves as they are called."""
+    endpoint, changes = statement_needs(text)
+    if changes:
+        statement.tell_change("statement", " ".join(text.split()))
+    statement.session.check(endpoint, changes)
+    if changes and endpoint is Endpoint.MODELS:
+        statement.session.check_unbounded("a statement on models")
 
 
 def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
@@ -57,7 +73,7 @@ def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
     """
     services = statement.services
     made = [
-        SqlFunction(f"{CORTEX}FINETUNE", range(1, 7), finetune_of(services.finetune, statement.caller)),
+        SqlFunction(f"{CORTEX}FINETUNE", range(1, 7), finetune_of(services.finetune, statement)),
         _json(f"{CORTEX}COMPLETE", (2, 3), complete(statement)),
         _json(f"{CORTEX}TRY_COMPLETE", (2, 3), try_complete(statement)),
         _json(f"{CORTEX}COUNT_TOKENS", (2,), each_row(tokens.count_tokens(services)), returns="BIGINT"),

@@ -5,21 +5,24 @@ import json
 import pyarrow as pa
 
 from luthier.errors import InvalidInput
-from luthier.platform.access import Caller
 from luthier.platform.finetune import Finetune
+from luthier.platform.keys import Endpoint
 from luthier.platform.wire import CreateJob, options_from_json, snowflake_description, snowflake_row
-from luthier.serve.dialects.sql_functions.rows import Call
+from luthier.serve.dialects.sql_functions.rows import Call, Statement
 
 Cells = list[str | None]
 """Here an object is JSON text, as options may be anyway."""
+CHANGING = ("CREATE", "CANCEL")
 NUM_ARGUMENTS = {"CREATE": (4, 6), "SHOW": (1, 1), "DESCRIBE": (2, 2), "CANCEL": (2, 2)}
 
 
-def finetune_of(finetune: Finetune, caller: Caller) -> Call:
+def finetune_of(finetune: Finetune, statement: Statement) -> Call:
     """FINETUNE as this caller may use it."""
+    caller = statement.caller
 
     def run(row: Cells) -> str:
         verb = _verb(row)
+        _let_in(statement, verb, row)
         if verb == "SHOW":
             return json.dumps([snowflake_row(job) for job in finetune.show(caller)])
         if verb == "CREATE":
@@ -30,6 +33,15 @@ def finetune_of(finetune: Finetune, caller: Caller) -> Call:
         return f"Canceled Cortex Fine-tuning job: {finetune.cancel(caller, job_id).id}"
 
     return lambda columns: pa.array([run(list(row)) for row in zip(*map(_cells, columns), strict=True)], pa.string())
+
+
+def _let_in(statement: Statement, verb: str, row: Cells) -> None:
+    changes = verb in CHANGING
+    if changes:
+        statement.tell_change("finetune", f"{verb} {row[1] or ''}")
+    statement.session.check(Endpoint.FINETUNING, changes)
+    if changes:
+        statement.session.check_unbounded(f"FINETUNE('{verb}')")
 
 
 def _cells(column: pa.Array) -> Cells:

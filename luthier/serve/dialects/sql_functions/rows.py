@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import Caller
+from luthier.platform.keys import Endpoint, Session
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.services import Ask, Services
 
@@ -34,11 +35,21 @@ class Statement:
     """What the functions of one statement share."""
 
     services: Services
-    caller: Caller
+    session: Session
     ids: Iterator[str]
     loop: asyncio.AbstractEventLoop
     """Completions run on it; the statement itself waits in a thread."""
+    state: dict[str, Any]
+    """The request's, for the audit."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_MESSAGES))
+
+    @property
+    def caller(self) -> Caller:
+        return self.session.caller
+
+    def tell_change(self, kind: str, name: str) -> None:
+        """It is about to change something."""
+        self.state.update(changes=True, object=(kind, name))
 
     @cached_property
     def num_together(self) -> int:
@@ -94,6 +105,8 @@ class Completing:
                     if completion := self._asked(row):
                         ask = await self._ask(completion)
                         by_model[ask.request.model].append((at, completion, ask))
+                except NotAllowed:  # of the statement, not of a row: it must not pass as a NULL
+                    raise
                 except LuthierError as error:
                     values[start + at] = self._failed(row, error)
             for together in by_model.values():
@@ -109,6 +122,8 @@ class Completing:
 
     async def _ask(self, completion: Completion) -> Ask:
         statement = self._statement
+        statement.session.check(Endpoint.COMPLETIONS, False)
+        statement.services.check_model(statement.session, completion.request.model)
         base_model = await statement.services.base_model_of(statement.caller, completion.request.model)
         return Ask(next(statement.ids), statement.caller, self._function, base_model, completion.request)
 

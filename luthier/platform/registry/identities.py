@@ -1,0 +1,32 @@
+"""What the verbs on keys ask of users and their roles."""
+
+import sqlalchemy as sa
+
+from luthier.errors import NotFound
+from luthier.platform.registry.access import Access
+from luthier.platform.registry.guard import Guard
+from luthier.platform.securables import PUBLIC
+from luthier.platform.store import Store
+
+
+class Identities:
+    def __init__(self, store: Store, guard: Guard, access: Access) -> None:
+        self._users, self._guard = store.table("users"), guard
+        self.roles_of = access.roles_of
+
+    def check_user(self, tx: sa.Connection, account: str, user: str) -> None:
+        columns = self._users.c
+        found = tx.execute(sa.select(columns.name).where(columns.account == account, columns.name == user)).first()
+        if found is None:
+            raise NotFound(f"No user {user!r} in this account.")
+
+    def roles_within(self, tx: sa.Connection, account: str, role: str) -> frozenset[str]:
+        """The role and all whose privileges it has."""
+        return self._guard.reachable(tx, account, role)
+
+    def default_role(self, tx: sa.Connection, account: str, user: str) -> str:
+        """The one chosen for him, if he still has it; else the first that he has, or PUBLIC."""
+        roles, columns = self.roles_of(tx, account, user), self._users.c
+        query = sa.select(columns.default_role).where(columns.account == account, columns.name == user)
+        chosen: str | None = tx.execute(query).scalar()
+        return chosen if chosen in roles else min(roles - {PUBLIC}, default=PUBLIC)

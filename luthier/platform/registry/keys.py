@@ -1,0 +1,224 @@
+"""Verbs on API keys: make, show, rotate, revoke, and whom one opens the door to. Secrets never come here."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, NotAllowed, NotAuthenticated, NotFound
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.jobs import now_ms
+from luthier.platform.keys import KeyInfo, NewKey, Scope, Session
+from luthier.platform.privileges import Action
+from luthier.platform.registry.access import Access
+from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.identities import Identities
+from luthier.platform.securables import role_key
+from luthier.platform.store import Store
+
+Row = dict[str, Any]
+
+
+class Keys:
+    def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int] = now_ms) -> None:
+        self._store, self._guard, self._clock = store, guard, clock
+        self._keys = store.table("keys")
+        self._identities = Identities(store, guard, access)
+
+    def authenticate(self, key_hash: str) -> Session:
+        """What a key opens, by its hash."""
+        found = self._store.rows(sa.select(self._keys).where(self._keys.c.hash == key_hash))
+        if not found or not hmac.compare_digest(found[0]["hash"], key_hash):
+            raise NotAuthenticated("This API key is not known here. Check LUTHIER_API_KEY or the profile.")
+        row = found[0]
+        session = _session(row)
+        if row["revoked_on"] is not None:
+            raise _ended(session.caller, "was revoked", row["revoked_on"])
+        if row["expires_on"] is not None and row["expires_on"] <= self._clock():
+            raise _ended(session.caller, _expired(row), row["expires_on"])
+        self._check_role(session.caller)
+        return session
+
+    def in_role(self, session: Session, role: str) -> Session:
+        """The same in another role that the user has, as written."""
+        caller, wanted = session.caller, role_key(role)
+        with self._store.reading() as tx:
+            if wanted not in self._identities.roles_of(tx, caller.account, caller.user):
+                raise NotAllowed(
+                    f"User {caller.user} does not have a role {wanted}. `luthier grants list --to-user {caller.user}` "
+                    f"shows his."
+                )
+        return session.model_copy(update={"caller": caller.model_copy(update={"role": wanted})})
+
+    def session_of(self, account: str, user: str, roles: list[str], create: bool = False) -> Session:
+        """What another proof of who he is opens: the first of the roles that he has, else his default one."""
+        with self._store.transaction() as tx:
+            if create:
+                made = {"account": account, "name": user, "created_on": self._clock()}
+                self._store.insert_missing(tx, "users", [made])
+            try:
+                self._identities.check_user(tx, account, user)
+            except NotFound as error:
+                raise NotAuthenticated(f"The token is good, but {user!r} is no user here. Have one created.") from error
+            held = self._identities.roles_of(tx, account, user)
+            role = next((role for role in roles if role in held), self._identities.default_role(tx, account, user))
+            return Session(caller=Caller(account=account, user=user, role=role))
+
+    def create(self, caller: Caller, new: NewKey) -> KeyInfo:
+        """A key of the account's admin is for whom and what he says; of others for themselves, and no wider."""
+        with self._store.transaction() as tx:
+            if known := self._found(tx, self._keys.c.id == new.id):
+                return self._same(caller, known, new)
+            own = self._own(tx, caller)
+            user = new.user or caller.user
+            self._identities.check_user(tx, caller.account, user)
+            role = new.role or self._role_for(tx, caller, user)
+            given = Session(
+                caller=Caller(account=caller.account, user=user, role=role),
+                scope=new.scope,
+                expires_on=new.expires_on if new.expires_on is not None else own.expires_on,
+            )
+            self._check_may_give(tx, own, given)
+            return self._insert(tx, caller, new, given)
+
+    def show(self, caller: Caller) -> list[KeyInfo]:
+        """The admin is shown all of the account, others their own; newest first."""
+        columns = self._keys.c
+        query = sa.select(self._keys).where(*self._reach(caller))
+        return [_info(row) for row in self._store.rows(query.order_by(columns.created_on.desc(), columns.id))]
+
+    def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
+        """From now on it opens nothing; doors that know it have heard within seconds."""
+        with self._store.transaction() as tx:
+            row = self._get(tx, caller, key_id)
+            if row["revoked_on"] is None:
+                self._update(tx, key_id, revoked_on=self._clock())
+            return _info(self._get(tx, caller, key_id))
+
+    def rotate(self, caller: Caller, key_id: str, new: NewKey, grace_s: int) -> KeyInfo:
+        """A new key in the place of an old one, which works on for the grace. Of `new`: id, secret, end."""
+        with self._store.transaction() as tx:
+            row, now = self._get(tx, caller, key_id), self._clock()
+            if row["rotated_to"] == new.id:
+                return _info(self._get(tx, caller, new.id))
+            _check_may_rotate(row, now)
+            old = _session(row)
+            end = new.expires_on if new.expires_on is not None else old.expires_on
+            given = old.model_copy(update={"expires_on": end})
+            self._check_may_give(tx, self._own(tx, caller), given)
+            made = self._insert(tx, caller, new.model_copy(update={"name": row["name"]}), given)
+            ends_on = now + grace_s * 1000
+            known_end = row["expires_on"]
+            self._update(
+                tx, key_id, rotated_to=new.id, expires_on=ends_on if known_end is None else min(known_end, ends_on)
+            )
+            return made
+
+    def used(self, times: Mapping[str, int]) -> None:
+        """When keys were last used, as a door has seen it."""
+        columns = self._keys.c
+        with self._store.transaction() as tx:
+            for key_id, time in times.items():
+                is_later = sa.or_(columns.last_used_on.is_(None), columns.last_used_on < time)
+                tx.execute(sa.update(self._keys).where(columns.id == key_id, is_later).values(last_used_on=time))
+
+    def _check_role(self, caller: Caller) -> None:
+        with self._store.reading() as tx:
+            if caller.role not in self._identities.roles_of(tx, caller.account, caller.user):
+                raise NotAllowed(f"Key {caller.key}: user {caller.user} does not have the role {caller.role} any more.")
+
+    def _own(self, tx: sa.Connection, caller: Caller) -> Session:
+        """What the caller has himself; by the store, not by what he says."""
+        if caller.key is None:
+            return Session(caller=caller)
+        return _session(self._get(tx, caller, caller.key))
+
+    def _role_for(self, tx: sa.Connection, caller: Caller, user: str) -> str:
+        if user == caller.user:
+            return caller.role
+        return self._identities.default_role(tx, caller.account, user)
+
+    def _check_may_give(self, tx: sa.Connection, own: Session, given: Session) -> None:
+        caller, to = own.caller, given.caller
+        if not self._guard.may(tx, caller, Action.ADMINISTER):
+            if to.user != caller.user:
+                raise NotAllowed(f"Only {ADMIN_ROLE} makes keys for others; you are {caller.user} as {caller.role}.")
+            if to.role not in self._identities.roles_within(tx, caller.account, caller.role):
+                raise NotAllowed(f"Role {to.role} is not within {caller.role}: a key has no more than its maker has.")
+        if to.role not in self._identities.roles_of(tx, to.account, to.user):
+            raise NotAllowed(f"User {to.user} does not have the role {to.role}.")
+        if not own.scope.covers(given.scope):
+            raise NotAllowed(f"Key {caller.key} has the scope: {own.scope}. It makes no key with more: {given.scope}.")
+        if own.expires_on is not None and (given.expires_on is None or given.expires_on > own.expires_on):
+            raise NotAllowed(f"Key {caller.key} ends {_when(own.expires_on)}: it makes no key that lives longer.")
+
+    def _insert(self, tx: sa.Connection, caller: Caller, new: NewKey, given: Session) -> KeyInfo:
+        row = {
+            **given.caller.identity,
+            **new.model_dump(include={"id", "hash", "prefix", "name"}),
+            "scope": given.scope.model_dump(mode="json", exclude_defaults=True),
+            "expires_on": given.expires_on,
+            "created_on": self._clock(),
+            "created_by": caller.user,
+        }
+        tx.execute(sa.insert(self._keys).values(**row))
+        return _info(self._get(tx, caller, new.id))
+
+    def _same(self, caller: Caller, row: Row, new: NewKey) -> KeyInfo:
+        """The verb was called twice."""
+        if row["account"] != caller.account or row["hash"] != new.hash:
+            raise Conflict(f"Key {new.id} is another one.")
+        return _info(row)
+
+    def _get(self, tx: sa.Connection, caller: Caller, key_id: str) -> Row:
+        row = self._found(tx, self._keys.c.id == key_id, *self._reach(caller))
+        if row is None:
+            raise NotFound(f"No key {key_id!r}. `luthier keys list` shows yours.")
+        return row
+
+    def _reach(self, caller: Caller) -> list[sa.ColumnElement[bool]]:
+        columns = self._keys.c
+        own = [columns.account == caller.account]
+        with self._store.reading() as tx:
+            return own if self._guard.may(tx, caller, Action.ADMINISTER) else [*own, columns.user == caller.user]
+
+    def _found(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> Row | None:
+        row = tx.execute(sa.select(self._keys).where(*where)).mappings().first()
+        return None if row is None else dict(row)
+
+    def _update(self, tx: sa.Connection, key_id: str, **values: Any) -> None:
+        tx.execute(sa.update(self._keys).where(self._keys.c.id == key_id).values(**values))
+
+
+def _session(row: Row) -> Session:
+    caller = Caller(account=row["account"], user=row["user"], role=row["role"], key=row["id"])
+    return Session(caller=caller, scope=Scope.model_validate(row["scope"]), expires_on=row["expires_on"])
+
+
+def _info(row: Row) -> KeyInfo:
+    return KeyInfo(**{name: row[name] for name in KeyInfo.model_fields})
+
+
+def _check_may_rotate(row: Row, now: int) -> None:
+    if row["revoked_on"] is not None or (row["expires_on"] is not None and row["expires_on"] <= now):
+        raise Conflict(f"Key {row['id']} works no more: make a new one with `luthier keys create`.")
+    if row["rotated_to"] is not None:
+        raise Conflict(f"Key {row['id']} was rotated already: key {row['rotated_to']} has its place.")
+
+
+def _expired(row: Row) -> str:
+    return "expired" if row["rotated_to"] is None else f"expired, as key {row['rotated_to']} took its place,"
+
+
+def _ended(caller: Caller, how: str, time: int) -> NotAuthenticated:
+    error = NotAuthenticated(
+        f"API key {caller.key} {how} on {_when(time)}. Use another; `luthier keys create` makes one."
+    )
+    error.caller = caller
+    return error
+
+
+def _when(time: int) -> str:
+    return datetime.fromtimestamp(time / 1000, UTC).isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,149 @@
+"""Tokens of an identity provider (OIDC): checked by its public keys, then a user of the account.
+
+Issuer, audience and algorithms are the settings'; nothing that a token says of itself decides how it is checked.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any
+from urllib.request import Request, urlopen
+
+import jwt
+
+from luthier.errors import NotAuthenticated, Unavailable
+from luthier.platform.keys import Session
+from luthier.platform.settings import Settings
+from luthier.serve.services import Verbs
+
+log = logging.getLogger(__name__)
+
+LEEWAY_SECONDS = 30
+"""How far the provider's clock may be off ours."""
+KEEP_SECONDS = 3600.0
+"""Keys are fetched anew when they are so old; a key that was withdrawn is good for so long."""
+REFETCH_SECONDS = 30.0
+"""For a key that nobody knows, they are fetched at most so often."""
+FETCH_TIMEOUT_SECONDS = 5.0
+MAX_BYTES = 1 << 20
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+def is_token(key: str) -> bool:
+    """Whether it looks like a JWT: three parts, the first of them an object in base64."""
+    return key.startswith("eyJ") and key.count(".") == 2
+
+
+class Oidc:
+    """One provider. Blocking; safe from many threads."""
+
+    def __init__(self, settings: Settings, registry: Verbs, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._registry = settings, registry
+        self._keys = ProviderKeys(settings, clock)
+
+    def session(self, token: str) -> Session:
+        """What a token opens; NotAuthenticated says what is wrong with it."""
+        settings = self._settings
+        claims = self._claims(token)
+        user = claims.get(settings.oidc_user_claim)
+        if not isinstance(user, str) or not user:
+            raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
+        session = self._registry.keys.session_of(
+            settings.oidc_account or settings.account, user, self._roles(claims), settings.oidc_create_users
+        )
+        return session.model_copy(update={"expires_on": (int(claims["exp"]) + LEEWAY_SECONDS) * 1000})
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        settings = self._settings
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in settings.oidc_algorithms:
+                raise NotAuthenticated(f"The token is signed by {header.get('alg')}, which is not accepted here.")
+            return jwt.decode(
+                token,
+                self._keys.get(header.get("kid"), header["alg"]),
+                algorithms=[header["alg"]],
+                audience=settings.oidc_audience,
+                issuer=settings.oidc_issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
+            )
+        except jwt.PyJWTError as error:
+            raise NotAuthenticated(f"The token is not accepted: {error}.") from error
+
+    def _roles(self, claims: dict[str, Any]) -> list[str]:
+        """Those that the claim names, by the settings' table where it has them."""
+        told = claims.get(self._settings.oidc_role_claim) if self._settings.oidc_role_claim else None
+        names = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+        return [self._settings.oidc_roles.get(name, name) for name in names if isinstance(name, str)]
+
+
+class ProviderKeys:
+    """The provider's public keys, fetched when they are old, or when an unknown one is asked for."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
+        self._settings, self._clock = settings, clock
+        self._lock = threading.Lock()
+        self._known: list[dict[str, Any]] = []
+        self._good_until = self._next_try = -1.0
+
+    def get(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
+        """The key of that id, made for that algorithm."""
+        with self._lock:  # of many who ask for a key that is not there yet, one fetches
+            key = self._find(kid, algorithm)
+            now = self._clock()
+            if (key is None or now >= self._good_until) and now >= self._next_try:
+                self._next_try = now + REFETCH_SECONDS
+                self._fetch(now)
+                key = self._find(kid, algorithm)
+            if self._clock() >= self._good_until:
+                raise Unavailable("The identity provider's keys cannot be fetched. Try again later.")
+        if key is None:
+            raise NotAuthenticated(f"The token is signed by a key ({kid}) that the identity provider does not have.")
+        return key
+
+    def _find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """A provider with one key need not name it."""
+        fitting = [data for data in self._known if _is_for(data, algorithm) and kid in (None, data.get("kid"))]
+        return jwt.PyJWK(fitting[0], algorithm) if fitting and (kid is not None or len(fitting) == 1) else None
+
+    def _fetch(self, now: float) -> None:
+        """What is known stays good for its time when the provider does not answer."""
+        try:
+            self._known = [data for data in _read_json(self._url())["keys"] if isinstance(data, dict)]
+            self._good_until = now + KEEP_SECONDS
+        except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+            log.warning("the keys of %s were not fetched: %s", self._settings.oidc_issuer, error)
+
+    def _url(self) -> str:
+        settings = self._settings
+        if settings.oidc_jwks_url:
+            return settings.oidc_jwks_url
+        told = _read_json(settings.oidc_issuer.rstrip("/") + DISCOVERY)
+        if told.get("issuer") != settings.oidc_issuer:
+            raise ValueError(f"its discovery document is of another issuer: {told.get('issuer')}")
+        return str(told["jwks_uri"])
+
+
+def make_oidc(settings: Settings, registry: Verbs) -> Oidc | None:
+    """None where no provider is set."""
+    return Oidc(settings, registry) if settings.oidc_issuer else None
+
+
+def _is_for(data: dict[str, Any], algorithm: str) -> bool:
+    """Whether a key signs so: by its own word, and by its kind. A shared secret (oct) signs nothing here."""
+    families = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
+    is_of_kind = algorithm.startswith(families.get(str(data.get("kty")), ("-",)))
+    return is_of_kind and data.get("alg") in (None, algorithm) and data.get("use") in (None, "sig")
+
+
+def _read_json(url: str) -> dict[str, Any]:
+    """Of the settings' own address, or one that it named; the settings allow http on this machine alone."""
+    with urlopen(Request(url, headers={"Accept": "application/json"}), timeout=FETCH_TIMEOUT_SECONDS) as response:
+        found = json.loads(response.read(MAX_BYTES))
+    if not isinstance(found, dict):
+        raise ValueError(f"{url} answers no object")
+    return found

@@ -1,0 +1,74 @@
+"""The HTTP API against its own OpenAPI document: whatever is sent, no answer is a fault of ours.
+
+Derandomized: the same examples each time. A failure prints the request as a curl command.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.generation import GenerationMode
+from schemathesis.python import asgi
+from schemathesis.schemas import APIOperation, BaseSchema
+from starlette.testclient import TestClient
+
+from tests.factories import KEY
+
+EXAMPLES = 8
+"""Of each operation, as many that fit its schema as do not."""
+AWAY = "/readyz"
+"""It says 503 while an engine is away, as it should."""
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+
+
+@pytest.fixture
+def schema(app: FastAPI, tuned: str) -> BaseSchema:
+    """With a table, a job and a model in the store, so that some of what is asked for is there."""
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.fixture
+def client(app: FastAPI, api: TestClient) -> Iterator[asgi.ASGIClient]:
+    with asgi.get_client(app) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        yield client
+
+
+def faults_of(operation: APIOperation, client: asgi.ASGIClient, mode: GenerationMode) -> tuple[int, list[str]]:
+    """How many requests it was sent, and those that ended in a fault."""
+    faults: list[str] = []
+    num_sent = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: schemathesis.Case) -> None:
+        nonlocal num_sent
+        num_sent += 1
+        response = case.call(session=client)
+        if response.status_code >= 500 and operation.path != AWAY:
+            faults.append(f"{response.status_code} {response.text[:300]} {case.as_curl_command()}")
+
+    send()
+    return num_sent, faults
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_no_request_is_answered_by_a_fault_of_ours(
+    schema: BaseSchema, client: asgi.ASGIClient, mode: GenerationMode
+) -> None:
+    operations = [found.ok() for found in schema.get_all_operations()]
+    found = {operation.label: faults_of(operation, client, mode) for operation in operations}
+    assert len(found) > 40
+    assert sum(num_sent for num_sent, _ in found.values()) > 2 * len(found)
+    faults = [fault for _, some in found.values() for fault in some]
+    assert not faults, "\n".join(faults)

@@ -1,0 +1,83 @@
+"""An identity provider: discovery and keys over real HTTP, and tokens signed by them."""
+
+import base64
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
+
+AUDIENCE = "luthier"
+
+
+class Provider:
+    def __init__(self) -> None:
+        self.keys: dict[str, tuple[Any, str]] = {}
+        """By their ids: the private key and its algorithm."""
+        self.published: list[dict[str, Any]] = []
+        self.num_fetched = 0
+        self.is_down = False
+        self.issuer_told: str | None = None
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                provider.answer(self)
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.issuer = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        body: dict[str, Any] = {"keys": self.published}
+        if request.path == "/.well-known/openid-configuration":
+            body = {"issuer": self.issuer_told or self.issuer, "jwks_uri": f"{self.issuer}/keys"}
+        else:
+            self.num_fetched += 1
+        request.send_response(500 if self.is_down else 200)
+        request.end_headers()
+        request.wfile.write(json.dumps(body).encode())
+
+    def add_key(self, kid: str, algorithm: str = "RS256", publish: bool = True, **told: Any) -> Any:
+        """A new private key; whatever it is told to say of itself."""
+        made = {"RS": _rsa, "PS": _rsa, "ES": lambda: ec.generate_private_key(ec.SECP256R1())}
+        make = made.get(algorithm[:2], ed25519.Ed25519PrivateKey.generate)
+        private = make()
+        self.keys[kid] = (private, algorithm)
+        data = get_default_algorithms()[algorithm].to_jwk(private.public_key(), as_dict=True)  # type: ignore[call-overload]
+        if publish:
+            self.published.append({**data, "kid": kid, "use": "sig", **told})
+        return private
+
+    def token(self, kid: str = "a", headers: dict[str, Any] | None = None, **claims: Any) -> str:
+        """Good for five minutes; claims that are None are left out."""
+        private, algorithm = self.keys[kid]
+        return jwt.encode(self.claims(**claims), private, algorithm, {"kid": kid, **(headers or {})})
+
+    def claims(self, **given: Any) -> dict[str, Any]:
+        now = int(time.time())
+        usual = {"iss": self.issuer, "aud": AUDIENCE, "sub": "admin", "iat": now, "exp": now + 300}
+        return {name: value for name, value in {**usual, **given}.items() if value is not None}
+
+
+def unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:
+    return f"{_part(header)}.{_part(claims)}."
+
+
+def _part(data: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
+
+
+def _rsa() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
