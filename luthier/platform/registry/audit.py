@@ -74,7 +74,9 @@ class Audit:
             return self._head(tx, _chain(caller, unknown))
 
     def _append(self, tx: sa.Connection, account: str, entries: list[Entry]) -> int:
+        """Begins by writing, so that no other transaction reads the same end of the chain."""
         columns, ids = self._audit.c, [entry.id for entry in entries]
+        self._store.insert_missing(tx, "audit_heads", [{"account": account, "count": 0, "hash": START}])
         head = self._head(tx, account)
         known = set(tx.execute(sa.select(columns.id).where(columns.id.in_(ids))).scalars())
         count, last, rows = head.count, head.hash, []
@@ -92,10 +94,7 @@ class Audit:
         return Anchor(count=row["count"], hash=row["hash"]) if row else Anchor(count=0, hash=START)
 
     def _keep_head(self, tx: sa.Connection, account: str, head: Anchor) -> None:
-        kept = head.model_dump()
-        changed = tx.execute(sa.update(self._heads).where(self._heads.c.account == account).values(**kept))
-        if not changed.rowcount:
-            tx.execute(sa.insert(self._heads).values(account=account, **kept))
+        tx.execute(sa.update(self._heads).where(self._heads.c.account == account).values(**head.model_dump()))
 
 
 def _chain(caller: Caller, unknown: bool) -> str:
