@@ -48,6 +48,7 @@ class LineAnswers:
         self._is_over = is_over
         self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role)
         self._route = ROUTES[batch.endpoint]
+        self._turn = asyncio.Lock()
 
     async def result(self, line: Line) -> LineResult | None:
         """None when the batch is over before the line is begun."""
@@ -84,8 +85,9 @@ class LineAnswers:
 
     async def _answered(self, line: Line, body: Asked) -> LineResult | None:
         services, request = self._services, body.request().model_copy(update={"priority": PRIORITY})
-        resolved = await services.resolver.resolve(self._caller, request.model)
-        base_model = await services.base_model_of(self._caller, request.model)
+        async with self._turn:  # lines come to the engine in their order, also where the registry is asked first
+            resolved = await services.resolver.resolve(self._caller, request.model)
+            base_model = await services.base_model_of(self._caller, request.model)
         async with self._room(base_model).places(request.num_choices):
             if self._is_over():
                 return None

@@ -38,7 +38,7 @@ from luthier.platform.versions import parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.host_memory import AdapterStats
-from luthier.serve.model_rights import ModelRights, may_ask
+from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
 
 
@@ -142,8 +142,7 @@ class Services:
 
     def base_models_of(self, caller: Caller) -> list[str]:
         """Those that answer here, and may be asked by the caller. Blocks."""
-        rights = self.registry.accounts.model_rights(caller)
-        return [name for name in self.base_models if may_ask(rights, name)]
+        return self.registry.accounts.may_ask(caller, self.base_models)
 
     def answers_for(self, version: ModelVersion) -> bool:
         return self.only in (None, version.base_model)

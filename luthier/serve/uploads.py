@@ -29,6 +29,7 @@ async def create_table(
     services: Services, caller: Caller, name: QualifiedName, filename: str, body: AsyncIterator[bytes], replace: bool
 ) -> TableInfo:
     """`filename` tells the format by its ending; its folders are not used."""
+    await asyncio.to_thread(services.registry.tables.precheck, caller, name)
     uploads = Storage(services.settings.storage).uploads
     scratch = uploads / (uuid.uuid4().hex + Path(filename).suffix.lower())
     uploads.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Others than the admin, each with a key of his own."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI
@@ -17,23 +16,25 @@ Join = Callable[..., TestClient]
 
 
 @pytest.fixture
-def join(app: FastAPI, registry: Registry) -> Iterator[Join]:
+def join(api: TestClient, app: FastAPI, registry: Registry) -> Join:
     """A client of a new user with a role, which is made if need be; of another account as its admin."""
-    with ExitStack() as opened:
 
-        def run(role: str, user: str = "ANN", account: str = ADMIN.account) -> TestClient:
-            key = new_key()
-            if account != ADMIN.account:
-                registry.access.add_admin_key(account, hash_key(key), key[:6])
-            else:
-                registry.users.create(ADMIN, user)
-                registry.roles.create(ADMIN, role) if role != "PUBLIC" else None
-                registry.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name=user)) if role != "PUBLIC" else None
-                new = NewKey(id=new_key_id(), hash=hash_key(key), prefix=key[:6], user=user, role=role)
-                registry.keys.create(ADMIN, new)
-            return opened.enter_context(TestClient(app, headers={"Authorization": f"Bearer {key}"}))
+    def run(role: str, user: str = "ANN", account: str = ADMIN.account) -> TestClient:
+        key = new_key()
+        if account != ADMIN.account:
+            registry.access.add_admin_key(account, hash_key(key), key[:6])
+        else:
+            registry.users.create(ADMIN, user)
+            if role != "PUBLIC":
+                registry.roles.create(ADMIN, role)
+                registry.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name=user))
+            new = NewKey(id=new_key_id(), hash=hash_key(key), prefix=key[:6], user=user, role=role)
+            registry.keys.create(ADMIN, new)
+        client = TestClient(app, headers={"Authorization": f"Bearer {key}"})
+        client.portal = api.portal  # the app runs in one event loop
+        return client
 
-        yield run
+    return run
 
 
 def rows(api: TestClient, statement: str) -> list[dict[str, object]]:

@@ -1,19 +1,19 @@
 """Verbs on accounts and their parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, InvalidInput
+from luthier.errors import Conflict, InvalidInput, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
 from luthier.platform.keys import new_key_id
-from luthier.platform.privileges import Action, Rights
+from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
-from luthier.platform.securables import CORTEX_USER, PLATFORM, PUBLIC, SYSTEM_ROLES, ObjectKind, Privilege
+from luthier.platform.securables import CORTEX_USER, PLATFORM, PUBLIC, SYSTEM_ROLES, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
 ALLOWLIST = "CORTEX_MODELS_ALLOWLIST"
@@ -83,8 +83,18 @@ class Accounts:
                 tx.execute(sa.insert(self._parameters).values(**row))
             return {**PARAMETERS, **self._set(tx, caller.account)}
 
-    def model_rights(self, caller: Caller) -> Rights:
-        """What a door needs to know of a caller: which base models he may ask."""
+    def check_asks(self, caller: Caller, base_model: str) -> None:
+        """NotAllowed unless the caller may ask a base model, named as in the catalog."""
+        lacks = missing(Action.COMPLETE_BASE, self._model_rights(caller), _base(base_model))
+        if lacks:
+            raise NotAllowed(lacks.sentence(caller.role, Action.COMPLETE_BASE))
+
+    def may_ask(self, caller: Caller, base_models: Iterable[str]) -> list[str]:
+        """Those of them that he may."""
+        rights = self._model_rights(caller)
+        return [name for name in base_models if missing(Action.COMPLETE_BASE, rights, _base(name)) is None]
+
+    def _model_rights(self, caller: Caller) -> Rights:
         with self._store.reading() as tx:
             listed = _listed({**PARAMETERS, **self._set(tx, caller.account)}[ALLOWLIST])
             return self._guard.model_rights(tx, caller, listed)
@@ -122,6 +132,10 @@ def key_row(owner: Caller, key: AccountKey, now: int) -> dict[str, Any]:
     """The first key of an account's admin: without end, for everything."""
     named = {"id": new_key_id(), "name": "first", "scope": {}, "created_by": owner.user}
     return {**key.model_dump(), **named, "created_on": now, **owner.identity}
+
+
+def _base(name: str) -> Securable:
+    return Securable(ObjectKind.BASE_MODEL, name=name)
 
 
 def _listed(value: str) -> frozenset[str] | None:

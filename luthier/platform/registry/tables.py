@@ -21,6 +21,11 @@ class Tables:
         self._store, self._guard = store, guard
         self._tables, self._grants = store.table("tables"), GrantRows(store)
 
+    def precheck(self, caller: Caller, name: QualifiedName) -> None:
+        """NotAllowed before a file comes that could not be kept."""
+        with self._store.reading() as tx:
+            self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
+
     def create(self, caller: Caller, name: QualifiedName, info: TableInfo, replace: bool = False) -> TableInfo | None:
         """Records a table whose file is in place, and gives back the one that it replaced.
 

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("created_on", sa.BigInteger, nullable=False),
     )
     op.create_index("role_grants_by_grantee", "role_grants", ["account", "granted_to", "grantee"])
+    op.create_index("jobs_by_role", "jobs", ["account", "role", "created_on"])
     _create_grants()
     op.create_table(
         "parameters",
@@ -47,6 +48,7 @@ def downgrade() -> None:
     op.execute(f"DELETE FROM roles WHERE name = '{PUBLIC}'")
     for name in ("parameters", "grants", "role_grants"):
         op.drop_table(name)
+    op.drop_index("jobs_by_role", "jobs")
     op.drop_column("files", "role")
     for name in OWNERS:
         op.drop_column(name, "comment")
