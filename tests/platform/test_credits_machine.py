@@ -26,7 +26,7 @@ from tests.factories import ADMIN, add_admin, make_finished, make_job, make_prog
 from tests.fakes import Launcher
 
 MARGIN_MS = 5_000
-NUM_EXAMPLES, NUM_STEPS = 60, 250
+NUM_EXAMPLES, NUM_STEPS = 62, 210
 Rows = list[dict[str, Any]]
 numbers = st.integers(0, 3)
 amounts = st.integers(0, 60)
