@@ -208,3 +208,19 @@ def test_foreign_keys_hold(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db")
     with pytest.raises(sa.exc.IntegrityError), store.transaction() as tx:
         tx.execute(sa.insert(store.table("users")).values(account="nobody", name="u", created_on=1))
+
+
+def test_usage_lives_through_the_bytes_of_storage_and_back(settings: Settings) -> None:
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    registry.ledger.append(
+        [make_record("a"), make_record("main:1970-01-01", kind=UsageKind.STORAGE, stored_bytes=1 << 40)]
+    )
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0005")
+    with engine.connect() as connection:
+        kept = connection.execute(sa.text("SELECT source_id, amount_ucr FROM usage")).all()
+    assert [tuple(row) for row in kept] == [("a", 1)]  # what 0005 has no column for is not there
+    upgrade(engine)
+    assert Registry(settings, Launcher()).ledger.records(ADMIN, UsageKind.COMPLETION) == [make_record("a")]
+    engine.dispose()
