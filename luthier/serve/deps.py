@@ -20,11 +20,9 @@ SOFT_SECONDS, FRESH_SECONDS = 2.5, 5.0
 """A revoked key works for at most FRESH_SECONDS; one that expires ends at its time."""
 REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES)
 """A change there makes, or asks, models that are not named in the request's path."""
-
-
 AUTHORIZATION = b"authorization"
 ROLE_HEADERS = (b"luthier-role", b"x-snowflake-role")
-"""Name the role to act in, of those that the key's user has; without them it is the key's."""
+"""Name the role to act in, within the key's own; without them it is that."""
 WHO = (AUTHORIZATION, *ROLE_HEADERS)
 Asked = tuple[str, str | None]
 """A key's hash or a token, and the role to act in."""
@@ -35,11 +33,11 @@ class KeyCheck:
 
     def __init__(self, registry: Verbs, clock: Callable[[], float] = time.monotonic, oidc: Oidc | None = None) -> None:
         def by_key(asked: Asked) -> Session:
-            return _in_role(registry, registry.keys.authenticate(asked[0]), asked[1])
+            return registry.keys.authenticate(*asked)
 
         def by_token(asked: Asked) -> Session:
             assert oidc
-            return _in_role(registry, oidc.session(asked[0]), asked[1])
+            return oidc.session(*asked)
 
         self._keys = Remembered(by_key, SOFT_SECONDS, FRESH_SECONDS, clock)
         self._tokens = Remembered(by_token, SOFT_SECONDS, FRESH_SECONDS, clock) if oidc else None
@@ -67,7 +65,7 @@ class KeyCheck:
     async def session(self, header: str | None, role: str | None = None) -> Session:
         """`header` is Authorization: `Bearer KEY`, or `Snowflake Token="KEY"` as Snowflake's clients send it.
 
-        `role` is one of the user's to act in, as written.
+        `role` is the one to act in, as written; a key's own, or a token's first, without it.
         """
         key = _key(header or "")
         if not key:
@@ -81,10 +79,6 @@ class KeyCheck:
         if session.caller.key:
             self._used.note(session.caller.key)
         return session
-
-
-def _in_role(registry: Verbs, session: Session, role: str | None) -> Session:
-    return session if role is None else registry.keys.in_role(session, role)
 
 
 def _over(session: Session) -> NotAuthenticated:

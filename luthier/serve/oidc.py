@@ -14,8 +14,9 @@ from urllib.request import Request, urlopen
 
 import jwt
 
-from luthier.errors import NotAuthenticated, Unavailable
+from luthier.errors import NotAllowed, NotAuthenticated, Unavailable
 from luthier.platform.keys import Session
+from luthier.platform.names import fold
 from luthier.platform.settings import Settings
 from luthier.serve.services import Verbs
 
@@ -44,8 +45,8 @@ class Oidc:
         self._settings, self._registry = settings, registry
         self._keys = ProviderKeys(settings, clock)
 
-    def session(self, token: str) -> Session:
-        """What a token opens; NotAuthenticated says what is wrong with it."""
+    def session(self, token: str, role: str | None = None) -> Session:
+        """What a token opens, in a role that its user has; NotAuthenticated says what is wrong with it."""
         settings = self._settings
         claims = self._claims(token)
         user = claims.get(settings.oidc_user_claim)
@@ -54,6 +55,8 @@ class Oidc:
         session = self._registry.keys.session_of(
             settings.oidc_account or settings.account, user, self._roles(claims), settings.oidc_create_users
         )
+        if role and fold(role) != session.caller.role:
+            raise NotAllowed(f"User {user} acts as {session.caller.role} by this token, not as {role}.")
         return session.model_copy(update={"expires_on": (int(claims["exp"]) + LEEWAY_SECONDS) * 1000})
 
     def _claims(self, token: str) -> dict[str, Any]:

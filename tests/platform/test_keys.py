@@ -177,6 +177,21 @@ def test_the_admin_makes_keys_for_users_of_his_account(timed: Registry, settings
         timed.keys.create(ADMIN, draw(user="bob")[1])
 
 
+def test_a_role_to_act_in(timed: Registry, settings: Settings) -> None:
+    with_user(settings, "ann", "ANALYST")
+    _, new = draw(user="ann")
+    timed.keys.create(ADMIN, new)
+    assert timed.keys.authenticate(new.hash, "analyst").caller.role == "ANALYST"
+    with pytest.raises(NotAllowed, match="role ANALYST, does not have the role ACCOUNTADMIN"):
+        timed.keys.authenticate(new.hash, "AccountAdmin")
+    with_user(settings, "admin", "ANALYST")
+    assert timed.keys.authenticate(hash_key(KEY), "analyst").caller.role == "ANALYST"
+    lesser, narrow = draw(role="ANALYST")
+    timed.keys.create(ADMIN, narrow)
+    with pytest.raises(NotAllowed, match="does not have the role ACCOUNTADMIN"):  # though its user has it
+        timed.keys.authenticate(hash_key(lesser), "ACCOUNTADMIN")
+
+
 def test_another_account_reaches_no_key(timed: Registry) -> None:
     timed.access.add_admin_key("other", hash_key("lt_other"), "lt_oth")
     other = opened(timed, "lt_other").caller

@@ -72,7 +72,7 @@ def test_a_key_revoked_before_is_refused_at_once(registry: Registry, settings: S
 
 def test_many_callers_are_one_question(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     authenticate, asked = registry.keys.authenticate, []
-    monkeypatch.setattr(registry.keys, "authenticate", lambda key: asked.append(key) or authenticate(key))
+    monkeypatch.setattr(registry.keys, "authenticate", lambda *key: asked.append(key) or authenticate(*key))
     check = KeyCheck(registry)
 
     async def callers() -> list[Session]:

@@ -15,7 +15,6 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
-from luthier.platform.securables import role_key
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -27,8 +26,8 @@ class Keys:
         self._keys = store.table("keys")
         self._identities = Identities(store, guard, access)
 
-    def authenticate(self, key_hash: str) -> Session:
-        """What a key opens, by its hash."""
+    def authenticate(self, key_hash: str, role: str | None = None) -> Session:
+        """What a key opens, by its hash, in its own role or in one within that; ACCOUNTADMIN's in any of its user's."""
         found = self._store.rows(sa.select(self._keys).where(self._keys.c.hash == key_hash))
         if not found or not hmac.compare_digest(found[0]["hash"], key_hash):
             raise NotAuthenticated("This API key is not known here. Check LUTHIER_API_KEY or the profile.")
@@ -38,19 +37,7 @@ class Keys:
             raise _ended(session.caller, "was revoked", row["revoked_on"])
         if row["expires_on"] is not None and row["expires_on"] <= self._clock():
             raise _ended(session.caller, _expired(row), row["expires_on"])
-        self._check_role(session.caller)
-        return session
-
-    def in_role(self, session: Session, role: str) -> Session:
-        """The same in another role that the user has, as written."""
-        caller, wanted = session.caller, role_key(role)
-        with self._store.reading() as tx:
-            if wanted not in self._identities.roles_of(tx, caller.account, caller.user):
-                raise NotAllowed(
-                    f"User {caller.user} does not have a role {wanted}. `luthier grants list --to-user {caller.user}` "
-                    f"shows his."
-                )
-        return session.model_copy(update={"caller": caller.model_copy(update={"role": wanted})})
+        return session.model_copy(update={"caller": self._as(session.caller, role)})
 
     def session_of(self, account: str, user: str, roles: list[str], create: bool = False) -> Session:
         """What another proof of who he is opens: the first of the roles that he has, else his default one."""
@@ -124,10 +111,18 @@ class Keys:
                 is_later = sa.or_(columns.last_used_on.is_(None), columns.last_used_on < time)
                 tx.execute(sa.update(self._keys).where(columns.id == key_id, is_later).values(last_used_on=time))
 
-    def _check_role(self, caller: Caller) -> None:
+    def _as(self, caller: Caller, role: str | None) -> Caller:
+        """The caller in a role, which his user must have still."""
+        wanted = role_key(role) if role else caller.role
         with self._store.reading() as tx:
-            if caller.role not in self._identities.roles_of(tx, caller.account, caller.user):
-                raise NotAllowed(f"Key {caller.key}: user {caller.user} does not have the role {caller.role} any more.")
+            held = self._identities.roles_of(tx, caller.account, caller.user)
+            if caller.role != ADMIN_ROLE:
+                held &= self._identities.roles_within(tx, caller.account, caller.role)
+        if wanted not in held:
+            raise NotAllowed(
+                f"Key {caller.key} of user {caller.user}, role {caller.role}, does not have the role {wanted}."
+            )
+        return caller.model_copy(update={"role": wanted})
 
     def _own(self, tx: sa.Connection, caller: Caller) -> Session:
         """What the caller has himself; by the store, not by what he says."""

@@ -66,10 +66,10 @@ class Ledger:
         self, caller: Caller, group_by: list[GroupBy], since: int = 0, until: int = 2**62
     ) -> list[dict[str, Any]]:
         """Sums by kind and the columns named; `day` and `hour` are the period's start in epoch milliseconds."""
-        keys = [self._usage.c.kind, *(group_key(self._usage, name) for name in group_by)]
+        keys = [self._usage.c.kind, *(group_key(self._usage, name) for name in dict.fromkeys(group_by))]
         sums = [sa.func.sum(self._usage.c[name]).label(name) for name in COUNTS]
         query = sa.select(*keys, sa.func.count().label("records"), *sums).where(*self._within(caller, since, until))
-        names = ["kind", *group_by]  # PostgreSQL takes expressions with values in them for others
+        names = ["kind", *dict.fromkeys(group_by)]  # PostgreSQL takes expressions with values in them for others
         rows = self._store.rows(query.group_by(*names).order_by(*names))
         return [{**row, **{name: int(row[name]) for name in COUNTS}} for row in rows]
 

@@ -1,0 +1,68 @@
+"""Every route of every door, with keys that are not for it: a route that is added is asked too."""
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from luthier.platform.keys import Endpoint, endpoint_of, is_change
+from tests.flow.test_keys import bearer, made
+
+OPEN = {"/healthz", "/readyz"}
+"""They ask for no key."""
+
+
+def routes(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and path, with something in the place of each parameter."""
+    found = []
+    for path, operations in app.openapi()["paths"].items():
+        filled = "/".join("x" if part.startswith("{") else part for part in path.split("/"))
+        found += [(method.upper(), filled) for method in operations if path not in OPEN]
+    return found
+
+
+def refused(api: TestClient, key: dict[str, Any], method: str, path: str) -> bool:
+    response = api.request(method, path, headers=bearer(key), follow_redirects=False)
+    assert response.status_code < 500, response.text
+    return response.status_code == 403 and f"Key {key['id']} is " in response.text
+
+
+def test_there_are_routes(app: FastAPI) -> None:
+    assert len(routes(app)) > 40
+    assert all(isinstance(route, APIRoute) for route in app.routes if getattr(route, "path", "") == "/luthier/v1/keys")
+
+
+def test_without_a_key(app: FastAPI) -> None:
+    client = TestClient(app)
+    open_to_all = [(method, path) for method, path in routes(app) if client.request(method, path).status_code != 401]
+    assert open_to_all == []
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_a_key_for_one_endpoint(app: FastAPI, api: TestClient, endpoint: Endpoint) -> None:
+    key = made(api, endpoints=[endpoint])
+    for method, path in routes(app):
+        assert refused(api, key, method, path) == (endpoint_of(path) not in (endpoint, None)), (method, path)
+
+
+def test_a_key_that_only_reads(app: FastAPI, api: TestClient) -> None:
+    key = made(api, read_only=True)
+    for method, path in routes(app):
+        assert refused(api, key, method, path) == is_change(method, endpoint_of(path)), (method, path)
+
+
+def test_a_key_for_another_model(app: FastAPI, api: TestClient) -> None:
+    key = made(api, models=["other"])
+    named = [(method, path) for method, path in routes(app) if "/models/x" in path and "base-models" not in path]
+    assert len(named) > 5
+    assert [route for route in named if not refused(api, key, *route)] == []
+
+
+def test_the_engines_own_door(app: FastAPI, api: TestClient, direct: Any) -> None:
+    key = made(api, endpoints=["usage"])
+    replica = TestClient(direct)
+    for path in ("/v1/models", "/v1/models/tiny", "/m/tiny/v1/models"):
+        assert replica.get(path, headers=bearer(key)).status_code in (403, 404)
+    assert refused(replica, key, "GET", "/v1/models")
