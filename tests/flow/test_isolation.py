@@ -86,6 +86,18 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("POST", f"{MODEL}/warm"): (ONE,),
     ("POST", f"{V1}/collect"): (ONE, Try(params={"dry_run": "true"})),
     ("POST", f"{V1}/sql"): (),  # each statement: below
+    ("POST", f"{V1}/keys"): (Try({"name": "mine"}, is_open=True), Try({"user": "{user}"}), Try({"role": "{role}"})),
+    ("GET", f"{V1}/keys"): (ONE,),
+    ("DELETE", f"{V1}/keys/{{key_id}}"): (ONE,),
+    ("POST", f"{V1}/keys/{{key_id}}/rotate"): (ONE,),
+    ("GET", f"{V1}/audit"): (ONE,),
+    ("GET", f"{V1}/audit/verify"): (ONE,),
+    ("GET", f"{V1}/credits"): (ONE,),
+    ("GET", f"{V1}/credits/topups"): (ONE,),
+    ("POST", f"{V1}/credits/topups"): (Try({"credits": "1"}),),
+    ("PUT", f"{V1}/credits/limit"): (Try({"account": "tenant2"}),),
+    ("GET", f"{V1}/statement"): (ONE, Try(params={"format": "cloudevents"})),
+    ("GET", f"{V1}/ledger/reconcile"): (ONE,),
     ("GET", f"{V1}/usage/{{kind}}"): (ONE, Try(params={"group_by": "user"})),
     ("POST", f"{V1}/accounts"): (Try({"name": "mine"}),),
     ("GET", f"{V1}/accounts"): (ONE,),
@@ -180,6 +192,7 @@ class Names:
     batch: str
     user: str
     role: str
+    key: str
 
     def put(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -193,7 +206,7 @@ class Names:
         own = self.table if "/tables/" in route else own
         named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
         named |= {"file_id": self.file_id, "batch_id": self.batch, "file": "training_results.csv", "alias": "a"}
-        named |= {"kind": "completions", "parameter": "CORTEX_MODELS_ALLOWLIST"}
+        named |= {"key_id": self.key, "kind": "completions", "parameter": "CORTEX_MODELS_ALLOWLIST"}
         for key, value in named.items():
             route = route.replace(f"{{{key}}}", value)
         assert "{" not in route, route
@@ -215,6 +228,7 @@ MISSING = Names(
     batch="batch_00000000",
     user="OTHERUSER",
     role="OTHERROLE",
+    key="key_0",
 )
 SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", "0.75")
 """None of it may come in an answer; names that were asked for are taken out before."""
@@ -231,13 +245,14 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
     file = api.post("/v1/files", data={"purpose": "batch"}, files={"file": ("mysecret.jsonl", LINE)}).json()["id"]
     body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
     batch = api.post("/v1/batches", json=body).json()["id"]
-    assert api.post(CHAT, json=Names.put(_names(file, batch, job), CHATTED.body)).status_code == 200
+    assert api.post(CHAT, json=Names.put(_names(file, batch, job, ""), CHATTED.body)).status_code == 200
     run_all(api, "CREATE USER mysecretuser", "CREATE ROLE mysecretrole", "GRANT ROLE mysecretrole TO USER mysecretuser")
-    return _names(file, batch, job)
+    key = api.post(f"{V1}/keys", json={"name": "mysecretkey"}).json()["id"]
+    return _names(file, batch, job, key)
 
 
-def _names(file: str, batch: str, job: str) -> Names:
-    return Names("mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE")
+def _names(file: str, batch: str, job: str, key: str) -> Names:
+    return Names("mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE", key)
 
 
 @pytest.fixture(params=["another account", "a powerless role"])

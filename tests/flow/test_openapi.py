@@ -4,19 +4,21 @@ Derandomized: the same examples each time. A failure prints the request as a cur
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+import requests
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
-from schemathesis.python import asgi
 from schemathesis.schemas import APIOperation, BaseSchema
 from starlette.testclient import TestClient
 
 from tests.factories import KEY
 
-EXAMPLES = 8
+EXAMPLES = 15
 """Of each operation, as many that fit its schema as do not."""
 AWAY = "/readyz"
 """It says 503 while an engine is away, as it should."""
@@ -24,19 +26,19 @@ MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
 @pytest.fixture
-def schema(app: FastAPI, tuned: str) -> BaseSchema:
-    """With a table, a job and a model in the store, so that some of what is asked for is there."""
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
-
-
-@pytest.fixture
-def client(app: FastAPI, api: TestClient) -> Iterator[asgi.ASGIClient]:
-    with asgi.get_client(app) as client:
-        client.headers["Authorization"] = f"Bearer {KEY}"
+def api(app: FastAPI) -> Iterator[TestClient]:
+    """Answers as a server does, where the usual one raises."""
+    with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}, raise_server_exceptions=False) as client:
         yield client
 
 
-def faults_of(operation: APIOperation, client: asgi.ASGIClient, mode: GenerationMode) -> tuple[int, list[str]]:
+@pytest.fixture
+def schema(app: FastAPI, tuned: str) -> BaseSchema:
+    """With a table, a job and a model in the store, so that some of what is asked for is there."""
+    return schemathesis.openapi.from_dict(app.openapi())
+
+
+def faults_of(operation: APIOperation, api: TestClient, mode: GenerationMode) -> tuple[int, list[str]]:
     """How many requests it was sent, and those that ended in a fault."""
     faults: list[str] = []
     num_sent = 0
@@ -53,21 +55,26 @@ def faults_of(operation: APIOperation, client: asgi.ASGIClient, mode: Generation
     def send(case: schemathesis.Case) -> None:
         nonlocal num_sent
         num_sent += 1
-        response = case.call(session=client)
+        sent = case.as_transport_kwargs(base_url="http://testserver")
+        api.cookies.update(sent.pop("cookies", None) or {})
+        request = requests.Request(**sent).prepare()  # what the schema allows not, httpx cannot always put into a form
+        assert request.method
+        assert request.url
+        content = request.body.encode() if isinstance(request.body, str) else request.body
+        response = api.request(request.method, request.url, headers=dict(request.headers), content=content)
         if response.status_code >= 500 and operation.path != AWAY:
             faults.append(f"{response.status_code} {response.text[:300]} {case.as_curl_command()}")
 
-    send()
+    with suppress(Unsatisfiable):  # nothing can be wrong where nothing is given
+        send()
     return num_sent, faults
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_no_request_is_answered_by_a_fault_of_ours(
-    schema: BaseSchema, client: asgi.ASGIClient, mode: GenerationMode
-) -> None:
+def test_no_request_is_answered_by_a_fault_of_ours(schema: BaseSchema, api: TestClient, mode: GenerationMode) -> None:
     operations = [found.ok() for found in schema.get_all_operations()]
-    found = {operation.label: faults_of(operation, client, mode) for operation in operations}
+    found = {operation.label: faults_of(operation, api, mode) for operation in operations}
     assert len(found) > 40
     assert sum(num_sent for num_sent, _ in found.values()) > 2 * len(found)
     faults = [fault for _, some in found.values() for fault in some]

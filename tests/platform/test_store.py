@@ -102,13 +102,14 @@ def test_rows_of_0001_live_through_all_migrations_and_back(settings: Settings) -
 
 def test_access_comes_to_an_account_that_is_there_and_goes_again(settings: Settings) -> None:
     engine = sa.create_engine(settings.store_url)
+    upgrade(engine)
     downgrade(engine, "0005")
     with engine.begin() as tx:
         tx.exec_driver_sql(ACCOUNT)
         for table, name in (("users", "admin"), ("roles", "ACCOUNTADMIN")):
             tx.exec_driver_sql(f"INSERT INTO {table} (account, name, created_on) VALUES ('main', '{name}', 1)")
         tx.exec_driver_sql(
-            "INSERT INTO keys (hash, prefix, account, user, role, created_on)"
+            'INSERT INTO keys (hash, prefix, account, "user", role, created_on)'
             f" VALUES ('{hash_key(KEY)}', 'lt_', 'main', 'admin', 'ACCOUNTADMIN', 1)"
         )
     upgrade(engine)
@@ -217,6 +218,7 @@ def test_usage_lives_through_the_bytes_of_storage_and_back(settings: Settings) -
         [make_record("a"), make_record("main:1970-01-01", kind=UsageKind.STORAGE, stored_bytes=1 << 40)]
     )
     engine = sa.create_engine(settings.store_url)
+    upgrade(engine)
     downgrade(engine, "0005")
     with engine.connect() as connection:
         kept = connection.execute(sa.text("SELECT source_id, amount_ucr FROM usage")).all()

@@ -15,6 +15,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
+from luthier.platform.securables import role_key
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -60,6 +61,7 @@ class Keys:
                 return self._same(caller, known, new)
             own = self._own(tx, caller)
             user = new.user or caller.user
+            self._check_for_whom(tx, caller, user)
             self._identities.check_user(tx, caller.account, user)
             role = new.role or self._role_for(tx, caller, user)
             given = Session(
@@ -137,9 +139,8 @@ class Keys:
 
     def _check_may_give(self, tx: sa.Connection, own: Session, given: Session) -> None:
         caller, to = own.caller, given.caller
+        self._check_for_whom(tx, caller, to.user)
         if not self._guard.may(tx, caller, Action.ADMINISTER):
-            if to.user != caller.user:
-                raise NotAllowed(f"Only {ADMIN_ROLE} makes keys for others; you are {caller.user} as {caller.role}.")
             if to.role not in self._identities.roles_within(tx, caller.account, caller.role):
                 raise NotAllowed(f"Role {to.role} is not within {caller.role}: a key has no more than its maker has.")
         if to.role not in self._identities.roles_of(tx, to.account, to.user):
@@ -148,6 +149,11 @@ class Keys:
             raise NotAllowed(f"Key {caller.key} has the scope: {own.scope}. It makes no key with more: {given.scope}.")
         if own.expires_on is not None and (given.expires_on is None or given.expires_on > own.expires_on):
             raise NotAllowed(f"Key {caller.key} ends {_when(own.expires_on)}: it makes no key that lives longer.")
+
+    def _check_for_whom(self, tx: sa.Connection, caller: Caller, user: str) -> None:
+        """Before anything is told of the user."""
+        if user != caller.user and not self._guard.may(tx, caller, Action.ADMINISTER):
+            raise NotAllowed(f"Only {ADMIN_ROLE} makes keys for others; you are {caller.user} as {caller.role}.")
 
     def _insert(self, tx: sa.Connection, caller: Caller, new: NewKey, given: Session) -> KeyInfo:
         row = {
