@@ -140,9 +140,9 @@ class Keys:
     def _check_may_give(self, tx: sa.Connection, own: Session, given: Session) -> None:
         caller, to = own.caller, given.caller
         self._check_for_whom(tx, caller, to.user)
-        if not self._guard.may(tx, caller, Action.ADMINISTER):
-            if to.role not in self._identities.roles_within(tx, caller.account, caller.role):
-                raise NotAllowed(f"Role {to.role} is not within {caller.role}: a key has no more than its maker has.")
+        within = self._identities.roles_within(tx, caller.account, caller.role)
+        if to.role not in within and not self._guard.may(tx, caller, Action.ADMINISTER):
+            raise NotAllowed(f"Role {to.role} is not within {caller.role}: a key has no more than its maker has.")
         if to.role not in self._identities.roles_of(tx, to.account, to.user):
             raise NotAllowed(f"User {to.user} does not have the role {to.role}.")
         if not own.scope.covers(given.scope):
