@@ -23,7 +23,7 @@ from luthier.cli.front import clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_root_alive, ray_environment, start_ray
-from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAuthenticated
+from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.base_models import (
     BaseModel,
@@ -243,8 +243,8 @@ def _ensure_key(settings: Settings, cluster: Cluster, registry: Any) -> str | No
             registry.keys.authenticate(hash_key(profile.api_key))
             save_profile(settings, Profile(url=cluster.url, api_key=profile.api_key))
             return None
-        except NotAuthenticated:
-            pass  # a profile of another database: the new key takes its place
+        except (NotAllowed, NotAuthenticated):
+            pass  # a key of another database, or of a role that its user lost: the new key takes its place
     key = new_key()
     registry.access.add_admin_key(settings.account, hash_key(key), key[: len(KEY_PREFIX) + 4])
     save_profile(settings, Profile(url=cluster.url, api_key=key))

@@ -3,10 +3,12 @@
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from luthier.cli.objects import Rows
+from luthier.cli.objects import Rows, quoted
 
 if TYPE_CHECKING:
     from luthier.cli.client import Client
+
+BUDGETS = "/luthier/v1/credits/budgets"
 
 
 class Credits:
@@ -36,6 +38,23 @@ class Credits:
     def limit(self, account: str | None = None) -> dict[str, Any]:
         """The account spends no more than its balance from now on."""
         told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/limit", json=_of(account))
+        return told
+
+    def budgets(self) -> Rows:
+        """Of the account's roles, users and keys."""
+        rows: Rows = self._client.call("GET", BUDGETS)["budgets"]
+        return rows
+
+    def set_budget(
+        self, kind: str, name: str, credits: str, period: str = "none", is_hard: bool = True
+    ) -> dict[str, Any]:
+        """What a role, user or key (its id) may spend, in all or in each `day` or `month` (UTC)."""
+        body = {"credits": str(credits), "period": period, "is_hard": is_hard}
+        told: dict[str, Any] = self._client.call("PUT", f"{BUDGETS}/{kind}/{quoted(name)}", json=body)
+        return told
+
+    def drop_budget(self, kind: str, name: str) -> dict[str, Any]:
+        told: dict[str, Any] = self._client.call("DELETE", f"{BUDGETS}/{kind}/{quoted(name)}")
         return told
 
 

@@ -1,4 +1,4 @@
-"""luthier credits show | topup | topups | limit."""
+"""luthier credits show | topup | topups | limit | budgets."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from luthier.cli.options import AS_JSON
 from luthier.cli.render import show, show_one
 
 ACCOUNT = click.option("--account", metavar="NAME", help="Another account than yours.")
+KIND = click.argument("kind", type=click.Choice(["role", "user", "key"]))
+BUDGET_COLUMNS = ("kind", "name", "granted", "spent", "reserved", "period", "is_hard", "passed_on")
 TOPUP_COLUMNS = ("time", "account", "credits", "note", "by", "key")
 
 
@@ -57,6 +59,41 @@ def topups(account: str | None, as_json: bool) -> None:
 def limit(account: str | None, as_json: bool) -> None:
     """Let an account spend no more than its balance, be that nothing."""
     _say(Client().credits.limit(account), as_json)
+
+
+@credits.group()
+def budgets() -> None:
+    """What a role, a user or a key may spend of the account's credits."""
+
+
+@budgets.command("list")
+@AS_JSON
+def list_budgets(as_json: bool) -> None:
+    """List them, with what was spent of them."""
+    show(Client().credits.budgets(), BUDGET_COLUMNS, as_json, "No budgets: the account's balance alone limits all.")
+
+
+@budgets.command("set")
+@KIND
+@click.argument("name")
+@click.argument("amount", metavar="CREDITS")
+@click.option(
+    "--period", type=click.Choice(["none", "day", "month"]), default="none", help="When it begins anew (UTC)."
+)
+@click.option("--soft", is_flag=True, help="Refuse nothing; only tell when it was passed.")
+@AS_JSON
+def set_budget(kind: str, name: str, amount: str, period: str, soft: bool, as_json: bool) -> None:
+    """Let a role, user or key (by its id) spend no more than CREDITS."""
+    show_one(Client().credits.set_budget(kind, name, amount, period, not soft), as_json)
+
+
+@budgets.command("drop")
+@KIND
+@click.argument("name")
+@AS_JSON
+def drop_budget(kind: str, name: str, as_json: bool) -> None:
+    """End a budget: the account's balance alone limits again."""
+    show_one(Client().credits.drop_budget(kind, name), as_json)
 
 
 def _say(balance: dict[str, Any], as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """Who may spend how much: limits, what is reserved of them, top-ups. Pure; amounts are micro-credits.
 
-A limit is an account's balance (scope ""), or a budget of one of its roles or users. What is not limited has none.
+A limit is an account's balance (scope ""), or a budget of one of its roles, users or keys; without, nothing is limited.
 For each limit at every moment: spent + reserved <= granted + overrun. An overrun is what came to the ledger without
 a reservation that covered it; only a reservation makes new spending possible.
 """
@@ -52,6 +52,30 @@ class Balance(Frozen):
         return max(0, self.granted_ucr - self.spent_ucr - self.held_ucr - self.leased_ucr)
 
 
+class BudgetKind(StrEnum):
+    """Whose a budget is."""
+
+    ROLE = "role"
+    USER = "user"
+    KEY = "key"
+
+
+class Budget(Frozen):
+    """What one role, user or key of an account may spend in a period, within the account's balance."""
+
+    kind: BudgetKind
+    name: str
+    granted_ucr: int
+    spent_ucr: int = 0
+    """In the present period, since the budget was made."""
+    reserved_ucr: int = 0
+    period: Period = Period.NONE
+    is_hard: bool = True
+    """What would pass it is refused; a soft one only says when it was passed."""
+    passed_on: int | None = None
+    """When a soft one was passed in this period."""
+
+
 class TopUp(Frozen):
     account: str
     key: str
@@ -91,17 +115,14 @@ class Renewal(Frozen):
     leases: list[Granted]
 
 
-def scopes_of(caller: Caller) -> tuple[str, str, str]:
+def scopes_of(caller: Caller) -> tuple[str, ...]:
     """The limits that there can be for a caller."""
-    return ACCOUNT, role_scope(caller.role), user_scope(caller.user)
+    own = budget_scope(BudgetKind.ROLE, caller.role), budget_scope(BudgetKind.USER, caller.user)
+    return (ACCOUNT, *own, budget_scope(BudgetKind.KEY, caller.key)) if caller.key else (ACCOUNT, *own)
 
 
-def role_scope(role: str) -> str:
-    return f"role:{role}"
-
-
-def user_scope(user: str) -> str:
-    return f"user:{user}"
+def budget_scope(kind: BudgetKind, name: str) -> str:
+    return f"{kind}:{name}"
 
 
 def new_total(want: Want, amount: int, spent: int, available: int) -> int:

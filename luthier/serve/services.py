@@ -19,6 +19,7 @@ from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
@@ -59,6 +60,7 @@ class Verbs(Protocol):
     ledger: Ledger
     usage: UsageReader
     credits: Credits
+    budgets: Budgets
     reconcile: Reconcile
     proofs: Proofs
     jobs: Jobs

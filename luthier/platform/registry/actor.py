@@ -18,6 +18,7 @@ from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts, Garbage
 from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
@@ -79,6 +80,7 @@ class RegistryClient:
         self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
         self.usage = cast(UsageReader, _Part("usage"))
+        self.budgets = cast(Budgets, _Part("budgets"))
         self.credits = cast(Credits, _Part("credits"))
         self.reconcile = cast(Reconcile, _Part("reconcile"))
         self.proofs = cast(Proofs, _Part("proofs"))

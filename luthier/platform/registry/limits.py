@@ -125,8 +125,16 @@ class Limits:
             spent, covered = sum(record.amount_ucr for record in mine), sum(paid.values())
             sums = {"spent_ucr": spent, "reserved_ucr": -covered, "overrun_ucr": spent - covered}
             self._add(tx, limit["account"], limit["scope"], **sums)
-            if spent > covered and limit["is_hard"]:
+            if limit["is_hard"] and spent > covered:
                 log.warning("%s %s: %d ucr were not reserved", limit["account"], limit["scope"], spent - covered)
+            if not limit["is_hard"] and limit["spent_ucr"] + spent > limit["granted_ucr"]:
+                self._tell_passed(tx, limit)
+
+    def _tell_passed(self, tx: sa.Connection, limit: Row) -> None:
+        """Of a soft budget, once in a period."""
+        if limit["passed_on"] is None:
+            log.warning("%s %s: the soft budget is passed", limit["account"], limit["scope"])
+            self.update(tx, limit["account"], limit["scope"], passed_on=self._clock())
 
     def _spend(self, tx: sa.Connection, id: str, scope: str, ucr: int) -> None:
         columns = self._reservations.c
@@ -189,7 +197,7 @@ def _payments(records: Sequence[UsageRecord], reservations: Sequence[Row]) -> di
 
 
 def _is_limited(limit: Row, record: UsageRecord) -> bool:
-    caller = Caller(account=record.account, user=record.user, role=record.role)
+    caller = Caller(account=record.account, user=record.user, role=record.role, key=record.key)
     return limit["account"] == record.account and limit["scope"] in scopes_of(caller)
 
 

@@ -10,6 +10,7 @@ from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
@@ -50,6 +51,7 @@ class Registry:
         self.artifacts = Artifacts(store, settings, clock)
         self.usage = UsageReader(store)
         self.ledger = Ledger(store, clock)
+        self.budgets = Budgets(store, guard, clock)
         self.credits = Credits(store, clock, settings.account)
         self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)

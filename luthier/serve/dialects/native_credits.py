@@ -5,13 +5,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from pydantic import Field, field_validator
 
-from luthier.platform.credits import Balance, TopUp
+from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import to_credits, to_ucr
+from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.paths import NAME
 
 routes = APIRouter()
 
+BUDGET = f"/credits/budgets/{{kind}}/{NAME}"
 TopUpKey = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 
 
@@ -56,6 +59,54 @@ def top_up(body: NewTopUp, key: TopUpKey, caller: CallerOf, services: ServicesOf
 def limit(body: OfAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The account spends no more than its balance from now on, be that nothing."""
     return balance_told(services.registry.credits.limit(caller, body.account or caller.account))
+
+
+class BudgetBody(Frozen):
+    credits: str
+    """Decimal, with at most six decimals."""
+    period: Period = Period.NONE
+    is_hard: bool = True
+
+    @field_validator("credits")
+    @classmethod
+    def _is_an_amount(cls, credits: str) -> str:
+        if to_ucr(credits) >= 2**60:
+            raise ValueError("a budget is less than a trillion credits")
+        return credits
+
+
+@routes.get("/credits/budgets")
+def show_budgets(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Of the account's roles, users and keys."""
+    return {"budgets": [_budget_told(each) for each in services.registry.budgets.show(caller)]}
+
+
+@routes.put(BUDGET)
+def set_budget(kind: BudgetKind, name: str, body: BudgetBody, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """What the role, user or key may spend, in all or in each day or month (UTC), within the account's balance."""
+    wanted = {"granted_ucr": to_ucr(body.credits), "period": body.period, "is_hard": body.is_hard}
+    return _budget_told(services.registry.budgets.set(caller, Budget(kind=kind, name=_owner(kind, name), **wanted)))
+
+
+@routes.delete(BUDGET)
+def drop_budget(kind: BudgetKind, name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return _budget_told(services.registry.budgets.drop(caller, kind, _owner(kind, name)))
+
+
+def _owner(kind: BudgetKind, name: str) -> str:
+    """As the registry knows it."""
+    match kind:
+        case BudgetKind.ROLE:
+            return role_key(name)
+        case BudgetKind.USER:
+            return user_key(name)
+        case BudgetKind.KEY:
+            return name
+
+
+def _budget_told(budget: Budget) -> dict[str, Any]:
+    amounts = {name: f"{to_credits(getattr(budget, f'{name}_ucr')):f}" for name in ("granted", "spent", "reserved")}
+    return {**budget.model_dump(mode="json", include={"kind", "name", "period", "is_hard", "passed_on"}), **amounts}
 
 
 def balance_told(balance: Balance) -> dict[str, Any]:
