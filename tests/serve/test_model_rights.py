@@ -7,6 +7,7 @@ import pytest
 from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.base_models import load_catalog
+from luthier.platform.keys import NewKey
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import CORTEX_USER, PUBLIC, Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
@@ -32,7 +33,7 @@ def analyst(registry: Registry) -> Registry:
     registry.users.create(ADMIN, ANN.user)
     registry.roles.create(ADMIN, ANN.role)
     registry.roles.grant(ADMIN, ANN.role, USER)
-    registry.access.add_key(ANN, hash_key("ann"), "lt_")
+    registry.keys.create(ADMIN, NewKey(id="key_1", hash=hash_key("ann"), prefix="lt_", user=ANN.user, role=ANN.role))
     return registry
 
 
@@ -84,10 +85,14 @@ def test_a_tuned_model_ends_in_time_and_begins_at_once(analyst: Registry, clock:
 
 def test_a_role_that_is_taken_ends_in_time(analyst: Registry, clock: Clock) -> None:
     keys = KeyCheck(analyst, clock)
-    assert asyncio.run(keys.caller("Bearer ann")) == asyncio.run(keys.caller("Bearer ann", "analyst")) == ANN
-    assert asyncio.run(keys.caller("Bearer ann", "public")).role == PUBLIC
+
+    async def role_of(asked: str | None = None) -> str:
+        return (await keys.session("Bearer ann", asked)).caller.role
+
+    assert asyncio.run(role_of()) == asyncio.run(role_of("analyst")) == ANN.role
+    assert asyncio.run(role_of("public")) == PUBLIC
     analyst.roles.revoke(ADMIN, ANN.role, USER)
     clock.now += deps.FRESH_SECONDS * 1.01
     for role in (None, "analyst"):
-        with pytest.raises(NotAllowed, match="User ANN does not have a role ANALYST"):
-            asyncio.run(keys.caller("Bearer ann", role))
+        with pytest.raises(NotAllowed, match="does not have the role ANALYST"):
+            asyncio.run(role_of(role))

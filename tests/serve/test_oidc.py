@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 
-from luthier.errors import NotAllowed, NotAuthenticated, Unavailable
+from luthier.errors import NotAuthenticated, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.keys import Session
 from luthier.platform.registry.registry import Registry
@@ -257,8 +257,7 @@ def test_keys_at_an_address_of_their_own(registry: Registry, home: Path, provide
 
 def test_new_users(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
     oidc = oidc_of(registry, home, provider, clock, oidc_create_users=True)
-    with pytest.raises(NotAllowed, match="User 'bob' has no role"):
-        oidc.session(provider.token(sub="bob"))
+    assert oidc.session(provider.token(sub="bob")).caller == Caller(account=ADMIN.account, user="bob", role="PUBLIC")
 
 
 @pytest.mark.parametrize("told", ["boss", ["nobody", "boss"], ["ACCOUNTADMIN"], None, 7, [7], "unheard-of"])
