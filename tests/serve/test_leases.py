@@ -267,8 +267,7 @@ def test_a_lease_that_ended_without_us_is_replaced(registry: Registry, replica: 
 
     async def ask() -> None:
         running = await replica.reserve(100)
-        while replica.leases._looks:
-            await asyncio.sleep(0)
+        await landed(replica)
         assert registry.credits.end_holder("r1") == 1
         replica.clock.now += 2
         await replica.leases.renew_all()
