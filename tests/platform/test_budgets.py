@@ -5,39 +5,17 @@ import pytest
 from luthier.errors import PaymentRequired
 from luthier.platform.credits import Budget, BudgetKind, Period
 from luthier.platform.registry.registry import Registry
-from luthier.platform.settings import Settings
-from tests.factories import ADMIN, add_admin, make_job, make_record
-from tests.fakes import Launcher
+from tests.factories import ADMIN, make_job, make_record
+from tests.platform.test_credits import PRICE, Time, registry, time  # noqa: F401 - fixtures
 
 DAY_MS = 24 * 3600 * 1000
-PRICE = 6
-"""Micro-credits of make_job's 60 tokens."""
-
-
-class Time:
-    now = 5_000
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def registry(settings: Settings, launcher: Launcher, time: Time) -> Registry:
-    registry = Registry(settings, launcher, time)
-    add_admin(registry)
-    return registry
 
 
 def budget_of(ucr: int, period: Period = Period.DAY) -> Budget:
     return Budget(kind=BudgetKind.ROLE, name=ADMIN.role, granted_ucr=ucr, period=period)
 
 
-def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Time) -> None:
+def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Time) -> None:  # noqa: F811
     registry.budgets.set(ADMIN, budget_of(100))
     record = make_record()
     registry.ledger.append([record])
@@ -46,7 +24,7 @@ def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Time) -> 
     assert [each.spent_ucr for each in registry.budgets.show(ADMIN)] == [0]
 
 
-def test_what_is_held_for_a_job_goes_with_it_into_the_new_day(registry: Registry, time: Time) -> None:
+def test_what_is_held_for_a_job_goes_with_it_into_the_new_day(registry: Registry, time: Time) -> None:  # noqa: F811
     registry.budgets.set(ADMIN, budget_of(PRICE))
     registry.jobs.submit(make_job())
     time.now += DAY_MS
@@ -54,7 +32,7 @@ def test_what_is_held_for_a_job_goes_with_it_into_the_new_day(registry: Registry
         registry.jobs.submit(make_job("ft_2", "LUTHIER.PUBLIC.ANOTHER"))
 
 
-def test_set_again_it_keeps_what_was_spent(registry: Registry) -> None:
+def test_set_again_it_keeps_what_was_spent(registry: Registry) -> None:  # noqa: F811
     registry.budgets.set(ADMIN, budget_of(100))
     record = make_record()
     registry.ledger.append([record])

@@ -4,19 +4,22 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotAllowed, NotFound
-from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.errors import Conflict, NotFound
+from luthier.platform.access import Caller
 from luthier.platform.credits import ACCOUNT, LEASE_MS, Balance, Granted, Renewal, TopUp, Want, new_total
+from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits, available
+from luthier.platform.securables import PLATFORM
 from luthier.platform.store import Store
 
 MUCH = 2**62
 
 
 class Credits:
-    def __init__(self, store: Store, clock: Callable[[], int], platform_account: str) -> None:
+    def __init__(self, store: Store, guard: Guard, clock: Callable[[], int]) -> None:
         """Admins of the platform's account give credits to all."""
-        self._store, self._clock, self._platform = store, clock, platform_account
+        self._store, self._guard, self._clock = store, guard, clock
         self._limits = Limits(store, clock)
         self._accounts, self._topups = store.table("accounts"), store.table("topups")
 
@@ -117,8 +120,8 @@ class Credits:
     # who may, and what is there
 
     def _check_platform(self, caller: Caller) -> None:
-        if caller.account != self._platform or caller.role != ADMIN_ROLE:
-            raise NotAllowed(f"Only {ADMIN_ROLE} of account {self._platform} sees and changes what accounts may spend.")
+        with self._store.reading() as tx:
+            self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
 
     def _check_account(self, tx: sa.Connection, account: str) -> None:
         if tx.execute(sa.select(self._accounts.c.name).where(self._accounts.c.name == account)).first() is None:

@@ -52,7 +52,7 @@ class Registry:
         self.usage = UsageReader(store)
         self.ledger = Ledger(store, clock)
         self.budgets = Budgets(store, guard, clock)
-        self.credits = Credits(store, clock, settings.account)
+        self.credits = Credits(store, guard, clock)
         self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)
