@@ -19,6 +19,7 @@ from luthier.cli import (
     keys,
     ledger,
     models,
+    shares,
     sql,
     tables,
     usage,
@@ -59,6 +60,7 @@ for command in (
     usage.usage,
     credits.credits,
     *access.COMMANDS,
+    shares.shares,
     ledger.ledger,
 ):
     main.add_command(command)

@@ -34,6 +34,9 @@ def show_model(model: str, as_json: bool) -> None:
     """Show one model, or one version (MODEL@3), and the versions that there are."""
     client = Client()
     found = client.models.get(model)
+    if found["origin"]:  # another account's: there is no more to see
+        show_one(found, as_json)
+        return
     versions = client.models.versions(found["model"])
     if as_json:
         show_one({**found, "all_versions": versions}, as_json)

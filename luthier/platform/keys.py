@@ -44,6 +44,8 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/models", Endpoint.MODELS),
     ("/luthier/v1/base-models", Endpoint.MODELS),
     ("/luthier/v1/engines", Endpoint.MODELS),
+    ("/luthier/v1/shares", Endpoint.ADMIN),
+    ("/luthier/v1/shared-databases", Endpoint.ADMIN),
     ("/luthier/v1/usage", Endpoint.USAGE),
     ("/luthier/v1/statement", Endpoint.USAGE),
     ("/luthier/v1/credits/topups", Endpoint.ADMIN),
@@ -56,7 +58,8 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
 """The part that a path belongs to; the first that fits. None: every key's. What is not here is ADMIN's."""
 
 READING_WORDS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "LIST", "VALUES", "FROM", "EXPLAIN"})
-ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT", "SHARE"})
+ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT"})
+ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES"}
 
 
 class Scope(Frozen):

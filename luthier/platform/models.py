@@ -1,6 +1,7 @@
 """Tables and models: the named objects of account > database > schema. Pure."""
 
 from enum import StrEnum
+from typing import Any
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.options import Method
@@ -17,6 +18,10 @@ class TableInfo(Frozen):
     num_rows: int
     columns: list[str]
     created_on: int
+
+
+INSIDE = ("job_id", "sha256", "rank", "method", "parent")
+"""Fields of a version that its own account alone is told."""
 
 
 class ModelVersion(Frozen):
@@ -40,6 +45,13 @@ class ModelVersion(Frozen):
     """The model or job whose weights it began with."""
     owner: str
     created_on: int
+    origin: str | None = None
+    """Whose it is and what it is called there, where another account shares it: ACCOUNT.DATABASE.SCHEMA.MODEL."""
+
+    def told(self) -> dict[str, Any]:
+        """What callers are shown: no folder, and of another account's model nothing of what it is made of."""
+        inside = dict.fromkeys(INSIDE) if self.origin else {}
+        return {**self.model_dump(exclude={"path"}), **inside}
 
 
 class ProofState(StrEnum):
@@ -120,9 +132,14 @@ class Resolved(Frozen):
     """What answers a request: a base model, with or without an adapter on it."""
 
     name: str
-    """As it is called in answers and on the bill."""
+    """As the caller calls it."""
     base_model: str
     adapter: ModelVersion | None = None
+
+    @property
+    def billed_as(self) -> str:
+        """In the ledger: another account's model by the name that it has there."""
+        return self.adapter.origin or self.name if self.adapter else self.name
 
     @property
     def version(self) -> int | None:

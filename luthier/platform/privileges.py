@@ -43,6 +43,8 @@ class Action(StrEnum):
     READ_ARTIFACTS = "read the model's artifacts"
     CREATE_ROLE = "create a role"
     CREATE_USER = "create a user"
+    CREATE_SHARE = "create a share"
+    IMPORT_SHARE = "use a share of another account"
     MANAGE = "change or drop it"
     GRANT = "grant privileges on it"
     MANAGE_GRANTS = "see and change all grants"
@@ -93,6 +95,8 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
     Action.CREATE_ROLE: (Need(Privilege.CREATE_ROLE, _always(ACCOUNT)),),
     Action.CREATE_USER: (Need(Privilege.CREATE_USER, _always(ACCOUNT)),),
+    Action.CREATE_SHARE: (Need(Privilege.CREATE_SHARE, _always(ACCOUNT)),),
+    Action.IMPORT_SHARE: (Need(Privilege.IMPORT_SHARE, _always(ACCOUNT)),),
     Action.MANAGE: (_OWNER,),
     Action.GRANT: (_OWNER,),
     Action.MANAGE_GRANTS: (Need(Privilege.MANAGE_GRANTS, _always(ACCOUNT)),),
@@ -122,6 +126,8 @@ class Rights:
     def has(self, privilege: Privilege, on: Securable) -> bool:
         if on.kind is ObjectKind.BASE_MODEL and privilege is Privilege.USAGE:
             return self.models is None or on.name in self.models or bool(self._on(on))
+        if on.is_imported:  # it can be asked, and nothing else, by whoever it is
+            return privilege is Privilege.USAGE and self._has_imported(on)
         if self.is_admin:
             return on.kind is not ObjectKind.PLATFORM or self.is_operator
         return not self._on(on).isdisjoint({privilege, Privilege.OWNERSHIP, *GIVEN_BY.get(privilege, ())})
@@ -133,7 +139,11 @@ class Rights:
         if about.kind is ObjectKind.ROLE and about.name in self.roles:
             return True
         is_open = about.kind not in IN_SCHEMA or all(self.has(each.privilege, each.on(about)) for each in _OPEN)
-        return is_open and bool(self._on(about))
+        return is_open and (about.is_imported or bool(self._on(about)))
+
+    def _has_imported(self, on: Securable) -> bool:
+        held = self.held.get(Securable(ObjectKind.DATABASE, on.database), frozenset())
+        return self.is_admin or not held.isdisjoint({Privilege.IMPORTED, Privilege.OWNERSHIP})
 
     def _on(self, on: Securable) -> frozenset[Privilege]:
         held = self.held.get(on, frozenset())
@@ -153,6 +163,8 @@ class Missing(NamedTuple):
     def sentence(self, role: str, action: Action) -> str:
         """What is missing, and what gives it."""
         to = f"TO ROLE {quote_if_needed(role)}"
+        if self.on.is_imported:
+            return f"{self.on} is another account's, which shares it to be asked alone: nobody here may {action}."
         match self.on.kind:
             case ObjectKind.PLATFORM:
                 return f"Only {ADMIN_ROLE} of the account that runs the platform may {action}."

@@ -27,8 +27,12 @@ class Privilege(StrEnum):
     CREATE_MODEL = "CREATE MODEL"
     CREATE_ROLE = "CREATE ROLE"
     CREATE_USER = "CREATE USER"
+    CREATE_SHARE = "CREATE SHARE"
+    IMPORT_SHARE = "IMPORT SHARE"
     MANAGE_GRANTS = "MANAGE GRANTS"
     MONITOR_USAGE = "MONITOR USAGE"
+    IMPORTED = "IMPORTED PRIVILEGES"
+    """On a database that was made of a share: all that the share gives."""
     OWNERSHIP = "OWNERSHIP"
     """Holds all others on the same object."""
 
@@ -42,6 +46,7 @@ class ObjectKind(StrEnum):
     ROLE = "ROLE"
     USER = "USER"
     DATABASE_ROLE = "DATABASE ROLE"
+    SHARE = "SHARE"
     BASE_MODEL = "BASE MODEL"
     PLATFORM = "PLATFORM"
     """What all accounts stand on."""
@@ -51,21 +56,24 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
     ObjectKind.ACCOUNT: (
         Privilege.CREATE_ROLE,
         Privilege.CREATE_USER,
+        Privilege.CREATE_SHARE,
+        Privilege.IMPORT_SHARE,
         Privilege.MANAGE_GRANTS,
         Privilege.MONITOR_USAGE,
     ),
-    ObjectKind.DATABASE: (Privilege.USAGE, Privilege.OWNERSHIP),
+    ObjectKind.DATABASE: (Privilege.USAGE, Privilege.IMPORTED, Privilege.OWNERSHIP),
     ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
     ObjectKind.TABLE: (Privilege.SELECT, Privilege.OWNERSHIP),
     ObjectKind.MODEL: (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP),
     ObjectKind.ROLE: (Privilege.OWNERSHIP,),
     ObjectKind.USER: (Privilege.OWNERSHIP,),
+    ObjectKind.SHARE: (Privilege.OWNERSHIP,),
     ObjectKind.DATABASE_ROLE: (Privilege.USAGE,),
     ObjectKind.BASE_MODEL: (Privilege.USAGE,),
 }
 GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
 """Who may look into a model may ask it."""
-OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER)
+OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
 IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.MODEL)
 
@@ -80,6 +88,8 @@ class Securable:
     name: str = ""
     owner: str = field(default="", compare=False)
     """The role that owns it, where it is known."""
+    is_imported: bool = field(default=False, compare=False)
+    """It is another account's, in a database that was made of a share."""
 
     @classmethod
     def named(cls, kind: ObjectKind, name: QualifiedName, owner: str = "") -> "Securable":
@@ -87,11 +97,11 @@ class Securable:
 
     @property
     def in_database(self) -> "Securable":
-        return Securable(ObjectKind.DATABASE, self.database)
+        return Securable(ObjectKind.DATABASE, self.database, is_imported=self.is_imported)
 
     @property
     def in_schema(self) -> "Securable":
-        return Securable(ObjectKind.SCHEMA, self.database, self.schema)
+        return Securable(ObjectKind.SCHEMA, self.database, self.schema, is_imported=self.is_imported)
 
     @property
     def dotted(self) -> str:
@@ -138,8 +148,8 @@ class Granted(NamedTuple):
 
 
 def all_privileges(kind: ObjectKind) -> tuple[Privilege, ...]:
-    """ALL PRIVILEGES: OWNERSHIP is none of them."""
-    return tuple(each for each in GRANTABLE.get(kind, ()) if each is not Privilege.OWNERSHIP)
+    """ALL PRIVILEGES: OWNERSHIP is none of them, nor what a share gives."""
+    return tuple(each for each in GRANTABLE.get(kind, ()) if each not in (Privilege.OWNERSHIP, Privilege.IMPORTED))
 
 
 def parse_privileges(kind: ObjectKind, written: Iterable[str]) -> tuple[Privilege, ...]:
@@ -165,7 +175,7 @@ def parse_securable(kind: ObjectKind, text: str, default_database: str, default_
             return Securable(kind, fold(text.strip()))
         case ObjectKind.SCHEMA:
             return Securable(kind, *parse_schema(text, default_database))
-        case ObjectKind.ROLE:
+        case ObjectKind.ROLE | ObjectKind.SHARE:
             return Securable(kind, name=role_key(text))
         case ObjectKind.USER:
             return Securable(kind, name=user_key(text))

@@ -95,7 +95,7 @@ class LineAnswers:
                 raise Unavailable("The model has come to stand on another base model.")  # and is asked there next
             name = source_id(self._batch, line.number)
             ask = Ask(name, self._caller, self._route.function, base_model, request, is_billed=False)
-            answer, usage = await self._paid(ask, resolved.name)
+            answer, usage = await self._paid(ask, resolved.billed_as)
         text = self._route.writer(ask.id, body).whole(answer).decode("ascii")
         return LineResult(line=line.number, output=self._output(line, 200, text), usage=usage)
 

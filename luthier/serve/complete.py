@@ -185,7 +185,7 @@ class Completer:
         if not (visit.tally.prompt and visit.resolved):
             reservation.settle(0)
             return
-        answered = Billed(visit.resolved.name, visit.version)
+        answered = Billed(visit.resolved.billed_as, visit.version)
         record = bill(visit.ask, self._base, answered, self._prices, visit.tally.usage)
         leases = reservation.settle(record.amount_ucr)
         self._books.settle(record.model_copy(update={"leases": leases}))

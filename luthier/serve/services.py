@@ -30,6 +30,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.roles import Roles
+from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
@@ -51,6 +52,7 @@ class Verbs(Protocol):
     users: Users
     roles: Roles
     grants: Grants
+    shares: Shares
     keys: Keys
     audit: Audit
     tables: Tables

@@ -42,6 +42,9 @@ OPEN = Try(is_open=True)
 ONE = Try()
 CHATTED = Try({"model": "{model}", "messages": [{"role": "user", "content": "a"}]})
 GRANT = Try({"privileges": ["OWNERSHIP"], "kind": "MODEL", "name": "{model}", "role": "{role}"})
+GIVEN = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "{model}"})
+GIVEN_ALL = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "public", "scope": "ALL"})
+OPENED = Try({"accounts": ["tenant"]})
 MEMBER = Try({"kind": "USER", "name": "{user}"})
 JOB = {"model": "mine", "base_model": "tiny", "training_data": "SELECT * FROM {table}"}
 OWN = ("{kind}", "{parameter}")
@@ -126,6 +129,20 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
         Try({**GRANT.body, "privileges": ["SELECT"], "kind": "TABLE", "name": "{table}"}),
     ),
     ("POST", f"{V1}/grants/revoke"): (Try({**GRANT.body, "privileges": ["USAGE"]}),),
+    ("POST", f"{V1}/shares"): (Try({"name": "mine"}),),
+    ("GET", f"{V1}/shares"): (ONE,),
+    ("GET", f"{V1}/shares/{{name:object}}"): (
+        ONE,
+        Try(params={"provider": "main"}),
+        Try(params={"provider": "nobody"}),
+    ),
+    ("DELETE", f"{V1}/shares/{{name:object}}"): (ONE,),
+    **{("GET", f"{V1}/shares/{{name:object}}/{part}"): (ONE,) for part in ("grants", "accounts")},
+    **{("POST", f"{V1}/shares/{{name:object}}/{verb}"): (GIVEN, GIVEN_ALL) for verb in ("grant", "revoke")},
+    **{(method, f"{V1}/shares/{{name:object}}/accounts"): (OPENED,) for method in ("POST", "PUT")},
+    ("DELETE", f"{V1}/shares/{{name:object}}/accounts/{{account}}"): (ONE,),
+    ("PUT", f"{V1}/shared-databases/{{name:object}}"): (Try({"provider": "main", "share": "{share}"}),),
+    ("DELETE", f"{V1}/shared-databases/{{name:object}}"): (ONE,),
     ("POST", CHAT): (CHATTED, Try({**CHATTED.body, "stream": True})),
     ("POST", "/v1/completions"): (Try({"model": "{model}", "prompt": "a"}),),
     ("GET", "/v1/models"): (ONE,),
@@ -181,6 +198,21 @@ STATEMENTS = (
     "SHOW ROLES",
     "SHOW USERS",
     "SHOW PARAMETERS",
+    "SHOW SHARES",
+    "DESC SHARE {share}",
+    "DESC SHARE main.{share}",
+    "DROP SHARE {share}",
+    "ALTER SHARE {share} ADD ACCOUNTS = tenant",
+    "ALTER SHARE {share} SET ACCOUNTS = tenant",
+    "ALTER SHARE {share} REMOVE ACCOUNTS = other",
+    "GRANT USAGE ON MODEL {model} TO SHARE {share}",
+    "REVOKE USAGE ON DATABASE luthier FROM SHARE {share}",
+    "GRANT OWNERSHIP ON SHARE {share} TO ROLE public",
+    "SHOW GRANTS ON SHARE {share}",
+    "SHOW GRANTS TO SHARE {share}",
+    "SHOW GRANTS OF SHARE {share}",
+    "CREATE DATABASE {model} FROM SHARE main.{share}",
+    "SELECT SNOWFLAKE.CORTEX.COMPLETE('somewhere.public.{model}', 'a')",
 )
 
 
@@ -196,6 +228,7 @@ class Names:
     user: str
     role: str
     key: str
+    share: str = "MYSECRETSHARE"
 
     def put(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -206,10 +239,11 @@ class Names:
 
     def path(self, route: str) -> str:
         own = self.user if "/users/" in route else self.role if "/roles/" in route else self.model
-        own = self.table if "/tables/" in route else own
+        own = self.table if "/tables/" in route else self.share if "/shares/" in route else own
         named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
         named |= {"file_id": self.file_id, "batch_id": self.batch, "file": "training_results.csv", "alias": "a"}
         named |= {"key_id": self.key, "kind": "completions", "parameter": "CORTEX_MODELS_ALLOWLIST"}
+        named |= {"account": "tenant"}
         for key, value in named.items():
             route = route.replace(f"{{{key}}}", value)
         assert "{" not in route, route
@@ -232,6 +266,7 @@ MISSING = Names(
     user="OTHERUSER",
     role="OTHERROLE",
     key="key_0",
+    share="OTHERSHARE",
 )
 SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", "0.75")
 """None of it may come in an answer; names that were asked for are taken out before."""
@@ -250,6 +285,9 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
     batch = api.post("/v1/batches", json=body).json()["id"]
     assert api.post(CHAT, json=Names.put(_names(file, batch, job, ""), CHATTED.body)).status_code == 200
     run_all(api, "CREATE USER mysecretuser", "CREATE ROLE mysecretrole", "GRANT ROLE mysecretrole TO USER mysecretuser")
+    place = ("DATABASE luthier", "SCHEMA luthier.public", "MODEL mysecretmodel")
+    run_all(api, "CREATE SHARE mysecretshare", *(f"GRANT USAGE ON {each} TO SHARE mysecretshare" for each in place))
+    run_all(api, "ALTER SHARE mysecretshare ADD ACCOUNTS = mysecretpartner")
     key = api.post(f"{V1}/keys", json={"name": "mysecretkey"}).json()["id"]
     return _names(file, batch, job, key)
 
@@ -332,6 +370,6 @@ def check(what: str, theirs: tuple[int, str], none: tuple[int, str], first: Name
 
 def state(api: TestClient) -> list[Any]:
     """All that the first account sees of its own."""
-    paths = ("jobs", "tables", "models", "roles", "users", "usage/completions", "parameters")
+    paths = ("jobs", "tables", "models", "roles", "users", "usage/completions", "parameters", "shares")
     told = [api.get(f"{V1}/{path}").json() for path in paths]
     return [*told, api.get(f"{V1}/models/mysecretmodel/history").json(), api.get("/v1/files").json()["data"][-1]]

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from luthier.platform.access import hash_key
+from luthier.platform import securables
+from luthier.platform.access import Caller, hash_key
 from luthier.platform.keys import NewKey, Scope
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
-from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store, downgrade, upgrade
 from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_record
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.stores
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"limits", "topups", "reservations"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
+TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases"}
 TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}
 
 
@@ -226,3 +228,28 @@ def test_usage_lives_through_the_bytes_of_storage_and_back(settings: Settings) -
     upgrade(engine)
     assert Registry(settings, Launcher()).ledger.records(ADMIN, UsageKind.COMPLETION) == [make_record("a")]
     engine.dispose()
+
+
+def test_shares_and_what_was_granted_by_them_go_and_come(settings: Settings) -> None:
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    registry.access.add_admin_key("other", "h", "lt_")
+    other = Caller(account="other", user="admin", role="ACCOUNTADMIN")
+    registry.shares.create(other, "S")
+    registry.shares.add_accounts(other, "S", ["main"])
+    registry.shares.import_database(ADMIN, "X", "other", "S")
+    registry.roles.create(ADMIN, "R")
+    database = Securable(ObjectKind.DATABASE, "X")
+    registry.grants.grant(ADMIN, Granted((Privilege.IMPORTED,), database), "R")
+    wide = (Privilege.CREATE_SHARE, Privilege.CREATE_ROLE)
+    registry.grants.grant(ADMIN, Granted(wide, securables.ACCOUNT), "R")
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0009")
+    with engine.connect() as connection:
+        kept = connection.execute(sa.text("SELECT privilege FROM grants WHERE grantee = 'R'")).scalars().all()
+    assert kept == ["CREATE ROLE"], "what nothing would know of is not there"
+    upgrade(engine)
+    engine.dispose()
+    again = Registry(settings, Launcher())
+    assert again.shares.show(ADMIN) == []
+    assert again.shares.create(other, "S")

@@ -30,6 +30,7 @@ from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.roles import Roles
+from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
@@ -72,6 +73,7 @@ class RegistryClient:
         self.users = cast(Users, _Part("users"))
         self.roles = cast(Roles, _Part("roles"))
         self.grants = cast(Grants, _Part("grants"))
+        self.shares = cast(Shares, _Part("shares"))
         self.keys = cast(Keys, _Part("keys"))
         self.audit = cast(Audit, _Part("audit"))
         self.tables = cast(Tables, _Part("tables"))

@@ -14,7 +14,7 @@ from luthier.platform.store import Store
 class GrantRows:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.grants = store.table("grants")
+        self.grants, self.shared = store.table("grants"), store.table("share_grants")
 
     def add(
         self,
@@ -28,7 +28,7 @@ class GrantRows:
         """One that is there already stays as it is."""
         shared = {"account": by.account, "grantee": grantee, "granted_by": by.role}
         rows: list[Mapping[str, Any]] = [
-            {**shared, **_place(place), "privilege": privilege.value, "is_future": is_future, "created_on": now}
+            {**shared, **place_of(place), "privilege": privilege.value, "is_future": is_future, "created_on": now}
             for privilege, place in on
         ]
         self._store.insert_missing(tx, "grants", rows)
@@ -69,6 +69,12 @@ class GrantRows:
         """What is granted on an object ends with it: one of the same name later begins with nothing."""
         is_its = (self.grants.c.account == account, is_on(self.grants, gone), ~self.grants.c.is_future)
         tx.execute(sa.delete(self.grants).where(*is_its))
+        tx.execute(sa.delete(self.shared).where(self.shared.c.account == account, is_on(self.shared, gone)))
+
+    def end_in_database(self, tx: sa.Connection, account: str, database: str) -> None:
+        """What is granted to roles on a database and on all that is in it, or will be."""
+        is_its = (self.grants.c.account == account, self.grants.c.database == database)
+        tx.execute(sa.delete(self.grants).where(*is_its))
 
     def end_of_role(self, tx: sa.Connection, account: str, role: str) -> None:
         tx.execute(sa.delete(self.grants).where(self.grants.c.account == account, self.grants.c.grantee == role))
@@ -81,7 +87,7 @@ class GrantRows:
         self.add(tx, by, [(Privilege.OWNERSHIP, on)], grantee, now)
 
 
-def _place(on: Securable) -> dict[str, str]:
+def place_of(on: Securable) -> dict[str, str]:
     return {"kind": on.kind.value, "database": on.database, "schema": on.schema, "name": on.name}
 
 

@@ -15,6 +15,7 @@ from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, is_on, securable
 from luthier.platform.registry.objects import no_model, no_table
 from luthier.platform.registry.roles import Roles, no_role, no_user
+from luthier.platform.registry.share_rows import ShareRows, place_in
 from luthier.platform.securables import (
     ALL_MODELS,
     CORTEX_USER,
@@ -57,7 +58,7 @@ class RoleGrant(Frozen):
 class Grants:
     def __init__(self, store: Store, guard: Guard, roles: Roles, catalog: Catalog, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._roles, self._catalog, self._clock = store, guard, roles, catalog, clock
-        self._rows = GrantRows(store)
+        self._rows, self._shares = GrantRows(store), ShareRows(store)
         self._grants, self._role_grants = self._rows.grants, store.table("role_grants")
         self._owned = {kind: store.table(f"{kind.lower()}s") for kind in OWNED}
 
@@ -65,8 +66,9 @@ class Grants:
         """By who owns it, or may manage all grants; on how many objects it is now. OWNERSHIP passes on."""
         check_grantable(granted.on.kind, granted.privileges)
         with self._store.transaction() as tx:
-            objects = self._grantable(tx, caller, granted)
+            objects = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
+            self._check_imported(tx, caller, granted)
             if granted.is_ownership:
                 self._pass_on(tx, caller, granted, objects, role)
             privileges = [each for each in granted.privileges if each is not Privilege.OWNERSHIP]
@@ -79,7 +81,7 @@ class Grants:
         if granted.is_ownership and granted.on.kind in OWNED:
             raise InvalidInput(f"OWNERSHIP of a {granted.on.kind} is not revoked: grant it to another role.")
         with self._store.transaction() as tx:
-            objects = self._grantable(tx, caller, granted)
+            objects = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
             pairs = [(privilege, on) for on in objects for privilege in granted.privileges]
             self._rows.remove(tx, caller.account, pairs, role, granted.scope is Scope.FUTURE)
@@ -109,7 +111,9 @@ class Grants:
             found = self._seen(tx, caller, about)
             its = (self._grants.c.account == caller.account, is_on(self._grants, found), ~self._grants.c.is_future)
             owned = self._ownerships(tx, caller, about.kind, about=found) if about.kind in OWNED else []
-            return [*owned, *(_to_grant(row) for row in self._read(tx, its))]
+            to_shares = (self._shares.grants.c.account == caller.account, is_on(self._shares.grants, found))
+            given = [shared(row) for row in self._shares.granted(tx, *to_shares)]
+            return [*owned, *(_to_grant(row) for row in self._read(tx, its)), *given]
 
     def of_role(self, caller: Caller, role: str) -> list[RoleGrant]:
         """Who has a role."""
@@ -137,7 +141,7 @@ class Grants:
 
     # what is granted on
 
-    def _grantable(self, tx: sa.Connection, caller: Caller, granted: Granted) -> list[Securable]:
+    def grantable(self, tx: sa.Connection, caller: Caller, granted: Granted) -> list[Securable]:
         """The objects that are meant, which the caller may grant privileges on."""
         about = granted.on
         if granted.scope is Scope.ONE:
@@ -179,10 +183,21 @@ class Grants:
         return found
 
     def _none(self, about: Securable) -> LuthierError:
-        if about.kind in (ObjectKind.ROLE, ObjectKind.USER):
-            return no_role(about.name) if about.kind is ObjectKind.ROLE else no_user(about.name)
+        nameless = {ObjectKind.ROLE: no_role, ObjectKind.USER: no_user, ObjectKind.SHARE: no_share}
+        if about.kind in nameless:
+            return nameless[about.kind](about.name)
         name = QualifiedName(about.database, about.schema, about.name, about.dotted)
         return no_model(name) if about.kind is ObjectKind.MODEL else no_table(name)
+
+    def _check_imported(self, tx: sa.Connection, caller: Caller, granted: Granted) -> None:
+        """On a database that was made of a share IMPORTED PRIVILEGES are granted, and on others they are not."""
+        on = granted.on
+        if Privilege.IMPORTED not in granted.privileges and not (
+            on.kind is ObjectKind.DATABASE and granted.is_ownership
+        ):
+            self._shares.check_own(tx, caller.account, on.database)
+        elif Privilege.IMPORTED in granted.privileges and not self._shares.is_imported(tx, caller.account, on.database):
+            raise InvalidInput(f"{Privilege.IMPORTED} are on a database that was made of a share: {on} was not.")
 
     def _pass_on(
         self, tx: sa.Connection, caller: Caller, granted: Granted, objects: Iterable[Securable], role: str
@@ -247,9 +262,24 @@ class Grants:
         return column
 
 
+def no_share(name: str) -> NotFound:
+    return NotFound(f"No share {name}. `luthier shares list` shows those there are.")
+
+
+def shared(row: dict[str, Any]) -> Grant:
+    """To a share, of a row of ShareRows.granted."""
+    return Grant(
+        **{key: row[key] for key in ("created_on", "privilege", "granted_by")},
+        granted_on=row["kind"],
+        name=place_in(row).dotted,
+        granted_to=ObjectKind.SHARE.value,
+        grantee_name=row["share_name"],
+    )
+
+
 def _to_grant(row: dict[str, Any]) -> Grant:
-    kind = ObjectKind(row["kind"])
-    on = Securable(kind, row["database"], row["schema"], row["name"])
+    on = place_in(row)
+    kind = on.kind
     name = f"{on.dotted}.<{kind}>" if row["is_future"] else on.dotted
     return Grant(
         created_on=row["created_on"],

@@ -119,6 +119,8 @@ class Guard:
 
 def securable(kind: ObjectKind, row: Row) -> Securable:
     """Of a row of tables or models."""
+    if imported := row.get("imported_as"):
+        return Securable(kind, imported.database, imported.schema, imported.name, is_imported=True)
     return Securable(kind, row["database"], row["schema"], row["name"], owner=row["role"])
 
 

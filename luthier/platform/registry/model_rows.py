@@ -13,6 +13,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import is_named, no_model, object_row
+from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
@@ -27,6 +28,7 @@ class ModelRows:
     def __init__(self, store: Store) -> None:
         self.store, self.guard, self.grants = store, Guard(store), GrantRows(store)
         self.models, self.versions, self.aliases = (store.table(name) for name in ("models", "versions", "aliases"))
+        self.shares = ShareRows(store)
         self.changes, self.dropped, self.jobs = (store.table(name) for name in ("model_changes", "dropped", "jobs"))
 
     # finding
@@ -36,8 +38,11 @@ class ModelRows:
         return dict(row) if row else None
 
     def get(self, tx: sa.Connection, caller: Caller, name: QualifiedName, to: Action) -> Row:
-        """For the caller to do something to it. Of one that he may not see he is told as of one that is not there."""
-        row = self.find(tx, caller, name)
+        """For the caller to do something to it. Of one that he may not see he is told as of one that is not there.
+
+        It may be another account's: then it can be asked, and nothing else.
+        """
+        row = self._known(tx, caller, name)
         if row is None:
             raise self._not_there(tx, caller, name)
         hidden = lambda: self._not_there(tx, caller, name)  # noqa: E731
@@ -46,15 +51,20 @@ class ModelRows:
 
     def is_seen(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
         """Whether there is a model of that name, as far as the caller may know."""
-        row = self.find(tx, caller, name)
+        row = self._known(tx, caller, name)
         if row is None:
             return False
         about = securable(ObjectKind.MODEL, row)
         return self.guard.rights(tx, caller, about).sees(about)
 
+    def _known(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
+        """Of the caller's account, or shared with it."""
+        return self.find(tx, caller, name) or self.shares.find_model(tx, caller.account, name)
+
     def check_makes(self, tx: sa.Connection, caller: Caller, name: QualifiedName, by: Action, is_version: bool) -> None:
         """A model of that name, or the next version of one that is there, which must be the caller's."""
         self.guard.check(tx, caller, by, in_schema(name))
+        self.shares.check_own(tx, caller.account, name.database)
         row = self.find(tx, caller, name)
         if row and is_version:
             self.get(tx, caller, name, Action.CHANGE_MODEL)
@@ -100,6 +110,8 @@ class ModelRows:
         number = wanted if isinstance(wanted, int) else self._numbers(tx, model).get(wanted or "DEFAULT")
         found = self.numbered(tx, model, number)
         if found is None:
+            if "imported_as" in model:
+                raise ModelNotFound(f"Model {model['display']} has no version {wanted}.")
             there = [str(each.version) for each in self.versions_of(tx, model)] + list(self.aliases_of(tx, model))
             raise ModelNotFound(f"Model {model['display']} has no version {wanted}. It has {', '.join(there)}.")
         return found
@@ -134,6 +146,8 @@ class ModelRows:
     def described(self, tx: sa.Connection, model: Row, wanted: Wanted = None) -> Model:
         """The model by the version that is asked for."""
         version = self.version(tx, model, wanted)
+        if "imported_as" in model:
+            return Model(**version.model_dump(), default_version=model["default_version"], versions=1, aliases={})
         count = sa.select(sa.func.count()).where(self.versions.c.model_id == model["id"])
         return Model(
             **version.model_dump(),
@@ -195,7 +209,7 @@ def name_of(model: Row) -> QualifiedName:
 
 
 def to_version(model: Row, row: Row) -> ModelVersion:
-    inherited = {"model": model["display"], "owner": model["owner"]}
+    inherited = {"model": model["display"], "owner": model["owner"], "origin": model.get("origin")}
     own = {field: row[field] for field in ModelVersion.model_fields if field not in inherited}
     is_import = row["job_id"].startswith(IMPORT)
     return ModelVersion(**{**inherited, **own, "job_id": None if is_import else row["job_id"]})

@@ -29,6 +29,7 @@ class Models:
         query = sa.select(self._rows.models).where(columns.account == caller.account).order_by(columns.display)
         with self._store.reading() as tx:
             rows = [dict(row) for row in tx.execute(query).mappings().all()]
+            rows += self._rows.shares.models(tx, caller.account)
             seen = self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
             return [self._rows.described(tx, row) for row in seen]
 

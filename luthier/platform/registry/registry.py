@@ -23,6 +23,7 @@ from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.retention import Retention
 from luthier.platform.registry.roles import Roles
+from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.storage import StorageMeter
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
@@ -45,6 +46,7 @@ class Registry:
         self.roles = Roles(store, guard, self.access, clock)
         self.users = Users(store, guard, self.roles, clock)
         self.grants = Grants(store, guard, self.roles, catalog, clock)
+        self.shares = Shares(store, guard, self.grants, clock, settings.database)
         self.tables = Tables(store, guard)
         self.models = Models(store, clock)
         self.versions = Versions(store, clock)

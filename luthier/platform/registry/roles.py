@@ -16,7 +16,7 @@ from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Secura
 from luthier.platform.store import Store
 
 OWNED_BY_ROLE = {"tables": "role", "models": "role", "jobs": "role", "batches": "role", "files": "role"}
-OWNED_BY_ROLE |= {"roles": "owner", "users": "owner"}
+OWNED_BY_ROLE |= {"roles": "owner", "users": "owner", "shares": "owner"}
 """Tables of the store, and the column that names the owner."""
 
 

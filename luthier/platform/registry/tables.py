@@ -12,6 +12,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import is_named, no_table, object_row
+from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 
@@ -19,12 +20,12 @@ from luthier.platform.store import Store
 class Tables:
     def __init__(self, store: Store, guard: Guard) -> None:
         self._store, self._guard = store, guard
-        self._tables, self._grants = store.table("tables"), GrantRows(store)
+        self._tables, self._grants, self._shares = store.table("tables"), GrantRows(store), ShareRows(store)
 
     def precheck(self, caller: Caller, name: QualifiedName) -> None:
         """NotAllowed before a file comes that could not be kept."""
         with self._store.reading() as tx:
-            self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
+            self._check_place(tx, caller, name)
 
     def create(self, caller: Caller, name: QualifiedName, info: TableInfo, replace: bool = False) -> TableInfo | None:
         """Records a table whose file is in place, and gives back the one that it replaced.
@@ -38,7 +39,7 @@ class Tables:
             "columns": info.columns,
         }
         with self._store.transaction() as tx:
-            self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
+            self._check_place(tx, caller, name)
             old = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
             if old and old["path"] == info.path:
                 return None
@@ -66,6 +67,10 @@ class Tables:
                 raise no_table(name)
             self._drop(tx, caller, name, dict(row))
         return _to_table(dict(row))
+
+    def _check_place(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
+        self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
+        self._shares.check_own(tx, caller.account, name.database)
 
     def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: dict[str, Any]) -> None:
         table = securable(ObjectKind.TABLE, row)

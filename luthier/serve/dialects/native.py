@@ -34,6 +34,7 @@ from luthier.serve.dialects import (
     native_export,
     native_follow,
     native_keys,
+    native_shares,
     native_usage,
     native_versions,
 )
@@ -237,6 +238,7 @@ v1.include_router(native_usage.routes)
 v1.include_router(native_versions.routes)
 v1.include_router(native_export.routes)
 v1.include_router(native_access.routes)
+v1.include_router(native_shares.routes)
 v1.include_router(native_keys.routes)
 v1.include_router(native_audit.routes)
 router.include_router(native_follow.scrape)
@@ -252,7 +254,7 @@ def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict
 def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, Any]]:
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
-    return [{**model.model_dump(exclude={"path"}), "proof": proofs[model.number].model_dump()} for model in models]
+    return [{**model.told(), "proof": proofs[model.number].model_dump()} for model in models]
 
 
 def _artifacts(services: Services, caller: Caller, name: str) -> Path:

@@ -51,12 +51,15 @@ class Member(Frozen):
     name: str
 
 
-class GrantBody(Frozen):
+class GrantedBody(Frozen):
     privileges: list[str] = Field(min_length=1)
     kind: ObjectKind
     name: str = ""
     """Of the object; with a scope of ALL or FUTURE, of the schema."""
     scope: Scope = Scope.ONE
+
+
+class GrantBody(GrantedBody):
     role: str
     """Who holds it from now on, or no more."""
 
@@ -176,16 +179,16 @@ def show_grants(caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, 
 @routes.post("/grants")
 def grant(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
     """GRANT <privileges> ON ... TO ROLE; on how many objects it is now."""
-    return {"objects": services.registry.grants.grant(caller, _granted(services, body), role_key(body.role))}
+    return {"objects": services.registry.grants.grant(caller, granted_in(services, body), role_key(body.role))}
 
 
 @routes.post("/grants/revoke")
 def revoke(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
     """REVOKE <privileges> ON ... FROM ROLE."""
-    return {"objects": services.registry.grants.revoke(caller, _granted(services, body), role_key(body.role))}
+    return {"objects": services.registry.grants.revoke(caller, granted_in(services, body), role_key(body.role))}
 
 
-def _granted(services: Services, body: GrantBody) -> Granted:
+def granted_in(services: Services, body: GrantedBody) -> Granted:
     privileges = parse_privileges(body.kind, body.privileges)
     if not body.name and body.kind is not ObjectKind.ACCOUNT:
         raise InvalidInput(f"name: say which {body.kind}, or which schema.")

@@ -52,7 +52,7 @@ def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str
     """Oldest first, each with its aliases, its share of the requests and its losses."""
     versions = services.registry.versions.show(caller, _model(services, name))
     proofs = services.registry.proofs.of(versions)
-    told = [{**each.model_dump(exclude={"path"}), "proof": proofs[each.number].model_dump()} for each in versions]
+    told = [{**each.told(), "proof": proofs[each.number].model_dump()} for each in versions]
     return {"versions": told}
 
 
@@ -113,7 +113,7 @@ def drop_alias(name: str, alias: str, caller: CallerOf, services: ServicesOf) ->
 async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """All engines of its base model load the default version, or that in the name."""
     asked = parse_model(name, services.settings.database, services.settings.schema_name)
-    return (await _warm(services, caller, asked)).model_dump(exclude={"path"})
+    return (await _warm(services, caller, asked)).told()
 
 
 async def _warm(services: Services, caller: Caller, name: ModelName) -> ModelVersion:
@@ -139,4 +139,4 @@ def _model(services: Services, name: str) -> QualifiedName:
 
 
 def _told(model: Model) -> dict[str, Any]:
-    return model.model_dump(exclude={"path"})
+    return model.told()

@@ -42,7 +42,7 @@ USERS = columns("name", "created_on", "login_name", "display_name", "comment", "
 PARAMETERS = columns("key", "value", "default", "level", "description", "type")
 
 MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
-KINDS = "|".join(kind.replace(" ", r"\s+") for kind in ("DATABASE", "SCHEMA", "TABLE", "MODEL", "ROLE", "USER"))
+KINDS = "DATABASE|SCHEMA|TABLE|MODEL|ROLE|USER|SHARE"
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z\s,]*?)"
 TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
 COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
@@ -55,8 +55,8 @@ def access_statement(services: Services, caller: Caller, statement: str) -> pa.T
 
 def _create_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = role_key(found["name"])
-    is_new = services.registry.roles.create(caller, name, _text(found["comment"]))
-    return _created("Role", name, is_new)
+    is_new = services.registry.roles.create(caller, name, text(found["comment"]))
+    return created("Role", name, is_new)
 
 
 def _drop_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
@@ -73,7 +73,7 @@ def _drop_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa
 def _create_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name, default = user_key(found["name"]), found["default"]
     role = role_key(default) if default else None
-    return _created("User", name, services.registry.users.create(caller, name, role, _text(found["comment"])))
+    return created("User", name, services.registry.users.create(caller, name, role, text(found["comment"])))
 
 
 def _drop_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
@@ -106,18 +106,27 @@ def _grant_model_role(services: Services, caller: Caller, found: "re.Match[str]"
     return _grant_or_revoke(services, caller, found, Granted((Privilege.USAGE,), on))
 
 
-def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+def grant_on(services: Services, found: "re.Match[str]") -> Granted:
+    """What is granted on an object."""
     kind = _kind(found["kind"])
     privileges = parse_privileges(kind, found["privileges"].split(","))
-    on = _securable(services, kind, found["name"] or "")
-    return _grant_or_revoke(services, caller, found, Granted(privileges, on))
+    return Granted(privileges, _securable(services, kind, found["name"] or ""))
 
 
-def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+def grant_in_schema(services: Services, found: "re.Match[str]") -> Granted:
+    """On all objects of a kind in a schema, those that are there or will be."""
     kind = _kind(found["kind"].upper().removesuffix("S"))
     privileges = parse_privileges(kind, found["privileges"].split(","))
     on = parse_in_schema(kind, found["name"], services.settings.database)
-    return _grant_or_revoke(services, caller, found, Granted(privileges, on, Scope(found["scope"].upper())))
+    return Granted(privileges, on, Scope(found["scope"].upper()))
+
+
+def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return _grant_or_revoke(services, caller, found, grant_on(services, found))
+
+
+def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return _grant_or_revoke(services, caller, found, grant_in_schema(services, found))
 
 
 def _grant_or_revoke(services: Services, caller: Caller, found: "re.Match[str]", granted: Granted) -> pa.Table:
@@ -130,13 +139,13 @@ def _grant_or_revoke(services: Services, caller: Caller, found: "re.Match[str]",
 def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     grants, words = services.registry.grants, found.groupdict()
     if role := words["to_role"]:
-        return _table(GRANTS, grants.to_role(caller, role_key(role)))
+        return table(GRANTS, grants.to_role(caller, role_key(role)))
     if role := words["of_role"]:
-        return _table(ROLE_GRANTS, grants.of_role(caller, role_key(role)))
+        return table(ROLE_GRANTS, grants.of_role(caller, role_key(role)))
     if kind := words["kind"]:
-        return _table(GRANTS, grants.on(caller, _securable(services, _kind(kind), words["name"] or "")))
+        return table(GRANTS, grants.on(caller, _securable(services, _kind(kind), words["name"] or "")))
     user = words["to_user"]
-    return _table(ROLE_GRANTS, grants.to_user(caller, user_key(user) if user else caller.user))
+    return table(ROLE_GRANTS, grants.to_user(caller, user_key(user) if user else caller.user))
 
 
 def _show_future_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
@@ -161,7 +170,7 @@ def _show_users(services: Services, caller: Caller, _found: "re.Match[str]") -> 
 
 
 def _set_parameter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    services.registry.accounts.set_parameter(caller, found["name"], _text(found["value"]))
+    services.registry.accounts.set_parameter(caller, found["name"], text(found["value"]))
     return done()
 
 
@@ -183,19 +192,19 @@ def _kind(text: str) -> ObjectKind:
     return ObjectKind(" ".join(text.upper().split()))
 
 
-def _text(written: str | None) -> str:
+def text(written: str | None) -> str:
     return written[1:-1].replace("''", "'") if written else ""
 
 
-def _created(kind: str, name: str, is_new: bool) -> pa.Table:
+def created(kind: str, name: str, is_new: bool) -> pa.Table:
     return done(f"{kind} {name} successfully created." if is_new else f"{name} already exists, statement succeeded.")
 
 
-def _table(schema: pa.Schema, rows: Sequence[Frozen]) -> pa.Table:
+def table(schema: pa.Schema, rows: Sequence[Frozen]) -> pa.Table:
     return pa.Table.from_pylist([row.model_dump() for row in rows], schema)
 
 
-def _both(words: str, answer: Answer) -> tuple[tuple["re.Pattern[str]", Answer], ...]:
+def both(words: str, answer: Answer) -> tuple[tuple["re.Pattern[str]", Answer], ...]:
     """GRANT ... TO, REVOKE ... FROM."""
     grant, revoke = words.replace("<TO>", "TO"), words.replace("<TO>", "FROM")
     return (pattern(f"(?P<verb>GRANT) {grant}"), answer), (pattern(f"(?P<verb>REVOKE) {revoke}"), answer)
@@ -213,15 +222,15 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (pattern(f"DROP ROLE{DROP} {ONE_NAME}"), _drop_role),
     (pattern(f"CREATE USER{CREATE} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}"), _create_user),
     (pattern(f"DROP USER{DROP} {ONE_NAME}"), _drop_user),
-    *_both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", _grant_cortex),
-    *_both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", _grant_model_role),
-    *_both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),
-    *_both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", _grant),
-    *_both(
+    *both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", _grant_cortex),
+    *both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", _grant_model_role),
+    *both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),
+    *both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", _grant),
+    *both(
         f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> {TO_ROLE}",
         _grant_in_schema,
     ),
-    *_both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", _grant),
+    *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", _grant),
     (pattern(f"SHOW GRANTS(?: (?:{SHOWN}))?"), _show_grants),
     (pattern(f"SHOW FUTURE GRANTS IN SCHEMA (?P<name>{NAME})"), _show_future_grants),
     (pattern("SHOW ROLES"), _show_roles),

@@ -43,12 +43,12 @@ def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") ->
             {
                 "created_on": model.created_on,
                 "name": name.name,
-                "model_type": "USER_MODEL" if model.job_id is None else "CORTEX_FINETUNED",
+                "model_type": "USER_MODEL" if model.job_id is None and model.origin is None else "CORTEX_FINETUNED",
                 "database_name": name.database,
                 "schema_name": name.schema,
                 "owner": model.owner,
                 "comment": "",
-                "versions": json.dumps([f"V{number}" for number in numbers.get(model.model, ())]),
+                "versions": json.dumps([f"V{number}" for number in numbers.get(model.model, [model.version])]),
                 "default_version_name": f"V{model.default_version}",
                 "aliases": json.dumps({alias: f"V{number}" for alias, number in model.aliases.items()}),
             }

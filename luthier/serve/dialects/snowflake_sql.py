@@ -20,6 +20,7 @@ from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.dialects.snowflake_access import access_statement
 from luthier.serve.dialects.snowflake_audit import audit_views
 from luthier.serve.dialects.snowflake_models import model_statement
+from luthier.serve.dialects.snowflake_shares import share_statement
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -43,7 +44,7 @@ async def run_sql(services: Services, session: Session, statement: str, state: d
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
-    for statements in (model_statement, access_statement):
+    for statements in (model_statement, access_statement, share_statement):
         if (answer := statements(services, caller, text)) is not None:
             return answer
     views = {}

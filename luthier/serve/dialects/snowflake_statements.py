@@ -19,7 +19,7 @@ TEXT = r"'(?:[^']|'')*'"
 Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
 Statements = Sequence[tuple["re.Pattern[str]", Answer]]
 
-_TYPES = {"created_on": pa.timestamp("ms", tz="UTC")}
+_TYPES = dict.fromkeys(("created_on", "shared_on"), pa.timestamp("ms", tz="UTC"))
 
 
 def answered(statements: Statements, services: Services, caller: Caller, statement: str) -> pa.Table | None:

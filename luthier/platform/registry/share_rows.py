@@ -1,0 +1,129 @@
+"""Rows of shares: what a share gives, and which models an account reaches by the databases that it made of some.
+
+No verbs: those stand in shares.py.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict
+from luthier.platform.access import Caller
+from luthier.platform.names import QualifiedName, quote_if_needed
+from luthier.platform.privileges import Action, Rights, missing
+from luthier.platform.registry.grant_rows import place_of
+from luthier.platform.registry.guard import is_on, securable
+from luthier.platform.securables import ObjectKind, Privilege, Securable
+from luthier.platform.store import Store
+
+Row = dict[str, Any]
+
+
+class Imported(NamedTuple):
+    """A database that was made of a share which is open to its account."""
+
+    database: str
+    share_id: int
+    share: str
+    provider: str
+
+
+class ShareRows:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.shares, self.accounts, self.grants = map(store.table, ("shares", "share_accounts", "share_grants"))
+        self.databases, self._models = store.table("imported_databases"), store.table("models")
+
+    # what a share gives
+
+    def rights(self, tx: sa.Connection, share_ids: Iterable[int]) -> dict[int, Rights]:
+        """A share holds privileges as a role does."""
+        columns = self.grants.c
+        held: dict[int, dict[Securable, frozenset[Privilege]]] = {share: {} for share in share_ids}
+        query = sa.select(self.grants).where(columns.share_id.in_(list(held))).order_by(columns.id)
+        for row in tx.execute(query).mappings():
+            own, on = held[row["share_id"]], place_in(dict(row))
+            own[on] = own.get(on, frozenset()) | {Privilege(row["privilege"])}
+        return {share: Rights(frozenset(), own) for share, own in held.items()}
+
+    def add(self, tx: sa.Connection, by: Caller, share_id: int, objects: Iterable[Securable], now: int) -> None:
+        made = {"share_id": share_id, "account": by.account, "granted_by": by.role, "created_on": now}
+        rows = [{**made, **place_of(on), "privilege": Privilege.USAGE.value} for on in objects]
+        self.store.insert_missing(tx, "share_grants", list(rows))
+
+    def remove(self, tx: sa.Connection, share_id: int, objects: Iterable[Securable]) -> None:
+        """What lies in a database goes with it."""
+        columns = self.grants.c
+        for on in objects:
+            its = columns.database == on.database if on.kind is ObjectKind.DATABASE else is_on(self.grants, on)
+            tx.execute(sa.delete(self.grants).where(columns.share_id == share_id, its))
+
+    def granted(self, tx: sa.Connection, *its: sa.ColumnElement[bool]) -> list[Row]:
+        """With the share's name and account."""
+        joined = sa.join(self.grants, self.shares, self.shares.c.id == self.grants.c.share_id)
+        name = self.shares.c.name.label("share_name")
+        query = sa.select(self.grants, name).select_from(joined).where(*its).order_by(self.grants.c.id)
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    # what an account reaches
+
+    def imported(self, tx: sa.Connection, account: str, database: str | None = None) -> list[Imported]:
+        """All of them, or the one of that name; none of shares that are dropped, or open to the account no more."""
+        made, share, opened = self.databases.c, self.shares.c, self.accounts.c
+        joined = sa.join(self.databases, self.shares, share.id == made.share_id).join(
+            self.accounts, sa.and_(opened.share_id == share.id, opened.account == made.account)
+        )
+        query = sa.select(made.name, share.id, share.name, share.account).select_from(joined)
+        query = query.where(made.account == account)
+        if database is not None:
+            query = query.where(made.name == database)
+        return [Imported(*row) for row in tx.execute(query.order_by(made.name))]
+
+    def find_model(self, tx: sa.Connection, account: str, name: QualifiedName) -> Row | None:
+        """The provider's row of a model that the account calls so, with what it is called there."""
+        columns = self._models.c
+        is_it = (columns.schema == name.schema, columns.name == name.name)
+        return next(iter(self._reached(tx, self.imported(tx, account, name.database), *is_it)), None)
+
+    def models(self, tx: sa.Connection, account: str) -> list[Row]:
+        """All that the account reaches, whoever of it may ask them."""
+        return list(self._reached(tx, self.imported(tx, account)))
+
+    def check_own(self, tx: sa.Connection, account: str, database: str) -> None:
+        """Conflict where nothing can be made: the database is another account's."""
+        if self.is_imported(tx, account, database):
+            raise Conflict(
+                f"Database {quote_if_needed(database)} was made of a share: what is in it is another account's. "
+                f"Nothing can be made there, and IMPORTED PRIVILEGES ON DATABASE are all that can be granted."
+            )
+
+    def is_imported(self, tx: sa.Connection, account: str, database: str) -> bool:
+        made = self.databases.c
+        return (
+            tx.execute(sa.select(made.name).where(made.account == account, made.name == database)).first() is not None
+        )
+
+    def _reached(self, tx: sa.Connection, imported: list[Imported], *its: sa.ColumnElement[bool]) -> Iterable[Row]:
+        if not imported:
+            return
+        models, rights = self._models, self.rights(tx, [each.share_id for each in imported])
+        for each in imported:
+            held = rights[each.share_id]
+            names = {on.name for on in held.held if on.kind is ObjectKind.MODEL}
+            query = sa.select(models).where(models.c.account == each.provider, models.c.name.in_(names), *its)
+            for row in tx.execute(query.order_by(models.c.display)).mappings():
+                if missing(Action.SEE_MODEL, held, securable(ObjectKind.MODEL, dict(row))) is None:
+                    yield _as_imported(dict(row), each.database)
+
+
+def place_in(row: Row) -> Securable:
+    """What a row of grants is on."""
+    return Securable(ObjectKind(row["kind"]), row["database"], row["schema"], row["name"])
+
+
+def _as_imported(row: Row, database: str) -> Row:
+    """A provider's row of a model, as it is found in another account."""
+    name = QualifiedName(database, row["schema"], row["name"])
+    origin = f"{row['account']}.{QualifiedName(row['database'], row['schema'], row['name']).dotted}"
+    return {**row, "display": name.dotted, "owner": row["account"], "imported_as": name, "origin": origin}

@@ -1,0 +1,147 @@
+"""Snowflake's SQL on shares: CREATE, ALTER, DROP, SHOW, DESC SHARE; GRANT ... TO SHARE; CREATE DATABASE ... FROM SHARE.
+
+Shapes: docs.snowflake.com, CREATE SHARE, ALTER SHARE, SHOW SHARES, DESCRIBE SHARE, GRANT <privilege> TO SHARE.
+"""
+
+import re
+
+import pyarrow as pa
+
+from luthier.errors import NotFound
+from luthier.platform.access import Caller
+from luthier.platform.names import fold
+from luthier.platform.securables import Granted, Scope, role_key
+from luthier.serve.dialects.snowflake_access import (
+    COMMENT,
+    CREATE,
+    DROP,
+    GRANTS,
+    KINDS,
+    ONE_NAME,
+    PRIVILEGES,
+    both,
+    created,
+    grant_in_schema,
+    grant_on,
+    table,
+    text,
+)
+from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, Answer, answered, columns, done, pattern
+from luthier.serve.services import Services
+
+SHARES = columns(
+    *("created_on", "kind", "owner_account", "name", "database_name", "to", "owner", "comment"),
+    *("listing_global_name", "secure_objects_only"),
+)
+SHARED = columns("kind", "name", "shared_on")
+SHARE_ACCOUNTS = columns("created_on", "share", "granted_to", "grantee_name", "granted_by")
+
+ACCOUNT = r'(?:"(?:[^"]|"")*"|[\w$-]+)'
+ACCOUNTS = rf"(?P<accounts>{ACCOUNT}(?:\s*,\s*{ACCOUNT})*)"
+SHARE = f"(?P<share>{IDENTIFIER})"
+PROVIDED = rf"(?P<provider>{ACCOUNT})\s*\.\s*{SHARE}"
+
+
+def share_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
+    """What a statement on shares answers; None when it is none."""
+    return answered(STATEMENTS, services, caller, statement)
+
+
+def account_key(written: str) -> str:
+    """An account's name as it is; in double quotes or not."""
+    return written.strip().strip('"')
+
+
+def _create(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = role_key(found["name"])
+    return created("Share", name, services.registry.shares.create(caller, name, text(found["comment"])))
+
+
+def _drop(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = role_key(found["name"])
+    try:
+        services.registry.shares.drop(caller, name)
+    except NotFound:
+        if not found["if_exists"]:
+            raise
+        return done("Drop statement executed successfully.")
+    return done(f"{name} successfully dropped.")
+
+
+def _alter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    shares = services.registry.shares
+    verbs = {"ADD": shares.add_accounts, "REMOVE": shares.remove_accounts, "SET": shares.set_accounts}
+    accounts = [account_key(each) for each in found["accounts"].split(",")]
+    verbs[found["how"].upper()](caller, role_key(found["share"]), accounts)
+    return done()
+
+
+def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return _granted(services, caller, found, grant_on(services, found))
+
+
+def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return _granted(services, caller, found, grant_in_schema(services, found))
+
+
+def _granted(services: Services, caller: Caller, found: "re.Match[str]", granted: Granted) -> pa.Table:
+    shares, is_grant = services.registry.shares, found["verb"].upper() == "GRANT"
+    num = (shares.grant if is_grant else shares.revoke)(caller, granted, role_key(found["share"]))
+    counted = f" {num} objects affected." if granted.scope is Scope.ALL else ""
+    return done(f"Statement executed successfully.{counted}")
+
+
+def _show(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    fixed = {"listing_global_name": "", "secure_objects_only": "true"}
+    rows = [each.model_dump() for each in services.registry.shares.show(caller)]
+    return pa.Table.from_pylist([{**row, **fixed, "to": ", ".join(row["to"])} for row in rows], SHARES)
+
+
+def _describe(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    provider = found.groupdict().get("provider")
+    name = role_key(found["share"])
+    return table(SHARED, services.registry.shares.describe(caller, name, provider and account_key(provider)))
+
+
+def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return table(GRANTS, services.registry.shares.grants(caller, role_key(found["share"])))
+
+
+def _show_accounts(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    return table(SHARE_ACCOUNTS, services.registry.shares.accounts(caller, role_key(found["share"])))
+
+
+def _import(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name, share = fold(found["name"]), role_key(found["share"])
+    is_new = services.registry.shares.import_database(caller, name, account_key(found["provider"]), share)
+    return created("Database", name, is_new)
+
+
+def _drop_database(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    name = fold(found["name"])
+    try:
+        services.registry.shares.drop_database(caller, name)
+    except NotFound:
+        if not found["if_exists"]:
+            raise
+        return done("Drop statement executed successfully.")
+    return done(f"{name} successfully dropped.")
+
+
+STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
+    (pattern(f"CREATE SHARE{CREATE} {ONE_NAME}{COMMENT}"), _create),
+    (pattern(f"DROP SHARE{DROP} {ONE_NAME}"), _drop),
+    (pattern(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}"), _alter),
+    *both(
+        f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> SHARE {SHARE}",
+        _grant_in_schema,
+    ),
+    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) (?P<name>{NAME}) <TO> SHARE {SHARE}", _grant),
+    (pattern("SHOW SHARES"), _show),
+    (pattern(f"(?:DESC|DESCRIBE) SHARE {SHARE}"), _describe),
+    (pattern(f"(?:DESC|DESCRIBE) SHARE {PROVIDED}"), _describe),
+    (pattern(f"SHOW GRANTS TO SHARE {SHARE}"), _show_grants),
+    (pattern(f"SHOW GRANTS OF SHARE {SHARE}"), _show_accounts),
+    (pattern(f"CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}"), _import),
+    (pattern(f"DROP DATABASE{DROP} {ONE_NAME}"), _drop_database),
+)
