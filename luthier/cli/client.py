@@ -198,8 +198,10 @@ class Finetune:
         report: dict[str, Any] = self._client.call("POST", "/luthier/v1/jobs", json=body, params={"dry_run": True})
         return report
 
-    def show(self) -> Rows:
-        jobs: Rows = self._client.call("GET", "/luthier/v1/jobs")["jobs"]
+    def show(self, limit: int = 1000, before: str | None = None) -> Rows:
+        """Newest first, 1000 at the most; those older than the job `before`."""
+        params = {"limit": limit, **({"before": before} if before else {})}
+        jobs: Rows = self._client.call("GET", "/luthier/v1/jobs", params=params)["jobs"]
         return jobs
 
     def job(self, job_id: str) -> "FinetuneJob":

@@ -81,10 +81,13 @@ def create(  # noqa: PLR0913 - click hands over one argument an option
 
 
 @finetune.command("show")
+@click.option("--limit", type=click.IntRange(1, 1000), default=1000, show_default=True, help="So many at the most.")
+@click.option("--before", help="Those older than the job with this id.")
 @AS_JSON
-def show_jobs(as_json: bool) -> None:
+def show_jobs(limit: int, before: str | None, as_json: bool) -> None:
     """List the jobs, newest first."""
-    jobs = [{**job, "progress": f"{job['progress']:.0%}"} if not as_json else job for job in Client().finetune.show()]
+    found = Client().finetune.show(limit, before)
+    jobs = [{**job, "progress": f"{job['progress']:.0%}"} if not as_json else job for job in found]
     columns = ("id", "status", "progress", "model", "base_model", "created_on")
     show(jobs, columns, as_json, "No fine-tuning jobs yet. `luthier finetune create` starts one.")
 

@@ -75,8 +75,15 @@ class Models:
         self._client = client
 
     def list(self) -> Rows:
-        models: Rows = self._client.call("GET", "/luthier/v1/models")["models"]
-        return models
+        """All of them, by name."""
+        models: Rows = []
+        params: dict[str, str] = {}
+        while True:
+            page = self._client.call("GET", "/luthier/v1/models", params=params)
+            models += page["models"]
+            if "next" not in page:
+                return models
+            params = {"after": page["next"]}
 
     def get(self, name: str) -> Row:
         return self._ask("GET", self._path(name))

@@ -26,7 +26,7 @@ from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.prompts import load_prompts
 from luthier.platform.recipe import Terms, lora_of
-from luthier.platform.registry.jobs import Jobs
+from luthier.platform.registry.jobs import MAX_SHOWN, Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
 from luthier.platform.report import DataReport, Judged, clean_data
@@ -78,8 +78,8 @@ class Finetune:
         self._start(caller, draft)
         return self._judge(caller, draft).report
 
-    def show(self, caller: Caller) -> list[Job]:
-        return self._jobs.show(caller)
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, before: str | None = None) -> list[Job]:
+        return self._jobs.show(caller, limit, before)
 
     def describe(self, caller: Caller, job_id: str) -> Job:
         return self._jobs.get(caller, job_id)

@@ -12,7 +12,7 @@ from luthier.platform.base_models import Catalog, check_can_serve, load_catalog,
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
 from luthier.platform.keys import Session
-from luthier.platform.models import ModelVersion, Resolved
+from luthier.platform.models import Model, ModelVersion, Resolved
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.accounts import Accounts
@@ -26,7 +26,7 @@ from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
-from luthier.platform.registry.models import Models
+from luthier.platform.registry.models import Models, all_models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.roles import Roles
@@ -42,6 +42,9 @@ from luthier.serve.access_log import AccessLog
 from luthier.serve.host_memory import AdapterStats
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
+
+MAX_LISTED = 10_000
+"""Tuned models of a list without pages."""
 
 
 class Verbs(Protocol):
@@ -147,6 +150,10 @@ class Services:
     def base_models_of(self, caller: Caller) -> list[str]:
         """Those that answer here, and may be asked by the caller. Blocks."""
         return self.registry.accounts.may_ask(caller, self.base_models)
+
+    def models_of(self, caller: Caller) -> list[Model]:
+        """Tuned models that answer here, as many as a list has at the most. Blocks."""
+        return [each for each in all_models(self.registry.models, caller, MAX_LISTED) if self.answers_for(each)]
 
     def answers_for(self, version: ModelVersion) -> bool:
         return self.only in (None, version.base_model)

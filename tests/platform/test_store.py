@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from luthier.errors import Conflict
 from luthier.platform import securables
 from luthier.platform.access import Caller, hash_key
+from luthier.platform.jobs import JobStatus
 from luthier.platform.keys import NewKey, Scope
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
@@ -20,7 +22,7 @@ from tests.fakes import Launcher
 pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
-TABLES |= {"limits", "topups", "reservations"}
+TABLES |= {"limits", "topups", "reservations", "job_counts"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases"}
 TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}
@@ -253,3 +255,24 @@ def test_shares_and_what_was_granted_by_them_go_and_come(settings: Settings) -> 
     again = Registry(settings, Launcher())
     assert again.shares.show(ADMIN) == []
     assert again.shares.create(other, "S")
+
+
+def test_jobs_are_named_and_counted_once_they_come_up(settings: Settings) -> None:
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    for name in ("a", "b"):
+        registry.jobs.submit(make_job(f"ft_{name}", f"luthier.public.{name}"))
+    registry.jobs.cancel(ADMIN, "ft_b")
+    counted = registry.jobs.census(ADMIN)
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0009")
+    with engine.begin() as tx:
+        tx.exec_driver_sql("UPDATE jobs SET attempt = 1")  # no trigger is left behind
+    upgrade(engine)
+    again = Registry(settings, Launcher())
+    assert again.jobs.census(ADMIN) == counted
+    with pytest.raises(Conflict, match="ft_a is making"):
+        again.jobs.submit(make_job("ft_c", 'LUTHIER.PUBLIC."A"'))
+    again.jobs.submit(make_job("ft_c", "luthier.public.b"))
+    assert again.jobs.census(ADMIN).counts[JobStatus.PENDING] == 2
+    engine.dispose()

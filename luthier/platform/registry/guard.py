@@ -2,7 +2,7 @@
 `privileges.missing`. Whoever may do something has cost two short queries by then, ACCOUNTADMIN none.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,10 @@ from luthier.platform.store import Store
 Row = dict[str, Any]
 WIDE = (ObjectKind.ACCOUNT, ObjectKind.DATABASE_ROLE)
 """Few, and asked of everybody."""
+MAX_NAMES = 1_000
+"""Of so many objects at the most the grants are found by their names."""
+MAX_PARTS = 100
+"""Of one statement."""
 
 
 class Guard:
@@ -48,16 +52,27 @@ class Guard:
         self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, rows: Iterable[Row]
     ) -> list[Row]:
         """Those rows of tables or models that the caller may do this to."""
-        columns = self._grants.c
-        wanted = columns.kind.in_([*WIDE, ObjectKind.DATABASE, ObjectKind.SCHEMA, kind])
-        rights = self._rights(tx, caller, wanted)
+        rows, columns = list(rows), self._grants.c
+        on_them = columns.kind == kind.value
+        if len(rows) <= MAX_NAMES:
+            names = (columns[part].in_({row[part] for row in rows}) for part in ("database", "schema", "name"))
+            on_them = sa.and_(on_them, *names)
+        rights = self._rights(tx, caller, [columns.kind.in_([*WIDE, ObjectKind.DATABASE, ObjectKind.SCHEMA]), on_them])
         return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
 
     def own(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> sa.ColumnElement[bool]:
         """Of the caller's account, those rows of jobs, batches, files, usage that his roles made."""
-        roles = self.roles(tx, caller)
-        in_account = table.c.account == caller.account
+        roles, in_account = self.roles(tx, caller), table.c.account == caller.account
         return in_account if ADMIN_ROLE in roles else sa.and_(in_account, table.c.role.in_(sorted(roles)))
+
+    def own_by_role(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> list[sa.ColumnElement[bool]]:
+        """`own` in parts that have no row in common: an index by account and role has the order of each, not of all."""
+        roles, in_account = self.roles(tx, caller), table.c.account == caller.account
+        if ADMIN_ROLE in roles:
+            return [in_account]
+        if len(roles) > MAX_PARTS:
+            return [sa.and_(in_account, table.c.role.in_(sorted(roles)))]
+        return [sa.and_(in_account, table.c.role == role) for role in sorted(roles)]
 
     def sees(self, tx: sa.Connection, caller: Caller, account: str, role: str) -> bool:
         """Whether what a role of an account made may be shown to the caller."""
@@ -92,26 +107,27 @@ class Guard:
         if about.kind is ObjectKind.SCHEMA:
             places.append(about.in_database)
         wanted += [is_on(self._grants, place) for place in places if place.kind not in WIDE]
-        return self._rights(tx, caller, sa.or_(*wanted))
+        return self._rights(tx, caller, wanted)
 
     def model_rights(self, tx: sa.Connection, caller: Caller, listed: frozenset[str] | None) -> Rights:
         """What the caller holds on base models, of which the account lists these (None: all)."""
         kinds = (ObjectKind.BASE_MODEL, ObjectKind.DATABASE_ROLE)
-        rights = self._rights(tx, caller, self._grants.c.kind.in_(kinds), always=True)
+        rights = self._rights(tx, caller, [self._grants.c.kind.in_(kinds)], always=True)
         return Rights(rights.roles, rights.held, listed, rights.is_operator)
 
     def _rights(
-        self, tx: sa.Connection, caller: Caller, wanted: sa.ColumnElement[bool], always: bool = False
+        self, tx: sa.Connection, caller: Caller, wanted: Sequence[sa.ColumnElement[bool]], always: bool = False
     ) -> Rights:
+        """Each of what is wanted is looked up by itself: with OR a store reads all that a role holds."""
         roles, columns = self.roles(tx, caller), self._grants.c
         is_operator = caller.account == self._operator
         if ADMIN_ROLE in roles and not always:
             return Rights(roles, is_operator=is_operator)
         query = sa.select(columns.kind, columns.database, columns.schema, columns.name, columns.privilege).where(
-            columns.account == caller.account, columns.grantee.in_(sorted(roles)), ~columns.is_future, wanted
+            columns.account == caller.account, columns.grantee.in_(sorted(roles)), ~columns.is_future
         )
         held: dict[Securable, frozenset[Privilege]] = {}
-        for kind, database, schema, name, privilege in tx.execute(query):
+        for kind, database, schema, name, privilege in tx.execute(sa.union_all(*map(query.where, wanted))):
             on = Securable(ObjectKind(kind), database, schema, name)
             held[on] = held.get(on, frozenset()) | {Privilege(privilege)}
         return Rights(roles, held, is_operator=is_operator)

@@ -32,11 +32,14 @@ from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, po
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.paging import firsts
 from luthier.platform.registry.waiting import JobQueue
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 
 NUM_SPEEDS = 5
+MAX_SHOWN = 1_000
+"""Jobs of one answer."""
 
 
 class Launcher(Protocol):
@@ -87,7 +90,7 @@ class Jobs:
         self._store, self._models, self._billing = store, models, billing
         self._launcher, self._clock, self._settings = launcher, clock, settings
         self._queue, self._guard = JobQueue(store, billing.catalog), Guard(store)
-        self._jobs, self._events = store.table("jobs"), store.table("events")
+        self._jobs, self._events, self._counts = map(store.table, ("jobs", "events", "job_counts"))
 
     # what people ask
 
@@ -97,6 +100,7 @@ class Jobs:
             if first := self._first_answer(tx, job, idempotency_key):
                 return first
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
+            row["model_name"] = _model_name(job).dotted
             self._billing.hold(tx, job)
             tx.execute(sa.insert(self._jobs).values(**row))
             self._note(tx, job.id, EventType.CREATED, f"Model {job.model} on {job.base_model}")
@@ -115,12 +119,16 @@ class Jobs:
         places = positions(queue)
         return {job.id: places[job.id] for job in queue.waiting if job.account == caller.account}
 
-    def show(self, caller: Caller, limit: int = 1000) -> list[Job]:
-        """The jobs of the caller's roles, newest first."""
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, before: str | None = None) -> list[Job]:
+        """The jobs of the caller's roles, newest first; with `before` those older than a job."""
+        columns, limit = self._jobs.c, min(limit, MAX_SHOWN)
+        at = (columns.created_on, columns.id)
         with self._store.reading() as tx:
-            query = sa.select(self._jobs).where(self._guard.own(tx, caller, self._jobs))
-            rows = tx.execute(query.order_by(self._jobs.c.created_on.desc()).limit(limit)).mappings()
-            return [_to_job(dict(row)) for row in rows]
+            parts = self._guard.own_by_role(tx, caller, self._jobs)
+            if before is not None:
+                last = self.get(caller, before)
+                parts = [sa.and_(part, sa.tuple_(*at) < sa.tuple_(last.created_on, last.id)) for part in parts]
+            return [_to_job(row) for row in firsts(tx, self._jobs, parts, [each.desc() for each in at], limit)]
 
     def get(self, caller: Caller, job_id: str) -> Job:
         with self._store.reading() as tx:
@@ -142,11 +150,12 @@ class Jobs:
 
     def census(self, caller: Caller) -> JobCensus:
         """Counts of jobs, and running jobs, of the caller's roles."""
-        columns = self._jobs.c
+        columns = self._counts.c
         with self._store.reading() as tx:
+            sums = sa.select(columns.status, sa.func.sum(columns.count)).group_by(columns.status)
+            counted = tx.execute(sums.where(self._guard.own(tx, caller, self._counts)))
+            found = {status: int(count) for status, count in counted}
             own = self._guard.own(tx, caller, self._jobs)
-        counts = sa.select(columns.status, sa.func.count().label("count")).where(own)
-        found = {row["status"]: row["count"] for row in self._store.rows(counts.group_by(columns.status))}
         running = self._active(JobStatus.IN_PROGRESS, own)
         return JobCensus(counts={status: found.get(status.value, 0) for status in JobStatus}, running=running)
 

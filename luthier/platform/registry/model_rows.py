@@ -1,14 +1,16 @@
 """Rows of models and versions: found by name, added, and made nouns of. No verbs: those stand in models.py."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from luthier.errors import Conflict, LuthierError, ModelNotFound
-from luthier.platform.access import Caller
+from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.jobs import ACTIVE, Job
 from luthier.platform.models import Change, Model, ModelVersion
-from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
@@ -20,6 +22,8 @@ from luthier.platform.versions import Wanted
 
 IMPORT = "import_"
 """Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
+
+NAME_PARTS = ("database", "schema", "name")
 
 Row = dict[str, Any]
 
@@ -84,10 +88,10 @@ class ModelRows:
         """An active job that makes a model of that name."""
         columns = self.jobs.c
         active = sa.select(columns.id, columns.model, columns.status, columns.role).where(
-            columns.account == caller.account, columns.status.in_(ACTIVE)
+            columns.account == caller.account, columns.model_name == name.dotted, columns.status.in_(ACTIVE)
         )
-        rows = tx.execute(active).mappings()
-        return next((dict(row) for row in rows if parse_name(row["model"], "", "") == name), None)
+        row = tx.execute(active.order_by(columns.created_on, columns.id).limit(1)).mappings().first()
+        return dict(row) if row else None
 
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""
@@ -146,17 +150,62 @@ class ModelRows:
     def described(self, tx: sa.Connection, model: Row, wanted: Wanted = None) -> Model:
         """The model by the version that is asked for."""
         version = self.version(tx, model, wanted)
-        if "imported_as" in model:
-            return Model(**version.model_dump(), default_version=model["default_version"], versions=1, aliases={})
         count = sa.select(sa.func.count()).where(self.versions.c.model_id == model["id"])
-        return Model(
-            **version.model_dump(),
-            default_version=model["default_version"],
-            versions=tx.execute(count).scalar_one(),
-            aliases=self.aliases_of(tx, model),
-            canary_version=model["canary_version"],
-            canary_share=model["canary_share"],
-        )
+        return _described(model, version, tx.execute(count).scalar_one(), self.aliases_of(tx, model))
+
+    def all_described(self, tx: sa.Connection, models: list[Row]) -> list[Model]:
+        """Each by its default version, with as many queries for all as for one."""
+        versions, aliases, ids = self.versions.c, self.aliases.c, [model["id"] for model in models]
+        counts = sa.select(versions.model_id, sa.func.count().label("num")).where(versions.model_id.in_(ids))
+        count = {row.model_id: row.num for row in tx.execute(counts.group_by(versions.model_id))}
+        meant: dict[int, dict[str, int]] = defaultdict(dict)
+        named = sa.select(aliases.model_id, aliases.alias, aliases.version).where(aliases.model_id.in_(ids))
+        for model_id, alias, number in tx.execute(named.order_by(aliases.alias)):
+            meant[model_id][alias] = number
+        joined = sa.join(self.versions, self.models, versions.model_id == self.models.c.id)
+        defaults = sa.select(self.versions).select_from(joined).where(versions.model_id.in_(ids))
+        by_default = defaults.where(versions.version == self.models.c.default_version)
+        default = {row["model_id"]: dict(row) for row in tx.execute(by_default).mappings()}
+        return [
+            _described(model, to_version(model, default[model["id"]]), count[model["id"]], meant[model["id"]])
+            for model in models
+        ]
+
+    def candidates(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int) -> list[Row]:
+        """Models of the account behind a name, in the order of names: those that the caller's roles own, or hold
+        anything on. Each part is read by an index, so what others have costs nothing. Whether he may see them the
+        guard says."""
+        roles = self.guard.roles(tx, caller)
+        if not roles:
+            return []
+        if ADMIN_ROLE in roles:
+            query = sa.select(self.models).where(self.models.c.account == caller.account)
+        else:
+            names = sa.union(*(self._named(caller, role, after, limit) for role in sorted(roles))).subquery()
+            first = sa.select(names).order_by(*names.c).limit(limit).subquery()
+            same = [self.models.c[part] == first.c[part] for part in NAME_PARTS]
+            joined = sa.join(first, self.models, sa.and_(self.models.c.account == caller.account, *same))
+            query = sa.select(self.models).select_from(joined)
+        parts = [self.models.c[part] for part in NAME_PARTS]
+        query = query.where(_is_behind(parts, after)).order_by(*parts).limit(limit)
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    def shared(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None) -> list[Row]:
+        """Models of other accounts that this one reaches, behind a name, in the order of names."""
+        rows = self.shares.models(tx, caller.account)
+        behind = [row for row in rows if after is None or row["imported_as"].parts > after.parts]
+        return sorted(behind, key=lambda row: row["imported_as"].parts)
+
+    def _named(self, caller: Caller, role: str, after: QualifiedName | None, limit: int) -> sa.Select[Any]:
+        """Names of models that a role owns, or holds something on."""
+        grants = self.grants.grants
+        is_on = (grants.c.grantee == role, grants.c.kind == ObjectKind.MODEL.value, ~grants.c.is_future)
+        found = []
+        for table, its in ((self.models, (self.models.c.role == role,)), (grants, is_on)):
+            parts = [table.c[part] for part in NAME_PARTS]
+            query = sa.select(*parts).where(table.c.account == caller.account, *its, _is_behind(parts, after))
+            found.append(query.distinct().order_by(*parts).limit(limit).subquery())
+        return sa.select(sa.union(*(sa.select(each) for each in found)).subquery())
 
     # changing
 
@@ -201,6 +250,23 @@ def _taken(name: QualifiedName) -> Conflict:
     return Conflict(
         f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
         f"a new version of it (--new-version, option new_version)."
+    )
+
+
+def _is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
+
+
+def _described(model: Row, version: ModelVersion, num_versions: int, aliases: dict[str, int]) -> Model:
+    if "imported_as" in model:  # what else its owner has is his affair
+        return Model(**version.model_dump(), default_version=model["default_version"], versions=1, aliases={})
+    return Model(
+        **version.model_dump(),
+        default_version=model["default_version"],
+        versions=num_versions,
+        aliases=aliases,
+        canary_version=model["canary_version"],
+        canary_share=model["canary_share"],
     )
 
 

@@ -1,7 +1,7 @@
 """Verbs on tuned models: show, make, drop. Which of its versions a model's name means: versions.py."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
@@ -9,13 +9,16 @@ from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.jobs import FinishedModel, Job, now_ms
 from luthier.platform.models import ImportedModel, Model
-from luthier.platform.names import QualifiedName
+from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
-from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row
+from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
+
+MAX_SHOWN = 1_000
+"""Models of one answer."""
 
 
 class Models:
@@ -23,15 +26,31 @@ class Models:
         self._store, self._clock = store, clock
         self._rows, self._versions = ModelRows(store), Versions(store, clock)
 
-    def show(self, caller: Caller) -> list[Model]:
-        """Each model that the caller may see, by its default version."""
-        columns = self._rows.models.c
-        query = sa.select(self._rows.models).where(columns.account == caller.account).order_by(columns.display)
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Model]:
+        """Models that the caller may see, each by its default version: his account's by their folded names, then those
+        that are shared with it."""
+        limit, behind = min(limit, MAX_SHOWN), parse_name(after, "", "") if after is not None else None
         with self._store.reading() as tx:
-            rows = [dict(row) for row in tx.execute(query).mappings().all()]
-            rows += self._rows.shares.models(tx, caller.account)
-            seen = self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
-            return [self._rows.described(tx, row) for row in seen]
+            if behind and self._rows.shares.is_imported(tx, caller.account, behind.database):
+                seen: list[Row] = []
+            else:
+                seen, behind = self._own(tx, caller, behind, limit), None
+            if len(seen) < limit:
+                seen += self._allowed(tx, caller, self._rows.shared(tx, caller, behind))
+            return self._rows.all_described(tx, seen[:limit])
+
+    def _own(self, tx: sa.Connection, caller: Caller, behind: QualifiedName | None, limit: int) -> list[Row]:
+        seen: list[Row] = []
+        while len(seen) < limit:
+            rows = self._rows.candidates(tx, caller, behind, MAX_SHOWN)
+            seen += self._allowed(tx, caller, rows)
+            if len(rows) < MAX_SHOWN:
+                break
+            behind = name_of(rows[-1])
+        return seen
+
+    def _allowed(self, tx: sa.Connection, caller: Caller, rows: list[Row]) -> list[Row]:
+        return self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
 
     def get(self, caller: Caller, name: QualifiedName, version: Wanted = None, to: Action = Action.SEE_MODEL) -> Model:
         """A model by its default version, or by the one that is asked for; for the caller `to` do something with it."""
@@ -136,6 +155,18 @@ class Models:
         model = self._rows.find(tx, caller, name)
         numbers = [each.version for each in self._rows.versions_of(tx, model) if each.job_id is None] if model else []
         return [self._rows.described(tx, model, number) for number in numbers if model]
+
+
+def all_models(models: Models, caller: Caller, most: int) -> Iterator[Model]:
+    """Page by page, so that the registry answers others in between; at most so many."""
+    after: str | None = None
+    while most > 0:
+        page = models.show(caller, min(most, MAX_SHOWN), after)
+        yield from page
+        most -= len(page)
+        if len(page) < MAX_SHOWN:
+            break
+        after = page[-1].model
 
 
 def _check_unused(version: Model) -> None:

@@ -1,5 +1,6 @@
 """Pages of a list: so many rows from behind the last that the reader has seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,3 +34,23 @@ def page_rows(
         where = (*where, columns.number > number if page.oldest_first else columns.number < number)
     order = columns.number if page.oldest_first else columns.number.desc()
     return store.rows(sa.select(table).where(own, *where).order_by(order).limit(page.limit + 1))
+
+
+def firsts(
+    tx: sa.Connection,
+    table: sa.Table,
+    parts: Sequence[sa.ColumnElement[bool]],
+    order: Sequence[sa.UnaryExpression[Any]],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """The first rows of all parts, which have none in common. An index that has the order of each part is enough:
+    no more than `limit` rows of a part are looked at, however many there are."""
+    query = sa.select(table)
+    if not parts:
+        return []
+    if len(parts) == 1:
+        query = query.where(parts[0])
+    else:
+        ids = [sa.select(table.c.id).where(part).order_by(*order).limit(limit).subquery() for part in parts]
+        query = query.where(table.c.id.in_(sa.union_all(*(sa.select(each.c.id) for each in ids))))
+    return [dict(row) for row in tx.execute(query.order_by(*order).limit(limit)).mappings()]

@@ -3,7 +3,7 @@
 Every change is a row that stays, also when the model is dropped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import sqlalchemy as sa
 
@@ -14,7 +14,6 @@ from luthier.platform.models import Change, Model, ModelVersion, Serving, Versio
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import ModelRows, Row, name_of
-from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -36,23 +35,15 @@ class Versions:
             losses = self._losses(tx, model)
             return [_info(model, each, aliases, losses) for each in self._rows.versions_of(tx, model)]
 
-    def numbers(self, caller: Caller) -> dict[str, list[int]]:
-        """The versions that there are of each model that the caller may see."""
-        models, versions = self._rows.models, self._rows.versions.c
-        with self._store.reading() as tx:
-            rows = [
-                dict(row) for row in tx.execute(sa.select(models).where(models.c.account == caller.account)).mappings()
-            ]
-            seen = self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
-            names = {row["id"]: row["display"] for row in seen}
-            joined = sa.join(models, self._rows.versions, versions.model_id == models.c.id)
-            query = sa.select(versions.model_id, versions.version).select_from(joined)
-            found: dict[str, list[int]] = {name: [] for name in names.values()}
-            for model_id, number in tx.execute(
-                query.where(models.c.account == caller.account).order_by(versions.version)
-            ):
-                if model_id in names:
-                    found[names[model_id]].append(number)
+    def numbers(self, of: Collection[ModelVersion]) -> dict[int, list[int]]:
+        """All versions of the models that these are of, by the numbers of these."""
+        one, versions = self._rows.versions.alias().c, self._rows.versions.c
+        query = sa.select(one.number, versions.version).where(
+            one.number.in_([each.number for each in of]), versions.model_id == one.model_id
+        )
+        found: dict[int, list[int]] = {each.number: [] for each in of}
+        for row in self._store.rows(query.order_by(versions.version)):
+            found[row["number"]].append(row["version"])
         return found
 
     def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:

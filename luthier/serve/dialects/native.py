@@ -49,6 +49,7 @@ v1 = APIRouter(prefix="/luthier/v1")
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 Groups = Annotated[list[GroupBy] | None, Query()]
+Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 # jobs
@@ -71,9 +72,11 @@ def create_job(
 
 
 @v1.get("/jobs")
-def show_jobs(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """FINETUNE('SHOW'), newest first."""
-    return {"jobs": _described(services, caller, services.finetune.show(caller))}
+def show_jobs(caller: CallerOf, services: ServicesOf, before: str | None = None, limit: Limit = 1000) -> dict[str, Any]:
+    """FINETUNE('SHOW'), newest first; `next` is the `before` of the next page."""
+    jobs = services.finetune.show(caller, limit, before)
+    more = {"next": jobs[-1].id} if len(jobs) == limit else {}
+    return {"jobs": _described(services, caller, jobs), **more}
 
 
 @v1.get("/jobs/{job_id}")
@@ -133,8 +136,13 @@ async def import_model(
 
 
 @v1.get("/models")
-def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return {"models": _told(services, services.registry.models.show(caller))}
+def list_models(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = 1000
+) -> dict[str, Any]:
+    """By their names; `next` is the `after` of the next page."""
+    models = services.registry.models.show(caller, limit, after)
+    more = {"next": models[-1].model} if len(models) == limit else {}
+    return {"models": _told(services, models), **more}
 
 
 @v1.get(f"/models/{NAME}")

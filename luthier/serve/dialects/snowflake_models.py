@@ -11,12 +11,15 @@ import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
 from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, Answer, answered, columns, done, pattern
 from luthier.serve.services import Services
 
 OBJECT = f"(?P<model>{NAME})"
 VERSION = rf"(?P<version>{IDENTIFIER})"
+MAX_SHOWN = 10_000
+"""Rows of a SHOW, as in Snowflake."""
 
 
 MODELS = columns(
@@ -36,8 +39,9 @@ def model_statement(services: Services, caller: Caller, statement: str) -> pa.Ta
 
 def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
     rows = []
-    numbers = services.registry.versions.numbers(caller)
-    for model in services.registry.models.show(caller):
+    models = list(all_models(services.registry.models, caller, MAX_SHOWN))
+    numbers = services.registry.versions.numbers([model for model in models if not model.origin])
+    for model in models:
         name = parse_name(model.model, "", "")
         rows.append(
             {
@@ -48,7 +52,7 @@ def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") ->
                 "schema_name": name.schema,
                 "owner": model.owner,
                 "comment": "",
-                "versions": json.dumps([f"V{number}" for number in numbers.get(model.model, [model.version])]),
+                "versions": json.dumps([f"V{number}" for number in numbers.get(model.number, [model.version])]),
                 "default_version_name": f"V{model.default_version}",
                 "aliases": json.dumps({alias: f"V{number}" for alias, number in model.aliases.items()}),
             }
