@@ -114,6 +114,12 @@ class Conflict(LuthierError):
     code, http, exit = "conflict", 409, 5
 
 
+class BaseModelRetired(Conflict):
+    """A base model is tuned and served no more, nor is what stands on it."""
+
+    code, http = "base_model_retired", 410
+
+
 class AdapterRefused(Conflict):
     """An adapter that its engine does not load, or whose answers are not its trainer's; of that model alone."""
 

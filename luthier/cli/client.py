@@ -198,6 +198,21 @@ class Finetune:
         report: dict[str, Any] = self._client.call("POST", "/luthier/v1/jobs", json=body, params={"dry_run": True})
         return report
 
+    def retune(self, model: str, base_model: str, promote: bool = False) -> "FinetuneJob":
+        """Trains a model again on another base model, from the data that it was made of: its next version."""
+        body = {"model": model, "base_model": base_model, "promote": promote}
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        job = self._client.call("POST", "/luthier/v1/jobs/retune", json=body, headers=headers)
+        return FinetuneJob(self._client, job["id"])
+
+    def dry_retune(self, model: str, base_model: str) -> dict[str, Any]:
+        """Rows, tokens and credits of what `retune` would start; starts nothing."""
+        body = {"model": model, "base_model": base_model}
+        report: dict[str, Any] = self._client.call(
+            "POST", "/luthier/v1/jobs/retune", json=body, params={"dry_run": True}
+        )
+        return report
+
     def show(self, limit: int = 1000, before: str | None = None) -> Rows:
         """Newest first, 1000 at the most; those older than the job `before`."""
         params = {"limit": limit, **({"before": before} if before else {})}

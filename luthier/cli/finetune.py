@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -19,6 +19,8 @@ from luthier.platform.wire import CreateJob
 
 JOB_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NO_PLOT = click.option("--no-plot", is_flag=True, help="Show no loss curve.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Judge the data, its price and time; start nothing.")
+WAIT = click.option("--wait", is_flag=True, help="Follow the job to its end; exit status 1 unless it succeeds.")
 SHOWN_METRICS = ("step", "epoch", "training_loss", "validation_loss", "learning_rate", "tokens_per_second", "mfu")
 TABLE_ROWS = 20
 PLOT_HEIGHT = 20
@@ -39,8 +41,8 @@ def finetune() -> None:
 @click.option("--validation-data", help="The same for validation; without it a share is split off.")
 @training_flags
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any other option, such as seed=7.")
-@click.option("--dry-run", is_flag=True, help="Judge the data, its price and time; start nothing.")
-@click.option("--wait", is_flag=True, help="Follow the job to its end; exit status 1 unless it succeeds.")
+@DRY_RUN
+@WAIT
 @NO_PLOT
 @AS_JSON
 def create(  # noqa: PLR0913 - click hands over one argument an option
@@ -64,20 +66,8 @@ def create(  # noqa: PLR0913 - click hands over one argument an option
     asked = _asked(job_file, {"model": name, "base_model": base_model, **data}, training_options(sets, flags))
     finetune, words = Client().finetune, (asked.model, asked.base_model, asked.training_data, asked.validation_data)
     if dry_run:
-        report = finetune.dry_run(*words, asked.options)
-        if as_json:
-            show_one(report, as_json)
-        else:
-            show_report(report)
-        sys.exit(BadDataset.exit if report["faults"] else 0)
-    job = finetune.create(*words, asked.options)
-    if wait:
-        click.echo(f"Job {job.id}", err=True)
-        _follow(job, no_plot, as_json)
-    elif as_json:
-        show_one(job.describe(), as_json)
-    else:
-        click.echo(job.id)
+        tell_report(finetune.dry_run(*words, asked.options), as_json)
+    tell_started(finetune.create(*words, asked.options), wait, no_plot, as_json)
 
 
 @finetune.command("show")
@@ -181,6 +171,25 @@ def _asked(job_file: Path | None, given: dict[str, str | None], options: dict[st
         if name not in asked:
             raise InvalidInput(f"{flag} is missing. `luthier finetune create NAME --base-model B --training-data SQL`")
     return CreateJob(**asked)
+
+
+def tell_report(report: dict[str, Any], as_json: bool) -> NoReturn:
+    """Of a dry run, which ends here."""
+    if as_json:
+        show_one(report, as_json)
+    else:
+        show_report(report)
+    sys.exit(BadDataset.exit if report["faults"] else 0)
+
+
+def tell_started(job: FinetuneJob, wait: bool, no_plot: bool, as_json: bool) -> None:
+    if wait:
+        click.echo(f"Job {job.id}", err=True)
+        _follow(job, no_plot, as_json)
+    elif as_json:
+        show_one(job.describe(), as_json)
+    else:
+        click.echo(job.id)
 
 
 def _follow(job: FinetuneJob, no_plot: bool, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from luthier.cli.client import Client
+from luthier.cli.finetune import DRY_RUN, NO_PLOT, WAIT, tell_report, tell_started
 from luthier.cli.options import AS_JSON, TASKS
 from luthier.cli.progress import transfer
 from luthier.cli.render import show, show_one
@@ -85,6 +86,38 @@ def import_model(model: str, folder: str, as_json: bool, **origin: Any) -> None:
 
 @models.command()
 @click.argument("model")
+@click.option("--base-model", required=True, help="What it is trained on now.")
+@click.option("--promote", is_flag=True, help="The new version is the default as soon as it is made.")
+@DRY_RUN
+@WAIT
+@NO_PLOT
+@AS_JSON
+def retune(  # noqa: PLR0913 - click hands over one argument an option
+    model: str, base_model: str, promote: bool, dry_run: bool, wait: bool, no_plot: bool, as_json: bool
+) -> None:
+    """Train MODEL again on another base model, from the data that it was made of: its next version."""
+    finetune = Client().finetune
+    if dry_run:
+        tell_report(finetune.dry_retune(model, base_model), as_json)
+    tell_started(finetune.retune(model, base_model, promote), wait, no_plot, as_json)
+
+
+@models.command()
+@click.argument("model")
+@click.option("--to", "region", required=True, help="A region of the setting `regions`.")
+@AS_JSON
+def replicate(model: str, region: str, as_json: bool) -> None:
+    """Bring MODEL in another region up to date, or make it there. It answers there by itself."""
+    done = Client().models.replicate(model, region)
+    if as_json:
+        show_one(done, as_json)
+        return
+    new = f"new there: {', '.join(map(str, done['new']))}" if done["new"] else "nothing is new there"
+    click.echo(f"Model {done['model']} in region {region}: version {done['default_version']} is the default; {new}.")
+
+
+@models.command()
+@click.argument("model")
 def drop(model: str) -> None:
     """Drop a model, or one version of it (MODEL@3): it stops answering."""
     click.echo(f"Dropped model {Client().models.drop(model)['model']}.")
@@ -92,7 +125,9 @@ def drop(model: str) -> None:
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
     """Of the table."""
-    return {**row, **state_of(row), "default": row["default_version"], "proof": row["proof"]["state"]}
+    base_model = f"{row['base_model']} (retired)" if row["is_retired"] else row["base_model"]
+    told = {"default": row["default_version"], "proof": row["proof"]["state"], "base_model": base_model}
+    return {**row, **state_of(row), **told}
 
 
 @models.command()

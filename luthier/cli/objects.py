@@ -138,6 +138,10 @@ class Models:
 
         return export(self._client, name, Path(folder), merged, force, on_bytes)
 
+    def replicate(self, name: str, region: str) -> Row:
+        """Brings the model in another region up to date, or makes it there; what is there already is not copied."""
+        return self._ask("POST", self._path(name, "replicate"), {"region": region})
+
     def versions(self, name: str) -> Rows:
         """All versions, oldest first, with their aliases, shares of the requests, and losses."""
         versions: Rows = self._client.call("GET", self._path(name, "versions"))["versions"]

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from luthier.errors import Conflict
 from luthier.platform.frozen import Frozen
 from luthier.platform.storage import file_sha256, sync
 
@@ -51,6 +53,32 @@ def place(folder: Path, content: Content, manifest: Mapping[str, object], publis
             raise
     sync(published)
     return final
+
+
+def copy_published(source: Path, published: Path) -> bool:
+    """A published folder into another storage, under its name; False when it is there already, and whole.
+
+    Conflict when it does not come as it was published.
+    """
+    final = published / source.name
+    with suppress(FileNotFoundError):
+        os.utime(final)  # before it is looked at: no collector takes it from now on
+    if final.is_dir() and fault_of(final) is None:
+        return False
+    part = published / f"{source.name}.{uuid.uuid4().hex}.part"
+    try:
+        if source.is_dir():
+            shutil.copytree(source, part)
+        if fault := fault_of(part):
+            raise Conflict(f"The files of the model are not what was published: {fault}.")
+        os.utime(part)
+        sync(*part.rglob("*"), part)
+        _put_away(final, part.with_suffix(".damaged"))
+        os.replace(part, final)
+        sync(published)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return True
 
 
 def fault_of(folder: Path) -> str | None:

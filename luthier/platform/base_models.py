@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.errors import BaseModelRetired, InvalidInput, NotFound
 from luthier.platform.frozen import Frozen, TomlFile, nearest
 from luthier.platform.options import Method
 from luthier.platform.prices import load_prices
@@ -233,10 +233,10 @@ def check_task(base: BaseModel, task: TaskType) -> None:
 
 
 def check_can_serve(base: BaseModel, today: date) -> None:
-    """Raises Conflict when the base model is retired."""
+    """Raises BaseModelRetired when it is."""
     if base.retired and is_retired(base, today):
         gone, other = base.retired.after, base.retired.replacement
-        raise Conflict(f"Base model {base.name} was retired after {gone}. Use {other} instead.")
+        raise BaseModelRetired(f"Base model {base.name} was retired after {gone}. Use {other} instead.")
 
 
 def retirement_warning(base: BaseModel, today: date) -> str | None:

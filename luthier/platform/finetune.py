@@ -4,14 +4,14 @@ CREATE reads downward: name, base model, options -> rows -> report -> frozen sna
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from luthier.errors import BadDataset, InvalidInput, NotFound, Unavailable
+from luthier.errors import BadDataset, BaseModelRetired, InvalidInput, NotFound, Unavailable
 from luthier.platform import datasets
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
@@ -24,16 +24,23 @@ from luthier.platform.models import TableInfo
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
+from luthier.platform.privileges import Action
 from luthier.platform.prompts import load_prompts
 from luthier.platform.recipe import Terms, lora_of
 from luthier.platform.registry.jobs import MAX_SHOWN, Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
 from luthier.platform.report import DataReport, Judged, clean_data
+from luthier.platform.retirement import left_to_tune
+from luthier.platform.retuning import FrozenData, fitting, frozen_data
 from luthier.platform.settings import Settings
 from luthier.platform.sql_engine import SqlEngine, TableFile
 from luthier.platform.storage import Storage
-from luthier.platform.wire import CreateJob
+from luthier.platform.versions import parse_model
+from luthier.platform.wire import CreateJob, RetuneModel
+
+Rows = tuple[pa.Table, pa.Table | None]
+"""Training and validation."""
 
 
 class Verbs(Protocol):
@@ -52,14 +59,42 @@ class Finetune:
 
     def create(self, caller: Caller, request: CreateJob, idempotency_key: str | None = None) -> Job:
         """Accepts a job, or raises with everything as it was before. A key that had its answer reads no data."""
-        draft = self._draft(caller, request)
+        draft = self._draft(caller, request, parse_options(request.options))
         if first := self._jobs.precheck(draft, idempotency_key):
             return first
         start = self._start(caller, draft)
-        judged = self._judge(caller, draft)
+        judged = self._judge(draft, self._read(caller, draft))
         hashes = datasets.freeze(clean_data(judged), self._storage, draft.id)
-        report = {**judged.report.model_dump(mode="json"), **hashes}
-        job = draft.model_copy(update={"report": report, "start_path": start})
+        return self._submit(draft.model_copy(update={"start_path": start}), judged, hashes, idempotency_key)
+
+    def retune(self, caller: Caller, request: RetuneModel, idempotency_key: str | None = None) -> Job:
+        """Accepts a job that makes the model's next version, of the data that was frozen with the one there is."""
+        draft, frozen = self._again(caller, request)
+        if first := self._jobs.precheck(draft, idempotency_key):
+            return first
+        self._start(caller, draft)
+        judged = self._judge(draft, frozen.read())
+        hashes = frozen.freeze(clean_data(judged), self._storage, draft.id)
+        return self._submit(draft, judged, hashes, idempotency_key)
+
+    def dry_run(self, caller: Caller, request: CreateJob) -> DataReport:
+        """What CREATE would train and cost, or the faults that it would refuse; starts nothing, keeps nothing."""
+        draft = self._draft(caller, request, parse_options(request.options))
+        return self._tried(caller, draft, lambda: self._read(caller, draft))
+
+    def dry_retune(self, caller: Caller, request: RetuneModel) -> DataReport:
+        """The same of `retune`."""
+        draft, frozen = self._again(caller, request)
+        return self._tried(caller, draft, frozen.read)
+
+    def _tried(self, caller: Caller, draft: Job, read: Callable[[], Rows]) -> DataReport:
+        self._jobs.precheck(draft)
+        self._start(caller, draft)
+        return self._judge(draft, read()).report
+
+    def _submit(self, draft: Job, judged: Judged, hashes: dict[str, str], idempotency_key: str | None) -> Job:
+        """The job whose data is frozen; without it, should the registry refuse it."""
+        job = draft.model_copy(update={"report": {**judged.report.model_dump(mode="json"), **hashes}})
         try:
             accepted = self._jobs.submit(job, idempotency_key)
         except Unavailable:  # it may have been accepted all the same: its data stays
@@ -71,13 +106,6 @@ class Finetune:
             shutil.rmtree(self._storage.job_dir(job.id))
         return accepted
 
-    def dry_run(self, caller: Caller, request: CreateJob) -> DataReport:
-        """What CREATE would train and cost, or the faults that it would refuse; starts nothing, keeps nothing."""
-        draft = self._draft(caller, request)
-        self._jobs.precheck(draft)
-        self._start(caller, draft)
-        return self._judge(caller, draft).report
-
     def show(self, caller: Caller, limit: int = MAX_SHOWN, before: str | None = None) -> list[Job]:
         return self._jobs.show(caller, limit, before)
 
@@ -87,12 +115,21 @@ class Finetune:
     def cancel(self, caller: Caller, job_id: str) -> Job:
         return self._jobs.cancel(caller, job_id)
 
-    def _draft(self, caller: Caller, request: CreateJob) -> Job:
+    def _again(self, caller: Caller, request: RetuneModel) -> tuple[Job, FrozenData]:
+        """The job that makes a model again, and its data: whoever may change the model may use what it was made of."""
+        asked = parse_model(request.model, self._settings.database, self._settings.schema_name)
+        version = self._models.get(caller, *asked, to=Action.CHANGE_MODEL)
+        frozen = frozen_data(version, self._jobs, self._storage)
+        base = self._catalog.get(request.base_model)
+        options = fitting(frozen.options, base, self._linear(base), request.promote)
+        words = CreateJob(model=version.model, base_model=base.name, training_data=f"frozen data of {frozen.job_id}")
+        return self._draft(caller, words, options), frozen
+
+    def _draft(self, caller: Caller, request: CreateJob, options: FinetuneOptions) -> Job:
         """The job without its report: all that can be said before data is read."""
         name = parse_name(request.model, self._settings.database, self._settings.schema_name)
         base = self._catalog.get(request.base_model)
-        options = parse_options(request.options)
-        check_can_tune(base, datetime.now(UTC).date(), options.task_type, options.method)
+        self._check_base(base, options)
         _check_rank(options, base)
         return Job(
             id=new_job_id(),
@@ -108,21 +145,29 @@ class Finetune:
             created_on=now_ms(),
         )
 
+    def _check_base(self, base: BaseModel, options: FinetuneOptions) -> None:
+        today, kind = datetime.now(UTC).date(), (options.task_type, options.method)
+        try:
+            check_can_tune(base, today, *kind)
+        except BaseModelRetired as error:
+            served = [self._catalog.get(name) for name in self._settings.serve_base_models]
+            left = left_to_tune(served, today, *kind) or left_to_tune(self._catalog, today, *kind)
+            raise BaseModelRetired(f"{error.message} Left to tune here: {', '.join(left) or 'none'}.") from error
+
     def _check_targets(self, options: FinetuneOptions, base: BaseModel) -> None:
         """They must be modules of the base model, as far as its weights are here."""
         if options.method is not Method.FULL and (linear := self._linear(base)):
             target_names(lora_of(base, options).targets, linear)
 
-    def _judge(self, caller: Caller, draft: Job) -> Judged:
+    def _judge(self, draft: Job, rows: Rows) -> Judged:
         base, options = self._catalog.get(draft.base_model), draft.options
         prompts = load_prompts(base_model_dir(self._settings, base))
         speeds = self._jobs.speeds(base.name, options.method)
-        training, validation = self._read(self._tables.show(caller), draft, base)
-        return judge(training, validation, Terms(base, options, prompts, self._prices, speeds))
+        return judge(*rows, Terms(base, options, prompts, self._prices, speeds))
 
-    def _read(self, tables: Sequence[TableInfo], draft: Job, base: BaseModel) -> tuple[pa.Table, pa.Table | None]:
-        task, limit = draft.options.task_type, base.rows_per_epoch
-        with open_engine(self._settings, tables) as engine:
+    def _read(self, caller: Caller, draft: Job) -> Rows:
+        task, limit = draft.options.task_type, self._catalog.get(draft.base_model).rows_per_epoch
+        with open_engine(self._settings, self._tables.show(caller)) as engine:
             training = engine.training_rows(draft.training_data, task, limit)
             if not draft.validation_data.strip():
                 return training, None

@@ -48,6 +48,11 @@ class ModelVersion(Frozen):
     origin: str | None = None
     """Whose it is and what it is called there, where another account shares it: ACCOUNT.DATABASE.SCHEMA.MODEL."""
 
+    @property
+    def own_name(self) -> str:
+        """Without an account's name: what an engine that many accounts ask calls it."""
+        return self.origin.partition(".")[2] if self.origin else self.model
+
     def told(self) -> dict[str, Any]:
         """What callers are shown: no folder, and of another account's model nothing of what it is made of."""
         inside = dict.fromkeys(INSIDE) if self.origin else {}
@@ -80,6 +85,8 @@ class Model(ModelVersion):
     """Answers a share of the requests that name the model alone."""
     canary_share: float | None = None
     """Percent."""
+    replica_of: str | None = None
+    """The region that it was replicated from; it is changed there."""
 
 
 class VersionInfo(ModelVersion):

@@ -41,6 +41,7 @@ class Action(StrEnum):
     CHANGE_MODEL = "change the model"
     DROP_MODEL = "drop the model"
     READ_ARTIFACTS = "read the model's artifacts"
+    REPLICATE_MODEL = "replicate the model"
     CREATE_ROLE = "create a role"
     CREATE_USER = "create a user"
     CREATE_SHARE = "create a share"
@@ -93,6 +94,7 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.CHANGE_MODEL: (*_OPEN, _OWNER),
     Action.DROP_MODEL: (*_OPEN, _OWNER),
     Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
+    Action.REPLICATE_MODEL: (*_OPEN, _OWNER),
     Action.CREATE_ROLE: (Need(Privilege.CREATE_ROLE, _always(ACCOUNT)),),
     Action.CREATE_USER: (Need(Privilege.CREATE_USER, _always(ACCOUNT)),),
     Action.CREATE_SHARE: (Need(Privilege.CREATE_SHARE, _always(ACCOUNT)),),

@@ -15,6 +15,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from luthier.platform.frozen import Frozen
+
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -26,6 +28,17 @@ def configs_dir() -> Path:
     package = Path(__file__).resolve().parent.parent
     beside = package.parent / "configs"
     return beside if beside.is_dir() else package / "_configs"
+
+
+class Region(Frozen):
+    """Another region, as this one reaches it."""
+
+    storage: Path
+    """The root of its artifact storage."""
+    database_url: str = Field(min_length=1)
+    """SQLAlchemy URL of its store."""
+    storage_there: Path | None = None
+    """The same root as its own machines see it, where that is another path."""
 
 
 class Settings(BaseSettings):
@@ -46,6 +59,10 @@ class Settings(BaseSettings):
     """Tuned models with weights of their own that are loaded at once."""
     full_model_idle_s: float = Field(600.0, ge=0.0)
     full_model_wait_s: float = Field(60.0, gt=0.0)
+    region: str = Field("local", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """What this platform is called where there are others."""
+    regions: dict[str, Region] = {}
+    """The others, by their own names; models are replicated to them."""
     account: str = "main"
     database: str = "LUTHIER"
     schema_name: str = "PUBLIC"

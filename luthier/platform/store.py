@@ -3,6 +3,7 @@
 Knows no rules: those stand in registry.py.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +12,28 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from luthier.errors import Conflict, Unavailable
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = str(Path(__file__).parent / "migrations")
 
 
 class Store:
     """A database at the newest migration."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, migrate: bool = True) -> None:
+        """Without `migrate` it must be there, and at that migration: it is another platform's."""
         self.engine = sa.create_engine(url)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
-        upgrade(self.engine)
+        if migrate:
+            upgrade(self.engine)
+        else:
+            _check_newest(self.engine)
         self.tables = sa.MetaData()
         self.tables.reflect(self.engine)
 
@@ -65,9 +78,27 @@ def downgrade(engine: sa.Engine, revision: str) -> None:
     _alembic(engine, command.downgrade, revision)
 
 
+def _check_newest(engine: sa.Engine) -> None:
+    """A file of SQLite's that is not there would be made by looking for it."""
+    is_file = engine.dialect.name == "sqlite" and engine.url.database
+    if is_file and not Path(str(engine.url.database)).is_file():
+        raise Conflict("The other store is not there yet. Start Luthier there first (luthier up).")
+    newest = ScriptDirectory(MIGRATIONS).get_current_head()
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    except sa.exc.OperationalError as error:
+        log.warning("another store does not answer: %s", error.orig)  # its address is for who runs the platform
+        raise Unavailable("The other store does not answer just now. Try again; the logs say more.") from error
+    if found != newest:
+        raise Conflict(
+            f"The other store is at revision {found}, and this Luthier knows {newest}. Run the same version in both."
+        )
+
+
 def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", MIGRATIONS)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         verb(config, revision)

@@ -22,6 +22,21 @@ class CreateJob(Frozen):
     options: dict[str, Any] | None = None
 
 
+class RetuneModel(Frozen):
+    """Trains a model again, from the data that it was made of: its next version."""
+
+    model: str
+    """With a version behind an @ that one's data and options; else the default's."""
+    base_model: str
+    promote: bool = False
+    """The new version is the default as soon as it is made."""
+
+
+class ReplicateModel(Frozen):
+    region: str
+    """By its name in the setting `regions`."""
+
+
 class RunSql(Frozen):
     statement: str
 

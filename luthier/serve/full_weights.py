@@ -150,7 +150,7 @@ class FullWeights:
     async def _loaded(self, version: ModelVersion) -> Engine:
         """The version's engine, once it answers; Unavailable when that takes too long, AdapterRefused for a while."""
         name = application_name(version)
-        engine = self._engines.setdefault(name, self._applications.engine(name, version.model))
+        engine = self._engines.setdefault(name, self._applications.engine(name, version.own_name))
         if self._clock() < self._awake.get(name, 0.0):
             return engine
         async with self._starting:
@@ -185,7 +185,8 @@ class FullWeights:
         if own and own.num_replicas:
             return
         await self._make_room(states)
-        await asyncio.to_thread(self._applications.start, name, version)
+        named = version.model_copy(update={"model": version.own_name})
+        await asyncio.to_thread(self._applications.start, name, named)
 
     async def _make_room(self, others: dict[str, State]) -> None:
         """For one more. The longest idle engine goes, none that is at work."""

@@ -4,11 +4,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from luthier.errors import LuthierError, NotServed
 from luthier.platform.access import Caller
-from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
+from luthier.platform.base_models import (
+    Catalog,
+    check_can_serve,
+    load_catalog,
+    retirement_warning,
+)
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
 from luthier.platform.keys import Session
@@ -29,12 +34,15 @@ from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models, all_models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
+from luthier.platform.registry.replicas import Replicas
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.replicating import Replication
+from luthier.platform.retirement import check_stands, end_of, warning_of
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.versions import parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
@@ -61,6 +69,7 @@ class Verbs(Protocol):
     tables: Tables
     models: Models
     versions: Versions
+    replicas: Replicas
     artifacts: Artifacts
     ledger: Ledger
     usage: UsageReader
@@ -131,6 +140,7 @@ class Services:
     registry: Verbs
     finetune: Finetune
     imports: Imports
+    replication: Replication
     resolver: Resolver
     model_rights: ModelRights
     completions: Completions
@@ -158,17 +168,26 @@ class Services:
     def answers_for(self, version: ModelVersion) -> bool:
         return self.only in (None, version.base_model)
 
+    def told(self, version: ModelVersion) -> dict[str, Any]:
+        """What callers are shown of a tuned model; `warning` where its base model is retired, or will be."""
+        today = datetime.now(UTC).date()
+        end, warning = end_of(self.catalog, version, today), warning_of(self.catalog, version, today)
+        return {**version.told(), "is_retired": end is not None, "warning": warning}
+
     async def base_model_of(self, caller: Caller, model: str) -> str:
         """The base model that answers for a name, and is served here; or the one that its own weights began as."""
         resolved = await self.resolver.resolve(caller, model)
+        today = datetime.now(UTC).date()
         if resolved.adapter is None:
             await self.model_rights.check(caller, resolved.base_model)
+            check_can_serve(self.catalog.get(resolved.base_model), today)
+        else:
+            check_stands(self.catalog, resolved.adapter, today)
         if resolved.weights is None and not await self._has_engine(resolved.base_model):
             raise NotServed(
                 f"Base model {resolved.base_model} is not served here. Add it to serve_base_models, then "
                 f"run `luthier up`."
             )
-        check_can_serve(self.catalog.get(resolved.base_model), datetime.now(UTC).date())
         return resolved.base_model
 
     def check_model(self, session: Session, model: str) -> None:
@@ -220,6 +239,7 @@ def make_services(
         registry=registry,
         finetune=Finetune(settings, catalog, prices, registry),
         imports=Imports(settings, catalog, registry),
+        replication=Replication(settings, catalog, registry),
         resolver=Resolver(settings, catalog, registry.versions),
         model_rights=ModelRights(registry.accounts),
         completions=completions,

@@ -288,7 +288,7 @@ def test_files_that_are_refused(
         ({"base_model": "smollm2-135m"}, 409, "conflict", "`luthier base-models fetch smollm2-135m`"),
         ({"base_model": "llama3.1-8b-base", "task_type": "DPO"}, 400, "invalid_parameter_value", "takes INSTRUCTION"),
         ({"base_model": "gpt-oss-20b"}, 400, "invalid_parameter_value", "gpt-oss-20b takes no adapters"),
-        ({"base_model": "llama2-7b"}, 409, "conflict", "was retired"),
+        ({"base_model": "llama2-7b"}, 410, "base_model_retired", "was retired"),
         ({"task_type": "chat"}, 400, "invalid_parameter_value", "task_type"),
     ],
 )

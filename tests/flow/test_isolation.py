@@ -42,6 +42,7 @@ OPEN = Try(is_open=True)
 ONE = Try()
 CHATTED = Try({"model": "{model}", "messages": [{"role": "user", "content": "a"}]})
 GRANT = Try({"privileges": ["OWNERSHIP"], "kind": "MODEL", "name": "{model}", "role": "{role}"})
+RETUNED = Try({"model": "{model}", "base_model": "tiny"})
 GIVEN = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "{model}"})
 GIVEN_ALL = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "public", "scope": "ALL"})
 OPENED = Try({"accounts": ["tenant"]})
@@ -65,6 +66,7 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
             {**JOB, "training_data": "SELECT 'a' AS prompt, 'b' AS completion", "options": {"continue_from": "{model}"}}
         ),
     ),
+    ("POST", f"{V1}/jobs/retune"): (RETUNED, Try(RETUNED.body, {"dry_run": "true"})),
     ("GET", f"{V1}/jobs"): (ONE,),
     ("GET", f"{V1}/jobs/{{job_id}}"): (ONE,),
     ("POST", f"{V1}/jobs/{{job_id}}/cancel"): (ONE,),
@@ -80,6 +82,7 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("DELETE", MODEL): (ONE,),
     **{("GET", f"{MODEL}/{part}"): (ONE,) for part in ("artifacts", "artifacts/{file}", "versions", "history")},
     **{("GET", f"{MODEL}/{part}"): (ONE, Try(params={"merged": "true"})) for part in ("export", "export/{file}")},
+    ("POST", f"{MODEL}/replicate"): (Try({"region": "local"}), Try({"region": "nowhere"})),
     ("POST", f"{MODEL}/promote"): (Try({"version": 1}), Try({"version": 1, "warm": False})),
     ("POST", f"{MODEL}/rollback"): (ONE, Try({"leaving": 1, "warm": False})),
     ("PUT", f"{MODEL}/canary"): (Try({"version": 1, "share": 5.0, "warm": False}),),

@@ -12,6 +12,7 @@ from luthier.platform.keys import NewKey
 from luthier.platform.metering import DAY_MS, UsageKind
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN
+from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import CHAT, create, error_of, sql
 from tests.flow.people import Join, join, rows, run_all  # noqa: F401 - a fixture
 from tests.flow.test_access import ask, ask_body, sql_error
@@ -134,6 +135,14 @@ def test_the_consumers_credits_limit_it(tenant: TestClient, api: TestClient) -> 
     assert api.put("/luthier/v1/credits/limit", json={"account": "tenant"}).status_code == 200
     assert error_of(ask(tenant, MODEL), 402, "insufficient_credits")
     assert ask(api).status_code == 200, "the provider has no limit"
+
+
+def test_its_batches_are_on_its_bill_too(tenant: TestClient, api: TestClient) -> None:
+    done = ended(tenant, create_batch(tenant, [chat_line("a", model=MODEL), chat_line("b", model="tuned")])["id"])
+    assert done["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    (row,) = tenant.get("/luthier/v1/usage/completions").json()["usage"]
+    assert (row["account"], row["model"]) == ("tenant", "main.LUTHIER.PUBLIC.TUNED")
+    assert api.get("/luthier/v1/usage/completions").json()["usage"] == []
 
 
 def test_roles_of_the_consumer_need_the_imported_privileges(

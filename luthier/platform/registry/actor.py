@@ -29,6 +29,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.replicas import Replicas
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.tables import Tables
@@ -79,6 +80,7 @@ class RegistryClient:
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
         self.versions = cast(Versions, _Part("versions"))
+        self.replicas = cast(Replicas, _Part("replicas"))
         self.artifacts = cast(Artifacts, _Part("artifacts"))
         self.ledger = cast(Ledger, _Part("ledger"))
         self.usage = cast(UsageReader, _Part("usage"))

@@ -51,6 +51,9 @@ class ModelRows:
             raise self._not_there(tx, caller, name)
         hidden = lambda: self._not_there(tx, caller, name)  # noqa: E731
         self.guard.check(tx, caller, to, securable(ObjectKind.MODEL, row), hidden)
+        if to is Action.CHANGE_MODEL and row["replica_of"]:
+            where = row["replica_of"]
+            raise Conflict(f"Model {row['display']} is a replica: change it in region {where}, and replicate it again.")
         return row
 
     def is_seen(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
@@ -267,6 +270,7 @@ def _described(model: Row, version: ModelVersion, num_versions: int, aliases: di
         aliases=aliases,
         canary_version=model["canary_version"],
         canary_share=model["canary_share"],
+        replica_of=model["replica_of"],
     )
 
 

@@ -21,6 +21,7 @@ from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.reconcile import Reconcile
+from luthier.platform.registry.replicas import Replicas
 from luthier.platform.registry.retention import Retention
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
@@ -50,6 +51,7 @@ class Registry:
         self.tables = Tables(store, guard)
         self.models = Models(store, clock)
         self.versions = Versions(store, clock)
+        self.replicas = Replicas(store, settings, catalog)
         self.artifacts = Artifacts(store, settings, clock)
         self.usage = UsageReader(store)
         self.ledger = Ledger(store, clock)

@@ -22,7 +22,7 @@ from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.versions import ModelName, parse_model
-from luthier.platform.wire import CreateJob, RunSql, native_description
+from luthier.platform.wire import CreateJob, ReplicateModel, RetuneModel, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf, SessionOf
 from luthier.serve.dialects import (
@@ -69,6 +69,25 @@ def create_job(
     if dry_run:
         return JSONResponse(services.finetune.dry_run(caller, body).model_dump(mode="json"))
     return _described(services, caller, [services.finetune.create(caller, body, key)])[0]
+
+
+@v1.post("/jobs/retune", status_code=201, response_model=None)
+def retune_model(
+    request: Request,
+    body: RetuneModel,
+    caller: CallerOf,
+    services: ServicesOf,
+    key: IdempotencyKey = None,
+    dry_run: bool = False,
+) -> JSONResponse | dict[str, Any]:
+    """Trains a model again on another base model, from the data that was frozen with it: its next version.
+
+    With `dry_run` the answer (200) is the data report and nothing is started.
+    """
+    request.state.object = ("job of model", body.model)
+    if dry_run:
+        return JSONResponse(services.finetune.dry_retune(caller, body).model_dump(mode="json"))
+    return _described(services, caller, [services.finetune.retune(caller, body, key)])[0]
 
 
 @v1.get("/jobs")
@@ -154,6 +173,12 @@ def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, An
 def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """With a version in the name (NAME@3) that one alone."""
     return _told(services, [services.registry.models.drop(caller, *_version(services, name))])[0]
+
+
+@v1.post(f"/models/{NAME}/replicate")
+def replicate_model(name: str, body: ReplicateModel, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Brings the model in another region up to date, or makes it there: files and versions that are not there yet."""
+    return services.replication.replicate(caller, _named(services, name), body.region).model_dump()
 
 
 @v1.get(f"/models/{NAME}/artifacts")
@@ -262,7 +287,7 @@ def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict
 def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, Any]]:
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
-    return [{**model.told(), "proof": proofs[model.number].model_dump()} for model in models]
+    return [{**services.told(model), "proof": proofs[model.number].model_dump()} for model in models]
 
 
 def _artifacts(services: Services, caller: Caller, name: str) -> Path:

@@ -52,7 +52,7 @@ def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str
     """Oldest first, each with its aliases, its share of the requests and its losses."""
     versions = services.registry.versions.show(caller, _model(services, name))
     proofs = services.registry.proofs.of(versions)
-    told = [{**each.told(), "proof": proofs[each.number].model_dump()} for each in versions]
+    told = [{**services.told(each), "proof": proofs[each.number].model_dump()} for each in versions]
     return {"versions": told}
 
 

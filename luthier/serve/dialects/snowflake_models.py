@@ -51,7 +51,7 @@ def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") ->
                 "database_name": name.database,
                 "schema_name": name.schema,
                 "owner": model.owner,
-                "comment": "",
+                "comment": services.told(model)["warning"] or "",
                 "versions": json.dumps([f"V{number}" for number in numbers.get(model.number, [model.version])]),
                 "default_version_name": f"V{model.default_version}",
                 "aliases": json.dumps({alias: f"V{number}" for alias, number in model.aliases.items()}),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from luthier.errors import LuthierError, NotAllowed
+from luthier.errors import BaseModelRetired, LuthierError, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.keys import Endpoint, Session
 from luthier.platform.wire import Chunk, CompleteRequest
@@ -105,7 +105,7 @@ class Completing:
                     if completion := self._asked(row):
                         ask = await self._ask(completion)
                         by_model[ask.request.model].append((at, completion, ask))
-                except NotAllowed:  # of the statement, not of a row: it must not pass as a NULL
+                except (NotAllowed, BaseModelRetired):  # of the statement, not of a row: it must not pass as a NULL
                     raise
                 except LuthierError as error:
                     values[start + at] = self._failed(row, error)

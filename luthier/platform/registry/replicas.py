@@ -1,0 +1,174 @@
+"""Verbs on replicas: what a model is in its own region; and what a region has, for whoever replicates to it.
+
+The rows in the other region are written by ReplicaRows, over that region's store.
+"""
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, NotFound
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.base_models import BaseModel, Catalog
+from luthier.platform.models import Change, ModelVersion
+from luthier.platform.names import QualifiedName
+from luthier.platform.options import Method
+from luthier.platform.privileges import Action
+from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
+from luthier.platform.registry.objects import object_row
+from luthier.platform.replicas import Source
+from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.settings import Settings
+from luthier.platform.store import Store
+
+COPIED = ("version", "base_model", "sha256", "rank", "parent", "created_on")
+
+
+class Replicas:
+    def __init__(self, store: Store, settings: Settings, catalog: Catalog) -> None:
+        self._store, self._region, self._rows = store, settings.region, ModelRows(store)
+        self._tell_base_models(catalog, settings.serve_base_models)
+
+    def source(self, caller: Caller, name: QualifiedName) -> Source:
+        """All of a model, for who may replicate it."""
+        with self._store.reading() as tx:
+            model = self._rows.get(tx, caller, name, Action.REPLICATE_MODEL)
+            if model["replica_of"]:
+                raise Conflict(
+                    f"Model {model['display']} is a replica itself: replicate it from {model['replica_of']}."
+                )
+            fields = ("account", "role", "display", "created_on", "default_version", "last_version")
+            kept = {field: model[field] for field in (*fields, "canary_version", "canary_share")}
+            return Source(
+                **kept,
+                name=name_of(model).parts,
+                region=self._region,
+                versions=self._rows.versions_of(tx, model),
+                aliases=self._rows.aliases_of(tx, model),
+            )
+
+    def _tell_base_models(self, catalog: Catalog, served: tuple[str, ...]) -> None:
+        """Other regions ask here what can answer in this one."""
+        table = self._store.table("region_base_models")
+        rows = [_base_row(base, self._region, base.name in served) for base in catalog]
+        known = self._store.rows(sa.select(table).order_by(table.c.name))
+        if sorted(rows, key=lambda row: str(row["name"])) == known:
+            return
+        with self._store.transaction() as tx:
+            tx.execute(sa.delete(table))
+            tx.execute(sa.insert(table), rows)
+
+
+class ReplicaRows:
+    """Over another region's store."""
+
+    def __init__(self, store: Store, region: str) -> None:
+        self._store, self._region, self._rows = store, region, ModelRows(store)
+        self._base_models = store.table("region_base_models")
+
+    def check(self, source: Source, bases: dict[str, BaseModel]) -> None:
+        """Raises before a file is copied to where the model could not be, or could not answer."""
+        with self._store.reading() as tx:
+            self._check_base_models(tx, source, bases)
+            self._find(tx, source)
+
+    def write(self, source: Source, paths: dict[str, str], now: int) -> tuple[list[int], list[int]]:
+        """The numbers of the versions that are new there, and of those that are there no more. All or nothing.
+
+        `paths` are the folders of the versions there, by content hash.
+        """
+        with self._store.transaction() as tx:
+            model = self._find(tx, source) or self._insert(tx, source)
+            there = {_identity(each): each for each in self._rows.versions_of(tx, model)}
+            wanted = {_identity(each): each for each in source.versions}
+            gone = [version for key, version in there.items() if key not in wanted]
+            self._rows.forget(tx, gone, now)
+            new = [version for key, version in wanted.items() if key not in there]
+            for each in new:
+                row = {field: getattr(each, field) for field in COPIED}
+                told = {"job_id": each.job_id or f"{IMPORT}{source.region}_{each.number}", "path": paths[each.sha256]}
+                told |= {"method": each.method.value, "task_type": each.task_type.value, "model_id": model["id"]}
+                tx.execute(sa.insert(self._rows.versions).values(**row, **told))
+            self._point(tx, source, model)
+            if new or gone:
+                self._note(tx, source, model, now)
+        return [each.version for each in new], [each.version for each in gone]
+
+    def _find(self, tx: sa.Connection, source: Source) -> Row | None:
+        """The replica, if it is there; Conflict for a model of that region's own."""
+        accounts = self._store.table("accounts").c
+        if tx.execute(sa.select(accounts.name).where(accounts.name == source.account)).first() is None:
+            raise NotFound(f"Region {self._region} has no account {source.account}: who runs it makes one.")
+        caller, name = _owner(source), _name(source)
+        self._rows.shares.check_own(tx, source.account, name.database)
+        model = self._rows.find(tx, caller, name)
+        if (model and model["replica_of"] != source.region) or (not model and self._rows.maker(tx, caller, name)):
+            raise Conflict(
+                f"Region {self._region} has a model {source.display} of its own, or makes one. Drop it there first."
+            )
+        return model
+
+    def _insert(self, tx: sa.Connection, source: Source) -> Row:
+        """It belongs to the role of the same name, or to ACCOUNTADMIN where there is none."""
+        roles = self._store.table("roles").c
+        same = (roles.account == source.account, roles.name == source.role)
+        role = source.role if tx.execute(sa.select(roles.name).where(*same)).first() else ADMIN_ROLE
+        owner, name = _owner(source).model_copy(update={"role": role}), _name(source)
+        row = object_row(owner, name, source.created_on)
+        tx.execute(sa.insert(self._rows.models).values(**row, replica_of=source.region))
+        self._rows.grants.begin(tx, owner, Securable.named(ObjectKind.MODEL, name), source.created_on)
+        model = self._rows.find(tx, owner, name)
+        assert model
+        return model
+
+    def _point(self, tx: sa.Connection, source: Source, model: Row) -> None:
+        """The name means there what it means here."""
+        fields = ("default_version", "last_version", "canary_version", "canary_share")
+        self._rows.update(tx, model, **{field: getattr(source, field) for field in fields})
+        tx.execute(sa.delete(self._rows.aliases).where(self._rows.aliases.c.model_id == model["id"]))
+        for alias, version in source.aliases.items():
+            tx.execute(sa.insert(self._rows.aliases).values(model_id=model["id"], alias=alias, version=version))
+
+    def _note(self, tx: sa.Connection, source: Source, model: Row, now: int) -> None:
+        caller = _owner(source)
+        change = Change(time=now, user=caller.user, role=caller.role, verb="REPLICATE", detail=f"of {source.region}")
+        self._rows.note(tx, caller, model, change)
+
+    def _check_base_models(self, tx: sa.Connection, source: Source, bases: dict[str, BaseModel]) -> None:
+        told = {row["name"]: dict(row) for row in tx.execute(sa.select(self._base_models)).mappings()}
+        region = next(iter(told.values()))["region"] if told else None
+        if region != self._region:
+            raise Conflict(
+                f"The store that the settings name for region {self._region} is that of {region or 'no region yet'}: "
+                f"its own setting `region` says it, once it has been started."
+            )
+        for version in source.versions:
+            base, there = bases[version.base_model], told.get(version.base_model)
+            if there is None or there["revision"] != base.revision:
+                has = f"revision {there['revision']} of it" if there else "none of that name"
+                raise Conflict(
+                    f"Version {version.version} of {source.display} stands on base model {base.name} (revision "
+                    f"{base.revision}), and region {self._region} has {has}. It could not answer there."
+                )
+            answers = version.base_model in source.answering and version.method is not Method.FULL
+            if answers and not there["is_served"]:
+                raise Conflict(
+                    f"Base model {base.name}, on which {source.display} stands, is not served in region "
+                    f"{self._region}. Add it to serve_base_models there, then run `luthier up`."
+                )
+
+
+def _base_row(base: BaseModel, region: str, is_served: bool) -> Row:
+    return {"name": base.name, "region": region, "revision": base.revision, "is_served": is_served}
+
+
+def _identity(version: ModelVersion) -> tuple[int, str, str]:
+    """Versions never change: two that are alike in these are one."""
+    return version.version, version.sha256, version.job_id or ""
+
+
+def _owner(source: Source) -> Caller:
+    user = source.versions[0].owner
+    return Caller(account=source.account, user=user, role=source.role)
+
+
+def _name(source: Source) -> QualifiedName:
+    return QualifiedName(*source.name, display=source.display)
