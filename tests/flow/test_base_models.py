@@ -173,7 +173,7 @@ def test_a_retired_base_model_answers_no_more(api: TestClient, settings: Setting
     file.write_text('retired = { after = 2025-01-07, replacement = "mistral-7b" }\n' + file.read_text())
     services = make_services(settings, registry, LocalCompletions(settings, registry, EchoEngine()))
     with TestClient(build_api(services), headers=dict(api.headers)) as later:
-        message = error_of(ask(later), 409, "conflict")
+        message = error_of(ask(later), 410, "base_model_retired")
     assert message == "Base model tiny was retired after 2025-01-07. Use mistral-7b instead."
 
 
