@@ -69,6 +69,17 @@ class ContextTooLong(InvalidInput):
 
     code = "context_length_exceeded"
 
+    def __init__(self, *message: str, limit: int = 0, param: str | None = None) -> None:
+        super().__init__(*message, param=param)
+        self.limit = limit
+        """Tokens that there is room for; no argument of the exception, so that it pickles."""
+
+
+class AnswerCut(InvalidInput):
+    """An answer that was to follow a schema and ended before its JSON did; its tokens are billed."""
+
+    code = "schema_validation_failed"
+
 
 class NotAuthenticated(LuthierError):
     """No key, or a key that nobody has, or that works no more."""

@@ -92,7 +92,9 @@ class EchoEngine:
         prompt = " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt
         num_prompt = len(prompt.split())
         if num_prompt + (request.max_tokens or 1) > self._context:
-            raise ContextTooLong(f"The context window is {self._context} tokens.", param="messages")
+            raise ContextTooLong(
+                f"The context window is {self._context} tokens.", limit=self._context, param="messages"
+            )
         await tally.reserve(num_prompt, (request.max_tokens or self._context - num_prompt) * request.n)
         self.num_open += 1
         try:

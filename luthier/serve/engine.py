@@ -191,9 +191,8 @@ class VllmEngine:
 
     async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long."""
-        texts: list[str | list[int]] = [turn["content"] for turn in request.messages or ()] or [request.prompt or ""]
-        size = sum(map(len, texts))
-        self._check_size(len(texts), size)
+        size = prompt_size(request)
+        self._check_size(len(request.messages or (1,)), size)
         if request.tools or size > MAX_INLINE_CHARS:
             return await asyncio.to_thread(self.render, request, is_plain)
         return self.render(request, is_plain)
@@ -203,7 +202,8 @@ class VllmEngine:
         if num_chars > self._most_chars or num_texts > self._limit:
             raise ContextTooLong(
                 f"The context window is {self._limit} tokens, at most {self._most_chars} characters: the prompt has "
-                f"{num_chars}, in {num_texts} parts. Shorten it."
+                f"{num_chars}, in {num_texts} parts. Shorten it.",
+                limit=self._limit,
             )
 
     def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
@@ -259,6 +259,7 @@ class VllmEngine:
             raise ContextTooLong(
                 f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
                 f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens.",
+                limit=self._limit,
                 param="prompt" if request.messages is None else "messages",
             )
         return SamplingParams(
@@ -279,6 +280,23 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY,
             skip_clone=True,  # made for this request alone: vLLM need not copy it deeply
         )
+
+
+def prompt_size(request: CompleteRequest) -> int:
+    """Characters of all that is to be read: of messages with names and calls, and of tools; or of the prompt."""
+    if request.messages is None:
+        return len(request.prompt or "")
+    said = [value for turn in request.messages for key, value in turn.items() if key != "role"]
+    return _num_chars(said) + (_num_chars(request.tools.tools) if request.tools else 0)
+
+
+def _num_chars(said: Any) -> int:
+    """Of all texts in it. A number or a truth is one at least."""
+    if isinstance(said, str):
+        return len(said)
+    if isinstance(said, dict):
+        return sum(len(key) + _num_chars(value) for key, value in said.items())
+    return sum(map(_num_chars, said)) if isinstance(said, list) else 1
 
 
 def _grammar(schema: dict[str, Any] | None) -> Any:

@@ -312,8 +312,17 @@ async def tools_are_called(asked: Asked) -> None:
 
 
 async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
+    long, turn = "a" * 2**20, {"role": "user", "content": "a"}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": [{"b": long}]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"description": long}}}}}
+    too_much: list[dict[str, Any]] = [
+        {"prompt": long},
+        {"messages": [{**turn, "content": ""}] * 513},
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}, turn]},
+        {"messages": [turn], "tools": ToolUse(tools=[tool])},
+    ]
     with mock.patch.object(asked.engine, "render", side_effect=AssertionError("tokenised")):
-        for given in ({"prompt": "a" * 2**20}, {"messages": [{"role": "user", "content": ""}] * 513}):
+        for given in too_much:
             with pytest.raises(ContextTooLong, match="512 tokens"):
                 await asked.ask("whole", Tally(), **given)
 

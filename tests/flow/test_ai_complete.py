@@ -11,6 +11,8 @@ from tests.flow.conftest import error_of, sql
 
 SHAPE = "{'type': 'json', 'schema': {'type': 'object', 'properties': {'a': {'type': 'number'}}}}"
 
+BAD = "invalid options object: Invalid 'response_format': a schema is refused: "
+
 
 def rows(api: TestClient, statement: str) -> list[Any]:
     response = api.post("/luthier/v1/sql", json={"statement": statement})
@@ -88,7 +90,8 @@ def test_a_row_that_fails_is_null_and_the_others_go_on(api: TestClient, faq: str
         ("'tiny', 'a', {'temperature': 2}", "invalid options object: temperature: "),
         ("'tiny', 'a', {'guardrails': TRUE}", "guardrails: Cortex Guard"),
         ("'tiny', 'a', {'response_format': {}}", "invalid options object: response_format: "),
-        ("'tiny', 'a', {'max_tokens': 600}", "max tokens exceeded: "),
+        ("'tiny', 'a', {'max_tokens': 600}", "max tokens of 512 exceeded: "),
+        ("'tiny', 'a', NULL, {'type': 'json', 'schema': {'not': {}}}", f"{BAD}'not' cannot be kept to"),
         ("'tiny', 'a', NULL, {'type': 'xml'}", "invalid options object: type: "),
         (f"'tiny', 'no json', NULL, {SHAPE}", "schema validation failed: "),
         ("'smollm2-135m', 'a'", "not served here"),

@@ -1,6 +1,8 @@
 """Snowflake's Cortex REST API, with the bodies that snowflake.core 1.13 and snowflake.cortex 2.6 send."""
 
+import itertools
 import json
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -8,8 +10,9 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from luthier.errors import Overloaded
 from tests.factories import KEY
-from tests.fakes import EchoEngine
+from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import error_of
 
 PREFIX = "/api/v2/cortex"
@@ -31,6 +34,8 @@ CORE: dict[str, Any] = {
     "provisioned_throughput_id": None,
 }
 """What snowflake.core makes of CompleteRequest(model, messages)."""
+BAD = "invalid options object: Invalid 'response_format': a schema is refused: "
+MANY = {"type": "object", "properties": {f"p{number}": {} for number in range(501)}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
 
@@ -139,6 +144,50 @@ def test_structured_output(api: TestClient, engine: EchoEngine) -> None:
     assert engine.requests[0].json_schema == SCHEMA
 
 
+@pytest.mark.parametrize("says", [None, '{"a": "b"} c'], ids=["cut", "no JSON"])
+def test_an_answer_that_does_not_follow_its_schema(api: TestClient, engine: EchoEngine, says: str | None) -> None:
+    engine.says = says
+    asked = [{"content": '{"a": "b c"}'}]
+    given = {
+        "messages": asked,
+        "response_format": {"type": "json", "schema": SCHEMA},
+        "max_tokens": 2 if not says else 9,
+    }
+    told = refused(post(api, stream=False, **given), 400, "schema_validation_failed")
+    assert told.startswith("schema validation failed: the answer is not complete JSON: ")
+    assert says or "cut at max_tokens" in told
+    *pieces, last = events(post(api, **given))
+    assert text_of(pieces) == (says or '{"a": "b')
+    assert [piece["usage"] for piece in pieces] == [{}] * len(pieces)
+    assert (last["error"]["code"], last["error"]["message"]) == ("schema_validation_failed", told)
+    (record,) = api.get("/luthier/v1/usage/completions", params={"group_by": "function"}).json()["usage"]
+    assert (record["records"], record["completion_tokens"]) == (2, 2 * len(pieces))
+
+
+def test_who_comes_too_much_is_told_when_to_come_again(
+    api: TestClient, completions: LocalCompletions, engine: EchoEngine
+) -> None:
+    """A place that somebody else holds: of all places none is left."""
+    admission = completions.admission("tiny")
+    with ExitStack() as held:
+        with suppress(Overloaded):
+            for number in itertools.count():
+                held.enter_context(admission.place(f"other{number}", 1))
+        for stream in (True, False):
+            response = post(api, stream=stream)
+            assert refused(response, 429, "overloaded").startswith("too many requests: The engine is busy: ")
+            assert 1 <= int(response.headers["retry-after"]) <= 30
+    assert engine.requests == []
+    assert post(api).status_code == 200
+
+
+def test_who_has_no_credits(api: TestClient) -> None:
+    api.put("/luthier/v1/credits/limit", json={})
+    for stream in (True, False):
+        told = refused(post(api, stream=stream), 402, "insufficient_credits")
+        assert told.startswith("budget exceeded: The account's balance has 0 credits")
+
+
 def test_a_tuned_model_by_its_full_name(api: TestClient, tuned: str) -> None:
     answer = post(api, model="luthier.public.tuned", stream=False).json()
     assert answer["choices"][0]["message"]["content"] == "LUTHIER.PUBLIC.tuned: how are you"
@@ -162,9 +211,11 @@ def test_answers_are_billed_by_route(api: TestClient) -> None:
         ({"temperature": -1}, 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ({"top_p": 1.1}, 400, "invalid_parameter_value", "invalid options object: top_p: "),
         ({"max_tokens": 0}, 400, "invalid_parameter_value", "invalid options object: max_tokens: "),
-        ({"max_tokens": 600}, 400, "context_length_exceeded", "max tokens exceeded: The context window is 512"),
+        ({"max_tokens": 600}, 400, "context_length_exceeded", "max tokens of 512 exceeded: The context window"),
         ({"seed": 1}, 400, "invalid_parameter_value", "invalid options object: seed: Extra"),
         ({"response_format": {"type": "xml"}}, 400, "invalid_parameter_value", "response_format.type"),
+        ({"response_format": {"type": "json", "schema": {"not": {}}}}, 400, "invalid_value", f"{BAD}'not' cannot be"),
+        ({"response_format": {"type": "json", "schema": MANY}}, 400, "invalid_value", "it has 501 properties"),
         ({"guardrails": {"enabled": True}}, 400, "invalid_parameter_value", "guardrails: "),
         ({"tools": [{"tool_spec": {}}]}, 400, "invalid_parameter_value", "tools: "),
         ({"tool_choice": {"type": "auto"}}, 400, "invalid_parameter_value", "tool_choice: "),
@@ -212,12 +263,13 @@ def test_what_is_no_json_and_what_is_no_route(api: TestClient) -> None:
 def test_an_engine_that_dies(api: TestClient, engine: EchoEngine) -> None:
     engine.dies_after = 0
     response = post(api)
-    assert "stopped" in refused(response, 503, "unavailable")
+    assert refused(response, 503, "unavailable").startswith("inference timed out: The engine stopped")
     assert response.headers["retry-after"] == "2"
     engine.dies_after = 2
     *pieces, last = events(post(api))
     assert text_of(pieces) == "base: how"
     assert (last["choices"], last["error"]["code"]) == ([], "unavailable")
+    assert last["error"]["message"].startswith("inference timed out: ")
 
 
 def test_models(api: TestClient, tuned: str) -> None:

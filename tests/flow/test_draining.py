@@ -130,7 +130,7 @@ def test_snowflakes_door_says_it_in_its_form(api: TestClient, registry: Registry
     asked = {"model": "tiny", "messages": [{"content": "a"}], "stream": False}
     response = api.post("/api/v2/cortex/inference:complete", json=asked)
     assert (response.status_code, response.json()["error_code"]) == (402, "insufficient_credits")
-    assert "0 credits available" in response.json()["message"]
+    assert response.json()["message"].startswith("budget exceeded: The account's balance has 0 credits available")
 
 
 def test_sql_says_it_too(api: TestClient, registry: Registry) -> None:

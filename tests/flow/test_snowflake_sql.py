@@ -200,8 +200,8 @@ def test_complete_with_structured_output(api: TestClient, engine: EchoEngine) ->
     schema = {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}
     assert engine.requests[0].json_schema == schema
     cut = f"SELECT {COMPLETE}('tiny', PARSE_JSON($${ask}$$), {{'response_format': {shape}, 'max_tokens': 1}})"
-    message = refused(api, cut, 400, "invalid_parameter_value")
-    assert "schema validation failed" in message
+    message = refused(api, cut, 400, "schema_validation_failed")
+    assert "schema validation failed: the answer" in message
     assert "cut at max_tokens" in message
 
 
@@ -231,6 +231,12 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
         ("'tiny', 'a', [1]", 400, "invalid_parameter_value", "an OBJECT is wanted"),
         ("'tiny', 'a', {'guardrails': true}", 400, "invalid_parameter_value", "guardrails: Cortex Guard"),
         ("'tiny', 'a', {'response_format': {'type': 'xml'}}", 400, "invalid_parameter_value", "response_format.type"),
+        (
+            "'tiny', 'a', {'response_format': {'type': 'json', 'schema': {'not': {}}}}",
+            400,
+            "invalid_value",
+            "invalid options object: Invalid 'response_format': a schema is refused: 'not' cannot be kept to (at #)",
+        ),
         ("'tiny', [{'role': 'user', 'content': 'a'}]", 400, "invalid_parameter_value", "takes options too"),
         ("'tiny', [{'role': 'tool', 'content': 'a'}], {}", 400, "invalid_parameter_value", "'role': ..., 'content'"),
         ("'tiny', [{'role': 'system', 'content': 'a'}], {}", 400, "invalid_parameter_value", "must be the user's"),
@@ -241,7 +247,7 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
             "'tiny', 'a', {'max_tokens': 600}",
             400,
             "context_length_exceeded",
-            "max tokens exceeded: The context window is 512",
+            "max tokens of 512 exceeded: The context window is 512",
         ),
         ("'tiny'", 422, "sql_compilation_error", "takes 2 or 3 arguments"),
     ],
@@ -254,7 +260,9 @@ def test_complete_that_is_refused(api: TestClient, arguments: str, status: int, 
 
 def test_an_engine_that_dies(api: TestClient, engine: EchoEngine) -> None:
     engine.dies_after = 1
-    assert "stopped" in refused(api, f"SELECT {COMPLETE}('tiny', 'a b')", 503, "unavailable")
+    assert "inference timed out: The engine stopped" in refused(
+        api, f"SELECT {COMPLETE}('tiny', 'a b')", 503, "unavailable"
+    )
     (record,) = api.get("/luthier/v1/usage/completions").json()["usage"]
     assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 1)
 

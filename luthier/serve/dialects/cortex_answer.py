@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from luthier.errors import LuthierError, NotFound
+from luthier.errors import AnswerCut, LuthierError, NotFound
 from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.dialects.cortex_bodies import InferenceBody
-from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words
+from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words, structured
 from luthier.serve.faults import error_response
 
 REQUEST_ID = "X-Snowflake-Request-ID"
@@ -22,11 +22,16 @@ class InferenceWriter:
 
     def __init__(self, request_id: str, body: InferenceBody) -> None:
         self._id = request_id
+        self._is_structured = body.response_format is not None
+        self._said: list[Choice] = []
+        """Of a stream that is to follow a schema."""
         self._head: dict[str, Any] = {"id": request_id, "created": int(time.time()), "model": body.model}
 
     def whole(self, answer: Chunk) -> bytes:
         assert answer.usage is not None
         (choice,) = answer.choices
+        if self._is_structured:
+            structured(choice.text, choice.finish_reason)
         text = [{"type": "text", "text": choice.text}]
         message = {"role": "assistant", "content": choice.text, "content_list": text}
         choices = [{"message": message, "finish_reason": choice.finish_reason}]
@@ -36,14 +41,25 @@ class InferenceWriter:
         return b""
 
     def lines(self, chunk: Chunk) -> bytes:
-        """The counts come last, with an empty piece of text."""
+        """The counts come last, with an empty piece of text; instead an error, where JSON was asked for and cut."""
+        if self._is_structured:
+            self._said += chunk.choices
+            if chunk.usage and (error := self._fault()):
+                return self.broken(error)
         choices = chunk.choices or [Choice(index=0, text="")]
         return b"".join(self._line(choice, chunk.usage) for choice in choices)
 
     def broken(self, error: LuthierError) -> bytes:
         """Snowflake's client raises by the key `error`."""
-        told = {"code": error.code, "message": error.message, "request_id": self._id}
+        told = {"code": error.code, "message": in_their_words(error, error.message), "request_id": self._id}
         return _event({**self._head, "choices": [], "error": told})
+
+    def _fault(self) -> AnswerCut | None:
+        try:
+            structured("".join(choice.text for choice in self._said), self._said[-1].finish_reason)
+        except AnswerCut as error:
+            return error
+        return None
 
     def _line(self, choice: Choice, usage: Usage | None) -> bytes:
         text = choice.text

@@ -3,16 +3,29 @@
 Rules: docs.snowflake.com, COMPLETE (SNOWFLAKE.CORTEX) and Cortex REST API.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from luthier.errors import ContextTooLong, InvalidInput, NotAllowed, NotFound
+from luthier.errors import (
+    AnswerCut,
+    ContextTooLong,
+    InvalidInput,
+    InvalidValue,
+    NotAllowed,
+    NotFound,
+    NotServed,
+    Overloaded,
+    PaymentRequired,
+    Unavailable,
+)
 from luthier.platform.frozen import Frozen
 from luthier.platform.wire import Usage
+from luthier.serve.schemas import check_schema
 
 DEFAULT_MAX_TOKENS = 4096
 BAD_OPTIONS = "invalid options object"
@@ -22,17 +35,42 @@ class ResponseFormat(Frozen):
     type: Literal["json"]
     json_schema: dict[str, Any] = Field(default_factory=dict, alias="schema")
 
+    @field_validator("json_schema")
+    @classmethod
+    def _kept_to(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        check_schema(schema, "response_format")
+        return schema
+
 
 def in_their_words(error: Exception, message: str) -> str:
     """The message of an error that Snowflake documents begins with its words."""
     match error:
-        case ContextTooLong():
-            return f"max tokens exceeded: {message}"
+        case ContextTooLong(limit=limit):
+            return f"max tokens of {limit} exceeded: {message}"
+        case AnswerCut():
+            return f"schema validation failed: {message}"
+        case InvalidValue():
+            return f"{BAD_OPTIONS}: {message}"
+        case PaymentRequired():
+            return f"budget exceeded: {message}"
         case NotAllowed():
             return f"Not Authorized: {message}"
+        case Overloaded():
+            return f"too many requests: {message}"
+        case Unavailable() if not isinstance(error, NotServed):  # that one, no later request is answered either
+            return f"inference timed out: {message}"
         case NotFound():
             return re.sub(r"^Unknown (base )?model", "unknown model", message)
     return message
+
+
+def structured(text: str, finish: str | None) -> Any:
+    """The answer as the JSON that it was asked to be."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = "it was cut at max_tokens" if finish == "length" else str(error)
+        raise AnswerCut(f"the answer is not complete JSON: {cut}.") from error
 
 
 def check_turns(roles: Sequence[str]) -> None:

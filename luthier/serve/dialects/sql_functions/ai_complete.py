@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from luthier.errors import InvalidInput, LuthierError
 from luthier.platform.wire import Chunk
-from luthier.serve.dialects.cortex_rules import ResponseFormat, in_their_words
-from luthier.serve.dialects.sql_functions.arguments import ModelParameters, details, read_object, structured
+from luthier.serve.dialects.cortex_rules import ResponseFormat, in_their_words, structured
+from luthier.serve.dialects.sql_functions.arguments import ModelParameters, details, read_object
 from luthier.serve.dialects.sql_functions.rows import Completing, Completion, Row, Statement, as_text
 
 PARAMETERS = ("model", "prompt", "model_parameters", "response_format", "show_details", "return_error_details")
@@ -52,7 +52,8 @@ def _failed(row: Row, error: LuthierError) -> str | None:
 def _said(given: Arguments, answer: Chunk, is_structured: bool) -> Any:
     if given.show_details:
         return details(str(given.model), answer, is_structured)
-    return structured(answer) if is_structured else answer.choices[0].text
+    choice = answer.choices[0]
+    return structured(choice.text, choice.finish_reason) if is_structured else choice.text
 
 
 def _shown(given: Arguments, said: Any) -> str:

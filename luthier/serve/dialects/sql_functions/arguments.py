@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen
 from luthier.platform.wire import Chunk, CompleteRequest
-from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, ResponseFormat, asked_limit, counts, no_guard
+from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, ResponseFormat, asked_limit, counts, no_guard, structured
 
 Noun = TypeVar("Noun", bound=Frozen)
 
@@ -58,20 +58,11 @@ def _parsed(text: str) -> Any:
         raise InvalidInput(f"{BAD_OPTIONS}: not valid JSON: {error}.") from error
 
 
-def structured(answer: Chunk) -> Any:
-    """The answer as the JSON that it was asked to be."""
-    choice = answer.choices[0]
-    try:
-        return json.loads(choice.text)
-    except json.JSONDecodeError as error:
-        cut = "it was cut at max_tokens" if choice.finish_reason == "length" else str(error)
-        raise InvalidInput(f"schema validation failed: the answer is not complete JSON: {cut}.") from error
-
-
 def details(model: str, answer: Chunk, is_structured: bool) -> dict[str, Any]:
     """The whole answer. The key `messages` holds text."""
     assert answer.usage is not None
-    said: dict[str, Any] = {"choices": [{"messages": answer.choices[0].text}]}
+    choice = answer.choices[0]
+    said: dict[str, Any] = {"choices": [{"messages": choice.text}]}
     if is_structured:
-        said = {"structured_output": [{"raw_message": structured(answer), "type": "json"}]}
+        said = {"structured_output": [{"raw_message": structured(choice.text, choice.finish_reason), "type": "json"}]}
     return {**said, "created": int(time.time()), "model": model, "usage": counts(answer.usage)}
