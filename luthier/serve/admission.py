@@ -1,4 +1,4 @@
-"""Who gets in: as many sequences as run at once, and a bounded number that wait. Others are told when to come again."""
+"""Who gets in: as many as run at once, and a bounded number that wait. Others are told when to come again."""
 
 import math
 import time
@@ -15,14 +15,22 @@ PACE_SECONDS = 30.0
 
 
 class Admission:
-    """Places of one engine, one for each sequence. Belongs to one event loop.
+    """Places of one engine, one for each sequence, or of what else is shared. Belongs to one event loop.
 
     An account may hold all that run at once, or half of the places, of what the others leave. So one alone can never
     fill the queue, and whoever holds none gets in as long as there is any.
     """
 
-    def __init__(self, num_running: int, num_queued: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        num_running: int,
+        num_queued: int,
+        clock: Callable[[], float] = time.monotonic,
+        words: str = "The engine is busy: {} answers are generated or wait",
+    ) -> None:
+        """`words` tell who is refused how many are inside."""
         self._num_running, self._num_places, self._clock = num_running, num_running + num_queued, clock
+        self._words = words
         self._held: Counter[str] = Counter()
         self._freed: deque[tuple[float, int]] = deque()
         self._busy_since = 0.0
@@ -48,8 +56,7 @@ class Admission:
             self.num_refused += 1
             seconds = self._retry_after()
             raise Overloaded(
-                f"The engine is busy: {taken} answers are generated or wait, {held} of them for your account. "
-                f"Try again in {seconds} s.",
+                f"{self._words.format(taken)}, {held} of them for your account. Try again in {seconds} s.",
                 retry_after=seconds,
             )
         if not taken:

@@ -16,8 +16,11 @@ from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
+from luthier.serve.admission import Admission
+from luthier.serve.complete import PATIENCE_SECONDS
 from luthier.serve.host_memory import AdapterStats
 from luthier.serve.loading import RETRY_SECONDS
+from luthier.serve.patience import patiently
 from luthier.serve.services import Ask, Services
 
 PREFIX = "full-"
@@ -87,17 +90,19 @@ class FullWeights:
 
     def __init__(self, services: Services, applications: Applications, clock: Callable[[], float]) -> None:
         self._settings, self._resolver, self._rest = services.settings, services.resolver, services.completions
+        self._catalog = services.catalog
         self._applications, self._clock = applications, clock
         self._engines: dict[str, Engine] = {}
         self._awake: dict[str, float] = {}
         self._refusals: dict[str, tuple[float, str]] = {}
         self._starting = asyncio.Lock()
+        self._doors: dict[str, Admission] = {}
 
     async def whole(self, ask: Ask) -> Chunk:
         resolved = await self._resolved(ask)
         if resolved.weights is None:
             return await self._rest.whole(replace(ask, resolved=resolved))
-        engine = await self._loaded(resolved.weights)
+        engine = await self._loaded(resolved.weights, ask.caller.account)
         return await engine.whole(replace(ask, resolved=resolved))
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
@@ -105,7 +110,7 @@ class FullWeights:
         if resolved.weights is None:
             chunks = self._rest.stream(replace(ask, resolved=resolved))
         else:
-            engine = await self._loaded(resolved.weights)
+            engine = await self._loaded(resolved.weights, ask.caller.account)
             chunks = engine.stream(replace(ask, resolved=resolved))
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -116,20 +121,21 @@ class FullWeights:
         if len({resolved.weights and resolved.weights.number for resolved in found}) > 1:  # a canary has some of them
             return list(await asyncio.gather(*map(self._one, asks)))
         known = [replace(ask, resolved=resolved) for ask, resolved in zip(asks, found, strict=True)]
-        if found[0].weights is None:
+        weights, account = found[0].weights, asks[0].caller.account
+        if weights is None:
             return await self._rest.many(known)
-        engine = await self._loaded(found[0].weights)
+        engine = await patiently(lambda: self._loaded(weights, account), PATIENCE_SECONDS)
         return await engine.many(known)
 
     async def _one(self, ask: Ask) -> Chunk | LuthierError:
         try:
-            return await self.whole(ask)
+            return await patiently(lambda: self.whole(ask), PATIENCE_SECONDS)
         except LuthierError as error:
             return error
 
     async def warm(self, version: ModelVersion) -> None:
         if version.method is Method.FULL:
-            await self._loaded(version)
+            await self._loaded(version, version.owner)
         else:
             await self._rest.warm(version)
 
@@ -147,12 +153,27 @@ class FullWeights:
     async def _resolved(self, ask: Ask) -> Resolved:
         return await self._resolver.resolve(ask.caller, ask.request.model, ask.id, ask.base_model)
 
-    async def _loaded(self, version: ModelVersion) -> Engine:
-        """The version's engine, once it answers; Unavailable when that takes too long, AdapterRefused for a while."""
+    async def _loaded(self, version: ModelVersion, account: str) -> Engine:
+        """The version's engine, once it answers; Unavailable when that takes too long, AdapterRefused for a while.
+
+        No more wait for it than will find a place in it.
+        """
         name = application_name(version)
         engine = self._engines.setdefault(name, self._applications.engine(name, version.own_name))
         if self._clock() < self._awake.get(name, 0.0):
             return engine
+        with self._door(name, version).place(account, 1):
+            await self._load(name, version, engine)
+        return engine
+
+    def _door(self, name: str, version: ModelVersion) -> Admission:
+        if name not in self._doors:
+            row = self._catalog.get(version.base_model).engine
+            words = "The model is being loaded: {} requests wait for it"
+            self._doors[name] = Admission(row.max_num_seqs, row.max_queued, self._clock, words)
+        return self._doors[name]
+
+    async def _load(self, name: str, version: ModelVersion, engine: Engine) -> None:
         async with self._starting:
             self._check_refused(name)
             await self._start(name, version)
@@ -168,7 +189,6 @@ class FullWeights:
                 await asyncio.to_thread(self._applications.end, name)
             raise
         self._awake[name] = self._clock() + AWAKE_SECONDS
-        return engine
 
     def _check_refused(self, name: str) -> None:
         until, message = self._refusals.get(name, (0.0, ""))

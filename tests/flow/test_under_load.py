@@ -22,7 +22,9 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve import patience
 from luthier.serve.access_log import AccessLog
+from luthier.serve.admission import Admission
 from luthier.serve.api import build_api, build_direct
+from luthier.serve.dialects import snowflake_sql
 from luthier.serve.engine_metrics import Places
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, make_settings
@@ -155,9 +157,12 @@ def test_whoever_was_refused_pays_nothing(direct: ASGIApp, engine: EchoEngine, r
     asyncio.run(scene())
 
 
-def test_sql_waits_for_its_turn(
-    app: FastAPI, api: TestClient, engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Turn = tuple[threading.Event, threading.Event]
+
+
+@pytest.fixture
+def turn(monkeypatch: pytest.MonkeyPatch) -> Turn:
+    """Set when SQL waits for its turn; to be set when it may go on."""
     is_busy, may_go = threading.Event(), threading.Event()
 
     def pause(_seconds: float) -> Any:
@@ -165,6 +170,11 @@ def test_sql_waits_for_its_turn(
         return asyncio.to_thread(may_go.wait)
 
     monkeypatch.setattr(patience, "asyncio", SimpleNamespace(sleep=pause))
+    return is_busy, may_go
+
+
+def test_sql_waits_for_its_turn(app: FastAPI, api: TestClient, engine: EchoEngine, turn: Turn) -> None:
+    is_busy, may_go = turn
 
     async def scene() -> str:
         crowd = Crowd(app, engine)
@@ -176,6 +186,40 @@ def test_sql_waits_for_its_turn(
         return await answer
 
     assert asyncio.run(scene()) == "base: a b"
+
+
+def test_no_more_statements_wait_than_may(
+    app: FastAPI,
+    api: TestClient,
+    engine: EchoEngine,
+    registry: Registry,
+    turn: Turn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_busy, may_go = turn
+    places = Admission(1, 1, words="The gateway is busy: {} statements run or wait")
+    monkeypatch.setattr(snowflake_sql, "PLACES", places)
+    registry.access.add_admin_key("other", hash_key(OTHER_KEY), OTHER_KEY[:6])
+    ask = {"statement": "SELECT SNOWFLAKE.CORTEX.COMPLETE('tiny', 'a b')"}
+
+    async def scene() -> str:
+        crowd = Crowd(app, engine)
+        await crowd.grows(n=2)
+        answer = asyncio.create_task(asyncio.to_thread(sql, api, ask["statement"]))
+        assert await asyncio.to_thread(is_busy.wait, 20)
+        refused = await asyncio.to_thread(api.post, "/luthier/v1/sql", json=ask)
+        told = error_of(refused, 429, "overloaded")
+        assert told == "The gateway is busy: 1 statements run or wait, 1 of them for your account. Try again in 30 s."
+        assert refused.headers["retry-after"] == "30"
+        others = {"Authorization": f"Bearer {OTHER_KEY}"}
+        let_in = await asyncio.to_thread(api.post, "/luthier/v1/sql", json={"statement": "SELECT 1"}, headers=others)
+        assert let_in.status_code == 200
+        await crowd.goes()
+        may_go.set()
+        return await answer
+
+    assert asyncio.run(scene()) == "base: a b"
+    assert sql(api, "SELECT 1") == 1
 
 
 def test_nothing_is_done_that_cannot_be_metered(

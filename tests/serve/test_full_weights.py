@@ -2,19 +2,21 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from luthier.errors import AdapterRefused, LuthierError, Unavailable
+from luthier.errors import AdapterRefused, LuthierError, Overloaded, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
-from luthier.serve import full_weights
+from luthier.serve import full_weights, patience
 from luthier.serve.full_weights import State, application_name, with_full_weights
 from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.services import Ask, make_services
@@ -120,6 +122,18 @@ class World:
 
         return self._loop.run_until_complete(ask())
 
+    def ask_many_after(self, model: str, num: int) -> list[str]:
+        """While so many wait."""
+
+        async def ask() -> list[str]:
+            waiting = [asyncio.create_task(self._ask(model, False)) for _ in range(num)]
+            await asyncio.sleep(0)
+            answers = await self._ask_many([model, model])
+            await asyncio.wait(waiting)
+            return answers
+
+        return self._loop.run_until_complete(ask())
+
     async def _ask_many(self, models: list[str]) -> list[str]:
         asks = [self._request(model, await self.services.base_model_of(ADMIN, model)) for model in models]
         answers = await self.services.completions.many(asks)
@@ -183,6 +197,37 @@ def test_a_request_waits_a_while_and_the_loading_goes_on(world: World) -> None:
     world.apps.loading.clear()
     assert world.ask("whole") == full
     assert world.apps.starts == [full]
+
+
+def num_places(world: World) -> int:
+    """That one account can have."""
+    engine = world.services.catalog.get("tiny").engine
+    return max(engine.max_num_seqs, math.ceil((engine.max_num_seqs + engine.max_queued) / 2))
+
+
+def test_no_more_wait_than_will_find_a_place(world: World) -> None:
+    full = world.model("whole")
+    world.apps.loading.add(full)
+    errors = world.errors("whole", num_places(world) + 7)
+    refused = [error for error in errors if isinstance(error, Overloaded)]
+    assert len(refused) == 7
+    assert {error.retry_after for error in refused} == {30}
+    assert str(refused[0]).startswith(f"The model is being loaded: {num_places(world)} requests wait for it, ")
+    world.apps.loading.clear()
+    assert world.ask("whole") == full
+
+
+def test_a_statement_comes_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = world.model("whole")
+    world.apps.loading.add(full)
+
+    async def pause(_seconds: float) -> None:
+        world.apps.loading.clear()
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(patience, "asyncio", SimpleNamespace(sleep=pause))
+    answers = world.ask_many_after("whole", num_places(world))
+    assert answers == [full, full]
 
 
 def test_one_that_idled_is_woken(world: World) -> None:

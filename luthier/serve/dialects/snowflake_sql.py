@@ -17,6 +17,7 @@ from luthier.platform.keys import Endpoint, Session, statement_needs
 from luthier.platform.privileges import Action
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
+from luthier.serve.admission import Admission
 from luthier.serve.dialects.snowflake_access import access_statement
 from luthier.serve.dialects.snowflake_audit import audit_views
 from luthier.serve.dialects.snowflake_models import model_statement
@@ -30,15 +31,22 @@ from luthier.serve.services import Services
 
 TIMEOUT_SECONDS = 3600.0
 CORTEX = "SNOWFLAKE.CORTEX."
-STATEMENTS = ThreadPoolExecutor(32, thread_name_prefix="sql")
+MAX_RUNNING, MAX_WAITING = 32, 256
+"""Statements of a gateway."""
+STATEMENTS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
 """Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
+PLACES = Admission(MAX_RUNNING, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
 
 
 async def run_sql(services: Services, session: Session, statement: str, state: dict[str, Any]) -> pa.Table:
-    """Runs one statement in a thread; completions inside it run on this loop. `state` is the request's."""
+    """Runs one statement in a thread; completions inside it run on this loop. `state` is the request's.
+
+    Overloaded when there is no place for one more.
+    """
     ids = (f"{state['id']}-{count}" for count in itertools.count())
     running = Statement(services, session, ids, asyncio.get_running_loop(), state)
-    return await asyncio.get_running_loop().run_in_executor(STATEMENTS, _run, statement, running)
+    with PLACES.place(session.caller.account, 1):
+        return await asyncio.get_running_loop().run_in_executor(STATEMENTS, _run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:
