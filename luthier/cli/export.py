@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.cli.objects import quoted
 from luthier.errors import Conflict, Unavailable
 from luthier.platform.artifacts import MANIFEST
-from luthier.platform.storage import file_sha256
+from luthier.platform.storage import SHA256_BYTES, file_sha256
 
 if TYPE_CHECKING:
     from luthier.cli.client import Client
@@ -38,18 +39,21 @@ def export(
     total = sum(file["bytes"] for file in listing["files"])
     before = 0
 
-    def tell(got: int) -> None:
+    def tell(got: int, most: int) -> None:
         if on_bytes:
-            on_bytes(before + got, total)
+            on_bytes(before + min(got, most), total)
 
     for file in listing["files"]:
         target = part / file["name"]
         if not target.is_file():
             half = part / f"{file['name']}.download"
-            path = f"/luthier/v1/models/{quoted(version)}/export/{quoted(file['name'])}{query}"
-            client.download(path, half, tell)
+            path = f"/luthier/v1/models/{quoted(version)}/export/{quoted(file['name'])}{query}&digest=true"
+            client.download(path, half, partial(tell, most=file["bytes"]))
+            if not _is_whole(half):
+                half.unlink()
+                raise _differs(file["name"], "sent")
             os.replace(half, target)
-        tell(file["bytes"])
+        tell(file["bytes"], file["bytes"])
         before += file["bytes"]
     names = [file["name"] for file in listing["files"]]
     _check(part, names)
@@ -68,6 +72,19 @@ def _begun(folder: Path, listing: dict[str, Any]) -> Path:
     return part
 
 
+def _is_whole(half: Path) -> bool:
+    """Whether the file is what the hash behind it says; that hash is taken off."""
+    with half.open("r+b") as opened:
+        end = opened.seek(-min(SHA256_BYTES, half.stat().st_size), os.SEEK_END)
+        told = opened.read()
+        opened.truncate(end)
+    return file_sha256(half) == told.hex()
+
+
+def _differs(name: str, verb: str) -> Unavailable:
+    return Unavailable(f"{name} did not come as it was {verb}. Export again: the other files are kept.")
+
+
 def _check(part: Path, names: list[str]) -> None:
     """Files are what the manifest says of them; what it does not know, it gets to know."""
     manifest_file = part / MANIFEST
@@ -77,7 +94,7 @@ def _check(part: Path, names: list[str]) -> None:
     found = {name: file_sha256(part / name) for name in names if name != MANIFEST}
     if bad := next((name for name, told in manifest["sha256"].items() if found.get(name) != told), None):
         (part / bad).unlink(missing_ok=True)
-        raise Unavailable(f"{bad} did not come as it was published. Export again: the other files are kept.")
+        raise _differs(bad, "published")
     manifest_file.write_text(json.dumps({**manifest, "sha256": {**manifest["sha256"], **found}}, indent=2))
 
 

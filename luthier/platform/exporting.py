@@ -1,5 +1,6 @@
 """What leaves with a version of a model: its adapter's files, or whole weights for Hugging Face; a card with each."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from luthier.platform.merging import BLOCK_BYTES, Merging
 from luthier.platform.model_card import CARD, model_card
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
+from luthier.platform.storage import SHA256_BYTES
 
 BESIDE = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a base model has beside its weights: settings, tokenizer, template, licence."""
@@ -41,6 +43,19 @@ def export_files(version: ModelVersion, base: BaseModel, base_dir: Path, is_merg
     ]
     told = {**manifest, "merged": True, "adapter_sha256": manifest.get("sha256", {}), "sha256": {}}
     return [*_on_disk(sorted(beside)), *weights, _text(MANIFEST, json.dumps(told, indent=2)), card]
+
+
+def with_digest(file: ExportFile) -> ExportFile:
+    """The same with its SHA-256 behind it: of merged weights nobody knows it before they are sent."""
+
+    def read() -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for part in file.read():
+            digest.update(part)
+            yield part
+        yield digest.digest()
+
+    return file._replace(num_bytes=file.num_bytes + SHA256_BYTES, read=read)
 
 
 def _on_disk(files: list[Path]) -> list[ExportFile]:

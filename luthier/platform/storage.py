@@ -91,6 +91,9 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     return WrittenFile(path=path, num_rows=num_rows, sha256=file_sha256(path))
 
 
+SHA256_BYTES = 32
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

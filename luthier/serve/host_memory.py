@@ -8,6 +8,9 @@ from collections import OrderedDict
 
 from luthier.platform.frozen import Frozen
 
+LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds of the histogram of loads."""
+
 
 class AdapterStats(Frozen):
     """Of one replica, since it started."""
@@ -29,6 +32,8 @@ class AdapterStats(Frozen):
     refused: int
     load_seconds: float
     """Of all loads together: from the disk to the proof."""
+    load_buckets: list[int]
+    """How many of them took at most so long, for each of LOAD_SECONDS, and how many there were."""
     load_ms: dict[str, float]
     """p50 and max of the last loads."""
 

@@ -6,10 +6,12 @@ What is wrong with one adapter is that model's error alone; other requests go on
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
-from luthier.serve.host_memory import AdapterStats, HostMemory
+from luthier.serve.host_memory import LOAD_SECONDS, AdapterStats, HostMemory
 from luthier.serve.proof import Scorer, prove, refusal
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,8 @@ class Loader:
         self._telling: set[asyncio.Task[None]] = set()
         self._hits = self._misses = self._num_refused = 0
         self._seconds: deque[float] = deque(maxlen=NUM_TIMES)
-        self._num_loads, self._all_seconds = 0, 0.0
+        self._buckets = [0] * (len(LOAD_SECONDS) + 1)
+        self._all_seconds = 0.0
 
     async def hold(self, version: ModelVersion) -> None:
         """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be."""
@@ -92,10 +95,11 @@ class Loader:
             max_in_memory=self._base.engine.max_cpu_loras,
             hits=self._hits,
             misses=self._misses,
-            loads=self._num_loads,
+            loads=sum(self._buckets),
             evictions=self._memory.evictions,
             refused=self._num_refused,
             load_seconds=self._all_seconds,
+            load_buckets=list(accumulate(self._buckets)),
             load_ms={"p50": 1000 * median(times), "max": 1000 * max(times)},
         )
 
@@ -121,8 +125,8 @@ class Loader:
             self._num_refused += 1
             self._refusals[version.number] = time.monotonic() + RETRY_SECONDS, proof.reason
             raise refusal(version, proof.reason)
-        self._num_loads += 1
         self._seconds.append(seconds := time.perf_counter() - began)
+        self._buckets[bisect_left(LOAD_SECONDS, seconds)] += 1
         self._all_seconds += seconds
 
     async def _place(self, version: ModelVersion, flight: Flight) -> Proof:

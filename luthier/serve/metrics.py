@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.platform.jobs import JobCensus
-from luthier.serve.host_memory import AdapterStats
+from luthier.serve.host_memory import LOAD_SECONDS, AdapterStats
 
 RUNNING = {
     "step": "Optimizer steps done.",
@@ -32,12 +32,16 @@ COUNTED = {
 """By their names in a replica's numbers."""
 
 
-def exposition(account: str, census: JobCensus, adapters: list[AdapterStats], accept: str) -> tuple[bytes, str]:
+Adapters = tuple[list[AdapterStats], dict[int, str]]
+"""Each replica's, and the names of those that the caller may see."""
+
+
+def exposition(account: str, census: JobCensus, adapters: Adapters, accept: str) -> tuple[bytes, str]:
     """The text for a scrape and its content type, as the `Accept` header wants it."""
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Jobs(account, census))
-    registry.register(_Adapters(adapters))
+    registry.register(_Adapters(*adapters))
     return encode(registry), content_type
 
 
@@ -60,8 +64,10 @@ class _Jobs(Collector):
 
 
 class _Adapters(Collector):
-    def __init__(self, adapters: list[AdapterStats]) -> None:
-        self._adapters = adapters
+    """As many series as adapters are held, no more: what leaves memory leaves them too."""
+
+    def __init__(self, adapters: list[AdapterStats], names: dict[int, str]) -> None:
+        self._adapters, self._names = adapters, names
 
     def collect(self) -> Iterator[Metric]:
         where = ("base_model", "replica")
@@ -70,11 +76,15 @@ class _Adapters(Collector):
             for stats in self._adapters:
                 counter.add_metric((stats.base_model, stats.replica), getattr(stats, name))
             yield counter
-        loads = SummaryMetricFamily("luthier_adapter_load_seconds", "From the disk to the proof.", labels=where)
-        held = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*where, "tier"))
+        loads = HistogramMetricFamily("luthier_adapter_load_seconds", "From the disk to the proof.", labels=where)
+        counts = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*where, "tier"))
+        held = GaugeMetricFamily("luthier_adapter_held", "1 for each that is there.", labels=(*where, "tier", "model"))
         for stats in self._adapters:
-            loads.add_metric((stats.base_model, stats.replica), stats.loads, stats.load_seconds)
+            replica = (stats.base_model, stats.replica)
+            bounds = (*map(str, LOAD_SECONDS), "+Inf")
+            loads.add_metric(replica, list(zip(bounds, stats.load_buckets, strict=True)), stats.load_seconds)
             for tier, numbers in (("engine", stats.in_engine), ("memory", stats.in_memory)):
-                held.add_metric((stats.base_model, stats.replica, tier), len(numbers))
-        yield loads
-        yield held
+                counts.add_metric((*replica, tier), len(numbers))
+                for name in (self._names[number] for number in numbers if number in self._names):
+                    held.add_metric((*replica, tier, name), 1)
+        yield from (loads, counts, held)

@@ -26,6 +26,7 @@ STATS = AdapterStats(
     evictions=1,
     refused=1,
     load_seconds=0.5,
+    load_buckets=[0, 0, 1, *[2] * 7],
     load_ms={"p50": 240.0, "max": 260.0},
 )
 
@@ -50,20 +51,28 @@ def test_engines_tell_which_adapters_are_where(api: TestClient, counted: None) -
 def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> None:
     families = text_string_to_metric_families(api.get("/metrics").text)
     samples = {
-        (sample.name, sample.labels.get("tier")): sample.value
+        (sample.name, *(sample.labels[name] for name in ("tier", "model", "le") if name in sample.labels)): sample.value
         for family in families
         for sample in family.samples
         if sample.labels.get("replica") == "r1"
     }
     assert samples == {
-        ("luthier_adapter_hits_total", None): 5,
-        ("luthier_adapter_misses_total", None): 3,
-        ("luthier_adapter_evictions_total", None): 1,
-        ("luthier_adapter_refused_total", None): 1,
-        ("luthier_adapter_load_seconds_count", None): 2,
-        ("luthier_adapter_load_seconds_sum", None): 0.5,
+        ("luthier_adapter_hits_total",): 5,
+        ("luthier_adapter_misses_total",): 3,
+        ("luthier_adapter_evictions_total",): 1,
+        ("luthier_adapter_refused_total",): 1,
+        **{("luthier_adapter_load_seconds_bucket", le): 0 for le in ("0.05", "0.1")},
+        ("luthier_adapter_load_seconds_bucket", "0.25"): 1,
+        **{
+            ("luthier_adapter_load_seconds_bucket", le): 2
+            for le in ("0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "+Inf")
+        },
+        ("luthier_adapter_load_seconds_count",): 2,
+        ("luthier_adapter_load_seconds_sum",): 0.5,
         ("luthier_adapters", "engine"): 1,
         ("luthier_adapters", "memory"): 2,
+        ("luthier_adapter_held", "engine", "LUTHIER.PUBLIC.tuned@1"): 1,
+        ("luthier_adapter_held", "memory", "LUTHIER.PUBLIC.tuned@1"): 1,
     }
 
 

@@ -145,6 +145,32 @@ def test_what_was_cut_off_goes_on(models: Any, mine: str, tmp_path: Path, monkey
     assert names == ["adapter_config.json", *["adapter_model.safetensors"] * 2, "luthier.json", "README.md"]
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("at", [100, -1], ids=["in the file", "in its hash"])
+def test_a_byte_that_changes_on_the_way(
+    models: Any, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: bool, at: int
+) -> None:
+    download = Client.download
+
+    def change(self: Client, path: str, file: Path, on_bytes: Callable[[int], None]) -> None:
+        download(self, path, file, on_bytes)
+        if file.name.endswith(".safetensors.download"):
+            content = bytearray(file.read_bytes())
+            content[at] ^= 1
+            file.write_bytes(content)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "download", change)
+        with pytest.raises(Unavailable, match=r"model\.safetensors did not come as it was sent"):
+            models.export(mine, out, merged=merged)
+    assert not out.exists()
+    assert not list((tmp_path / "out.part").glob("*.safetensors*"))
+    models.export(mine, out, merged=merged)
+    manifest = json.loads((out / "luthier.json").read_text())
+    assert manifest["sha256"] == {file.name: file_sha256(file) for file in out.iterdir() if file.name != "luthier.json"}
+
+
 def test_a_file_that_is_damaged_in_storage(models: Any, mine: str, settings: Settings, tmp_path: Path) -> None:
     (folder,) = (settings.storage / "adapters").iterdir()
     (folder / "adapter_config.json").write_text("{}")

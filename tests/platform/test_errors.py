@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from luthier.errors import LuthierError, Overloaded, all_errors
+from luthier.errors import ContextTooLong, LuthierError, Overloaded, all_errors
 
 
 def test_codes_name_one_class_each() -> None:
@@ -21,9 +21,12 @@ def test_every_error_pickles(cls: type[LuthierError]) -> None:
     assert (again.message, again.param) == ("what, where, what to do", "seed")
 
 
-def test_when_to_come_again_travels_too() -> None:
+def test_what_they_carry_travels_too() -> None:
     again = pickle.loads(pickle.dumps(Overloaded("busy", retry_after=7)))
     assert (again.message, again.retry_after) == ("busy", 7)
+
+    longer = pickle.loads(pickle.dumps(ContextTooLong("too long", limit=512, param="prompt")))
+    assert (longer.limit, longer.param) == (512, "prompt")
 
 
 @pytest.mark.parametrize("cls", all_errors().values(), ids=lambda cls: cls.code)

@@ -15,6 +15,7 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.settings import Settings
 from luthier.serve import loading
+from luthier.serve.host_memory import LOAD_SECONDS
 from luthier.serve.loading import Loader
 from tests.factories import ADMIN
 
@@ -131,6 +132,7 @@ def test_many_who_ask_at_once_load_it_once(settings: Settings, tmp_path: Path) -
         assert bench.engine.num_begun == 1
         stats = await bench.loader.stats("r")
         assert (stats.loads, stats.misses, stats.hits, stats.in_memory, stats.in_engine) == (1, 5, 1, [1], [1])
+        assert stats.load_buckets == [*(int(stats.load_seconds <= bound) for bound in LOAD_SECONDS), 1]
         assert 0 < stats.load_seconds == pytest.approx(stats.load_ms["p50"] / 1000)
         await bench.until(lambda: bench.reports)
         assert [(number, state) for number, state, _ in bench.reports] == [(1, ProofState.UNPROVED)]

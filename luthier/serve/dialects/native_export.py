@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import base_model_dir
-from luthier.platform.exporting import ExportFile, export_files
+from luthier.platform.exporting import ExportFile, export_files, with_digest
 from luthier.platform.models import Model
 from luthier.platform.privileges import Action
 from luthier.platform.versions import parse_model
@@ -29,12 +29,16 @@ def list_export(name: str, caller: CallerOf, services: ServicesOf, merged: bool 
 
 
 @routes.get(f"/models/{NAME}/export/{{file}}")
-def get_export(name: str, file: str, caller: CallerOf, services: ServicesOf, merged: bool = False) -> StreamingResponse:
-    """One of them. Weights are merged while they are sent."""
+def get_export(
+    name: str, file: str, caller: CallerOf, services: ServicesOf, merged: bool = False, digest: bool = False
+) -> StreamingResponse:
+    """One of them. Weights are merged while they are sent. `digest` asks for 32 bytes behind it: its SHA-256."""
     _, files = _export(services, caller, name, merged)
     found = next((each for each in files if each.name == file), None)
     if found is None:
         raise NotFound(f"The export of {name} has no file {file!r}.")
+    if digest:
+        found = with_digest(found)
     headers = {"Content-Length": str(found.num_bytes)}
     return StreamingResponse(found.read(), media_type="application/octet-stream", headers=headers)
 

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from luthier.platform.run_files import RunFiles, read_answers, read_logs, read_metrics
 from luthier.platform.storage import Storage
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.dialects.native_engines import adapters_of
 from luthier.serve.follow import stream
 from luthier.serve.metrics import exposition
 from luthier.serve.services import Services
@@ -75,7 +76,7 @@ def job_answers(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str
 async def prometheus_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
     """The account's jobs, and the adapters in all engines, for Prometheus."""
     census = await asyncio.to_thread(services.registry.jobs.census, caller)
-    adapters = await services.completions.adapters()
+    adapters = await adapters_of(services, caller)
     text, content_type = exposition(caller.account, census, adapters, request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
