@@ -2,15 +2,21 @@
 
 vLLM 0.29's own copy an adapter's weights once for every token, and read "no adapter" (-1) as the last slot: a base
 model's request then takes on whatever adapter lies there.
+
+oneDNN compiles a product of bfloat16 anew for each number of rows, in milliseconds, and keeps 1,024 of them, up to a
+gibibyte. A step has any number of tokens, so they are taken in parts of few sizes.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper import punica_cpu
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
+
+MOST_ROWS = 512
 
 
 class Batch(NamedTuple):
@@ -62,13 +68,45 @@ def add_product(y: Tensor, x: Tensor, a: Tensor, b: Tensor, turned: Tensor | Non
     """
     if batch.only is not None:
         # Adapter and layer may pad their outputs differently.
-        y.addmm_(x @ a[batch.only, 0].t(), b[batch.only, 0, : y.shape[1]].t())
+        _add(y, _low(x, a[batch.only, 0].t()), b[batch.only, 0, : y.shape[1]].t())
     elif batch.others is not None and turned is not None:
         slots, _, rank, _ = a.shape
-        low = x @ a.view(slots * rank, -1).t()
+        low = _low(x, a.view(slots * rank, -1).t())
         # Not multiplied by 0: one tenant's infinity would be another's NaN.
         low.view(-1, slots, rank).masked_fill_(batch.others, 0)
-        y.addmm_(low, turned[:, : y.shape[1]])
+        _add(y, low, turned[:, : y.shape[1]])
+
+
+class Part(NamedTuple):
+    start: int
+    stop: int
+    again: int
+    """Rows at its start that are in the part before, too."""
+
+
+@cache
+def parts(rows: int) -> tuple[Part, ...]:
+    """All rows in as few parts as may be, of 26 sizes in all; the last goes back as far as its size wants."""
+    step = next(step for step, least in ((64, 64), (16, 16), (1, 0)) if rows >= least)
+    whole = rows // step * step
+    found = [Part(start, min(start + MOST_ROWS, whole), 0) for start in range(0, whole, MOST_ROWS)]
+    return (*found, Part(rows - step, rows, whole - rows + step)) if whole < rows else tuple(found)
+
+
+def _low(x: Tensor, a: Tensor) -> Tensor:
+    low = x.new_empty(x.shape[0], a.shape[1])
+    for start, stop, _ in parts(x.shape[0]):
+        torch.mm(x[start:stop], a, out=low[start:stop])
+    return low
+
+
+def _add(y: Tensor, low: Tensor, b: Tensor) -> None:
+    for start, stop, again in parts(y.shape[0]):
+        part = low[start:stop]
+        if again:
+            part = part.clone()
+            part[:again] = 0  # added before
+        y[start:stop].addmm_(part, b)
 
 
 class GroupedLora(PunicaWrapperBase):  # type: ignore[misc] # untyped

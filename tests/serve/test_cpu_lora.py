@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from luthier.serve.cpu_lora import Turned, add_product, batch_of, register
+from luthier.serve.cpu_lora import Turned, add_product, batch_of, parts, register
 
 SLOTS, RANK, IN, OUT = 3, 8, 16, 24
 TOGETHER = [1, 1, -1, -1, 2, 0, 0, 0, -1]
@@ -36,6 +36,25 @@ def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights,
         else:
             added = b[slot, 0] @ (a[slot, 0] @ x[token])
             torch.testing.assert_close(out[token], base[token] + added, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [16, 17, 63, 65, 300, 512, 513, 1100])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_step_of_any_number_of_tokens_adds_each_once(weights, tokens, alone) -> None:
+    a, b = weights
+    slots = [1] * tokens if alone else [number % (SLOTS + 1) - 1 for number in range(tokens)]
+    x, base = torch.randn(tokens, IN), torch.randn(tokens, OUT)
+    out = base.clone()
+    add(out, x, weights, slots)
+    added = [b[slot, 0] @ (a[slot, 0] @ x[token]) if slot >= 0 else 0 * base[0] for token, slot in enumerate(slots)]
+    torch.testing.assert_close(out, base + torch.stack(added), rtol=1e-4, atol=1e-4)
+
+
+def test_any_number_of_tokens_is_cut_into_few_sizes() -> None:
+    """Each size costs oneDNN a compilation of milliseconds, and memory for good."""
+    sizes = {part.stop - part.start for tokens in range(1, 5000) for part in parts(tokens)}
+    assert len(sizes) == 26
+    assert max(len(parts(tokens)) for tokens in range(1, 513)) == 2
 
 
 @pytest.mark.parametrize("slots", [MIXED, [1] * 9])
