@@ -75,10 +75,17 @@ def main(model: str, against: tuple[str, ...], out: Path | None, **options: Any)
     tell(report(Path(model).name, notes, runs), out)
 
 
+OWN = (
+    "Luthier's engine has its own beside these: the worker in the engine's process, one computing thread for a small"
+    " model, its products for LoRA, rooms for the targets that its adapters can have, one kind of grammar."
+)
+LIMITED = "Its account has a balance: each request reserves credits before it runs."
+
+
 def _told(setup: Setup, options: Mapping[str, Any]) -> str:
     """What the run was asked to do."""
     asked = ("rounds", "tokens", "ignore_eos", "base_models")
-    return f"{told({name: options[name] for name in asked} | setup.engine)}."
+    return f"{told({name: options[name] for name in asked} | setup.engine)}. {OWN} {LIMITED}"
 
 
 def _reserved(setup: Setup, asked: list[Point], amount: Amount, given: int | None) -> tuple[int, str]:

@@ -1,6 +1,8 @@
 """The servers of the serving benchmark: each starts in processes of its own, serves one model, and is gone afterwards.
 
-All get the same engine arguments and the same environment; vLLM loads Luthier's plugin for LoRA on a CPU on all sides.
+All get the same engine arguments and the same environment. What Luthier does otherwise inside the engine (its own
+products for LoRA on a CPU, the engine's worker in the engine's process, one computing thread for a model that small) is
+its own: the peers run as they come.
 """
 
 import json
@@ -30,6 +32,8 @@ BASE = "bench"
 """The model's name on all sides."""
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 600.0
+BALANCE = "1000000"
+"""Credits: nobody ends them, but who is limited reserves each request's."""
 PEER = {
     "VLLM_PLUGINS": "",  # as vLLM comes: ours replaces its LoRA products
     # The name misleads: 0 makes every listener of Ray bind to 127.0.0.1, on Linux too.
@@ -92,7 +96,7 @@ Server = Callable[[Setup], AbstractContextManager[Running]]
 
 @contextmanager
 def luthier(setup: Setup) -> Iterator[Running]:
-    """`luthier up` and down; keys and metering on. Adapters stay in its home from one start to the next."""
+    """`luthier up` and down; keys, holds and metering on. Adapters stay in its home from one start to the next."""
     mark = f"luthier-{uuid.uuid4()}"
     port, ray_port, dashboard_port = free_ports(3)
     env = setup.environment(mark) | {
@@ -107,6 +111,7 @@ def luthier(setup: Setup) -> Iterator[Running]:
         url, profile = f"http://127.0.0.1:{port}", load_profile(setup.settings)
         assert profile is not None
         client = Client(url, profile.api_key)
+        client.credits.top_up(BALANCE)
         _import(client, setup.adapters)
         headers = {"Authorization": f"Bearer {profile.api_key}"}
         direct = f"/m/{BASE}/v1"
