@@ -111,6 +111,8 @@ class Serving(Frozen):
     """The default before this one."""
     lately: tuple[ModelVersion, ...] = ()
     """What it meant until moments ago."""
+    epoch: str = ""
+    """As long as the registry's is the same, so is all of this."""
 
 
 class Change(Frozen):

@@ -4,6 +4,7 @@ Knows no rules: those stand in registry.py.
 """
 
 import logging
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,25 @@ log = logging.getLogger(__name__)
 
 MIGRATIONS = str(Path(__file__).parent / "migrations")
 
+WRITTEN = "luthier_written"
+"""Tables that a connection's transaction has changed."""
+QUIET = {
+    "audit",
+    "audit_heads",
+    "batches",
+    "events",
+    "files",
+    "job_counts",
+    "jobs",
+    "keys",
+    "limits",
+    "proofs",
+    "reservations",
+    "topups",
+    "usage",
+}
+"""Written all the time, and of no weight for what a name means and who may ask it."""
+
 
 class Store:
     """A database at the newest migration."""
@@ -28,6 +48,9 @@ class Store:
     def __init__(self, url: str, migrate: bool = True) -> None:
         """Without `migrate` it must be there, and at that migration: it is another platform's."""
         self.engine = sa.create_engine(url)
+        self.epoch = uuid.uuid4().hex
+        """Another one after each change to any table that is not QUIET: what was read before may be old."""
+        sa.event.listen(self.engine, "before_execute", _note_table)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
         if migrate:
@@ -43,8 +66,14 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """One write transaction: all or nothing."""
-        with self.engine.begin() as connection:
-            yield connection
+        written: set[str] = set()
+        try:
+            with self.engine.begin() as connection:
+                connection.info[WRITTEN] = written
+                yield connection
+        finally:
+            if not written <= QUIET:  # after the commit: it is never the newer one with older rows
+                self.epoch = uuid.uuid4().hex
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -102,6 +131,11 @@ def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         verb(config, revision)
+
+
+def _note_table(connection: sa.Connection, statement: Any, *_: Any) -> None:
+    if getattr(statement, "is_dml", False) and WRITTEN in connection.info:
+        connection.info[WRITTEN].add(statement.table.name)
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:

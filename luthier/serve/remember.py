@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
@@ -21,10 +21,15 @@ class Remembered(Generic[Key, Value]):
     """
 
     def __init__(
-        self, ask: Callable[[Key], Value], soft: float, hard: float, clock: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[Key], Value],
+        soft: float,
+        hard: float,
+        clock: Callable[[], float] = time.monotonic,
+        still: Callable[[Value], Awaitable[bool]] | None = None,
     ) -> None:
-        """`ask` may block: it runs in a thread."""
-        self._ask, self._soft, self._hard, self._clock = ask, soft, hard, clock
+        """`ask` may block: it runs in a thread. `still` says that an old answer would be given again."""
+        self._ask, self._soft, self._hard, self._clock, self._still = ask, soft, hard, clock, still
         self._known: dict[Key, tuple[float, Value]] = {}
         self._flights: dict[Key, asyncio.Task[Value]] = {}
 
@@ -36,6 +41,8 @@ class Remembered(Generic[Key, Value]):
         age = self._hard if at is None else self._clock() - at
         if age < self._soft:
             return value  # type: ignore[return-value] # it was known
+        if value is not None and self._still and await self._still(value):
+            return value
         joined = self._flights.get(key)
         flight = joined or self._start(key)
         if age < self._hard:

@@ -1,4 +1,7 @@
-"""Names to adapters: what a model name means now, remembered for a moment."""
+"""Names to adapters: what a model name means now, remembered as long as the registry says that nothing changed.
+
+It is asked that at most twice a second for all names together, and of a name itself once after each change.
+"""
 
 import time
 from collections.abc import Callable
@@ -26,7 +29,8 @@ class Resolver:
         self._settings, self._versions = settings, versions
         self._bases = {base.name: Resolved(name=base.name, base_model=base.name) for base in catalog}
         self._catalog = catalog
-        self._tuned = Remembered(self._ask, SOFT_SECONDS, FRESH_SECONDS, clock)
+        self._epoch = Remembered(self._ask_epoch, SOFT_SECONDS, FRESH_SECONDS, clock)
+        self._tuned = Remembered(self._ask, FRESH_SECONDS, FRESH_SECONDS, clock, self._is_unchanged)
 
     async def resolve(
         self, caller: Caller, model: str, request_id: str = "", base_model: str | None = None
@@ -39,6 +43,12 @@ class Resolver:
             return self._bases[base.name]
         version = pick(await self._tuned.get((caller, model)), request_id, base_model)
         return Resolved(name=version.model, base_model=version.base_model, adapter=version)
+
+    async def _is_unchanged(self, serving: Serving) -> bool:
+        return serving.epoch == await self._epoch.get(None)
+
+    def _ask_epoch(self, _: None) -> str:
+        return self._versions.epoch()
 
     def _ask(self, asked: tuple[Caller, str]) -> Serving:
         caller, model = asked

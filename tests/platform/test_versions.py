@@ -7,15 +7,17 @@ import pytest
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.models import ImportedModel, ModelVersion, Serving
+from luthier.platform.credits import Want
+from luthier.platform.models import ImportedModel, ModelVersion, Proof, ProofState, Serving
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.versions import LATELY_MS
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
 from luthier.platform.versions import Wanted, parse_alias, parse_model, parse_version, pick
-from tests.factories import ADMIN, add_admin, make_finished, make_job
+from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
 from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
@@ -277,3 +279,38 @@ def test_strangers_change_nothing(registry: Registry, three: None) -> None:
     ):
         with pytest.raises(NotFound):
             ask()
+
+
+def test_the_epoch_tells_of_names_and_rights_alone(registry: Registry, make: Make) -> None:
+    """What was written all the time would have every name asked again all the time."""
+
+    def changes(verb: Callable[[], object]) -> bool:
+        before = registry.versions.epoch()
+        verb()
+        return registry.versions.epoch() != before
+
+    make(1)
+    make(2)
+    usage = Granted((Privilege.USAGE,), Securable(ObjectKind.MODEL, *TUNED.parts))
+    for verb in (
+        lambda: registry.versions.promote(ADMIN, TUNED, 2),
+        lambda: registry.versions.set_canary(ADMIN, TUNED, 1, 5.0),
+        lambda: registry.versions.set_alias(ADMIN, TUNED, "PROD", 1),
+        lambda: registry.roles.create(ADMIN, "ANALYST"),
+        lambda: registry.grants.grant(ADMIN, usage, "ANALYST"),
+        lambda: registry.grants.revoke(ADMIN, usage, "ANALYST"),
+        lambda: make(3),
+        lambda: registry.models.drop(ADMIN, TUNED),
+    ):
+        assert changes(verb)
+    for verb in (
+        lambda: registry.jobs.submit(make_job("ft_9", "LUTHIER.PUBLIC.OTHER")),
+        registry.jobs.tick,
+        lambda: registry.ledger.append([make_record()]),
+        lambda: registry.proofs.report(1, Proof(state=ProofState.PROVED)),
+        lambda: registry.credits.top_up(ADMIN, ADMIN.account, 1_000, "once"),
+        lambda: registry.credits.renew(
+            "replica", [ADMIN], [Want(id="l", account="main", turn=1, total_ucr=10, need_ucr=1)]
+        ),
+    ):
+        assert not changes(verb)

@@ -1,16 +1,20 @@
 """Names to adapters: fresh, stale, missing; and a registry that does not answer is not a missing model."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from luthier.errors import NotFound, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.names import parse_name
+from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.resolver import FRESH_SECONDS, Resolver
-from tests.factories import ADMIN, make_finished, make_job
+from tests.factories import ADMIN, make_finished, make_job, make_record
 from tests.fakes import Clock
 
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
@@ -111,3 +115,79 @@ def test_many_callers_are_one_question(resolver: Resolver, registry: Registry, m
 
     assert asyncio.run(callers()) == {"LUTHIER.PUBLIC.TUNED"}
     assert len(asked) == 1
+
+
+class Counted:
+    """The verbs, and how often each is asked."""
+
+    def __init__(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: Counter[str] = Counter()
+        for name in ("serving", "epoch"):
+            monkeypatch.setattr(registry.versions, name, self._counting(name, getattr(registry.versions, name)))
+
+    def _counting(self, name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*about: Any) -> Any:
+            self.asked[name] += 1
+            return verb(*about)
+
+        return call
+
+
+NAMES = [f"M{number}" for number in range(64)]
+
+
+def ask_all(resolver: Resolver, times: int = 1) -> None:
+    async def ask() -> None:
+        await asyncio.gather(*(resolver.resolve(ADMIN, name) for name in NAMES for _ in range(times)))
+
+    asyncio.run(ask())
+
+
+def test_known_names_are_not_asked_again(
+    resolver: Resolver, registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes less often than what is remembered is fresh, and the cluster goes on meanwhile."""
+    for name in NAMES:
+        make_model(registry, f"ft_{name}", f"LUTHIER.PUBLIC.{name}")
+    ask_all(resolver)
+    verbs = Counted(registry, monkeypatch)
+    for number in range(10):
+        clock.now += 1.6 * FRESH_SECONDS
+        ask_all(resolver, times=20)
+        registry.jobs.submit(make_job(f"ft_{number}", f"LUTHIER.PUBLIC.NEW{number}"))
+        registry.ledger.append([make_record(f"r{number}")])
+    assert verbs.asked == {"epoch": 10}
+
+
+def test_a_change_is_heeded_in_time(resolver: Resolver, registry: Registry, clock: Clock) -> None:
+    """Also of a name whose answer has been given for long."""
+    make_model(registry)
+    for _ in range(3):
+        assert job_of(resolver) == "ft_1"
+        clock.now += 5 * FRESH_SECONDS
+    registry.jobs.submit(make_job("ft_2", options=FinetuneOptions(new_version=True)))
+    registry.jobs.tick()
+    registry.jobs.finish("ft_2", make_finished())
+    registry.versions.promote(ADMIN, TUNED, 2)
+    clock.now += FRESH_SECONDS
+    assert job_of(resolver) == "ft_2"
+    registry.versions.rollback(ADMIN, TUNED, 2)
+    clock.now += FRESH_SECONDS
+    assert job_of(resolver) == "ft_1"
+
+
+def test_a_known_name_outlives_no_registry(
+    resolver: Resolver, registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(registry)
+    assert job_of(resolver) == "ft_1"
+
+    def away() -> None:
+        raise Unavailable("The registry does not answer.")
+
+    monkeypatch.setattr(registry.versions, "epoch", away)
+    clock.now += FRESH_SECONDS * 0.99
+    assert job_of(resolver) == "ft_1"
+    clock.now += FRESH_SECONDS * 0.02
+    with pytest.raises(Unavailable):
+        job_of(resolver)

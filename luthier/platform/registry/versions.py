@@ -48,11 +48,12 @@ class Versions:
 
     def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:
         """What answers for a name, when this caller asks."""
+        epoch = self.epoch()  # before the rows: they may be newer than it says, never older
         with self._store.reading() as tx:
             model = self._rows.get(tx, caller, name, Action.COMPLETE)
             default = self._rows.version(tx, model, version)
             if version is not None:
-                return Serving(default=default)
+                return Serving(default=default, epoch=epoch)
             before, _ = self._before(tx, model)
             canary = self._rows.numbered(tx, model, model["canary_version"])
             return Serving(
@@ -61,7 +62,12 @@ class Versions:
                 share=model["canary_share"] or 0.0,
                 before=before,
                 lately=self._lately(tx, model),
+                epoch=epoch,
             )
+
+    def epoch(self) -> str:
+        """Another one after each change to what names mean, or to who may ask them. Costs no query."""
+        return self._store.epoch
 
     def history(self, caller: Caller, name: QualifiedName) -> list[Change]:
         """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did."""
