@@ -15,7 +15,7 @@ from luthier.platform.datasets import Dataset
 from luthier.platform.frozen import Frozen
 from luthier.platform.lora import Modules
 from luthier.platform.models import ModelVersion
-from luthier.platform.options import FinetuneOptions
+from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.storage import Storage, file_sha256
 
@@ -70,8 +70,10 @@ def fitting(options: FinetuneOptions, base: BaseModel, linear: Modules, promote:
     base model are nothing to begin with. `linear` is empty where it is not known.
     """
     fitted: dict[str, object] = {"continue_from": None, "new_version": True, "promote": promote}
-    if options.lora_rank > base.max_rank:
-        fitted |= {"lora_rank": base.max_rank, "lora_alpha": options.alpha * base.max_rank // options.lora_rank or 1}
+    if options.method is not Method.FULL and options.lora_rank > base.max_rank:
+        fitted["lora_rank"] = base.max_rank
+        if options.lora_alpha:  # the scale stays
+            fitted["lora_alpha"] = max(1, options.lora_alpha * base.max_rank // options.lora_rank)
     if options.context_length and options.context_length > base.max_context_length:
         fitted["context_length"] = base.max_context_length
     there = {name.rpartition(".")[2] for name in linear}

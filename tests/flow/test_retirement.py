@@ -34,7 +34,7 @@ GONE = (
     f"Model LUTHIER.PUBLIC.tuned answers no more: its base model tiny was retired after {YESTERDAY}. "
     "`luthier models retune LUTHIER.PUBLIC.tuned --base-model newer` trains it again, from the same data."
 )
-OPTIONS = {"max_epochs": 2, "lora_rank": 16, "seed": 7, "learning_rate": 0.001}
+OPTIONS = {"max_epochs": 2, "lora_rank": 16, "lora_alpha": 24, "seed": 7, "learning_rate": 0.001}
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_it_is_trained_again_from_the_same_data(
         assert new.report[f"{part}_sha256"] == old.report[f"{part}_sha256"]
         file = Storage(settings.storage).job_dir(new.id) / f"{part}.parquet"
         assert file_sha256(file) == old.report[f"{part}_sha256"]
-    changed = {"lora_rank": 8, "lora_alpha": 16, "new_version": True, "promote": True}
+    changed = {"lora_rank": 8, "lora_alpha": 12, "new_version": True, "promote": True}
     assert new.options == old.options.model_copy(update=changed)
     assert new.report["trained_tokens"] == old.report["trained_tokens"]
     train(new.id)

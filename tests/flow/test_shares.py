@@ -170,32 +170,30 @@ def test_roles_of_the_consumer_need_the_imported_privileges(
     )
 
 
-@pytest.mark.parametrize(
-    ("taken", "given"),
-    [
-        ("ALTER SHARE partners REMOVE ACCOUNTS = tenant", "ALTER SHARE partners ADD ACCOUNTS = tenant"),
-        ("ALTER SHARE partners SET ACCOUNTS = other", "ALTER SHARE partners SET ACCOUNTS = other, TENANT"),
-        ("REVOKE USAGE ON MODEL tuned FROM SHARE partners", "GRANT USAGE ON MODEL tuned TO SHARE partners"),
-        ("REVOKE USAGE ON SCHEMA public FROM SHARE partners", "GRANT USAGE ON SCHEMA public TO SHARE partners"),
-        ("REVOKE USAGE ON DATABASE luthier FROM SHARE partners", None),
-        ("DROP SHARE partners", None),
-        ("DROP MODEL tuned", None),
-    ],
+TAKEN = (
+    ("ALTER SHARE partners REMOVE ACCOUNTS = tenant", "ALTER SHARE partners ADD ACCOUNTS = tenant"),
+    ("ALTER SHARE partners SET ACCOUNTS = other", "ALTER SHARE partners SET ACCOUNTS = other, TENANT"),
+    ("REVOKE USAGE ON MODEL tuned FROM SHARE partners", "GRANT USAGE ON MODEL tuned TO SHARE partners"),
+    ("REVOKE USAGE ON SCHEMA public FROM SHARE partners", "GRANT USAGE ON SCHEMA public TO SHARE partners"),
+    ("REVOKE USAGE ON DATABASE luthier FROM SHARE partners", "; ".join(GIVE[1:4])),
+    ("DROP SHARE partners", "; ".join(GIVE)),
+    ("DROP MODEL tuned", ""),
 )
-def test_what_is_taken_is_gone_within_a_second(
-    tenant: TestClient, api: TestClient, clock: list[float], taken: str, given: str | None
-) -> None:
-    assert ask(tenant, MODEL).status_code == 200
-    run_all(api, taken)
-    later(clock)
-    none = ask(tenant, "theirs.public.nothing")
-    assert ask(tenant, MODEL).json()["error"]["message"].replace("tuned", "nothing") == none.json()["error"]["message"]
-    assert gone(ask(tenant, MODEL))
-    assert tenant.get("/luthier/v1/models").json() == {"models": []}
-    error_of(tenant.get(f"/luthier/v1/models/{MODEL}"), 404, "model_not_found")
-    if given:
-        run_all(api, given)
-        assert ask(tenant, MODEL).status_code == 200
+
+
+def test_what_is_taken_is_gone_within_a_second(tenant: TestClient, api: TestClient, clock: list[float]) -> None:
+    for taken, given in TAKEN:
+        assert ask(tenant, MODEL).status_code == 200, taken
+        run_all(api, taken)
+        later(clock)
+        told, none = (ask(tenant, f"theirs.public.{name}") for name in ("tuned", "nothing"))
+        assert gone(told), taken
+        assert told.json()["error"]["message"].replace("tuned", "nothing") == none.json()["error"]["message"]
+        assert tenant.get("/luthier/v1/models").json() == {"models": []}
+        error_of(tenant.get(f"/luthier/v1/models/{MODEL}"), 404, "model_not_found")
+        run_all(api, *(each for each in given.split("; ") if each))
+        if taken.startswith("DROP SHARE"):
+            run_all(tenant, "DROP DATABASE theirs", "CREATE DATABASE theirs FROM SHARE main.partners")
 
 
 def test_a_share_or_a_model_of_the_same_name_later_is_another(
@@ -240,34 +238,32 @@ def test_what_is_shown_of_shares(tenant: TestClient, api: TestClient) -> None:
         assert "is open to this one" in sql_error(tenant, statement, 404, "not_found")
 
 
-@pytest.mark.parametrize(
-    ("statement", "status", "words"),
-    [
-        ("GRANT READ ON MODEL tuned TO SHARE partners", 400, "a share takes USAGE on a DATABASE, on a SCHEMA and on a"),
-        ("GRANT OWNERSHIP ON MODEL tuned TO SHARE partners", 400, "is not shared"),
-        ("GRANT SELECT ON TABLE faq TO SHARE partners", 400, "is not shared"),
-        ("GRANT USAGE ON FUTURE MODELS IN SCHEMA public TO SHARE partners", 400, "FUTURE is not for shares"),
-        ("GRANT USAGE ON DATABASE second TO SHARE partners", 409, "it gives one"),
-        ("GRANT USAGE ON SCHEMA second.public TO SHARE partners", 409, "`GRANT USAGE ON DATABASE SECOND TO SHARE"),
-        ("GRANT USAGE ON MODEL nothing TO SHARE partners", 404, "No model"),
-        ("GRANT USAGE ON MODEL tuned TO SHARE nothing", 404, "No share NOTHING"),
-        ("ALTER SHARE partners ADD ACCOUNTS = main", 400, "is your own"),
-        ("DROP DATABASE luthier", 404, "No database LUTHIER"),
-    ],
+NOT_TAKEN = (
+    ("GRANT READ ON MODEL tuned TO SHARE partners", 400, "a share takes USAGE on a DATABASE, on a SCHEMA and on a"),
+    ("GRANT OWNERSHIP ON MODEL tuned TO SHARE partners", 400, "is not shared"),
+    ("GRANT SELECT ON TABLE faq TO SHARE partners", 400, "is not shared"),
+    ("GRANT USAGE ON FUTURE MODELS IN SCHEMA public TO SHARE partners", 400, "FUTURE is not for shares"),
+    ("GRANT USAGE ON DATABASE second TO SHARE partners", 409, "it gives one"),
+    ("GRANT USAGE ON SCHEMA second.public TO SHARE partners", 409, "`GRANT USAGE ON DATABASE SECOND TO SHARE"),
+    ("GRANT USAGE ON MODEL nothing TO SHARE partners", 404, "No model"),
+    ("GRANT USAGE ON MODEL tuned TO SHARE nothing", 404, "No share NOTHING"),
+    ("ALTER SHARE partners ADD ACCOUNTS = main", 400, "is your own"),
+    ("DROP DATABASE luthier", 404, "No database LUTHIER"),
 )
-def test_what_a_share_does_not_take(
-    tenant: TestClient, api: TestClient, statement: str, status: int, words: str
-) -> None:
-    response = api.post("/luthier/v1/sql", json={"statement": statement})
-    assert (response.status_code, words in response.json()["error"]["message"]) == (status, True), response.text
 
 
-@pytest.mark.parametrize("name", ["theirs", "luthier", "snowflake", "own"])
-def test_a_database_of_a_share_has_a_name_of_its_own(tenant: TestClient, api: TestClient, name: str) -> None:
+def test_what_a_share_does_not_take(tenant: TestClient, api: TestClient) -> None:
+    for statement, status, words in NOT_TAKEN:
+        response = api.post("/luthier/v1/sql", json={"statement": statement})
+        assert (response.status_code, words in response.json()["error"]["message"]) == (status, True), response.text
+
+
+def test_a_database_of_a_share_has_a_name_of_its_own(tenant: TestClient, api: TestClient) -> None:
     run_all(api, "CREATE SHARE more", "ALTER SHARE more ADD ACCOUNTS = tenant")
     table = {"name": "own.public.t", "filename": "a.csv"}
     assert tenant.post("/luthier/v1/tables", params=table, content=b"a\n1\n").status_code == 201
-    sql_error(tenant, f"CREATE DATABASE {name} FROM SHARE main.more", 409, "conflict")
+    for name in ("theirs", "luthier", "snowflake", "own"):
+        sql_error(tenant, f"CREATE DATABASE {name} FROM SHARE main.more", 409, "conflict")
     assert "was made of that share" in sql_error(tenant, "CREATE DATABASE x FROM SHARE main.partners", 409, "conflict")
     run_all(tenant, "CREATE DATABASE theirs FROM SHARE main.partners")
 

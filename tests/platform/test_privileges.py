@@ -36,7 +36,7 @@ ABOUT = {
     **dict.fromkeys(
         (Action.COUNT_TOKENS, Action.CREATE_ROLE, Action.CREATE_USER, Action.MANAGE_GRANTS, Action.ADMINISTER), ACCOUNT
     ),
-    Action.SEE_USAGE: ACCOUNT,
+    **dict.fromkeys((Action.SEE_USAGE, Action.CREATE_SHARE, Action.IMPORT_SHARE), ACCOUNT),
 }
 
 
@@ -169,3 +169,19 @@ def test_every_action_and_kind_has_its_row() -> None:
     assert set(NEEDS) == set(Action)
     assert set(GRANTABLE) == set(ObjectKind) - {ObjectKind.PLATFORM}
     assert user_key("ADMIN") == user_key('"admin"') == ADMIN_USER
+
+
+OF_MODELS = [each for each in Action if ABOUT.get(each, MODEL) in (MODEL, SCHEMA) and each is not Action.GRANT]
+"""GRANT of what is another account's finds nothing to grant on."""
+
+
+@pytest.mark.parametrize("action", OF_MODELS)
+def test_what_another_account_shares_is_seen_and_asked_and_nothing_else(action: Action) -> None:
+    """By whoever has the database's privileges, ACCOUNTADMIN too."""
+    shared = Securable(ObjectKind.MODEL, "D", "S", "M", is_imported=True)
+    on = shared.in_schema if ABOUT.get(action) == SCHEMA else shared
+    for who in (rights({DATABASE: {Privilege.IMPORTED}, **CORTEX}), Rights(frozenset((ADMIN_ROLE,)))):
+        assert (missing(action, who, on) is None) == (action in (Action.SEE_MODEL, Action.COMPLETE))
+    hidden = missing(Action.SEE_MODEL, rights({DATABASE: {Privilege.USAGE}}), shared)
+    assert hidden is not None
+    assert hidden.is_hidden
