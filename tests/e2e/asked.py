@@ -46,9 +46,9 @@ class Asked:
                 pieces.setdefault(choice.index, []).append(choice)
         return [joined(pieces[index]) for index in sorted(pieces)]
 
-    async def answer(self, adapter: ModelVersion | None) -> str:
+    async def answer(self, adapter: ModelVersion | None, **given: Any) -> str:
         """The same each time."""
-        (choice,) = await self.ask("whole", Tally(), adapter, seed=5, max_tokens=16)
+        (choice,) = await self.ask("whole", Tally(), adapter, seed=5, max_tokens=16, **given)
         return str(choice.text)
 
     async def refusal(self, adapter: ModelVersion) -> str:

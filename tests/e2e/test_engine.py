@@ -5,6 +5,7 @@ that is not what was trained. One engine for all; the faults are planted in adap
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from prometheus_client import REGISTRY
 
 from luthier.errors import ContextTooLong, InvalidValue
 from luthier.platform.adapter_files import WEIGHTS
@@ -23,13 +23,24 @@ from luthier.platform.prompts import load_prompts
 from luthier.platform.wire import ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.schemas import calls_schema
-from tests.e2e.asked import PLACES, Asked
+from tests.e2e.asked import Asked
+from tests.e2e.leaving import (
+    a_client_leaves_a_stream,
+    a_client_leaves_at_any_moment,
+    a_client_leaves_before_the_whole_answer,
+    a_crowd_leaves,
+    live_requests_go_before_batches,
+    sample,
+)
 from tests.e2e.live import LONG, MAX_LORAS, TOML
 from tests.e2e.tuned import Tuner, other_weights
 from tests.factories import make_settings
 from tests.tiny_adapter import Tensors, change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+GAP_SECONDS = 1.0
+"""The longest silence of a stream while adapters come and go, on two cores that others use too."""
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -172,6 +183,17 @@ def noted(folder: Path, text: str) -> None:
     (folder / "note").write_text(text)
 
 
+async def gaps_beside(asked: Asked, asking: "asyncio.Future[Any]") -> list[float]:
+    """Seconds between the pieces of streams, one after another and before all others in the queue, while it runs."""
+    gaps, last = [], None
+    while not asking.done():
+        async for _ in asked.ask("stream", Tally(), max_tokens=LONG):
+            now = time.perf_counter()
+            gaps += [] if last is None else [now - last]
+            last = now
+    return gaps
+
+
 def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:
     """All at once, twice: each answers as it does alone, whatever made room for it; a stream goes on beside them."""
     places = tuner.base.engine.max_cpu_loras
@@ -179,7 +201,11 @@ def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: T
     many = [tuned, *others]
 
     async def all_at_once() -> list[str]:
-        answers = await asyncio.gather(*(asked.answer(each) for each in [*many, None, *many]))
+        asking = asyncio.gather(*(asked.answer(each, priority=1) for each in [*many, None, *many]))
+        gaps = await gaps_beside(asked, asking)
+        assert len(gaps) > len(many)
+        assert max(gaps) < GAP_SECONDS
+        answers = await asking
         await asyncio.gather(*(asked.reported(each) for each in many))
         return answers
 
@@ -194,6 +220,32 @@ def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: T
     assert after.evictions - before.evictions == after.loads - before.loads - (places - len(before.in_memory))
     assert after.refused == before.refused
     assert after.hits + after.misses == before.hits + before.misses + 2 * len(many) + 1
+
+
+def test_a_new_version_meets_no_old_cache(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:
+    """Nor under the old one's name, with a prompt that the cache holds whole blocks of."""
+    newer = tuner.tuned(seed=1).model_copy(update={"model": tuned.model, "version": 2})
+    run(no_block_is_shared(asked, tuned, newer))
+
+
+async def no_block_is_shared(asked: Asked, old: ModelVersion, new: ModelVersion) -> None:
+    engine = asked.engine._engine
+    ids = load_prompts(asked.base_dir).encode("the fox " * 400)[:400]
+    assert len(ids) >= 3 * engine.vllm_config.cache_config.block_size
+
+    async def told(version: ModelVersion) -> list[float]:
+        (choice,) = await asked.ask("whole", Tally(), version, prompt=ids, temperature=0, logprobs=0)
+        return [each.logprob for each in choice.logprobs or ()]
+
+    alone = await told(new)
+    assert await engine.reset_prefix_cache()
+    before, first = sample("prefix_cache_hits_total"), await told(old)
+    assert await told(old) == pytest.approx(first, abs=1e-3)
+    cached = sample("prefix_cache_hits_total")
+    assert cached > before
+    assert await told(new) == pytest.approx(alone, abs=1e-3)
+    assert sample("prefix_cache_hits_total") == cached
+    assert first != pytest.approx(alone, abs=0.1)
 
 
 async def whole_and_streamed_are_alike(asked: Asked) -> None:
@@ -325,85 +377,3 @@ async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
         for given in too_much:
             with pytest.raises(ContextTooLong, match="512 tokens"):
                 await asked.ask("whole", Tally(), **given)
-
-
-async def a_crowd_leaves(asked: Asked) -> None:
-    """More than run at once, some of them whole, some many at once; vLLM counts no other tokens than the tallies."""
-    before = engine_tokens()
-    tallies = [Tally() for _ in range(40)]
-    asks = [asked.ask("whole", tally, max_tokens=LONG, n=1 + at % 2) for at, tally in enumerate(tallies)]
-    tasks = [asyncio.create_task(each) for each in asks]
-    while engine_tokens() < before + 2_000:
-        await asyncio.sleep(0.01)
-    left = engine_tokens()
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    asked.check_idle()
-    assert all(tally.prompt for tally in tallies)
-    assert not all(tally.completion for tally in tallies)
-    await asked.ask("whole", tally := Tally())
-    assert engine_tokens() - left < LONG * PLACES / 2  # it did not wait for what they left behind
-    assert (sample("num_requests_running"), sample("num_requests_waiting")) == (0, 0)
-    assert engine_tokens() - before == sum(each.completion for each in (*tallies, tally))
-
-
-def engine_tokens() -> float:
-    return sample("generation_tokens_total")
-
-
-def sample(name: str) -> float:
-    """A metric of vLLM's own."""
-    found = [each.value for metric in REGISTRY.collect() for each in metric.samples if each.name == f"vllm:{name}"]
-    return sum(found)
-
-
-async def a_client_leaves_a_stream(asked: Asked, n: int) -> None:
-    tally = Tally()
-    stream = asked.ask("stream", tally, max_tokens=LONG, n=n)
-    for _ in range(5):
-        await anext(stream)
-    handed_over = tally.completion
-    await asked.made_more_than(handed_over)
-    await stream.aclose()
-    assert 5 <= handed_over < tally.completion < LONG * n
-    asked.check_idle()
-
-
-async def a_client_leaves_before_the_whole_answer(asked: Asked, n: int) -> None:
-    task = asyncio.create_task(asked.ask("whole", tally := Tally(), max_tokens=LONG, n=n))
-    while asked.engine._engine.get_num_unfinished_requests() < n:
-        assert not task.done()
-        await asyncio.sleep(0.001)
-    await asked.made_more_than(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert tally.prompt > 0
-    assert 0 < tally.completion < LONG * n
-    asked.check_idle()
-
-
-async def a_client_leaves_at_any_moment(asked: Asked, n: int) -> None:
-    """Before vLLM has the request, in the middle, and when the answer is there but not yet taken."""
-    for num_steps in (*range(12), *range(12, 200, 20)):
-        task = asyncio.create_task(asked.ask("whole", tally := Tally(), n=n))
-        for _ in range(num_steps):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        assert 0 <= tally.completion <= 8 * n
-        asked.check_idle()
-    await asked.ask("whole", tally := Tally(), n=n)
-    assert tally.completion == 8 * n
-
-
-async def live_requests_go_before_batches(asked: Asked) -> None:
-    """With every place taken it gets the first that is free, before the lines that came earlier."""
-    lines = [asyncio.create_task(asked.ask("whole", Tally(), max_tokens=64, priority=1)) for _ in range(3 * PLACES)]
-    while asked.engine._engine.get_num_unfinished_requests() < len(lines):
-        await asyncio.sleep(0.001)
-    await asked.ask("whole", Tally())
-    assert sum(line.done() for line in lines) <= PLACES
-    assert all(choices[0].finish_reason == "length" for choices in await asyncio.gather(*lines))
-    asked.check_idle()
