@@ -36,8 +36,9 @@ CONTROL_HEADERS = (
 )
 """Ray Serve obeys them; a client has no business to send them."""
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
-"""Only a request that HAProxy has whole before it sends it can be sent again. Of one that it cannot send again, on a
-connection that was used before, the client gets no answer at all."""
+"""Only a request that HAProxy has whole before it sends it, in its 64 KB, can be sent again. Of a larger one, on a
+connection that the client has used before, he gets no answer at all when the replica dies: HAProxy 2.8 leaves it to him
+to send it again, as OpenAI's clients do. `http-server-close` would end that, and cost each request a connection."""
 MOST_OF_MEAN = 150
 """Percent of the mean number of requests at a replica that one may have before a model's go to the next."""
 SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"

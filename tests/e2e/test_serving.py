@@ -51,10 +51,7 @@ def engine_processes(cluster: LiveCluster) -> list[psutil.Process]:
 
 
 def answers_again(cluster: LiveCluster, model: str, prompt: str) -> str:
-    """The first answer after a fault; until then every error says that the request may be sent again, or there is none.
-
-    HAProxy has no answer for who sent a request before on the same connection, when its engine dies by it.
-    """
+    """The first answer after a fault; until then every error says that the request may be sent again."""
 
     def attempt() -> str | None:
         try:
@@ -62,8 +59,6 @@ def answers_again(cluster: LiveCluster, model: str, prompt: str) -> str:
         except openai.APIStatusError as error:
             if (error.status_code, error.code) != (503, "unavailable"):
                 raise
-            return None
-        except openai.APIConnectionError:
             return None
 
     return until(attempt, SECONDS, f"an answer of {model}")

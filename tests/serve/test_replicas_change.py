@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 
 import httpx
@@ -26,6 +27,8 @@ MODELS = [f"model_{number}" for number in range(12)]
 NUM_PLACES = 6
 """Where two replicas stand on the circle of hashes depends on their ports."""
 NUM_DEATHS, NUM_WAITING, NUM_IDLE = 5, 8, 50
+LARGE = 200_000
+"""More bytes than HAProxy keeps."""
 PATHS = ("/m/tiny/v1/models", "/luthier/v1/tables")
 
 
@@ -62,6 +65,35 @@ def test_who_waits_for_a_replica_that_is_killed_is_told(tmp_path: Path) -> None:
                 assert set(idle) == {200}
             told.update((each.result().status_code, each.result().json()["error"]["code"]) for each in waiting)
     assert told == {(503, "unavailable"): NUM_DEATHS * NUM_WAITING}
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "is_first", "told"),
+    [(100, False, 503), (LARGE, True, 503), (LARGE, False, None)],
+)
+def test_what_is_too_large_to_be_sent_again(tmp_path: Path, num_bytes: int, is_first: bool, told: int | None) -> None:
+    """By the client's first request on its connection or a later one; None: HAProxy closes it without an answer."""
+    ports, path = some_ports(), "/m/tiny/v1/60000"
+    config = render(tmp_path, ports, ("tiny",), check="50ms")
+    url = f"http://127.0.0.1:{ports.clients}/m/tiny/v1/0"
+    with (
+        haproxy(config, FRONT, ports.clients),
+        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=30)) as connection,
+    ):
+        with serving(ports.engine) as server:
+            until(lambda: httpx.post(url).status_code == 200)
+            if not is_first:
+                connection.request("POST", "/m/tiny/v1/0")
+                connection.getresponse().read()
+            before = connections_of(server)
+            connection.request("POST", path, b"x" * num_bytes)
+            until(lambda: connections_of(server) > before or not is_first)
+            time.sleep(0.2)  # all of the body is there
+        try:
+            status = connection.getresponse().status
+        except RemoteDisconnected:
+            status = None
+    assert status == told
 
 
 @contextmanager
