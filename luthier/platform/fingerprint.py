@@ -21,7 +21,9 @@ ROUNDED = 2.0
 """How far the adapter's answers may be off, by how far the base model's are: both are rounded alike."""
 PEAKED = 0.05
 """Of its effect, besides: what moves the base's flat answers little moves a tuned model's peaked ones farther."""
-MAX_ROUNDING = {"float32": 0.1, "bfloat16": 0.5, "nf4": 1.5}
+HIDDEN = 0.5
+"""Of its effect: an adapter that lacks more of it may be half applied, though rounding explains it too."""
+MAX_ROUNDING = {"float32": 0.1, "bfloat16": 0.25, "nf4": 1.5}
 """How far the same weights may be off, by what the trainer computed in; others are farther."""
 SEEN = 1e-3
 """A change that no rounding hides whole; a base model that is off by so much was rounded otherwise."""
@@ -60,9 +62,17 @@ class Fingerprint(Frozen):
         allowed = EXACT + ROUNDED * rounding + PEAKED * effect * min(1.0, rounding / SEEN)
         if not rounding <= MAX_ROUNDING[self.dtype]:
             return f"it was trained on another base model: that one is {rounding:.2g} nats off on its probes"
-        if (change == 0 and effect > SEEN) or (off > allowed and change < effect * UNCHANGED):
+        if (change == 0 and effect > SEEN) or ((off > allowed or effect > EXACT) and change < effect * UNCHANGED):
             return f"it answers like its base model, which its trainer measured {effect:.2g} nats away"
         return _too_far(off, allowed)
+
+    def doubt(self, tuned: Scores, base: Scores) -> str | None:
+        """Why an engine without a fault is not proved either: rounding alone is as large as a fault would be."""
+        plain = [probe.base for probe in self.probes if probe.base is not None]
+        effect, lost = distance(self._tuned, plain), distance(_change(tuned, base), _change(self._tuned, plain))
+        if lost <= max(EXACT, HIDDEN * effect):
+            return None
+        return f"of its effect of {effect:.2g} nats {lost:.2g} are not there, as rounding may do, or a fault"
 
     def fault_of_own(self, scores: Scores) -> str | None:
         """The same of weights of its own. How far rounding takes them is not measured: as far as it may a base's."""
@@ -77,6 +87,11 @@ def _too_far(off: float, allowed: float) -> str | None:
     if off <= allowed:
         return None
     return f"it answers {off:.2g} nats off what its trainer measured, {allowed:.2g} are allowed"
+
+
+def _change(tuned: Scores, base: Scores) -> Scores:
+    """What an adapter does, by its own engine's rounding."""
+    return [[one - other for one, other in zip(*pair, strict=True)] for pair in zip(tuned, base, strict=True)]
 
 
 def distance(scores: Scores, others: Scores) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray._private.state import available_resources_per_node
 from ray.serve.schema import ApplicationStatusOverview
 
 from luthier.errors import NotServed
@@ -143,8 +144,12 @@ def _autoscaling(engine: EngineSettings) -> dict[str, Any]:
 
 
 def _surge(resources: dict[str, Any]) -> int:
-    """Percent of the replicas that may run twice while new ones replace them: none where they would wait for a GPU."""
-    return 100 if ray.available_resources().get("GPU", 0) >= resources["num_gpus"] else 0
+    """Percent of the replicas that may run twice while new ones replace them: none where they would wait for a GPU.
+
+    One node must have all GPUs of a replica.
+    """
+    most = max((node.get("GPU", 0) for node in available_resources_per_node().values()), default=0)
+    return 100 if most >= resources["num_gpus"] else 0
 
 
 def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:

@@ -47,8 +47,11 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: 
         return refused(fault)
     if fingerprint is None:
         return _differs(tuned, base)
-    fault = fingerprint.fault(tuned, base)
-    return refused(fault) if fault else Proof(state=ProofState.PROVED)
+    if fault := fingerprint.fault(tuned, base):
+        return refused(fault)
+    if doubt := fingerprint.doubt(tuned, base):
+        return Proof(state=ProofState.UNPROVED, reason=doubt)
+    return Proof(state=ProofState.PROVED)
 
 
 async def prove_own(version: ModelVersion, start: Callable[[], Scorer]) -> Proof:

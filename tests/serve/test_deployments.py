@@ -6,6 +6,7 @@ import pytest
 
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
+from luthier.serve import deployments
 from luthier.serve.deployments import SCALING, engine_version
 
 
@@ -28,3 +29,15 @@ def test_a_base_model_more_keeps_the_others(settings: Settings) -> None:
     more = settings.model_copy(update={"serve_base_models": ("smollm2-135m", "qwen3-8b")})
     assert version_of(more) == version_of(settings)
     assert version_of(settings.model_copy(update={"max_body_mib": 1})) != version_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("free", "num_gpus", "surge"),
+    [([2, 2], 4, 0), ([2, 4], 4, 100), ([0.4, 0.4], 0.5, 0), ([0, 0.5], 0.5, 100), ([0, 0], 0, 100), ([], 1, 0)],
+)
+def test_a_second_replica_needs_its_gpus_on_one_node(
+    monkeypatch: pytest.MonkeyPatch, free: list[float], num_gpus: float, surge: int
+) -> None:
+    nodes = {f"node{number}": {"GPU": gpus, "CPU": 8.0} for number, gpus in enumerate(free)}
+    monkeypatch.setattr(deployments, "available_resources_per_node", lambda: nodes)
+    assert deployments._surge({"num_cpus": 0, "num_gpus": num_gpus}) == surge
