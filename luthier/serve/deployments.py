@@ -28,6 +28,7 @@ from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.replica import FullReplica, Replica
+from luthier.serve.routing import by_adapter
 from luthier.serve.services import make_services
 
 GATEWAY = "gateway"
@@ -58,7 +59,7 @@ def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
 def engine_target(settings: Settings, base: BaseModel) -> serve.RunTarget:
     resources = _resources(base.engine)
     app = _deployed(serve.ingress()(Replica), base.name, engine_version(settings, base), resources).options(
-        **_scaling(base.engine), max_surge_percent=_surge(resources)
+        **_scaling(base.engine), max_surge_percent=_surge(resources), request_router_config=by_adapter()
     )
     target = app.bind(settings, base.name, ServeApplications(settings))
     return serve.RunTarget(target, name=base.name, route_prefix=f"/m/{base.name}")

@@ -71,6 +71,10 @@ class VllmEngine:
         """Which are where, and how their loads went."""
         return await self._loader.stats(replica)
 
+    def held(self) -> list[int]:
+        """Versions whose adapters are in memory, by number."""
+        return self._loader.held()
+
     async def call(self, method: str, *args: Any) -> list[Any]:
         """What each of vLLM's workers answers to a method of AdapterWorker."""
         try:

@@ -84,13 +84,17 @@ class Loader:
     def release(self, version: ModelVersion) -> None:
         self._memory.give_back(version.number)
 
+    def held(self) -> list[int]:
+        """Versions in memory, by number."""
+        return self._memory.numbers()
+
     async def stats(self, replica: str) -> AdapterStats:
         times = list(self._seconds) or [0.0]
         return AdapterStats(
             base_model=self._base.name,
             replica=replica,
             in_engine=(await self._engine.call("adapter_places"))[0],
-            in_memory=self._memory.numbers(),
+            in_memory=self.held(),
             max_in_engine=self._base.engine.max_loras,
             max_in_memory=self._base.engine.max_cpu_loras,
             hits=self._hits,

@@ -36,6 +36,7 @@ from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.proof import prove_own, refusal
 from luthier.serve.ray_replica import adapt_replica
+from luthier.serve.routing import HELD
 from luthier.serve.services import Ask, Services, make_services
 from luthier.serve.usage import UsageSpool
 
@@ -145,6 +146,10 @@ class Replica(EngineReplica):
 
     async def adapters(self) -> list[AdapterStats]:
         return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
+
+    async def record_routing_stats(self) -> dict[str, list[int]]:
+        """Serve asks this, for those who choose a replica."""
+        return {HELD: self._engine.held()}
 
     async def warm(self, version: ModelVersion) -> None:
         await self._engine.load(version)

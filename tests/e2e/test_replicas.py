@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from luthier.errors import Unavailable
+from luthier.serve.routing import TELL_SECONDS
 from tests.e2e.callers import ON, Callers, by_sql, calling, in_turn, streamed, whole
 from tests.e2e.live import BASE, LONG, REPLICA, SECONDS, LiveCluster, clean, until
 
@@ -78,6 +79,16 @@ def homes(cluster: LiveCluster, growth: list[Callers], foreign_adapter: Path) ->
 def test_with_more_requests_there_are_more_replicas(cluster: LiveCluster, growth: list[Callers]) -> None:
     assert [callers.failed for callers in growth] == [[], []]
     until(lambda: len(told_by_status(cluster)) == 2, SECONDS, "both in `luthier status`")
+
+
+def test_sql_goes_where_the_adapter_is(cluster: LiveCluster, homes: dict[str, str]) -> None:
+    """However the model is spelt there: by the gateway, to the replica that HAProxy sends its requests to."""
+    time.sleep(3 * TELL_SECONDS)
+    for home, model in homes.items():
+        before = served(cluster)
+        for spelling in (model, f"Public.{model}", f"{model}@1", f"LUTHIER.PUBLIC.{model.upper()}"):
+            by_sql(cluster, spelling, SHORT)(cluster.openai)
+        assert Counter(served(cluster)) - Counter(before) == {home: 4}
 
 
 def test_a_killed_replica_is_missed_by_its_own_requests_alone(cluster: LiveCluster, homes: dict[str, str]) -> None:
