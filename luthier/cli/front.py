@@ -6,6 +6,7 @@ or copied here.
 
 import json
 import random
+import re
 import shlex
 import shutil
 import socket
@@ -83,7 +84,15 @@ def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
     """Writes what the shim reads each time when Ray starts HAProxy, or another because replicas came or went."""
     engines = {name: catalog.get(name).engine for name in settings.serve_base_models}
     several = [name for name, engine in engines.items() if engine.max_replicas > 1]
-    wanted = {"binary": binary, "host": settings.host, "engines": list(engines), "direct": True, "several": several}
+    defaults = [re.sub(r"\W", ".", name.lower()) for name in (settings.database, settings.schema_name)]  # as patterns
+    wanted = {
+        "binary": binary,
+        "host": settings.host,
+        "engines": list(engines),
+        "direct": True,
+        "several": several,
+        "defaults": defaults,
+    }
     new = _instructions(settings).with_suffix(".new")
     new.write_text(json.dumps(wanted))
     new.replace(_instructions(settings))

@@ -70,6 +70,8 @@ class Front(NamedTuple):
     """Engines serve /m/<base model>/v1 themselves: completions go there, past the gateway."""
     several: tuple[str, ...] = ()
     """Engines with more than one replica: the requests of a tuned model go to the same one, which has its adapter."""
+    defaults: tuple[str, str] = ("luthier", "public")
+    """Database and schema of a name that has none, in small letters, as patterns."""
 
 
 class Edit(NamedTuple):
@@ -153,16 +155,19 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
 
 
 def engine_rules(front: Front, name: str) -> str:
-    rules = [*ENGINE_RULES, *(affinity_rules(name) if name in front.several else ())]
+    rules = [*ENGINE_RULES, *(affinity_rules(name, front.defaults) if name in front.several else ())]
     return "".join(f"\n    {rule}" for rule in rules)
 
 
-def affinity_rules(name: str) -> list[str]:
-    """What names no tuned model goes to the replicas in turn."""
+def affinity_rules(name: str, defaults: tuple[str, str]) -> list[str]:
+    """What names no tuned model goes to the replicas in turn. One name is all its spellings and versions."""
+    database, schema = defaults
+    bare = f'lower,regsub("@[^@]*$",""),regsub("^({database}[.])?{schema}[.]","")'
     return [
         f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST",
         "http-request set-var(txn.adapter) req.body,json_query('$.model') if METH_POST",
         f"http-request unset-var(txn.adapter) if {{ var(txn.adapter) -m str {name} }}",
+        f"http-request set-var(txn.adapter) 'var(txn.adapter),{bare}' if {{ var(txn.adapter) -m found }}",
         "balance hash var(txn.adapter)",
         "hash-type consistent djb2 avalanche",
         f"hash-balance-factor {MOST_OF_MEAN}",

@@ -98,6 +98,7 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
         "engines": list(settings.serve_base_models),
         "direct": True,
         "several": [],
+        "defaults": ["luthier", "public"],
     }
 
 

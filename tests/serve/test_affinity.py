@@ -58,6 +58,13 @@ def test_a_tuned_model_stays_with_one_replica(four: httpx.Client) -> None:
     assert len(set(first.values())) == 4
 
 
+@pytest.mark.parametrize("spelling", ["{}", "Public.{}", "luthier.PUBLIC.{}", "{}@2", "public.{}@Prod"])
+def test_and_so_in_all_spellings(four: httpx.Client, spelling: str) -> None:
+    first = homes(four)
+    assert {model: server_of(four, spelling.format(model.upper())) for model in MODELS} == first
+    assert {server_of(four, f"other.{model}") for model in MODELS} == set(first.values())
+
+
 def test_the_base_model_is_everywhere(four: httpx.Client) -> None:
     assert len({server_of(four, "tiny") for _ in range(16)}) == 4
 
