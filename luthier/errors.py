@@ -154,6 +154,14 @@ class Overloaded(Unavailable):
         self.retry_after = retry_after  # no argument of the exception, so that it pickles
 
 
+class RateLimited(LuthierError):
+    """More requests or tokens in a minute than a key may have, or a model; the same may be sent in the next."""
+
+    code, http, exit = "rate_limit_exceeded", 429, 6
+    rates: object | None = None
+    """How the limits stand (platform/rates.py)."""
+
+
 class NotServed(Unavailable):
     """No engine here answers for the model, and none will by itself."""
 

@@ -9,7 +9,7 @@ from luthier.errors import ContextTooLong, LuthierError, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageRecord
-from luthier.platform.models import ModelVersion
+from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
@@ -18,10 +18,11 @@ from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, 
 from luthier.serve.access_log import Line
 from luthier.serve.admission import Admission
 from luthier.serve.books import line_of
-from luthier.serve.complete import Completer, Reservation, Tally, Visit
+from luthier.serve.complete import Allowance, Completer, Reservation, Tally, Visit
 from luthier.serve.host_memory import AdapterStats
 from luthier.serve.leases import Leases
 from luthier.serve.many import Many
+from luthier.serve.rates import Rates
 from luthier.serve.resolver import Resolver
 from luthier.serve.services import Ask
 from luthier.serve.tool_calls import ForcedCalls
@@ -168,11 +169,23 @@ class Free:
         return ()
 
 
+class Boundless:
+    """An allowance where no rate is limited."""
+
+    state = None
+
+    async def take(self, tokens: int) -> None: ...
+
+    def settle(self, tokens: int) -> None: ...
+
+
 class Books:
     """Hands usage on at once, and keeps what was written down."""
 
-    def __init__(self, settle: Callable[[UsageRecord], object], leases: Leases | None = None) -> None:
-        self._settle, self._leases = settle, leases
+    def __init__(
+        self, settle: Callable[[UsageRecord], object], leases: Leases | None = None, rates: Rates | None = None
+    ) -> None:
+        self._settle, self._leases, self._rates = settle, leases, rates
         self.is_full = False
         self.lines: list[Line] = []
 
@@ -182,6 +195,9 @@ class Books:
 
     def reservation(self, caller: Caller) -> Reservation:
         return self._leases.open(caller) if self._leases else Free()
+
+    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance:
+        return self._rates.open(caller, resolved) if self._rates else Boundless()
 
     def settle(self, record: UsageRecord) -> None:
         self._settle(record)
@@ -200,7 +216,8 @@ class LocalCompletions:
         self.broken: set[int] = set()
         """Numbers of versions that no engine can load."""
         self.leases = Leases(registry.credits, f"replica_{id(self)}")
-        self.books = Books(lambda record: registry.ledger.append([record]), self.leases)
+        self.rates = Rates(registry.rates, f"replica_{id(self)}")
+        self.books = Books(lambda record: registry.ledger.append([record]), self.leases, self.rates)
         self.stats: list[AdapterStats] = []
         resolver = Resolver(settings, catalog, registry.versions)
         self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}

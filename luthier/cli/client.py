@@ -13,7 +13,7 @@ import httpx
 
 from luthier.cli.access_objects import Accounts, Grants, Roles, Users
 from luthier.cli.batch_objects import Batches, Files
-from luthier.cli.credit_objects import Credits
+from luthier.cli.credit_objects import Credits, Limits
 from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.cli.security import Audit, Keys
@@ -52,6 +52,7 @@ class Client:
         self.files = Files(self)
         self.batches = Batches(self)
         self.credits = Credits(self)
+        self.limits = Limits(self)
         self.accounts, self.users = Accounts(self), Users(self)
         self.roles, self.grants = Roles(self), Grants(self)
         self.shares = Shares(self)

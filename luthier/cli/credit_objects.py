@@ -1,4 +1,4 @@
-"""Credits, as methods of the Python client."""
+"""Credits and rate limits, as methods of the Python client."""
 
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from luthier.cli.client import Client
 
 BUDGETS = "/luthier/v1/credits/budgets"
+LIMITS = "/luthier/v1/limits"
 
 
 class Credits:
@@ -55,6 +56,34 @@ class Credits:
 
     def drop_budget(self, kind: str, name: str) -> dict[str, Any]:
         told: dict[str, Any] = self._client.call("DELETE", f"{BUDGETS}/{kind}/{quoted(name)}")
+        return told
+
+
+class Limits:
+    """Rate limits: requests and tokens per minute of a key (by its id), a model, or a key on a model."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def list(self) -> Rows:
+        rows: Rows = self._client.call("GET", LIMITS)["limits"]
+        return rows
+
+    def set(
+        self,
+        key: str | None = None,
+        model: str | None = None,
+        requests: int | None = None,
+        tokens: int | None = None,
+    ) -> dict[str, Any]:
+        """In the place of what was set for it."""
+        body = {"key": key, "model": model, "requests": requests, "tokens": tokens}
+        told: dict[str, Any] = self._client.call("PUT", LIMITS, json=body)
+        return told
+
+    def unset(self, key: str | None = None, model: str | None = None) -> dict[str, Any]:
+        params = {name: value for name, value in {"key": key, "model": model}.items() if value}
+        told: dict[str, Any] = self._client.call("DELETE", LIMITS, params=params)
         return told
 
 

@@ -77,6 +77,8 @@ class Batch(Frozen):
     account: str
     owner: str
     role: str
+    key: str | None = None
+    """The public id of the API key that asked for it."""
     endpoint: Endpoint
     input_file_id: str
     metadata: dict[str, str] | None = None

@@ -21,6 +21,8 @@ LEASE_MS = 30_000
 """So long a replica may spend under a lease that it does not renew."""
 GRACE_MS = 3_600_000
 """So long after its end a lease is kept for usage on its way, unless its holder's heir says that none is."""
+BATCH_GRACE_MS = 300_000
+"""The same of a process that works on batches: another has taken them over, and billed what it found, long before."""
 SHARE = 4
 """Beyond what is needed at once, a lease takes no more than this part of what is available: others want some too."""
 
@@ -125,12 +127,13 @@ def budget_scope(kind: BudgetKind, name: str) -> str:
     return f"{kind}:{name}"
 
 
-def new_total(want: Want, amount: int, spent: int, available: int) -> int:
-    """What a lease of an amount becomes."""
-    if want.total_ucr <= amount:
-        return max(want.total_ucr, spent)
-    most = max(want.need_ucr - amount, available // SHARE)
-    return amount + max(0, min(want.total_ucr - amount, most, available))
+def new_total(wanted: tuple[int, int], amount: int, spent: int, available: int) -> int:
+    """What a lease of an amount becomes, of which this total is wanted, and this much needed at once."""
+    total, need = wanted
+    if total <= amount:
+        return max(total, spent)
+    most = max(need - amount, available // SHARE)
+    return amount + max(0, min(total - amount, most, available))
 
 
 def period_start(period: Period, now_ms: int) -> int:

@@ -136,6 +136,7 @@ class Finetune:
             account=caller.account,
             owner=caller.user,
             role=caller.role,
+            key=caller.key,
             model=name.display,
             base_model=base.name,
             training_data=request.training_data,

@@ -69,6 +69,8 @@ class Job(Frozen):
     account: str
     owner: str
     role: str
+    key: str | None = None
+    """The public id of the API key that asked for it."""
     model: str
     """Dotted name of the model that it makes."""
     base_model: str

@@ -8,6 +8,7 @@ from pydantic import Field, SkipValidation
 from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import Job, JobStatus
+from luthier.platform.rates import RateState
 
 
 class CreateJob(Frozen):
@@ -134,6 +135,8 @@ class Chunk(Frozen):
     usage: Usage | None = None
     version: int | None = None
     """Of the tuned model that answers."""
+    rates: RateState | None = None
+    """How the rate limits of who asked stand; of a stream its first piece tells."""
 
 
 class ErrorBody(Frozen):

@@ -46,7 +46,7 @@ class LineAnswers:
         """`room` bounds what one base model's engine is asked at once."""
         self._services, self._leases, self._room, self._batch = services, leases, room, batch
         self._is_over = is_over
-        self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role)
+        self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role, key=batch.key)
         self._route = ROUTES[batch.endpoint]
         self._turn = asyncio.Lock()
 

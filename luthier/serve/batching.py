@@ -18,6 +18,7 @@ from pathlib import Path
 
 from luthier.errors import Conflict, Unavailable
 from luthier.platform.batches import Batch
+from luthier.platform.credits import BATCH_GRACE_MS
 from luthier.platform.jobs import now_ms
 from luthier.platform.storage import Storage
 from luthier.serve.batch_work import BatchWork
@@ -39,7 +40,8 @@ class Batching:
     def __init__(self, services: Services, clock: Callable[[], int] = now_ms) -> None:
         self._services, self._clock = services, clock
         self._rooms: dict[str, Room] = {}
-        self._leases = Leases(services.registry.credits, f"batches_{uuid.uuid4().hex}")
+        holder = f"batches_{uuid.uuid4().hex}"
+        self._leases = Leases(services.registry.credits, holder, grace_ms=BATCH_GRACE_MS)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
 

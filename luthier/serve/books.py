@@ -1,4 +1,4 @@
-"""The books of a replica: credits come from leases, usage goes to the spool, each visit to the access log."""
+"""The books of a replica: credits and rates come from leases, usage goes to the spool, each visit to the access log."""
 
 import asyncio
 import time
@@ -6,23 +6,30 @@ import time
 from luthier.errors import LuthierError
 from luthier.platform.access import Caller
 from luthier.platform.metering import UsageRecord
+from luthier.platform.models import Resolved
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 from luthier.serve.complete import Visit
 from luthier.serve.engine_counts import Asked
 from luthier.serve.leases import Leases, Reservation
+from luthier.serve.rates import Allowance, Rates
 from luthier.serve.usage import UsageSpool
 
 
 class ReplicaBooks:
-    def __init__(self, spool: UsageSpool, leases: Leases, log: AccessLog | None, asked: Asked | None = None) -> None:
+    def __init__(
+        self, spool: UsageSpool, leases: Leases, rates: Rates, log: AccessLog | None, asked: Asked | None = None
+    ) -> None:
         """`asked` adds up all visits, billed or not."""
-        self._spool, self._leases, self._log, self._asked = spool, leases, log, asked
+        self._spool, self._leases, self._rates, self._log, self._asked = spool, leases, rates, log, asked
 
     def check(self) -> None:
         self._spool.check()
 
     def reservation(self, caller: Caller) -> Reservation:
         return self._leases.open(caller)
+
+    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance:
+        return self._rates.open(caller, resolved)
 
     def settle(self, record: UsageRecord) -> None:
         self._spool.settle(record)

@@ -11,13 +11,14 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from luthier.errors import InvalidInput, LuthierError
+from luthier.errors import InvalidInput, LuthierError, RateLimited
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.jobs import now_ms
 from luthier.platform.metering import Source, UsageRecord, completion_usage
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
+from luthier.platform.rates import RateState
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve.admission import Admission
 from luthier.serve.patience import patiently
@@ -77,12 +78,17 @@ class Visit:
     """Why the last answer ended."""
     error: BaseException | None = None
     reservation: "Reservation | None" = None
+    allowance: "Allowance | None" = None
     began: float = field(default_factory=time.monotonic)
 
     @property
     def version(self) -> int | None:
         """Of the tuned model that answers."""
         return self.resolved.version if self.resolved else None
+
+    @property
+    def rates(self) -> RateState | None:
+        return self.allowance.state if self.allowance else None
 
 
 class Billed(NamedTuple):
@@ -101,13 +107,26 @@ class Reservation(Protocol):
     def settle(self, ucr: int) -> tuple[str, ...]: ...
 
 
+class Allowance(Protocol):
+    """What one request may have of a minute's requests and tokens (serve/rates.py)."""
+
+    async def take(self, tokens: int) -> None: ...
+
+    def settle(self, tokens: int) -> None: ...
+
+    @property
+    def state(self) -> RateState | None: ...
+
+
 class Books(Protocol):
-    """Where credits come from, usage is kept and visits are written down."""
+    """Where credits and rates come from, usage is kept and visits are written down."""
 
     def check(self) -> None:
         """Unavailable while more usage waits for the ledger than may."""
 
     def reservation(self, caller: Caller) -> Reservation: ...
+
+    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance: ...
 
     def settle(self, record: UsageRecord) -> None: ...
 
@@ -127,7 +146,7 @@ class Completer:
             adapter = await self._adapter(visit)
             choices = await self._engine.whole(ask.id, ask.request, adapter, visit.tally)
             visit.finish = choices[-1].finish_reason
-            return Chunk(choices=choices, usage=visit.tally.usage, version=visit.version)
+            return Chunk(choices=choices, usage=visit.tally.usage, version=visit.version, rates=visit.rates)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         """All of each answer, or the error it ended in. Nobody waits for them at a socket: they wait for places."""
@@ -138,16 +157,17 @@ class Completer:
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
         async with self._visit(Visit(ask, is_streamed=True)) as visit:
-            adapter = await self._adapter(visit)
+            adapter, is_first = await self._adapter(visit), True
             async with aclosing(self._engine.stream(ask.id, ask.request, adapter, visit.tally)) as pieces:
                 async for choices in pieces:
-                    yield Chunk(choices=choices, version=visit.version)
+                    yield Chunk(choices=choices, version=visit.version, rates=visit.rates if is_first else None)
+                    is_first = False
             visit.finish = choices[-1].finish_reason
             yield Chunk(choices=[], usage=visit.tally.usage, version=visit.version)
 
     async def _answer_or_error(self, ask: Ask) -> Chunk | LuthierError:
         try:
-            return await self.whole(ask, PATIENCE_SECONDS)
+            return await patiently(lambda: self.whole(ask, PATIENCE_SECONDS), PATIENCE_SECONDS, RateLimited)
         except LuthierError as error:
             return error
 
@@ -177,11 +197,15 @@ class Completer:
 
     def _open(self, visit: Visit, reservation: Reservation) -> None:
         async def reserve(prompt: int, completion: int) -> None:
+            if visit.allowance:
+                await visit.allowance.take(prompt + completion)
             await reservation.take(self._prices.completion_ucr(self._base.price_class, prompt, completion))
 
         visit.reservation, visit.tally.reserve = reservation, reserve
 
     def _settle(self, visit: Visit, reservation: Reservation) -> None:
+        if visit.allowance:
+            visit.allowance.settle(visit.tally.prompt + visit.tally.completion)
         if not (visit.tally.prompt and visit.resolved):
             reservation.settle(0)
             return
@@ -196,6 +220,8 @@ class Completer:
         visit.resolved = resolved
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
+        if visit.reservation:
+            visit.allowance = self._books.allowance(ask.caller, resolved)
         return resolved.adapter
 
 

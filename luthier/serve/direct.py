@@ -22,6 +22,7 @@ from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import Refusal, error_response
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
+from luthier.serve.rate_headers import rate_headers
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
 
@@ -155,13 +156,13 @@ class Completing:
         writer = self._route.writer(ask.id, body)
         if not body.stream:
             answer = await self._services.completions.whole(ask)
-            headers += _version_headers(answer)
+            headers += _answer_headers(answer)
             yield writer.whole(answer)
             return
         async with aclosing(self._services.completions.stream(ask)) as chunks:
             # An error of the first piece still has its own status; the opening goes out together with it.
             first = await anext(chunks)
-            headers += _version_headers(first)
+            headers += _answer_headers(first)
             yield writer.opening(ask.request.num_choices) + writer.lines(first)
             try:
                 async for chunk in chunks:
@@ -182,9 +183,12 @@ class Completing:
         return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]
 
 
-def _version_headers(answer: Chunk) -> Headers:
-    """Which version of a tuned model answers."""
-    return [] if answer.version is None else [(b"luthier-model-version", str(answer.version).encode())]
+def _answer_headers(answer: Chunk) -> Headers:
+    """Which version of a tuned model answers, and how the rate limits of who asked stand."""
+    headers = [] if answer.version is None else [(b"luthier-model-version", str(answer.version).encode())]
+    if answer.rates:
+        headers += [(name.encode(), value.encode()) for name, value in rate_headers(answer.rates).items()]
+    return headers
 
 
 async def _read(receive: Receive) -> bytes:

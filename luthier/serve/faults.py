@@ -9,8 +9,9 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from luthier.errors import InvalidInput, LuthierError, NotFound, TooLarge
+from luthier.errors import InvalidInput, LuthierError, NotFound, RateLimited, TooLarge
 from luthier.platform.wire import ErrorBody
+from luthier.serve.rate_headers import refusal_headers
 
 FAMILIES = {402: "insufficient_quota", 429: "rate_limit_error"}
 Refusal = Callable[[Request, Exception], JSONResponse]
@@ -48,7 +49,9 @@ def error_body(error: LuthierError, param: str | None = None) -> dict[str, Any]:
 
 
 def _response(error: LuthierError, param: str | None = None) -> JSONResponse:
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else None
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
+    if isinstance(error, RateLimited):
+        headers |= refusal_headers(error)
     return JSONResponse(error_body(error, param), status_code=error.http, headers=headers)
 
 

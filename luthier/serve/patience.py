@@ -6,20 +6,24 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from luthier.errors import Overloaded
+from luthier.errors import LuthierError, Overloaded
 
 Answer = TypeVar("Answer")
 
 
-async def patiently(call: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:
-    """What the call gives, tried again while the engine has no place; after so long Overloaded goes out."""
+async def patiently(
+    call: Callable[[], Awaitable[Answer]], seconds: float, when: type[LuthierError] = Overloaded
+) -> Answer:
+    """What the call gives, tried again while the engine has no place; after so long that error goes out."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return await call()
-        except Overloaded as error:
+        except when as error:
+            if error.retry_after is None:  # it never will
+                raise
             # Half the time and more, so that those who were refused together do not come together.
-            pause = (error.retry_after or 1) * random.uniform(0.5, 1.0)
+            pause = error.retry_after * random.uniform(0.5, 1.0)
             if time.monotonic() + pause > deadline:
                 raise
             await asyncio.sleep(pause)

@@ -35,6 +35,7 @@ from luthier.serve.host_memory import AdapterStats
 from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.proof import prove_own, refusal
+from luthier.serve.rates import Rates
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.routing import HELD
 from luthier.serve.services import Ask, Services, make_services
@@ -51,7 +52,7 @@ class EngineReplica:
 
     _engine: VllmEngine
     _completer: Completer
-    _renewing: asyncio.Task[None]
+    _renewing: list[asyncio.Task[None]]
 
     def _open(self, base: BaseModel, services: Services, engine: VllmEngine) -> None:
         settings = services.settings
@@ -59,11 +60,11 @@ class EngineReplica:
         holders = Holders(folder, verbs.credits.end_holder)
         asked = Asked(engine.probed, lambda: self._completer.admission.num_taken)
         spool = UsageSpool(folder, verbs.ledger.append, settings.max_spool_mib << 20, asked.counts, holders.inherited)
-        leases = Leases(verbs.credits, holders.name)
-        self._renewing = asyncio.create_task(leases.keep_renewed())
+        leases, rates = Leases(verbs.credits, holders.name), Rates(verbs.rates, holders.name)
+        self._renewing = [asyncio.create_task(each.keep_renewed()) for each in (leases, rates)]
         keep_environment()
         self._engine = engine
-        books = ReplicaBooks(spool, leases, services.access_log, asked)
+        books = ReplicaBooks(spool, leases, rates, services.access_log, asked)
         self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
         REGISTRY.register(Places(base.name, self._completer.admission))
         spool.start()

@@ -33,6 +33,7 @@ from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models, all_models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.replicas import Replicas
 from luthier.platform.registry.roles import Roles
@@ -75,6 +76,7 @@ class Verbs(Protocol):
     usage: UsageReader
     credits: Credits
     budgets: Budgets
+    rates: Rates
     reconcile: Reconcile
     proofs: Proofs
     jobs: Jobs

@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from luthier.errors import Conflict
 from luthier.platform import securables
 from luthier.platform.access import Caller, hash_key
+from luthier.platform.credits import GRACE_MS, Want
 from luthier.platform.jobs import JobStatus
 from luthier.platform.keys import NewKey, Scope
 from luthier.platform.metering import UsageKind
+from luthier.platform.rates import RateLimit
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"limits", "topups", "reservations", "job_counts"}
+TABLES |= {"rate_limits", "rate_leases"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases", "region_base_models"}
 TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}
@@ -169,6 +172,30 @@ def test_keys_and_usage_of_before_live_through_0009_and_back(settings: Settings)
     assert first.id != last.id
     assert again.keys.authenticate(hash_key(KEY)).scope.is_full
     assert [record.key for record in again.ledger.records(ADMIN, UsageKind.COMPLETION)] == [None, None]
+
+
+def test_leases_of_before_are_kept_as_long_through_0021_and_back(settings: Settings) -> None:
+    store = Store(settings.store_url)
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    registry.credits.top_up(ADMIN, "main", 100, "k1")
+    registry.jobs.submit(make_job(key="key_x"))
+    registry.credits.renew("r1", [], [Want(id="l1", account="main", turn=1, total_ucr=10, need_ucr=10)])
+    registry.rates.set(ADMIN, RateLimit(model="tiny", requests=5))
+    until = "SELECT id, until FROM reservations WHERE id = 'l1'"
+    with store.engine.connect() as connection:
+        (before,) = connection.execute(sa.text(until)).all()
+    downgrade(store.engine, "0009")
+    assert not names(store.engine) & {"rate_limits", "rate_leases"}
+    with store.engine.connect() as connection:
+        assert connection.execute(sa.text(until)).all() == [("l1", before.until - GRACE_MS)]
+    upgrade(store.engine)
+    with store.engine.connect() as connection:
+        assert connection.execute(sa.text(until)).all() == [before]
+    again = Registry(settings, Launcher())
+    assert again.rates.show(ADMIN) == []
+    assert [job.key for job in again.jobs.show(ADMIN)] == [None]
+    assert again.credits.balance(ADMIN).leased_ucr == 10
 
 
 def test_a_second_start_finds_everything(settings: Settings, registry: Registry, launcher: Launcher) -> None:

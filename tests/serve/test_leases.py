@@ -10,14 +10,8 @@ from luthier.errors import PaymentRequired, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.credits import LEASE_MS, Renewal, Want
 from luthier.platform.registry.registry import Registry
-from luthier.serve.leases import (
-    KNOWN_SECONDS,
-    MARGIN_SECONDS,
-    QUIET_SECONDS,
-    SURE_SECONDS,
-    Leases,
-    Reservation,
-)
+from luthier.serve.leases import MARGIN_SECONDS, Leases, Reservation
+from luthier.serve.leasing import KNOWN_SECONDS, QUIET_SECONDS, SURE_SECONDS
 from tests.factories import ADMIN, make_record
 from tests.fakes import Clock
 
@@ -31,11 +25,11 @@ class Line:
         """Callers and leases asked for."""
         self.is_cut = self.loses_answers = False
 
-    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want]) -> Renewal:
+    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want], grace_ms: int) -> Renewal:
         self.calls.append((len(callers), len(wants)))
         if self.is_cut:
             raise Unavailable("away")
-        answer = self.registry.credits.renew(holder, callers, wants)
+        answer = self.registry.credits.renew(holder, callers, wants, grace_ms)
         if self.loses_answers:
             raise Unavailable("lost")
         return answer

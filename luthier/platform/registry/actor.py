@@ -27,6 +27,7 @@ from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.replicas import Replicas
@@ -86,6 +87,7 @@ class RegistryClient:
         self.usage = cast(UsageReader, _Part("usage"))
         self.budgets = cast(Budgets, _Part("budgets"))
         self.credits = cast(Credits, _Part("credits"))
+        self.rates = cast(Rates, _Part("rates"))
         self.reconcile = cast(Reconcile, _Part("reconcile"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.files = cast(Files, _Part("files"))

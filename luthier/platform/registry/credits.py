@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, LEASE_MS, Balance, Granted, Renewal, TopUp, Want, new_total
+from luthier.platform.credits import ACCOUNT, GRACE_MS, LEASE_MS, Balance, Granted, Renewal, TopUp, Want, new_total
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits, available
@@ -60,6 +60,7 @@ class Credits:
             self._check_platform(caller)
         with self._store.transaction() as tx:
             self._check_account(tx, account)
+            self._limits.sweep(tx)
             row = self._limits.find(tx, account, ACCOUNT)
             if row is None:
                 return Balance(account=account)
@@ -83,11 +84,14 @@ class Credits:
 
     # what replicas ask
 
-    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want]) -> Renewal:
-        """What limits callers, and leases made longer, larger or smaller; or new ones."""
+    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want], grace_ms: int = GRACE_MS) -> Renewal:
+        """What limits callers, and leases made longer, larger or smaller; or new ones.
+
+        A lease that is not renewed is kept for the time of grace beyond its end: its usage may be on its way.
+        """
         with self._store.transaction() as tx:
             self._limits.sweep(tx)
-            leases = [self._renew(tx, holder, want) for want in wants]
+            leases = [self._renew(tx, holder, want, grace_ms) for want in wants]
             limits = [tuple(row["scope"] for row in self._limits.limiting(tx, caller)) for caller in callers]
         return Renewal(limits=limits, leases=leases)
 
@@ -96,8 +100,8 @@ class Credits:
         with self._store.transaction() as tx:
             return self._limits.release_of(tx, holder)
 
-    def _renew(self, tx: sa.Connection, holder: str, want: Want) -> Granted:
-        limits, until = self._limits, self._clock() + LEASE_MS
+    def _renew(self, tx: sa.Connection, holder: str, want: Want, grace_ms: int) -> Granted:
+        limits, until = self._limits, self._clock() + LEASE_MS + grace_ms
         limit = limits.find(tx, want.account, want.scope)
         lease = limits.reservation(tx, want.id, want.scope)
         if limit is None:
@@ -111,7 +115,7 @@ class Credits:
         if want.turn <= lease["turn"]:
             return Granted(total_ucr=lease["amount_ucr"], left_ucr=left)
         amount = lease["amount_ucr"]
-        total = new_total(want, amount, lease["spent_ucr"], left)
+        total = new_total((want.total_ucr, want.need_ucr), amount, lease["spent_ucr"], left)
         if total > amount and not limits.take(tx, want.account, want.scope, total - amount):
             total = amount  # another writer was quicker
         limits.change(tx, lease, total, want.turn, until)

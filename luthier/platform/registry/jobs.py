@@ -347,7 +347,7 @@ class Jobs:
 
 
 def _owner(job: Job) -> Caller:
-    return Caller(account=job.account, user=job.owner, role=job.role)
+    return Caller(account=job.account, user=job.owner, role=job.role, key=job.key)
 
 
 def _model_name(job: Job) -> QualifiedName:

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, GRACE_MS, Period, period_start, refusal, scopes_of
+from luthier.platform.credits import ACCOUNT, Period, period_start, refusal, scopes_of
 from luthier.platform.metering import UsageRecord
 from luthier.platform.store import Store
 
@@ -105,7 +105,7 @@ class Limits:
 
     def sweep(self, tx: sa.Connection) -> int:
         """Leases whose time, and the time for late usage, is over."""
-        return self._close(tx, self._reserved(tx, self._reservations.c.until < self._clock() - GRACE_MS))
+        return self._close(tx, self._reserved(tx, self._reservations.c.until < self._clock()))
 
     def reserved(self, tx: sa.Connection, account: str, scope: str) -> list[Row]:
         columns = self._reservations.c

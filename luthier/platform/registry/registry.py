@@ -20,6 +20,7 @@ from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
+from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.replicas import Replicas
 from luthier.platform.registry.retention import Retention
@@ -57,6 +58,7 @@ class Registry:
         self.ledger = Ledger(store, clock)
         self.budgets = Budgets(store, guard, clock)
         self.credits = Credits(store, guard, clock)
+        self.rates = Rates(store, guard, catalog, clock)
         self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)

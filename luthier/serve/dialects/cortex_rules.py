@@ -21,6 +21,7 @@ from luthier.errors import (
     NotServed,
     Overloaded,
     PaymentRequired,
+    RateLimited,
     Unavailable,
 )
 from luthier.platform.frozen import Frozen
@@ -55,7 +56,7 @@ def in_their_words(error: Exception, message: str) -> str:
             return f"budget exceeded: {message}"
         case NotAllowed():
             return f"Not Authorized: {message}"
-        case Overloaded():
+        case Overloaded() | RateLimited():
             return f"too many requests: {message}"
         case Unavailable() if not isinstance(error, NotServed):  # that one, no later request is answered either
             return f"inference timed out: {message}"

@@ -34,6 +34,7 @@ from luthier.serve.dialects import (
     native_export,
     native_follow,
     native_keys,
+    native_limits,
     native_shares,
     native_usage,
     native_versions,
@@ -274,6 +275,7 @@ v1.include_router(native_access.routes)
 v1.include_router(native_shares.routes)
 v1.include_router(native_keys.routes)
 v1.include_router(native_audit.routes)
+v1.include_router(native_limits.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
 

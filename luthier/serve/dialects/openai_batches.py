@@ -48,6 +48,7 @@ async def create_batch(
         account=caller.account,
         owner=caller.user,
         role=caller.role,
+        key=caller.key,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         metadata=body.metadata,

@@ -20,6 +20,7 @@ from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.admission import Admission
 from luthier.serve.dialects.snowflake_access import access_statement
 from luthier.serve.dialects.snowflake_audit import audit_views
+from luthier.serve.dialects.snowflake_limits import limit_views
 from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.snowflake_shares import share_statement
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
@@ -58,7 +59,8 @@ def _run(text: str, statement: Statement) -> pa.Table:
     views = {}
     if "ACCOUNT_USAGE" in text.upper():
         statement.session.check(Endpoint.USAGE, False)
-        views = usage_views(services.registry.usage, caller, text) | audit_views(services, caller, text)
+        views = usage_views(services.registry.usage, caller, text)
+        views |= audit_views(services, caller, text) | limit_views(services, caller, text)
     tables = services.registry.tables.show(caller)
     extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
     with open_engine(services.settings, tables, **extras) as engine:

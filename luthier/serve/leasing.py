@@ -1,0 +1,293 @@
+"""What the registry sets aside for a process that answers: taken in memory, asked for beside the requests.
+
+A purse is one limit's lease in the hands of this process, which is the only one to spend under it: at every moment
+used + open <= total here <= total in the registry, as a lease is made smaller here first and there second, and larger
+there first. Credits (leases.py) and rates (rates.py) differ in what a lease is of, and in when it ends.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from luthier.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 2.0
+"""Between two renewals; a limit that is new, or gone, is known after so long."""
+KNOWN_SECONDS = 5.0
+"""What limits a caller is asked again when it is older; while the registry is away the last word holds."""
+SURE_SECONDS = 0.25
+"""Who is refused asks for the others of this time, too."""
+QUIET_SECONDS = 600.0
+"""Who asked nothing for so long pays for his next request with a call, and leaves nothing leased."""
+RESERVE = 4
+"""A quiet lease has room for so many of the largest requests of late."""
+UNKNOWN = 2**62
+"""What the registry has left, before it was asked."""
+
+Amounts = Mapping[str, int]
+"""By the purse's unit."""
+Who = TypeVar("Who", bound=Hashable)
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    id: str = field(default_factory=lambda: f"lease_{uuid.uuid4().hex}")
+    turn: int = 0
+    total: int = 0
+    used: int = 0
+    """Settled."""
+    open: int = 0
+    """Reserved by what runs."""
+    begins: float = float("-inf")
+    ends: float = float("-inf")
+    left: int = UNKNOWN
+    """What the registry had beside it, when it told."""
+    told: float = float("-inf")
+
+
+class Purse(ABC):
+    """One limit's lease, and who waits for more."""
+
+    def __init__(self, unit: str, clock: Callable[[], float]) -> None:
+        self.unit, self._clock = unit, clock
+        self.lease = Lease()
+        self.flight: asyncio.Task[None] | None = None
+        self.waiting = 0
+        self._taken, self._pace, self._largest, self._taken_at = 0, 0, 0, clock()
+
+    @abstractmethod
+    def refused(self, amount: int) -> Exception:
+        """Neither here nor in the registry is so much."""
+
+    @property
+    def room(self) -> int:
+        lease = self.lease
+        return lease.total - lease.used - lease.open if lease.begins <= self._clock() < lease.ends else 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds until anything can be spent, whoever is asked."""
+        return 0.0
+
+    @property
+    def is_quiet(self) -> bool:
+        return not self.waiting and not self.lease.open and self._clock() - self._taken_at > QUIET_SECONDS
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing of it is in the hands of this process any more."""
+        return self.is_quiet and self.lease.total <= self.lease.used
+
+    @property
+    def is_low(self) -> bool:
+        return self.flight is None and self.lease.left > 0 and self.room < self._keep(self.lease) // 2
+
+    @property
+    def is_sure(self) -> bool:
+        return self._clock() - self.lease.told < SURE_SECONDS
+
+    def lacks(self, amount: int) -> bool:
+        """Neither here nor in the registry there is so much, as far as is known."""
+        return self.room + self.lease.left < amount
+
+    def take(self, amount: int) -> Lease:
+        """The one that it was taken from, as another may follow at any moment."""
+        self.lease.open += amount
+        self._taken, self._taken_at = self._taken + amount, self._clock()
+        self._largest = max(self._largest, amount)
+        return self.lease
+
+    def breathe(self) -> None:
+        """A period is over."""
+        self._pace, self._taken = max(self._taken, self._pace // 2), 0
+        self._largest = max(self._largest * 63 // 64, 1)
+
+    def _aim(self, lease: Lease, waiting: int) -> tuple[int, int]:
+        """What a lease is to be, and what of it somebody waits for.
+
+        What is let go of is gone from here on, whether the registry hears it or not.
+        """
+        keep = self._keep(lease)
+        lease.turn += 1
+        base = lease.used + lease.open + waiting
+        if lease.total > base + 2 * keep:
+            lease.total = base + keep
+        return max(lease.total, base + keep), base
+
+    def _keep(self, lease: Lease) -> int:
+        """Of room, beside what is taken and waited for. Near the end of a limit others may need it more."""
+        if self.is_quiet:
+            return 0
+        plenty = max(2 * self._pace, 2 * self._taken, RESERVE * max(self._largest, self.waiting))
+        return plenty if lease.left > plenty else max(self._pace, self._taken)
+
+
+class Taken(Generic[Who]):
+    """What one request has taken, of all that limits who asks."""
+
+    def __init__(self, leasing: "Leasing[Who]", who: Who) -> None:
+        self._leasing, self._who = leasing, who
+        self._parts: dict[Purse, dict[Lease, int]] = {}
+
+    async def take_all(self, amounts: Amounts) -> None:
+        """More, of each by its unit, or nothing of any."""
+        for purse, lease in await self._leasing.take(self._who, amounts):
+            parts = self._parts.setdefault(purse, {})
+            parts[lease] = parts.get(lease, 0) + amounts[purse.unit]
+
+    def settle_all(self, amounts: Amounts) -> tuple[str, ...]:
+        """Ends it with what was used of each; the rest is free again. The leases that pay."""
+        paying = []
+        for purse, parts in self._parts.items():
+            owed = amounts[purse.unit]
+            for lease, reserved in parts.items():
+                lease.open -= reserved
+                paid = min(owed, reserved)
+                lease.used, owed = lease.used + paid, owed - paid
+                paying += [lease.id] if paid else []
+        self._parts = {}
+        return tuple(paying)
+
+
+@dataclass(slots=True)
+class Known:
+    """What limits somebody."""
+
+    limits: tuple[Hashable, ...]
+    asked: float
+    seen: float
+
+
+class Leasing(ABC, Generic[Who]):
+    """All purses of a process. Belongs to one event loop."""
+
+    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._clock = what, clock
+        self._known: dict[Who, Known] = {}
+        self._looks: dict[Who, asyncio.Task[None]] = {}
+        self._purses: dict[Hashable, Purse] = {}
+        self._is_away = False
+
+    @abstractmethod
+    def _make(self, limit: Hashable) -> Purse: ...
+
+    @abstractmethod
+    async def _renew(self, purses: Sequence[Purse], asking: Sequence[Who]) -> None:
+        """Tells the purses what they have, and by `_know` what limits those who ask."""
+
+    def expect(self, who: Who) -> None:
+        """A request has come; who is new is looked up meanwhile."""
+        if who not in self._known:
+            self._look(who)
+
+    async def take(self, who: Who, amounts: Amounts) -> list[tuple[Purse, Lease]]:
+        """Those that it was taken from: all that limit who asks, or none."""
+        limits = await self._limits(who)
+        if not limits:
+            return []
+        purses = [self._purse(limit) for limit in limits]
+        while short := [purse for purse in purses if purse.room < amounts[purse.unit]]:
+            await asyncio.gather(*(self._fill(purse, amounts[purse.unit]) for purse in short))
+        taken = [(purse, purse.take(amounts[purse.unit])) for purse in purses]
+        if low := [purse for purse in purses if purse.is_low]:
+            self._start(low)
+        return taken
+
+    async def keep_renewed(self) -> None:
+        """As long as the process runs."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self.renew_all()
+                self._is_away = False
+            except Exception as error:  # whatever it is, leases end in time; a loop that ended would end them all
+                if not self._is_away:
+                    log.warning("%s are not renewed: %s", self._what, error)
+                self._is_away = True
+
+    async def renew_all(self) -> None:
+        """Leases as they are used, and what limits those who asked of late, in one call."""
+        now = self._clock()
+        self._known = {who: known for who, known in self._known.items() if now - known.seen < QUIET_SECONDS}
+        purses = [purse for purse in self._purses.values() if purse.flight is None]
+        for purse in purses:
+            purse.breathe()
+        if purses or self._known:
+            await asyncio.shield(self._start(purses, list(self._known)))
+        self._purses = {name: purse for name, purse in self._purses.items() if not purse.is_done}
+
+    # what limits somebody
+
+    async def _limits(self, who: Who) -> tuple[Hashable, ...]:
+        known, now = self._known.get(who), self._clock()
+        if known is None or now - known.asked > KNOWN_SECONDS:
+            try:
+                await asyncio.shield(self._look(who))
+            except Unavailable:
+                if known is None:
+                    raise
+            known = self._known[who]
+        known.seen = now
+        return known.limits
+
+    def _know(self, who: Who, limits: tuple[Hashable, ...], asked: float) -> None:
+        seen = self._known[who].seen if who in self._known else asked
+        self._known[who] = Known(limits, asked, seen)
+
+    def _look(self, who: Who) -> asyncio.Task[None]:
+        if who not in self._looks:
+            look = self._looks[who] = asyncio.create_task(self._renew([], [who]))
+            look.add_done_callback(lambda done: self._landed(done, lambda: self._looks.pop(who)))
+        return self._looks[who]
+
+    # leases
+
+    def _purse(self, limit: Hashable) -> Purse:
+        if limit not in self._purses:
+            self._purses[limit] = self._make(limit)
+        return self._purses[limit]
+
+    async def _fill(self, purse: Purse, amount: int) -> None:
+        """Until there may be enough. Refused when the registry, asked after this call began, has not so much."""
+        if pause := purse.pause:
+            await asyncio.sleep(pause)
+            return
+        if purse.is_sure and purse.flight is None and purse.lacks(amount):
+            raise purse.refused(amount)
+        purse.waiting += amount
+        try:
+            if purse.flight:  # it was sent before this call
+                await asyncio.shield(purse.flight)
+                if purse.room >= amount:
+                    return
+            await asyncio.shield(purse.flight or self._start([purse]))
+        finally:
+            purse.waiting -= amount
+        if purse.room < amount and purse.lacks(amount):
+            raise purse.refused(amount)
+
+    def _start(self, purses: list[Purse], asking: Sequence[Who] = ()) -> asyncio.Task[None]:
+        """One flight at a time for each purse: so its asks reach the registry in their order, or are told apart."""
+        flight = asyncio.create_task(self._renew(purses, asking))
+        for purse in purses:
+            purse.flight = flight
+
+        def land() -> None:
+            for purse in purses:
+                purse.flight = None
+
+        flight.add_done_callback(lambda done: self._landed(done, land))
+        return flight
+
+    @staticmethod
+    def _landed(flight: asyncio.Task[None], then: Callable[[], object]) -> None:
+        then()
+        if not flight.cancelled():
+            flight.exception()  # looked at: nobody may be waiting for it
