@@ -18,6 +18,7 @@ from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.cli.security import Audit, Keys
 from luthier.cli.share_objects import Shares
+from luthier.cli.webhook_objects import Webhooks
 from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
 from luthier.platform.jobs import JobStatus
 from luthier.platform.settings import load_settings
@@ -53,6 +54,7 @@ class Client:
         self.batches = Batches(self)
         self.credits = Credits(self)
         self.limits = Limits(self)
+        self.webhooks = Webhooks(self)
         self.accounts, self.users = Accounts(self), Users(self)
         self.roles, self.grants = Roles(self), Grants(self)
         self.shares = Shares(self)

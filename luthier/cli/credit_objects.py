@@ -41,6 +41,12 @@ class Credits:
         told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/limit", json=_of(account))
         return told
 
+    def alert(self, credits: str | None) -> dict[str, Any]:
+        """Less than this left is told to the account's webhooks; None: nothing is."""
+        body = {"credits": None if credits is None else str(credits)}
+        told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/alert", json=body)
+        return told
+
     def budgets(self) -> Rows:
         """Of the account's roles, users and keys."""
         rows: Rows = self._client.call("GET", BUDGETS)["budgets"]

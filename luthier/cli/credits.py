@@ -61,6 +61,14 @@ def limit(account: str | None, as_json: bool) -> None:
     _say(Client().credits.limit(account), as_json)
 
 
+@credits.command()
+@click.argument("amount", metavar="CREDITS|off")
+@AS_JSON
+def alert(amount: str, as_json: bool) -> None:
+    """Tell the account's webhooks when less than CREDITS is left."""
+    _say(Client().credits.alert(None if amount == "off" else amount), as_json)
+
+
 @credits.group()
 def budgets() -> None:
     """What a role, a user or a key may spend of the account's credits."""

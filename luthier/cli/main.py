@@ -24,6 +24,7 @@ from luthier.cli import (
     sql,
     tables,
     usage,
+    webhooks,
 )
 from luthier.errors import LuthierError
 
@@ -61,6 +62,7 @@ for command in (
     usage.usage,
     credits.credits,
     limits.limits,
+    webhooks.webhooks,
     *access.COMMANDS,
     shares.shares,
     ledger.ledger,

@@ -48,6 +48,8 @@ class Balance(Frozen):
     """In the hands of replicas, for completions."""
     overrun_ucr: int = 0
     """Of the spent, what was not reserved: it was let in before the limit was known, or told very late."""
+    alert_ucr: int | None = None
+    """Less than this left is told to the account's webhooks."""
 
     @property
     def available_ucr(self) -> int:
@@ -101,6 +103,8 @@ class Want(Frozen):
     """What the lease is to be in all, spent included. Below what it was: the holder has let go of the rest already."""
     need_ucr: int
     """Of the total, what somebody waits for."""
+    has_refused: bool = False
+    """Since the holder asked last, somebody was refused for want of it."""
 
 
 class Granted(Frozen):

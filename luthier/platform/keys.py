@@ -51,6 +51,7 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/credits/topups", Endpoint.ADMIN),
     ("/luthier/v1/credits/limit", Endpoint.ADMIN),
     ("/luthier/v1/credits/budgets", Endpoint.ADMIN),
+    ("/luthier/v1/credits/alert", Endpoint.ADMIN),
     ("/luthier/v1/credits", Endpoint.USAGE),
     ("/metrics", Endpoint.USAGE),
     ("/luthier/v1/whoami", None),

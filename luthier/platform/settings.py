@@ -3,6 +3,7 @@
 import os
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -85,6 +86,8 @@ class Settings(BaseSettings):
     mlflow_registry: str = Field("", pattern=r"^([\w-]+(\.[\w-]+)?)?$")
     """Tuned models are registered there by account and name: luthier, or a catalog.schema; empty means none is."""
 
+    webhook_networks: tuple[str, ...] = ()
+    """Networks (such as 10.0.0.0/8) that webhooks may reach beside public addresses, and there by http:// too."""
     oidc_issuer: str = ""
     """An identity provider whose tokens are taken beside API keys; empty means none."""
     oidc_audience: str = ""
@@ -99,6 +102,13 @@ class Settings(BaseSettings):
     """Names roles; the first that the user has is his, else his default one."""
     oidc_roles: dict[str, str] = {}
     """What the provider calls a role, and what it is called here; other names are taken as they are."""
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)
+        return networks
 
     @field_validator("oidc_algorithms")
     @classmethod

@@ -27,15 +27,24 @@ class _Purse(Purse):
     def __init__(self, account: str, scope: str, clock: Callable[[], float]) -> None:
         super().__init__(UCR, clock)
         self.account, self.scope = account, scope
+        self._num_refused = self._num_telling = self._num_told = 0
 
     def want(self) -> Want:
         lease = self.lease
         total, need = self._aim(lease, self.waiting)
+        self._num_telling = self._num_refused
         return Want(
-            id=lease.id, account=self.account, scope=self.scope, turn=lease.turn, total_ucr=total, need_ucr=need
+            id=lease.id,
+            account=self.account,
+            scope=self.scope,
+            turn=lease.turn,
+            total_ucr=total,
+            need_ucr=need,
+            has_refused=self._num_refused > self._num_told,
         )
 
     def renewed(self, granted: Granted, sent: float) -> None:
+        self._num_told = self._num_telling
         if granted.total_ucr is None:  # it ended without us; what runs under it will be told as an overrun
             self.lease = Lease()
             return
@@ -45,6 +54,7 @@ class _Purse(Purse):
         lease.ends = sent + LEASE_MS / 1000 - MARGIN_SECONDS
 
     def refused(self, amount: int) -> Exception:
+        self._num_refused += 1
         error = refusal(self.scope, amount, max(0, self.room) + self.lease.left, self.lease.open)
         error.retry_after = 1 if self.lease.open else None  # what runs may turn out to cost less
         return error

@@ -42,6 +42,7 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.replicating import Replication
 from luthier.platform.retirement import check_stands, end_of, warning_of
 from luthier.platform.settings import Settings, configs_dir
@@ -77,6 +78,7 @@ class Verbs(Protocol):
     credits: Credits
     budgets: Budgets
     rates: Rates
+    webhooks: Webhooks
     reconcile: Reconcile
     proofs: Proofs
     jobs: Jobs

@@ -7,7 +7,7 @@ has no line here fails.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,12 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("GET", f"{V1}/credits/budgets"): (ONE,),
     ("PUT", f"{V1}/credits/budgets/{{kind}}/{{name:object}}"): (Try({"credits": "1"}),),
     ("DELETE", f"{V1}/credits/budgets/{{kind}}/{{name:object}}"): (ONE,),
+    ("PUT", f"{V1}/credits/alert"): (Try({"credits": "1"}),),
+    ("GET", f"{V1}/webhooks"): (ONE,),
+    ("POST", f"{V1}/webhooks"): (Try({"url": "https://192.0.2.1/"}),),
+    ("GET", f"{V1}/webhooks/notices"): (ONE,),
+    ("DELETE", f"{V1}/webhooks/{{webhook_id}}"): (ONE,),
+    ("POST", f"{V1}/webhooks/{{webhook_id}}/test"): (ONE,),
     ("GET", f"{V1}/limits"): (ONE,),
     ("PUT", f"{V1}/limits"): (Try({"model": "{model}", "requests": 1}), Try({"key": "{key}", "requests": 1})),
     ("DELETE", f"{V1}/limits"): (Try(params={"model": "{model}"}), Try(params={"key": "{key}"})),
@@ -235,6 +241,7 @@ class Names:
     user: str
     role: str
     key: str
+    webhook: str = "wh_0"
     share: str = "MYSECRETSHARE"
 
     def put(self, value: Any) -> Any:
@@ -249,6 +256,7 @@ class Names:
         own = self.table if "/tables/" in route else self.share if "/shares/" in route else own
         named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
         named |= {"file_id": self.file_id, "batch_id": self.batch, "file": "training_results.csv", "alias": "a"}
+        named |= {"webhook_id": self.webhook}
         named |= {"key_id": self.key, "kind": "completions", "parameter": "CORTEX_MODELS_ALLOWLIST"}
         named |= {"account": "tenant"}
         for key, value in named.items():
@@ -296,7 +304,8 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
     run_all(api, "CREATE SHARE mysecretshare", *(f"GRANT USAGE ON {each} TO SHARE mysecretshare" for each in place))
     run_all(api, "ALTER SHARE mysecretshare ADD ACCOUNTS = mysecretpartner")
     key = api.post(f"{V1}/keys", json={"name": "mysecretkey"}).json()["id"]
-    return _names(file, batch, job, key)
+    webhook = api.post(f"{V1}/webhooks", json={"url": "https://93.184.215.14/mysecrethook"}).json()["id"]
+    return replace(_names(file, batch, job, key), webhook=webhook)
 
 
 def _names(file: str, batch: str, job: str, key: str) -> Names:

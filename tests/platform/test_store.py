@@ -25,7 +25,7 @@ pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
 TABLES |= {"limits", "topups", "reservations", "job_counts"}
-TABLES |= {"rate_limits", "rate_leases"}
+TABLES |= {"rate_limits", "rate_leases", "webhooks", "notices", "deliveries"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases", "region_base_models"}
 TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}

@@ -1,5 +1,6 @@
 """The registry as one named, detached Ray actor, and a client with the same verbs."""
 
+import asyncio
 import logging
 import shutil
 import threading
@@ -37,7 +38,9 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.settings import Settings
+from luthier.platform.webhooks import Delivery, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class RegistryActor:
         me = ray.get_runtime_context().current_actor
         threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
         threading.Thread(target=_collect_forever, args=(me,), daemon=True).start()
+        threading.Thread(target=_deliver_forever, args=(me, self._registry, settings), daemon=True).start()
 
     def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -88,6 +92,7 @@ class RegistryClient:
         self.budgets = cast(Budgets, _Part("budgets"))
         self.credits = cast(Credits, _Part("credits"))
         self.rates = cast(Rates, _Part("rates"))
+        self.webhooks = cast(Webhooks, _Part("webhooks"))
         self.reconcile = cast(Reconcile, _Part("reconcile"))
         self.proofs = cast(Proofs, _Part("proofs"))
         self.files = cast(Files, _Part("files"))
@@ -165,6 +170,28 @@ def _collect_forever(me: ActorHandle) -> None:
                 continue
             for each in garbage or ():
                 shutil.rmtree(each.path, ignore_errors=True)
+
+
+class _Outbox:
+    """The outbox's verbs, queued behind the waiting calls; what needs no store is done here."""
+
+    def __init__(self, me: ActorHandle, registry: Registry) -> None:
+        self._me, self.secret = me, registry.webhooks.secret
+
+    def due(self) -> list[Delivery]:
+        due: list[Delivery] = ray.get(self._me.call.remote("webhooks", "due", (), {}))
+        return due
+
+    def delivered(self, number: int, attempt: int, outcome: Outcome) -> None:
+        ray.get(self._me.call.remote("webhooks", "delivered", (number, attempt, outcome), {}))
+
+
+def _deliver_forever(me: ActorHandle, registry: Registry, settings: Settings) -> None:
+    """Sends notices to webhooks beside the calls."""
+    from luthier.platform.addresses import Addresses
+    from luthier.platform.posting import Deliverer
+
+    asyncio.run(Deliverer(_Outbox(me, registry), Addresses(settings.webhook_networks)).run())
 
 
 def _tick_forever(me: ActorHandle) -> None:

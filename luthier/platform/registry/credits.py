@@ -69,9 +69,18 @@ class Credits:
                 for each in self._limits.reserved(tx, account, ACCOUNT)
                 if each["until"] is None
             )
-        sums = {name: row[name] for name in ("granted_ucr", "spent_ucr", "overrun_ucr")}
+        sums = {name: row[name] for name in ("granted_ucr", "spent_ucr", "overrun_ucr", "alert_ucr")}
         leased = row["reserved_ucr"] - held
         return Balance(account=account, is_limited=True, held_ucr=held, leased_ucr=leased, **sums)
+
+    def alert(self, caller: Caller, ucr: int | None) -> Balance:
+        """Less than this left is told to the account's webhooks, once for each top-up; None: nothing is."""
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.ADMINISTER)
+            if self._limits.find(tx, caller.account, ACCOUNT) is None:
+                raise Conflict("The account has no balance that could run low: it has no limit.")
+            self._limits.update(tx, caller.account, ACCOUNT, alert_ucr=ucr)
+        return self.balance(caller)
 
     def topups(self, caller: Caller, account: str | None = None) -> list[TopUp]:
         """Newest first."""
@@ -109,6 +118,8 @@ class Credits:
         if lease is None and want.turn > 1:
             return Granted(total_ucr=None, left_ucr=0)
         left = available(limit)
+        if want.has_refused and limit["is_hard"]:
+            limits.tell_refused(tx, limit)
         if lease is None:
             limits.insert(tx, limit, want.id, holder, amount_ucr=0, turn=0, until=until)
             lease = {**limit, "id": want.id, "amount_ucr": 0, "spent_ucr": 0, "turn": 0}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict, NotFound, PaymentRequired
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import (
@@ -31,6 +31,7 @@ from luthier.platform.prices import PriceList
 from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, positions
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
+from luthier.platform.registry.limits import available
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.paging import firsts
 from luthier.platform.registry.waiting import JobQueue
@@ -64,6 +65,14 @@ class Billing:
         amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
         self._limits.hold(tx, _owner(job), job.id, amount)
 
+    def tell_refused(self, tx: sa.Connection, job: Job) -> None:
+        """That its price was not there, of each limit that has less."""
+        price_class = self.catalog.get(job.base_model).price_class
+        amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
+        for limit in self._limits.limiting(tx, _owner(job)):
+            if available(limit) < amount:
+                self._limits.tell_refused(tx, limit)
+
     def release(self, tx: sa.Connection, job: Job) -> None:
         """What the job did not cost of its hold."""
         self._limits.release(tx, job.id)
@@ -96,6 +105,14 @@ class Jobs:
 
     def submit(self, job: Job, idempotency_key: str | None = None) -> Job:
         """Accepts a job whose data is frozen, and holds its price. The same id or key again gives the first answer."""
+        try:
+            return self._submit(job, idempotency_key)
+        except PaymentRequired:  # its transaction is undone: what it noticed is kept by another
+            with self._store.transaction() as tx:
+                self._billing.tell_refused(tx, job)
+            raise
+
+    def _submit(self, job: Job, idempotency_key: str | None) -> Job:
         with self._store.transaction() as tx:
             if first := self._first_answer(tx, job, idempotency_key):
                 return first

@@ -14,7 +14,10 @@ import sqlalchemy as sa
 from luthier.platform.access import Caller
 from luthier.platform.credits import ACCOUNT, Period, period_start, refusal, scopes_of
 from luthier.platform.metering import UsageRecord
+from luthier.platform.prices import to_credits
+from luthier.platform.registry.notices import Notices
 from luthier.platform.store import Store
+from luthier.platform.webhooks import NoticeType
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ class Limits:
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._limits, self._reservations = store.table("limits"), store.table("reservations")
+        self._notices = Notices(store, clock)
 
     # limits
 
@@ -127,14 +131,32 @@ class Limits:
             self._add(tx, limit["account"], limit["scope"], **sums)
             if limit["is_hard"] and spent > covered:
                 log.warning("%s %s: %d ucr were not reserved", limit["account"], limit["scope"], spent - covered)
-            if not limit["is_hard"] and limit["spent_ucr"] + spent > limit["granted_ucr"]:
-                self._tell_passed(tx, limit)
+            self._tell_spent(tx, {**limit, "spent_ucr": limit["spent_ucr"] + spent})
 
-    def _tell_passed(self, tx: sa.Connection, limit: Row) -> None:
-        """Of a soft budget, once in a period."""
-        if limit["passed_on"] is None:
+    def tell_refused(self, tx: sa.Connection, limit: Row) -> None:
+        """Somebody was refused for want of it: told once in a period, and once for each amount that was granted."""
+        type = NoticeType.BUDGET_REFUSED if limit["scope"] else NoticeType.BALANCE_REFUSED
+        self._tell(tx, type, limit)
+
+    def _tell_spent(self, tx: sa.Connection, limit: Row) -> None:
+        """Of a soft budget that it is passed, of a balance that little is left; as often as refusals."""
+        if not limit["is_hard"] and limit["spent_ucr"] > limit["granted_ucr"] and limit["passed_on"] is None:
             log.warning("%s %s: the soft budget is passed", limit["account"], limit["scope"])
             self.update(tx, limit["account"], limit["scope"], passed_on=self._clock())
+            self._tell(tx, NoticeType.BUDGET_PASSED, limit)
+        alert = limit["alert_ucr"]
+        if alert is not None and limit["granted_ucr"] - limit["spent_ucr"] < alert:
+            self._tell(tx, NoticeType.BALANCE_LOW, limit, alert)
+
+    def _tell(self, tx: sa.Connection, type: NoticeType, limit: Row, *of: int) -> None:
+        kind, _, name = limit["scope"].partition(":")
+        owner = {"kind": kind, "name": name, "period": limit["period"], "is_hard": limit["is_hard"]} if kind else {}
+        amounts = {"granted": limit["granted_ucr"], "spent": limit["spent_ucr"]}
+        if of:
+            amounts["alert"] = of[0]
+        told = {name: f"{to_credits(ucr):f}" for name, ucr in amounts.items()}
+        once = (limit["scope"], limit["period_began"], limit["granted_ucr"], *of)
+        self._notices.tell(tx, type, limit["account"], once, **owner, **told)
 
     def _spend(self, tx: sa.Connection, id: str, scope: str, ucr: int) -> None:
         columns = self._reservations.c

@@ -31,6 +31,7 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 
@@ -59,6 +60,7 @@ class Registry:
         self.budgets = Budgets(store, guard, clock)
         self.credits = Credits(store, guard, clock)
         self.rates = Rates(store, guard, catalog, clock)
+        self.webhooks = Webhooks(store, guard, settings.home, clock)
         self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)

@@ -38,6 +38,7 @@ from luthier.serve.dialects import (
     native_shares,
     native_usage,
     native_versions,
+    native_webhooks,
 )
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.paths import NAME
@@ -276,6 +277,7 @@ v1.include_router(native_shares.routes)
 v1.include_router(native_keys.routes)
 v1.include_router(native_audit.routes)
 v1.include_router(native_limits.routes)
+v1.include_router(native_webhooks.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
 

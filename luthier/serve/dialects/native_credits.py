@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp
 from luthier.platform.frozen import Frozen
@@ -61,18 +61,29 @@ def limit(body: OfAccount, caller: CallerOf, services: ServicesOf) -> dict[str, 
     return balance_told(services.registry.credits.limit(caller, body.account or caller.account))
 
 
+def _level(credits: str | None) -> str | None:
+    if credits is not None and to_ucr(credits) >= 2**60:
+        raise ValueError("it is less than a trillion credits")
+    return credits
+
+
+class AlertBody(Frozen):
+    credits: Annotated[str | None, AfterValidator(_level)]
+    """Decimal, with at most six decimals; null: no alert."""
+
+
+@routes.put("/credits/alert")
+def set_alert(body: AlertBody, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Less than this left of the balance is told to the account's webhooks, once for each top-up."""
+    level = None if body.credits is None else to_ucr(body.credits)
+    return balance_told(services.registry.credits.alert(caller, level))
+
+
 class BudgetBody(Frozen):
-    credits: str
+    credits: Annotated[str, AfterValidator(_level)]
     """Decimal, with at most six decimals."""
     period: Period = Period.NONE
     is_hard: bool = True
-
-    @field_validator("credits")
-    @classmethod
-    def _is_an_amount(cls, credits: str) -> str:
-        if to_ucr(credits) >= 2**60:
-            raise ValueError("a budget is less than a trillion credits")
-        return credits
 
 
 @routes.get("/credits/budgets")
@@ -115,6 +126,8 @@ def balance_told(balance: Balance) -> dict[str, Any]:
     if balance.is_limited:
         for name in ("available", "granted", "spent", "held", "leased", "overrun"):
             told[name] = f"{to_credits(getattr(balance, f'{name}_ucr')):f}"
+    if balance.alert_ucr is not None:
+        told["alert"] = f"{to_credits(balance.alert_ucr):f}"
     return told
 
 

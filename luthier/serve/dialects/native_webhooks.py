@@ -1,0 +1,57 @@
+"""The native API's routes on webhooks: where an account's notices go, and how far they have come."""
+
+import uuid
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from luthier.platform.addresses import Addresses
+from luthier.platform.frozen import Frozen
+from luthier.platform.webhooks import NoticeType, new_webhook_id
+from luthier.serve.deps import CallerOf, ServicesOf
+
+routes = APIRouter(prefix="/webhooks")
+
+
+class NewWebhook(Frozen):
+    url: str = Field(max_length=2000)
+    types: tuple[NoticeType, ...] | None = Field(None, min_length=1)
+    """Of notices; all when not given."""
+
+
+@routes.get("")
+def list_webhooks(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return {"webhooks": [each.model_dump(mode="json") for each in services.registry.webhooks.show(caller)]}
+
+
+@routes.post("", status_code=201)
+def add_webhook(body: NewWebhook, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """With its `secret`, which is shown this once: what is sent is signed with it (Standard Webhooks)."""
+    services.registry.webhooks.show(caller)  # who may add none is told nothing of what its name resolves to
+    with suppress(OSError):  # a name that does not resolve now may later
+        Addresses(services.settings.webhook_networks).check(body.url)
+    webhook, secret = services.registry.webhooks.add(caller, new_webhook_id(), body.url, body.types)
+    return {**webhook.model_dump(mode="json"), "secret": secret}
+
+
+@routes.delete("/{webhook_id}")
+def remove_webhook(webhook_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """What is on its way to it is not sent any more."""
+    return services.registry.webhooks.remove(caller, webhook_id).model_dump(mode="json")
+
+
+@routes.post("/{webhook_id}/test", status_code=202)
+def test_webhook(webhook_id: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """Sends a notice to this webhook alone; `notices` tells whether it came."""
+    return services.registry.webhooks.test(caller, webhook_id, uuid.uuid4().hex).model_dump(mode="json")
+
+
+@routes.get("/notices")
+def list_notices(
+    caller: CallerOf, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Newest first, and how far each has come on its way to each webhook."""
+    notices = services.registry.webhooks.notices(caller, limit)
+    return {"notices": [each.model_dump(mode="json") for each in notices]}

@@ -1,0 +1,82 @@
+"""A replica of a limited account is killed around settling: no more is spent than there is, and nothing stays away."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.platform.credits import GRACE_MS, LEASE_MS
+from luthier.platform.jobs import now_ms
+from luthier.platform.metering import UsageKind
+from luthier.platform.registry.registry import Registry
+from luthier.platform.settings import Settings
+from luthier.serve.holders import Holders
+from luthier.serve.usage import UsageSpool
+from tests.factories import ADMIN
+from tests.fakes import Launcher
+from tests.serve.dying_replica import MADE, NUM_AT_ONCE
+
+GIVEN_UCR = 20_000
+KILLED = -9
+
+
+def killed(settings: Settings, tiny_model: Path, moment: str, after: int) -> None:
+    given = map(str, (settings.home, tiny_model, moment, after))
+    command = [sys.executable, "-m", "tests.serve.dying_replica", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == KILLED, done.stderr
+
+
+def inherit(settings: Settings, registry: Registry) -> None:
+    """The replica that follows it on this machine."""
+    folder = settings.home / "spool" / "tiny"
+    holders = Holders(folder, registry.credits.end_holder)
+    UsageSpool(folder, registry.ledger.append, inherited=holders.inherited).flush()
+
+
+def counts(settings: Settings, registry: Registry) -> tuple[dict[str, int], dict[str, int]]:
+    """Tokens by request: those that the engine made, and those that the ledger has."""
+    lines = [json.loads(line) for line in (settings.home / MADE).read_text().splitlines()]
+    records = registry.ledger.records(ADMIN, UsageKind.COMPLETION)
+    return {line["id"]: line["tokens"] for line in lines}, {each.source_id: each.tokens for each in records}
+
+
+@pytest.mark.parametrize(
+    ("moment", "after", "most_lost"),
+    [
+        ("before settle", 20, NUM_AT_ONCE),  # what is made and on no disk yet is lost, to the platform's cost
+        ("after settle", 20, NUM_AT_ONCE - 1),
+        ("after append", 1, NUM_AT_ONCE),
+    ],
+)
+def test_killed_around_settling(
+    settings: Settings, registry: Registry, tiny_model: Path, moment: str, after: int, most_lost: int
+) -> None:
+    registry.credits.top_up(ADMIN, "main", GIVEN_UCR, "k1")
+    killed(settings, tiny_model, moment, after)
+    before = registry.credits.balance(ADMIN)
+    assert before.spent_ucr + before.leased_ucr <= GIVEN_UCR
+    assert before.leased_ucr > 0, "it had some"
+
+    inherit(settings, registry)
+    balance = registry.credits.balance(ADMIN)
+    assert (balance.leased_ucr, balance.overrun_ucr) == (0, 0)
+    assert 0 < balance.spent_ucr <= GIVEN_UCR
+    assert balance.available_ucr == GIVEN_UCR - balance.spent_ucr
+    made, billed = counts(settings, registry)
+    assert billed.items() <= made.items(), "each as the engine counted it, once"
+    assert len(made) - len(billed) <= most_lost
+    assert sum(each.amount_ucr for each in registry.ledger.records(ADMIN, UsageKind.COMPLETION)) == balance.spent_ucr
+
+
+def test_without_an_heir_the_balance_is_whole_after_the_leases_time(
+    settings: Settings, registry: Registry, tiny_model: Path
+) -> None:
+    registry.credits.top_up(ADMIN, "main", GIVEN_UCR, "k1")
+    killed(settings, tiny_model, "before settle", 0)
+    assert registry.credits.balance(ADMIN).available_ucr < GIVEN_UCR
+    later = Registry(settings, Launcher(), lambda: now_ms() + LEASE_MS + GRACE_MS)
+    balance = later.credits.balance(ADMIN)
+    assert (balance.available_ucr, balance.leased_ucr) == (GIVEN_UCR, 0)
