@@ -94,6 +94,7 @@ class LiveCluster:
             "LUTHIER_DASHBOARD_PORT": str(self.dashboard_port),
             "LUTHIER_FULL_MODEL_IDLE_S": "2",
             "LUTHIER_FULL_MODEL_WAIT_S": "180",
+            "LUTHIER_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
             "LUTHIER_MAX_RUNNING_JOBS": "1",  # however many CPUs there are
         }
         self.serve(*base_models)

@@ -3,12 +3,14 @@
 from starlette.testclient import TestClient
 
 from luthier.platform.base_models import load_catalog
+from luthier.platform.jobs import now_ms
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.batch_line import most_ucr
 from tests.factories import ADMIN
+from tests.fakes import Launcher
 from tests.flow.batches import chat_line, content, create_batch, ended
 
 PRICES = load_prices(configs_dir() / "prices.toml")
@@ -30,6 +32,16 @@ def test_lines_that_the_balance_does_not_cover_are_refused(api: TestClient, regi
     done = ended(api, batch["id"])
     assert done["request_counts"] == {"total": 2, "completed": 0, "failed": 2}
     assert [line["response"]["status_code"] for line in content(api, done["error_file_id"])] == [402, 402]
+
+
+def test_what_a_killed_gateway_leased_comes_back_in_minutes(
+    api: TestClient, registry: Registry, settings: Settings
+) -> None:
+    registry.credits.top_up(ADMIN, "main", 10_000, "k1")
+    ended(api, create_batch(api, [chat_line("a")])["id"])
+    for minutes, is_leased in ((0, True), (4, True), (6, False)):
+        later = Registry(settings, Launcher(), lambda ahead=minutes * 60_000: now_ms() + ahead)  # type: ignore[misc]
+        assert (later.credits.balance(ADMIN).leased_ucr > 0) == is_leased
 
 
 def test_a_line_reserves_what_fits_into_the_context(settings: Settings) -> None:

@@ -4,9 +4,7 @@ they may go."""
 import asyncio
 import json
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from unittest import mock
 
@@ -25,6 +23,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.webhooks import MAX_WEBHOOKS, PAUSES_S, NoticeType
 from tests.factories import ADMIN, add_admin, make_job, make_record
 from tests.fakes import Launcher
+from tests.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.stores
 LOCAL = Addresses(["127.0.0.0/8"])
@@ -39,40 +38,10 @@ class Time:
         return self.now
 
 
-class Receiver(HTTPServer):
-    """Answers with these statuses, then with 204; keeps what came."""
-
-    def __init__(self, *statuses: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.statuses, self.hangs = list(statuses), False
-        self.got: list[tuple[dict[str, str], str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?a=b"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"])).decode()
-        self.server.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        if self.server.hangs:
-            threading.Event().wait(1)
-        self.send_response(self.server.statuses.pop(0) if self.server.statuses else 204)
-        self.send_header("Location", self.server.url)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with receiving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
