@@ -153,8 +153,17 @@ class RatesMachine(RuleBasedStateMachine):
 
     # what happens
 
-    @rule(number=st.integers(0, 2), key=st.sampled_from(["key_1", "key_2", None]), tokens=st.integers(1, 40))
+    @rule(number=st.integers(0, 2), key=st.sampled_from(["key_1", None]), tokens=st.integers(1, 40))
     def ask(self, number: int, key: str | None, tokens: int) -> None:
+        self.ask_one(number, key, tokens)
+
+    @rule(key=st.sampled_from(["key_1", None]), tokens=st.integers(1, 30), num=st.integers(2, 9))
+    def ask_many(self, key: str | None, tokens: int, num: int) -> None:
+        """Of all replicas in turn."""
+        for number in range(num):
+            self.ask_one(number % 3, key, tokens)
+
+    def ask_one(self, number: int, key: str | None, tokens: int) -> None:
         global num_let_in, num_refused  # noqa: PLW0603
         caller = Caller(account="main", user="u", role="r", key=key)
         try:
@@ -222,6 +231,8 @@ class RatesMachine(RuleBasedStateMachine):
     def change_limit(self, unit: Unit, factor: float) -> None:
         before = self.allowed[unit]
         self.allowed[unit] = int(FIRST[unit] * factor)
+        for minute, _ in list(self.seen):
+            self.most.setdefault((minute, unit), before)
         for minute in (self.minute, self.minute + 1):
             self.most[minute, unit] = max(self.most.get((minute, unit), before), self.allowed[unit])
         self.set_limit()
@@ -248,5 +259,5 @@ TestRatesMachine.settings = hypothesis_settings(
 
 def test_that_it_let_in_and_refused_often() -> None:
     assert steps >= 1_000
-    assert num_let_in >= 100
-    assert num_refused >= 100
+    assert num_let_in >= 50
+    assert num_refused >= 50

@@ -88,7 +88,8 @@ class Rates:
         with self._store.transaction() as tx:
             accounts = {*(each.account for each in asking), *(want.name.account for want in wants)}
             limits = self._of_accounts(tx, accounts)
-            tx.execute(sa.delete(self._leases).where(self._leases.c.minute < minute - KEPT_MINUTES))
+            if wants:
+                tx.execute(sa.delete(self._leases).where(self._leases.c.minute < minute - KEPT_MINUTES))
             grants = [self._grant(tx, holder, want, minute, dict(limits)) for want in wants]
         told = [limits_on(each, limits) for each in asking]
         return RateRenewal(minute=minute, left_ms=MINUTE_MS - passed, limits=told, grants=grants)
