@@ -73,7 +73,11 @@ class Store:
                 yield connection
         finally:
             if not written <= QUIET:  # after the commit: it is never the newer one with older rows
-                self.epoch = uuid.uuid4().hex
+                self.note_change()
+
+    def note_change(self) -> None:
+        """What was read before may be old."""
+        self.epoch = uuid.uuid4().hex
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

@@ -146,6 +146,30 @@ def test_again_brings_it_up_to_date(
     assert set(before) < set(folders(eu_settings)), "files of what was dropped wait to be collected there"
 
 
+def test_a_region_notices_what_another_has_written(
+    api: TestClient, eu_api: TestClient, eu: Registry, publish: Publish
+) -> None:
+    """Its doors remember names as long as its registry says that nothing changed."""
+    publish()
+    replicate(api)
+    publish(new_version=True)
+    assert ask(eu_api).headers["luthier-model-version"] == "1"
+    before = eu.versions.epoch()
+    eu.replicas.notice()
+    noticed = eu.versions.epoch()
+    assert noticed != before, "it was made there"
+    run_all(api, "ALTER MODEL tuned SET DEFAULT_VERSION = V2")
+    for change in ("", "ALTER MODEL tuned VERSION V1 SET ALIAS = prod"):
+        run_all(api, *(each for each in (change,) if each))
+        replicate(api)
+        eu.replicas.notice()
+        assert eu.versions.epoch() != noticed
+        noticed = eu.versions.epoch()
+    replicate(api)
+    eu.replicas.notice()
+    assert eu.versions.epoch() == noticed, "nothing was new"
+
+
 def test_it_is_changed_in_its_own_region(api: TestClient, eu_api: TestClient, publish: Publish) -> None:
     publish()
     replicate(api)

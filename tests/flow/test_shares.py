@@ -54,8 +54,8 @@ def clock(app: FastAPI, registry: Registry) -> list[float]:
     services = app.state.services
     resolvers = [services.resolver, *(each._resolver for each in services.completions._completers.values())]
     for resolver in resolvers:
-        known = resolver._tuned
-        known._clock = lambda: moved[0]
+        for known in (resolver._tuned, resolver._epoch):
+            known._clock = lambda: moved[0]
     return moved
 
 

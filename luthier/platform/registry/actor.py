@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 NAME = "luthier-registry"
 NAMESPACE = "luthier"
 TICK_SECONDS = 0.5
+TICK = (("jobs", "tick"), ("replicas", "notice"))
 COLLECT_SECONDS = 600.0
 ROUND = (("storage", "bill"), ("artifacts", "collect"), ("retention", "collect"))
 """Done every COLLECT_SECONDS; what they give back are folders to be removed."""
@@ -197,8 +198,9 @@ def _deliver_forever(me: ActorHandle, registry: Registry, settings: Settings) ->
 def _tick_forever(me: ActorHandle) -> None:
     """Queues a tick behind the waiting calls, and the next one only when it is done."""
     while True:
-        try:
-            ray.get(me.call.remote("jobs", "tick", (), {}))
-        except RayError:  # the next tick tries again; a thread that ended here would strand every job
-            log.exception("tick failed")
+        for part, verb in TICK:
+            try:
+                ray.get(me.call.remote(part, verb, (), {}))
+            except RayError:  # the next tick tries again; a thread that ended here would strand every job
+                log.exception("%s.%s failed", part, verb)
         time.sleep(TICK_SECONDS)

@@ -26,6 +26,7 @@ class Replicas:
     def __init__(self, store: Store, settings: Settings, catalog: Catalog) -> None:
         self._store, self._region, self._rows = store, settings.region, ModelRows(store)
         self._tell_base_models(catalog, settings.serve_base_models)
+        self._newest = self._newest_change()
 
     def source(self, caller: Caller, name: QualifiedName) -> Source:
         """All of a model, for who may replicate it."""
@@ -44,6 +45,18 @@ class Replicas:
                 versions=self._rows.versions_of(tx, model),
                 aliases=self._rows.aliases_of(tx, model),
             )
+
+    def notice(self) -> None:
+        """Another region writes past this registry: by its note on the model, names are asked again. Often called."""
+        newest = self._newest_change()
+        if newest != self._newest:
+            self._newest = newest
+            self._store.note_change()
+
+    def _newest_change(self) -> int | None:
+        with self._store.reading() as tx:
+            newest: int | None = tx.execute(sa.select(sa.func.max(self._rows.changes.c.id))).scalar()
+        return newest
 
     def _tell_base_models(self, catalog: Catalog, served: tuple[str, ...]) -> None:
         """Other regions ask here what can answer in this one."""
@@ -87,9 +100,8 @@ class ReplicaRows:
                 told = {"job_id": each.job_id or f"{IMPORT}{source.region}_{each.number}", "path": paths[each.sha256]}
                 told |= {"method": each.method.value, "task_type": each.task_type.value, "model_id": model["id"]}
                 tx.execute(sa.insert(self._rows.versions).values(**row, **told))
-            self._point(tx, source, model)
-            if new or gone:
-                self._note(tx, source, model, now)
+            if self._point(tx, source, model) or new or gone:
+                self._note(tx, source, model, now)  # by which the region notices it
         return [each.version for each in new], [each.version for each in gone]
 
     def _find(self, tx: sa.Connection, source: Source) -> Row | None:
@@ -119,13 +131,18 @@ class ReplicaRows:
         assert model
         return model
 
-    def _point(self, tx: sa.Connection, source: Source, model: Row) -> None:
-        """The name means there what it means here."""
+    def _point(self, tx: sa.Connection, source: Source, model: Row) -> bool:
+        """The name means there what it means here; whether it meant something else."""
         fields = ("default_version", "last_version", "canary_version", "canary_share")
-        self._rows.update(tx, model, **{field: getattr(source, field) for field in fields})
+        meant = {field: getattr(source, field) for field in fields}
+        was = {field: model[field] for field in fields}
+        if was == meant and self._rows.aliases_of(tx, model) == source.aliases:
+            return False
+        self._rows.update(tx, model, **meant)
         tx.execute(sa.delete(self._rows.aliases).where(self._rows.aliases.c.model_id == model["id"]))
         for alias, version in source.aliases.items():
             tx.execute(sa.insert(self._rows.aliases).values(model_id=model["id"], alias=alias, version=version))
+        return True
 
     def _note(self, tx: sa.Connection, source: Source, model: Row, now: int) -> None:
         caller = _owner(source)
