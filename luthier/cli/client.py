@@ -105,8 +105,13 @@ class Client:
         """`kind`: finetuning, completions, storage or credits; times in epoch milliseconds; sums when grouped."""
         given = {"since": since, "until": until, "group_by": list(group_by)}
         params = {name: value for name, value in given.items() if value not in (None, [])}
-        usage: Rows = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)["usage"]
-        return usage
+        usage: Rows = []
+        while True:
+            page = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)
+            usage += page["usage"]
+            if "next" not in page:
+                return usage
+            params = {**params, "after": page["next"]}
 
     def statement(self, since: int | None = None, until: int | None = None, format: str = "csv") -> Iterator[bytes]:
         """The account's ledger in pieces, as `csv` or as `cloudevents` in JSON lines; times in epoch milliseconds."""

@@ -3,6 +3,7 @@
 Knows no rules: those stand in registry.py.
 """
 
+import json
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
@@ -47,14 +48,18 @@ QUIET = {
 class Store:
     """A database at the newest migration."""
 
-    def __init__(self, url: str, migrate: bool = True) -> None:
-        """Without `migrate` it must be there, and at that migration: it is another platform's."""
+    def __init__(self, url: str, migrate: bool = True, read_only: bool = False) -> None:
+        """Without `migrate` it must be there, and at that migration: it is another platform's, or with `read_only` that
+        of the one beside."""
         self.engine = sa.create_engine(url)
         self.epoch = uuid.uuid4().hex
         """Another one after each change to any table that is not QUIET: what was read before may be old."""
         sa.event.listen(self.engine, "before_execute", _note_table)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
+        self.is_read_only = read_only
+        if read_only:
+            sa.event.listen(self.engine, "connect", _ONLY_READ[self.engine.dialect.name])
         if migrate:
             upgrade(self.engine)
         else:
@@ -86,6 +91,16 @@ class Store:
         with self.engine.connect() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """Reading as of one moment, whatever is written meanwhile."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")  # Python's sqlite3 begins none to read
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
     def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
@@ -96,11 +111,7 @@ class Store:
             return 0
         table = self.table(name)
         if self.engine.dialect.name == "postgresql":
-            from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-            # The rows themselves are counted: of many statements in one, psycopg knows no number.
-            insert = postgres_insert(table).on_conflict_do_nothing().returning(*table.primary_key)
-            return len(connection.execute(insert, values).all())
+            return _insert_missing_postgres(connection, table, values)
         return connection.execute(sa.insert(table).prefix_with("OR IGNORE"), values).rowcount
 
 
@@ -146,6 +157,37 @@ def _note_table(connection: sa.Connection, statement: Any, *_: Any) -> None:
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+    for pragma in (
+        *("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"),
+        "cache_size=-65536",  # KiB: the upper levels of large indexes, and what a batch of usage writes
+        "wal_autocheckpoint=4000",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _insert_missing_postgres(connection: sa.Connection, table: sa.Table, values: list[Mapping[str, Any]]) -> int:
+    """The rows that come back are counted: of many statements in one, psycopg knows no number."""
+    from sqlalchemy.dialects.postgresql import insert
+
+    if any(isinstance(column.type, sa.JSON) for column in table.c):
+        query = insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        return len(connection.execute(query, values).all())
+    # As one text: psycopg takes ten times as long for thousands of parameters.
+    names = list(values[0])
+    given = sa.func.json_to_recordset(sa.cast(sa.literal(json.dumps(values), sa.Text), sa.JSON))
+    columns = given.table_valued(*(sa.column(name, table.c[name].type) for name in names))
+    select = sa.select(*columns.render_derived("given", with_types=True).c)
+    query = insert(table).from_select(names, select).on_conflict_do_nothing().returning(*table.primary_key)
+    return len(connection.execute(query).all())
+
+
+def _only_read_sqlite(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA query_only=ON").close()
+
+
+def _only_read_postgres(connection: Any, _record: Any) -> None:
+    connection.read_only = True
+
+
+_ONLY_READ = {"sqlite": _only_read_sqlite, "postgresql": _only_read_postgres}

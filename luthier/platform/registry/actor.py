@@ -1,4 +1,8 @@
-"""The registry as one named, detached Ray actor, and a client with the same verbs."""
+"""The registry as one named, detached Ray actor, a reader beside it, and a client with the same verbs.
+
+The actor does one thing after another, so what may take long and changes nothing is the reader's (LONG_READS): a
+process with its own connections, in which a few are read side by side.
+"""
 
 import asyncio
 import logging
@@ -6,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import ray
@@ -32,8 +37,10 @@ from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.replicas import Replicas
+from luthier.platform.registry.retention import MAX_FORGOTTEN, Retention
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
+from luthier.platform.registry.storage import StorageMeter
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
@@ -49,9 +56,27 @@ NAMESPACE = "luthier"
 TICK_SECONDS = 0.5
 TICK = (("jobs", "tick"), ("replicas", "notice"))
 COLLECT_SECONDS = 600.0
-ROUND = (("storage", "bill"), ("artifacts", "collect"), ("retention", "collect"))
-"""Done every COLLECT_SECONDS; what they give back are folders to be removed."""
 CALL_TIMEOUT_SECONDS = 30.0
+PORTION = 1_000
+"""Records of storage in one call."""
+READER = f"{NAME}-reader"
+READERS = 4
+"""Long reads at a time."""
+READ_TIMEOUT_SECONDS = 120.0
+LONG_READS = {
+    "audit": {"show", "page"},
+    "batches": {"show"},
+    "files": {"show"},
+    "grants": {"to_role", "on", "of_role", "to_user", "future"},
+    "jobs": {"show"},
+    "ledger": {"records", "totals"},
+    "models": {"show"},
+    "reconcile": {"report"},
+    "retention": {"orphans"},
+    "storage": {"due"},
+    "usage": {"sums", "page"},
+}
+"""Verbs that only read, and may take long: the more rows there are, or files to be looked through."""
 
 
 class RegistryActor:
@@ -61,14 +86,21 @@ class RegistryActor:
         self._registry = Registry(settings, launcher)
         me = ray.get_runtime_context().current_actor
         threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
-        threading.Thread(target=_collect_forever, args=(me,), daemon=True).start()
+        threading.Thread(target=_collect_forever, daemon=True).start()
         threading.Thread(target=_deliver_forever, args=(me, self._registry, settings), daemon=True).start()
 
     def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return getattr(getattr(self._registry, part), verb)(*args, **kwargs)
-        except (OperationalError, InterfaceError) as error:  # locked, full or away: not what was asked is at fault
-            raise Unavailable(f"The registry's store does not answer: {error.orig}. Try again.") from error
+        return _do(self._registry, part, verb, args, kwargs)
+
+
+class LongReader:
+    """The verbs of LONG_READS; by its connections nothing can be written."""
+
+    def __init__(self, settings: Settings, launcher: Launcher) -> None:
+        self._registry = Registry(settings, launcher, read_only=True)
+
+    def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _do(self._registry, part, verb, args, kwargs)
 
 
 class RegistryClient:
@@ -91,6 +123,8 @@ class RegistryClient:
         self.ledger = cast(Ledger, _Part("ledger"))
         self.usage = cast(UsageReader, _Part("usage"))
         self.budgets = cast(Budgets, _Part("budgets"))
+        self.storage = cast(StorageMeter, _Part("storage"))
+        self.retention = cast(Retention, _Part("retention"))
         self.credits = cast(Credits, _Part("credits"))
         self.rates = cast(Rates, _Part("rates"))
         self.webhooks = cast(Webhooks, _Part("webhooks"))
@@ -102,9 +136,22 @@ class RegistryClient:
 
 
 def start_registry(settings: Settings, launcher: Launcher) -> None:
-    """Starts the actor, or finds the one that is there; returns when it answers."""
-    actor = ray.remote(RegistryActor).options(
-        name=NAME,
+    """Starts the actor, and its reader once the store is as it must be; or finds those that are there."""
+    handle = _options(RegistryActor, NAME).remote(settings, launcher)
+    ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
+    _options(LongReader, READER, max_concurrency=READERS).remote(settings, launcher)
+
+
+def stop_registry() -> None:
+    """Ends both actors; their state stays in the store."""
+    for name in (READER, NAME):
+        with suppress(ValueError):  # not running
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+
+
+def _options(kind: type[RegistryActor] | type[LongReader], name: str, **more: int) -> Any:
+    return ray.remote(kind).options(
+        name=name,
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
@@ -112,17 +159,8 @@ def start_registry(settings: Settings, launcher: Launcher) -> None:
         resources={"node:__internal_head__": 0.001},
         max_restarts=-1,
         max_task_retries=-1,
+        **more,
     )
-    handle = actor.remote(settings, launcher)
-    ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
-
-
-def stop_registry() -> None:
-    """Ends the actor; its state stays in the store."""
-    try:
-        ray.kill(ray.get_actor(NAME, namespace=NAMESPACE))
-    except ValueError:
-        return  # not running
 
 
 class _Part:
@@ -145,8 +183,10 @@ class _Part:
 
 
 def _call(part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    is_long = verb in LONG_READS.get(part, ())
+    seconds = READ_TIMEOUT_SECONDS if is_long else CALL_TIMEOUT_SECONDS
     try:
-        return ray.get(_actor().call.remote(part, verb, args, kwargs), timeout=CALL_TIMEOUT_SECONDS)
+        return ray.get(_actor(READER if is_long else NAME).call.remote(part, verb, args, kwargs), timeout=seconds)
     except RayTaskError as error:
         if isinstance(error.cause, LuthierError):
             raise error.cause from None
@@ -155,22 +195,48 @@ def _call(part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise Unavailable(f"The registry does not answer ({verb}). Try again; `luthier status` shows more.") from error
 
 
-def _actor() -> ActorHandle:
-    return ray.get_actor(NAME, namespace=NAMESPACE)
+def _do(registry: Registry, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return getattr(getattr(registry, part), verb)(*args, **kwargs)
+    except (OperationalError, InterfaceError) as error:  # locked, full or away: not what was asked is at fault
+        raise Unavailable(f"The registry's store does not answer: {error.orig}. Try again.") from error
 
 
-def _collect_forever(me: ActorHandle) -> None:
-    """The round of what is done now and then; folders that nobody needs are removed beside the calls."""
+def _actor(name: str = NAME) -> ActorHandle:
+    return ray.get_actor(name, namespace=NAMESPACE)
+
+
+def _collect_forever() -> None:
+    """What is done now and then, in portions between the calls; folders that nobody needs are removed beside them."""
     while True:
         time.sleep(COLLECT_SECONDS)
-        for part, verb in ROUND:
+        registry = RegistryClient()
+        for step in (_bill_storage, _remove_dropped, _forget_jobs):
             try:
-                garbage: list[Garbage] | None = ray.get(me.call.remote(part, verb, (), {}))
-            except RayError:  # the next round tries again
-                log.exception("%s.%s failed", part, verb)
-                continue
-            for each in garbage or ():
-                shutil.rmtree(each.path, ignore_errors=True)
+                step(registry)
+            except (LuthierError, RayError):  # the next round tries again
+                log.exception("%s failed", step.__name__)
+
+
+def _bill_storage(registry: RegistryClient) -> None:
+    due = registry.storage.due()
+    for start in range(0, len(due), PORTION):
+        registry.ledger.append(due[start : start + PORTION])
+
+
+def _remove_dropped(registry: RegistryClient) -> None:
+    _remove(registry.artifacts.collect())
+
+
+def _forget_jobs(registry: RegistryClient) -> None:
+    while registry.retention.forget() == MAX_FORGOTTEN:
+        continue  # others have their turn in between
+    _remove(registry.retention.orphans())
+
+
+def _remove(garbage: list[Garbage]) -> None:
+    for each in garbage:
+        shutil.rmtree(each.path, ignore_errors=True)
 
 
 class _Outbox:

@@ -39,8 +39,15 @@ from luthier.platform.store import Store
 class Registry:
     """Groups of verbs over one store; each verb is idempotent and takes milliseconds."""
 
-    def __init__(self, settings: Settings, launcher: Launcher, clock: Callable[[], int] = now_ms) -> None:
-        store = Store(settings.store_url)
+    def __init__(
+        self,
+        settings: Settings,
+        launcher: Launcher,
+        clock: Callable[[], int] = now_ms,
+        read_only: bool = False,
+    ) -> None:
+        """`read_only` for verbs that read, beside the one registry that writes."""
+        store = Store(settings.store_url, migrate=not read_only, read_only=read_only)
         guard, catalog = Guard(store, settings.account), load_catalog(settings)
         self.accounts = Accounts(store, guard, catalog, clock)
         self.access = Access(store, guard)

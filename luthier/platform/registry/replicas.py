@@ -60,6 +60,8 @@ class Replicas:
 
     def _tell_base_models(self, catalog: Catalog, served: tuple[str, ...]) -> None:
         """Other regions ask here what can answer in this one."""
+        if self._store.is_read_only:
+            return
         table = self._store.table("region_base_models")
         rows = [_base_row(base, self._region, base.name in served) for base in catalog]
         known = self._store.rows(sa.select(table).order_by(table.c.name))

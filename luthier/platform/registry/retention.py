@@ -13,8 +13,8 @@ from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.store import Store
 
-MAX_FORGOTTEN = 1_000
-"""Jobs of one round: the registry does nothing else meanwhile."""
+MAX_FORGOTTEN = 200
+"""Jobs of one call: the registry does nothing else meanwhile."""
 MAX_NAMES = 500
 """In one query."""
 
@@ -26,9 +26,8 @@ class Retention:
         self._grace_ms = settings.collect_after_minutes * 60_000
         self._jobs, self._versions = store.table("jobs"), store.table("versions")
 
-    def collect(self) -> list[Garbage]:
-        """Forgets jobs and their events; the folders of jobs that are not there, for whoever removes them."""
-        self.forget()
+    def orphans(self) -> list[Garbage]:
+        """The folders of jobs that are not there, for whoever removes them."""
         runs = self._orphans(self._storage.runs, self._starts())
         data = self._orphans(self._storage.jobs, self._makers())
         return [Garbage(path=path, num_bytes=num_bytes(path)) for path in (*runs, *data)]

@@ -26,16 +26,18 @@ class StorageMeter:
         """By content hash: what has such a name never changes."""
 
     def bill(self) -> None:
+        """What is due, at once."""
+        self._ledger.append(self.due())
+
+    def due(self) -> list[UsageRecord]:
         """All whole days that are not in the ledger yet. The first of an account is yesterday, not its past."""
         today = self._clock() // DAY_MS * DAY_MS
         billed = self._billed()
-        records = [
+        return [
             record
             for account, folders in self._folders().items()
             for record in self._days(account, folders, billed.get(account, today - 2 * DAY_MS) + DAY_MS, today)
         ]
-        with self._store.transaction() as tx:
-            self._ledger.append_in(tx, records)
 
     def _days(self, account: str, folders: Folders, first: int, today: int) -> list[UsageRecord]:
         oldest = min(since for _, since in folders.values())

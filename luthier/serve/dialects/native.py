@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 from luthier.platform.registry.ledger import GroupBy
+from luthier.platform.registry.usage import MAX_PAGE, Selection
 from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, ReplicateModel, RetuneModel, RunSql, native_description
 from luthier.serve import uploads
@@ -52,6 +54,16 @@ v1 = APIRouter(prefix="/luthier/v1")
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 Groups = Annotated[list[GroupBy] | None, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@dataclass
+class Which:
+    """Records of usage, page by page."""
+
+    since: int = 0
+    until: int = 2**62
+    after: Annotated[int, Query(ge=0)] = 0
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
 # jobs
@@ -226,11 +238,13 @@ def usage(
     kind: Literal["finetuning", "completions", "storage", "credits"],
     caller: CallerOf,
     services: ServicesOf,
-    since: int = 0,
-    until: int = 2**62,
+    which: Annotated[Which, Depends()],
     group_by: Groups = None,
 ) -> dict[str, Any]:
-    """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds."""
+    """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds.
+
+    Records are told in the order in which they came to the ledger; `next` is the `after` of the next page.
+    """
     kinds = {
         "finetuning": UsageKind.TRAINING,
         "completions": UsageKind.COMPLETION,
@@ -238,11 +252,13 @@ def usage(
     }
     ledger = services.registry.ledger
     if kind == "credits" or group_by:
-        totals = ledger.totals(caller, group_by or [], since, until)
+        totals = ledger.totals(caller, group_by or [], which.since, which.until)
         wanted = [row for row in totals if kind == "credits" or row["kind"] == kinds[kind].value]
         return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
-    records = ledger.records(caller, kinds[kind], since, until)
-    return {"usage": [{**record.model_dump(), "credits": str(to_credits(record.amount_ucr))} for record in records]}
+    of = Selection(kind=kinds[kind], since=which.since, until=which.until)
+    page = services.registry.usage.page(caller, of, which.after, which.limit)
+    told = [{**record.model_dump(), "credits": str(to_credits(record.amount_ucr))} for _, record in page]
+    return {"usage": told, **({"next": page[-1][0]} if len(page) == which.limit else {})}
 
 
 @v1.get("/whoami")

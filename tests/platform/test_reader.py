@@ -1,0 +1,99 @@
+"""What takes long is read beside the registry: its reader writes nothing, and nobody waits for it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import sqlalchemy as sa
+
+from luthier.errors import Unavailable
+from luthier.platform.access import hash_key
+from luthier.platform.registry.actor import LONG_READS, LongReader, RegistryClient, start_registry, stop_registry
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import Selection
+from luthier.platform.settings import Settings
+from luthier.platform.store import Store
+from tests.factories import ADMIN, KEY, make_job, make_record
+from tests.fakes import Launcher
+
+RECORDS = 150_000
+
+
+@pytest.mark.stores
+def test_the_reader_finds_what_was_written_and_writes_nothing(registry: Registry, settings: Settings) -> None:
+    reader = LongReader(settings, Launcher())
+    assert reader.call("jobs", "show", (ADMIN,), {}) == []
+    registry.jobs.submit(make_job())
+    assert reader.call("jobs", "show", (ADMIN,), {}) == registry.jobs.show(ADMIN)
+    with pytest.raises((Unavailable, sa.exc.DBAPIError), match=r"readonly|read-only"):
+        reader.call("jobs", "cancel", (ADMIN, "ft_1"), {})
+    for part, verbs in LONG_READS.items():
+        assert all(hasattr(getattr(registry, part), verb) for verb in verbs), part
+
+
+@pytest.mark.stores
+def test_a_snapshot_is_of_one_moment(registry: Registry, settings: Settings) -> None:
+    store = Store(settings.store_url)
+    count = sa.select(sa.func.count()).select_from(store.table("usage"))
+    with store.snapshot() as tx:
+        assert tx.execute(count).scalar_one() == 0
+        registry.ledger.append([make_record("a")])
+        assert tx.execute(count).scalar_one() == 0
+    with store.snapshot() as tx:
+        assert tx.execute(count).scalar_one() == 1
+    store.engine.dispose()
+
+
+@pytest.fixture
+def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryClient]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200_000_000,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
+    )
+    start_registry(settings, Launcher())
+    yield RegistryClient()
+    stop_registry()
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_long_sum_delays_nobody(client: RegistryClient, settings: Settings) -> None:
+    client.access.add_admin_key(ADMIN.account, hash_key(KEY), KEY[:6])
+    store = Store(settings.store_url)
+    columns = ", ".join(f'"{name}"' for name in make_record().model_dump(mode="json", exclude={"leases"}))
+    client.ledger.append([make_record("req_0")])
+    with store.transaction() as tx:
+        copied = columns.replace('"source_id"', "'req_' || n || '-1'")
+        tx.exec_driver_sql(
+            f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {RECORDS}) "
+            f"INSERT INTO usage ({columns}) SELECT {copied} FROM usage, numbers"
+        )
+    store.engine.dispose()
+    seconds: list[float] = []
+    sums = [threading.Thread(target=_sum, args=(client, seconds)) for _ in range(2)]
+    for each in sums:
+        each.start()
+    waits = []
+    while any(each.is_alive() for each in sums):
+        began = time.perf_counter()
+        client.ledger.append([make_record(f"new_{len(waits)}")])
+        assert client.jobs.census(ADMIN).running == []
+        waits.append(time.perf_counter() - began)
+    assert len(seconds) == 2
+    assert len(waits) > 5
+    assert max(waits) < min(seconds) / 2, (waits, seconds)
+    assert client.usage.page(ADMIN, Selection(), RECORDS + 1)[-1][1].source_id == f"new_{len(waits) - 1}"
+
+
+def _sum(client: RegistryClient, seconds: list[float]) -> None:
+    began = time.perf_counter()
+    assert sum(row["records"] for row in client.usage.sums(ADMIN, ["hour", "query", "model"], Selection())) > RECORDS
+    seconds.append(time.perf_counter() - began)
