@@ -4,20 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from luthier.errors import Unavailable
-from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.credits import Budget, BudgetKind, Period
+from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord
 from luthier.platform.registry.reconcile import Reconciliation
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
-from luthier.platform.store import Store
+from luthier.platform.store import Store, downgrade, upgrade
 from luthier.serve.usage import UsageSpool
-from tests.factories import make_finished, make_job, make_record
+from tests.factories import ADMIN, make_finished, make_job, make_record
+from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
 
@@ -206,3 +209,93 @@ def test_an_engines_surplus_is_a_difference(registry: Registry, folder: Path) ->
     report = registry.reconcile.report()
     assert report.is_equal
     assert "compared when it rests" in report.notes[0]
+
+
+def test_what_comes_while_it_adds_up_is_no_difference(registry: Registry, folder: Path) -> None:
+    spool = settled(registry, folder, "a")
+    spool.flush()
+    counted = registry.reconcile.count()
+    spool.settle(record("b"))
+    spool.flush()
+    assert registry.reconcile.report(counted).is_equal
+    assert registry.reconcile.report().is_equal
+
+
+@pytest.fixture
+def limited(registry: Registry, clock: Callable[[int], None]) -> Registry:
+    """An account with a balance, a budget of each kind and a job that is being trained; some of it is spent."""
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    registry.ledger.append([record("before", amount_ucr=1000)])
+    registry.credits.top_up(ADMIN, "main", 5_000, "May")
+    registry.credits.top_up(ADMIN, "main", 500, "June")
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.ROLE, name=ADMIN.role, granted_ucr=4_000))
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.USER, name=ADMIN.user, granted_ucr=4_000, period=Period.DAY))
+    registry.jobs.submit(make_job("ft_held", "LUTHIER.PUBLIC.HELD"))
+    registry.ledger.append([record("a", amount_ucr=20), record("b", amount_ucr=30)])
+    clock(DAY_MS)
+    registry.ledger.append([record("c", amount_ucr=7), record("other's", amount_ucr=9, account="other")])
+    return registry
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, registry: Registry) -> Callable[[int], None]:
+    now = [5_000]
+    for part in (registry.ledger.limits, registry.credits._limits, registry.budgets._limits):
+        monkeypatch.setattr(part, "_clock", lambda: now[0])
+
+    def later(ms: int) -> None:
+        now[0] += ms
+
+    return later
+
+
+def balances(registry: Registry) -> dict[tuple[str, str], tuple[int, int]]:
+    checks = [each for each in registry.reconcile.report().checks if each.check == "balances"]
+    return {(each.of, each.what): (each.counted, each.ledger) for each in checks}
+
+
+def test_limits_are_what_their_rows_add_up_to(limited: Registry) -> None:
+    told = balances(limited)
+    held = told["main", "held_ucr"][0]
+    assert held > 0
+    assert told == {
+        ("main", "granted_ucr"): (5_500, 5_500),
+        ("main", "spent_ucr"): (57, 57),
+        ("main", "reserved_ucr"): (held, held),
+        ("main", "held_ucr"): (held, held),
+        ("main role ACCOUNTADMIN", "spent_ucr"): (57, 57),
+        ("main role ACCOUNTADMIN", "reserved_ucr"): (held, held),
+        ("main user admin", "spent_ucr"): (7, 7),
+        ("main user admin", "reserved_ucr"): (held, held),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("UPDATE usage SET amount_ucr = 0 WHERE source_id = 'c'", {"spent_ucr": 3}),
+        ("DELETE FROM usage WHERE source_id = 'a'", {"spent_ucr": 2}),
+        ("UPDATE topups SET amount_ucr = 9 WHERE \"key\" = 'June'", {"granted_ucr": 1}),
+        ("DELETE FROM reservations WHERE scope = 'user:admin'", {"reserved_ucr": 1}),
+        ("UPDATE limits SET granted_ucr = granted_ucr + 1 WHERE scope = ''", {"granted_ucr": 1}),
+        ("UPDATE jobs SET status = 'ERROR'", {"held_ucr": 1}),
+    ],
+)
+def test_a_limit_that_was_tampered_with_is_found(
+    limited: Registry, settings: Settings, change: str, found: dict[str, int]
+) -> None:
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        tx.exec_driver_sql(change)
+    off = [what for (_, what), (shown, total) in balances(limited).items() if shown != total]
+    assert {what: off.count(what) for what in off} == found
+
+
+def test_a_limit_from_before_the_ledger_was_counted_for_it_is_equal(limited: Registry, settings: Settings) -> None:
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0022")
+    upgrade(engine)
+    again = Registry(settings, Launcher())
+    again.ledger.append([record("d", amount_ucr=3)])
+    assert all(shown == total for shown, total in balances(again).values())
+    engine.dispose()

@@ -28,6 +28,7 @@ class Limits:
     def __init__(self, store: Store, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._limits, self._reservations = store.table("limits"), store.table("reservations")
+        self._usage = store.table("usage")
         self._notices = Notices(store, clock)
 
     # limits
@@ -53,7 +54,8 @@ class Limits:
             return
         sums = dict.fromkeys(("granted_ucr", "spent_ucr", "reserved_ucr", "overrun_ucr"), 0)
         when = {"is_hard": True, "period": Period.NONE.value, "period_began": 0, "created_on": self._clock()}
-        tx.execute(sa.insert(self._limits).values(account=account, scope=scope, **{**sums, **when, **given}))
+        values = {**sums, **when, "after_number": self._last_number(tx), "before_ucr": 0, **given}
+        tx.execute(sa.insert(self._limits).values(account=account, scope=scope, **values))
 
     def grant(self, tx: sa.Connection, account: str, ucr: int) -> None:
         """More balance."""
@@ -180,8 +182,13 @@ class Limits:
         if began <= row["period_began"]:
             return row
         fresh = {"period_began": began, "spent_ucr": 0, "overrun_ucr": 0, "passed_on": None}
+        fresh |= {"after_number": self._last_number(tx), "before_ucr": 0}
         self.update(tx, row["account"], row["scope"], **fresh)
         return {**row, **fresh}
+
+    def _last_number(self, tx: sa.Connection) -> int:
+        """Of the ledger: what comes behind it is spent, what was there is not."""
+        return int(tx.execute(sa.select(sa.func.coalesce(sa.func.max(self._usage.c.id), 0))).scalar_one())
 
     def _reserved(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Row]:
         query = sa.select(self._reservations).where(*where).with_for_update()

@@ -1,7 +1,4 @@
-"""The ledger against what was counted elsewhere: by replicas, by engines, by batches, by trainers.
-
-While it compares, the registry takes no record: what is not in the ledger by then is in a spool.
-"""
+"""The ledger against what was counted elsewhere: by replicas, engines, batches and trainers; and limits against it."""
 
 import json
 from collections import defaultdict
@@ -14,6 +11,7 @@ import sqlalchemy as sa
 from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.registry.balances import Balances
 from luthier.platform.registry.model_rows import IMPORT
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals, owner, totals_of
@@ -47,32 +45,56 @@ class Reconciliation(Frozen):
     """What cannot be compared, and why."""
 
 
+class ReplicaCounts(Frozen):
+    """What a base model's replicas counted."""
+
+    began: int
+    counted: Totals
+    waiting: Totals
+    engines: dict[int, EngineCounts]
+    """By process."""
+
+
+class Counted(Frozen):
+    """What was counted elsewhere, as of one record of the ledger."""
+
+    number: int
+    """The last record that the ledger had by then."""
+    replicas: dict[str, ReplicaCounts]
+
+
 class Reconcile:
+    """In two verbs: `count` is short and must meet no record on its way; `report` adds up a ledger of any length."""
+
     def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._spools = store, settings.home / "spool"
+        self._store, self._spools, self._balances = store, settings.home / "spool", Balances(store)
         self._usage, self._jobs, self._batches = (store.table(name) for name in ("usage", "jobs", "batches"))
         self._versions = store.table("versions")
 
-    def report(self) -> Reconciliation:
+    def count(self) -> Counted:
+        """What replicas settled, and what of it waits in spools. While this runs the registry takes no record."""
+        folders = {path.name: SettledFiles(path) for path in sorted(self._spools.glob("*")) if path.is_dir()}
+        last = sa.select(sa.func.coalesce(sa.func.max(self._usage.c.id), 0).label("last"))
+        (row,) = self._store.rows(last)
+        return Counted(number=row["last"], replicas={name: self._settled(files) for name, files in folders.items()})
+
+    def report(self, counted: Counted | None = None) -> Reconciliation:
         """Of all accounts."""
-        notes: list[str] = []
-        checks = [*self._completions(notes), *self._lines(), *self._trainings(), *self._manifests(notes)]
+        counted, notes = counted or self.count(), list[str]()
+        with self._store.snapshot() as tx:
+            checks = [
+                *self._completions(tx, counted, notes),
+                *self._lines(tx),
+                *self._trainings(tx),
+                *self._manifests(tx, notes),
+                *self._limits(tx),
+            ]
         return Reconciliation(is_equal=not any(check.difference for check in checks), checks=checks, notes=notes)
 
     # completions
 
-    def _completions(self, notes: list[str]) -> Iterator[Check]:
-        folders = {path.name: SettledFiles(path) for path in sorted(self._spools.glob("*")) if path.is_dir()}
-        for base_model, files in folders.items():
-            settled = dict(files.all())  # before the spools: a file that is turned meanwhile is counted once
-            yield from self._settled(base_model, files, settled)
-            for pid, each in settled.items():
-                if each.engine:
-                    yield from _engine(f"{base_model}, process {pid}", each.engine, notes)
-        for base_model, records in self._before(folders).items():
-            notes.append(f"{records} completions on {base_model} are older than its replicas' counters.")
-
-    def _settled(self, base_model: str, files: SettledFiles, settled: dict[int, Settled]) -> Iterator[Check]:
+    def _settled(self, files: SettledFiles) -> ReplicaCounts:
+        settled = dict(files.all())  # before the spools: a file that is turned meanwhile is counted once
         began, counted = files.begin(), sum((each.totals for each in settled.values()), Totals())
         lines: list[UsageRecord] = []
         for file, records in files.spools():
@@ -81,17 +103,25 @@ class Reconcile:
             lines += young
             if number > settled.get(pid, Settled()).upto:
                 counted = counted + totals_of(young)
+        engines = {pid: each.engine for pid, each in settled.items() if each.engine}
         waiting = totals_of(self._not_there(lines))
+        return ReplicaCounts(began=began, counted=counted, waiting=waiting, engines=engines)
+
+    def _completions(self, tx: sa.Connection, counted: Counted, notes: list[str]) -> Iterator[Check]:
         columns = self._usage.c
-        ledger = self._totals(
-            columns.base_model == base_model,
-            columns.time >= began,
-            columns.source_id.not_like(BATCH_LINES, escape="\\"),
-        )
-        left = counted - waiting - ledger
-        for what in Totals.model_fields:
-            sides = (getattr(totals, what) for totals in (counted, waiting, ledger, left))
-            yield _check("completions", base_model, what, *sides)
+        known = (columns.id <= counted.number, columns.source_id.not_like(BATCH_LINES, escape="\\"))
+        for base_model, replicas in counted.replicas.items():
+            its = (columns.base_model == base_model, columns.time >= replicas.began)
+            ledger = self._totals(tx, *known, *its)
+            left = replicas.counted - replicas.waiting - ledger
+            for what in Totals.model_fields:
+                sides = (getattr(totals, what) for totals in (replicas.counted, replicas.waiting, ledger, left))
+                yield _check("completions", base_model, what, *sides)
+            for pid, engine in replicas.engines.items():
+                yield from _engine(f"{base_model}, process {pid}", engine, notes)
+        began = {name: replicas.began for name, replicas in counted.replicas.items()}
+        for base_model, records in self._before(tx, began).items():
+            notes.append(f"{records} completions on {base_model} are older than its replicas' counters.")
 
     def _not_there(self, lines: list[UsageRecord]) -> Iterator[UsageRecord]:
         columns = self._usage.c
@@ -102,35 +132,41 @@ class Reconcile:
             there = {row["source_id"] for row in self._store.rows(query)}
             yield from (record for record in some if record.source_id not in there)
 
-    def _totals(self, *where: sa.ColumnElement[bool]) -> Totals:
+    def _totals(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> Totals:
         columns = self._usage.c
         sums = [sa.func.coalesce(sa.func.sum(columns[name]), 0).label(name) for name in _SUMMED]
         query = sa.select(sa.func.count().label("records"), *sums)
-        (row,) = self._store.rows(query.where(columns.kind == UsageKind.COMPLETION.value, *where))
+        (row,) = _rows(tx, query.where(columns.kind == UsageKind.COMPLETION.value, *where))
         return Totals(**{name: int(value) for name, value in row.items()})
 
-    def _before(self, folders: dict[str, SettledFiles]) -> dict[str, int]:
+    def _before(self, tx: sa.Connection, began: dict[str, int]) -> dict[str, int]:
         """Completions that no replica's counters know, by base model."""
         columns, found = self._usage.c, {}
         query = sa.select(columns.base_model).where(columns.kind == UsageKind.COMPLETION.value).distinct()
-        for base_model in sorted(row["base_model"] for row in self._store.rows(query)):
-            until = folders[base_model].begin() if base_model in folders else 2**62
+        for base_model in sorted(row["base_model"] for row in _rows(tx, query)):
             of_replicas = columns.source_id.not_like(BATCH_LINES, escape="\\")
-            older = self._totals(columns.base_model == base_model, columns.time < until, of_replicas)
+            is_older = columns.time < began.get(base_model, 2**62)
+            older = self._totals(tx, columns.base_model == base_model, is_older, of_replicas)
             if older.records:
                 found[base_model] = older.records
         return found
 
-    def _lines(self) -> Iterator[Check]:
+    def _lines(self, tx: sa.Connection) -> Iterator[Check]:
         """Answered lines of batches: they are billed by the batch, not by a replica."""
-        counts = self._store.rows(sa.select(self._batches.c.counts))
+        counts = _rows(tx, sa.select(self._batches.c.counts))
         answered = sum(row["counts"].get("completed", 0) for row in counts)
-        ledger = self._totals(self._usage.c.source_id.like(BATCH_LINES, escape="\\")).records
+        ledger = self._totals(tx, self._usage.c.source_id.like(BATCH_LINES, escape="\\")).records
         yield _check("batches", "all batches", "lines", answered, 0, ledger, answered - ledger)
+
+    # limits
+
+    def _limits(self, tx: sa.Connection) -> Iterator[Check]:
+        for of, what, shown, total, note in self._balances.differences(tx):
+            yield _check("balances", of, what, shown, 0, total, shown - total, note)
 
     # training
 
-    def _trainings(self) -> Iterator[Check]:
+    def _trainings(self, tx: sa.Connection) -> Iterator[Check]:
         """Jobs that ended against their bills."""
         jobs, usage = self._jobs.c, self._usage.c
         same = sa.and_(usage.kind == UsageKind.TRAINING.value, usage.source_id == jobs.id)
@@ -143,13 +179,13 @@ class Reconcile:
             sa.func.sum(sa.func.abs(counted - billed)).label("off"),
         )
         query = sums.select_from(joined).where(jobs.finished_on.is_not(None)).group_by(jobs.base_model)
-        for row in self._store.rows(query.order_by(jobs.base_model)):
+        for row in _rows(tx, query.order_by(jobs.base_model)):
             sides = (int(row["counted"]), 0, int(row["ledger"]), int(row["off"]))
             off = sa.select(jobs.id).select_from(joined).where(counted != billed, jobs.finished_on.is_not(None))
-            names = [each["id"] for each in self._store.rows(off.limit(5))] if row["off"] else []
+            names = [each["id"] for each in _rows(tx, off.limit(5))] if row["off"] else []
             yield _check("training", row["base_model"], "trained_tokens", *sides, ", ".join(names))
 
-    def _manifests(self, notes: list[str]) -> Iterator[Check]:
+    def _manifests(self, tx: sa.Connection, notes: list[str]) -> Iterator[Check]:
         """The manifests of versions that jobs made against the bills of those jobs."""
         versions, usage = self._versions.c, self._usage.c
         same = sa.and_(usage.kind == UsageKind.TRAINING.value, usage.source_id == versions.job_id)
@@ -158,7 +194,7 @@ class Reconcile:
         sides: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         num_without = 0
         is_import = versions.job_id.startswith(IMPORT, autoescape=True)
-        for row in self._store.rows(made.where(~is_import)):
+        for row in _rows(tx, made.where(~is_import)):
             trained, billed = _trained_tokens(Path(row["path"])), row["trained_tokens"] or 0
             num_without += trained is None
             if trained is not None:
@@ -171,6 +207,10 @@ class Reconcile:
 
 
 _SUMMED = ("prompt_tokens", "completion_tokens", "amount_ucr")
+
+
+def _rows(tx: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in tx.execute(query).mappings()]
 
 
 def _engine(of: str, counts: EngineCounts, notes: list[str]) -> Iterator[Check]:

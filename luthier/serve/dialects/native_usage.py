@@ -32,10 +32,11 @@ def account_statement(
 
 @routes.get("/ledger/reconcile")
 def reconcile(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """The ledger of all accounts against replicas, engines, batches, jobs and manifests, figure by figure."""
+    """The ledger of all accounts against replicas, engines, batches, jobs, manifests and limits, figure by figure."""
     if caller.account != services.settings.account:
         raise NotAllowed(f"The whole ledger is of all accounts; it is for {services.settings.account} alone.")
-    return services.registry.reconcile.report().model_dump()
+    comparison = services.registry.reconcile
+    return comparison.report(comparison.count()).model_dump()
 
 
 def _together(parts: Iterator[str]) -> Iterator[str]:
