@@ -42,6 +42,9 @@ def fresh_connection(memory_limit_mb: int, threads: int) -> duckdb.DuckDBPyConne
         },
     )
     connection.execute("SET python_enable_replacements = false")
+    connection.execute(
+        "SET GLOBAL TimeZone = 'UTC'"
+    )  # else it is the machine's, and hours and days are others elsewhere
     return connection
 
 
