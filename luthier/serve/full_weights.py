@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from luthier.errors import AdapterRefused, LuthierError, Unavailable
-from luthier.platform.models import ModelVersion, Resolved
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import ModelVersion, ProofState, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
 from luthier.serve.admission import Admission
@@ -21,6 +22,7 @@ from luthier.serve.complete import PATIENCE_SECONDS
 from luthier.serve.host_memory import AdapterStats
 from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
+from luthier.serve.proof import refusal
 from luthier.serve.services import Ask, Services
 
 PREFIX = "full-"
@@ -91,7 +93,7 @@ class FullWeights:
     def __init__(self, services: Services, applications: Applications, clock: Callable[[], float]) -> None:
         self._settings, self._resolver, self._rest = services.settings, services.resolver, services.completions
         self._catalog = services.catalog
-        self._applications, self._clock = applications, clock
+        self._applications, self._clock, self._proofs = applications, clock, services.registry.proofs
         self._engines: dict[str, Engine] = {}
         self._awake: dict[str, float] = {}
         self._refusals: dict[str, tuple[float, str]] = {}
@@ -204,9 +206,18 @@ class FullWeights:
             raise Unavailable(f"Model {version.model} could not be loaded: {own.failure}")
         if own and own.num_replicas:
             return
+        await self._check_proof(version)
         await self._make_room(states)
+        self._check_refused(name)  # another request may have found it out meanwhile
         named = version.model_copy(update={"model": version.own_name})
         await asyncio.to_thread(self._applications.start, name, named)
+
+    async def _check_proof(self, version: ModelVersion) -> None:
+        """What another door's engine found a moment ago needs no second one."""
+        proof = (await asyncio.to_thread(self._proofs.of, [version]))[version.number]
+        age_ms = now_ms() - (proof.checked_on or 0)
+        if proof.state is ProofState.REFUSED and age_ms < RETRY_SECONDS * 1000:
+            raise refusal(version, proof.reason)
 
     async def _make_room(self, others: dict[str, State]) -> None:
         """For one more. The longest idle engine goes, none that is at work."""

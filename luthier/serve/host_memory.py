@@ -19,6 +19,8 @@ class AdapterStats(Frozen):
     replica: str
     in_engine: list[int]
     """Numbers of the versions in the slots of the engine's layers, ready for the next step."""
+    engine_tells: bool = True
+    """False: the engine did not say in time which are in its slots; all else is known without it."""
     in_memory: list[int]
     """In host memory, the least recently used first; all others are on disk."""
     max_in_engine: int

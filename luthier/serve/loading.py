@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
+from luthier.errors import Unavailable
 from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 60.0
 """A refused adapter may have been mended by then."""
 POLL_SECONDS = 0.003
+TELL_SECONDS = 2.0
+"""Less than whoever asks all replicas waits: one busy engine must not take the others' answers along."""
 NUM_TIMES = 256
 
 Report = Callable[[int, Proof], None]
@@ -88,12 +91,22 @@ class Loader:
         """Versions in memory, by number."""
         return self._memory.numbers()
 
+    async def _places(self) -> list[int] | None:
+        """Of the engine's slots; None when it is too busy, or dead."""
+        try:
+            async with asyncio.timeout(TELL_SECONDS):
+                places: list[int] = (await self._engine.call("adapter_places"))[0]
+        except (TimeoutError, Unavailable):
+            return None
+        return places
+
     async def stats(self, replica: str) -> AdapterStats:
-        times = list(self._seconds) or [0.0]
+        times, places = list(self._seconds) or [0.0], await self._places()
         return AdapterStats(
             base_model=self._base.name,
             replica=replica,
-            in_engine=(await self._engine.call("adapter_places"))[0],
+            in_engine=places or [],
+            engine_tells=places is not None,
             in_memory=self.held(),
             max_in_engine=self._base.engine.max_loras,
             max_in_memory=self._base.engine.max_cpu_loras,

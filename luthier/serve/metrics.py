@@ -83,7 +83,8 @@ class _Adapters(Collector):
             replica = (stats.base_model, stats.replica)
             bounds = (*map(str, LOAD_SECONDS), "+Inf")
             loads.add_metric(replica, list(zip(bounds, stats.load_buckets, strict=True)), stats.load_seconds)
-            for tier, numbers in (("engine", stats.in_engine), ("memory", stats.in_memory)):
+            tiers = (("engine", stats.in_engine), ("memory", stats.in_memory))
+            for tier, numbers in tiers if stats.engine_tells else tiers[1:]:
                 counts.add_metric((*replica, tier), len(numbers))
                 for name in (self._names[number] for number in numbers if number in self._names):
                     held.add_metric((*replica, tier, name), 1)

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from luthier.errors import AdapterRefused, LuthierError, Overloaded, Unavailable
-from luthier.platform.models import ModelVersion
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -100,6 +101,11 @@ class World:
         self._registry.jobs.finish(job.id, made)
         self._registry.jobs.tick()
         return application_name(self._version(name))
+
+    def refuse(self, name: str, reason: str) -> None:
+        """As another door's engine tells the registry."""
+        proof = Proof(state=ProofState.REFUSED, reason=reason)
+        self._registry.proofs.report(self._version(name).number, proof)
 
     def _version(self, name: str) -> ModelVersion:
         return next(each for each in self._registry.models.show(ADMIN) if each.model.endswith(name))
@@ -293,6 +299,19 @@ def test_one_that_is_refused_is_ended_and_tried_again_after_a_while(world: World
     world.apps.refused.clear()
     assert world.ask("whole") == full
     assert world.apps.starts == [full, other, full]
+
+
+def test_what_another_doors_engine_refused_is_not_started_for_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = world.model("whole")
+    world.refuse("whole", "its weights are others")
+    for _ in range(2):
+        with pytest.raises(AdapterRefused, match="its weights are others"):
+            world.ask("whole")
+    assert world.apps.starts == []
+    monkeypatch.setattr(full_weights, "now_ms", lambda: now_ms() + int(RETRY_SECONDS * 1000))
+    assert world.ask("whole") == full
 
 
 def test_many_who_wait_for_one_that_is_refused_end_it_once(world: World) -> None:

@@ -29,13 +29,13 @@ class Engine:
         self.held: set[int] = set()
         self.num_begun = self.num_taken = 0
         self.faults: dict[int, str] = {}
-        self.is_dead = self.is_deaf = self.is_lost = False
+        self.is_dead = self.is_deaf = self.is_lost = self.is_busy = False
         """Deaf: it answers as if there were no adapters. Lost: with one it answers no numbers."""
         self.readable = asyncio.Event()
         self.readable.set()
 
     async def call(self, method: str, *args: Any) -> list[Any]:
-        await asyncio.sleep(0)
+        await asyncio.sleep(60 if self.is_busy else 0)
         if self.is_dead:
             raise Unavailable("The engine stopped.")
         return [getattr(self, method)(*args)]
@@ -287,5 +287,21 @@ def test_a_report_that_fails_is_told_again_at_the_next_load(
             await bench.ask(bench.version(number))
         await bench.ask(version)
         await bench.until(lambda: len(bench.reports) == 3)
+
+    run(settings, tmp_path, story)
+
+
+def test_an_engine_that_does_not_tell_is_named_with_all_that_is_known(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.ask(bench.version(1))
+        assert (await bench.loader.stats("r")).engine_tells
+        monkeypatch.setattr(loading, "TELL_SECONDS", 0.05)
+        bench.engine.is_busy = True
+        busy = await bench.loader.stats("r")
+        assert (busy.replica, busy.engine_tells, busy.in_engine, busy.in_memory) == ("r", False, [], [1])
+        bench.engine.is_busy, bench.engine.is_dead = False, True
+        assert not (await bench.loader.stats("r")).engine_tells
 
     run(settings, tmp_path, story)
