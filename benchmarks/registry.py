@@ -1,17 +1,19 @@
-"""The registry's verbs over few rows and over many: SHOW, DESCRIBE, submit, and usage in batches.
+"""The registry's verbs over few rows and over many: SHOW, DESCRIBE, submit, lists of models, and usage in batches.
 
 python -m benchmarks.registry [--sizes 1000,100000,1000000] [--rounds N] [--url URL] [--out FILE], with nothing else on
 the machine. The class behind the actor, in this process, over a fresh SQLite, or over the empty PostgreSQL of --url.
-All rows are of one account: ended jobs with their events, and as many records of usage.
+The rows are ended jobs with their events, and as many records of usage, of three accounts with ten roles each; for ten
+jobs a model, and a grant on it. Who asks is the administrator of one account, or a user whose role has another one.
 """
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import sqlalchemy as sa
@@ -20,22 +22,39 @@ from benchmarks.report import OUT, heading, tell
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import Selection
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
+from luthier.serve.middleware import new_request_id
 
 ME = Caller(account="main", user=ADMIN_USER, role=ADMIN_ROLE)
+ACCOUNTS = (ME.account, "second", "third")
+ROLES = tuple(f"R{number}" for number in range(10))
+ANN = Caller(account=ME.account, user="ann", role=ROLES[0])
+"""Her role has another one, owns some rows and was granted others; most are neither's."""
 FILL = 10_000
 """Rows of one transaction."""
+PER_MODEL = 10
+"""Jobs for each model."""
+PAGE = 10
+"""Rows of a list: as many over few rows as over many."""
 BATCH, NUM_BATCHES = 1_000, 20
 """Records as a replica sends them at most, and how many batches a round has."""
-DAY_MS = 86_400_000
-VERBS = ("SHOW", "DESCRIBE", "events", "census", "submit", "ingest", "metering")
+HOUR_MS = 3_600_000
+VERBS = (
+    *("SHOW", "SHOW as a role", "DESCRIBE", "DESCRIBE as a role", "events", "census", "census as a role"),
+    *("submit", "submit as a role", "models", "models as a role", "model as a role", "ingest", "metering of an hour"),
+    "METERING_HISTORY",
+)
 GOAL_RATIO, GOAL_RECORDS = 1.5, 20_000
 """DESIGN.md's: p50 at the most rows against that at the fewest; records a second."""
+NO_GOAL = ("METERING_HISTORY",)
+"""Adds up every record of an account: in the cluster the reader does, beside the verbs of others."""
 
 
 class Idle:
@@ -74,7 +93,7 @@ def main(sizes: str, rounds: int, url: str, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=Path(home), database_url=url)
         registry, store = Registry(settings, Idle()), Store(settings.store_url)
-        registry.access.add_admin_key(ME.account, "hash", "lt_ben")
+        prepare(registry)
         measured = []
         filled = 0
         for size in map(int, sizes.split(",")):
@@ -86,15 +105,36 @@ def main(sizes: str, rounds: int, url: str, out: Path | None) -> None:
     tell(_text(measured, dialect, rounds), out)
 
 
+def prepare(registry: Registry) -> None:
+    """Accounts, roles, and what ann may do."""
+    for account in ACCOUNTS:
+        admin = ME.model_copy(update={"account": account})
+        registry.access.add_admin_key(account, f"hash of {account}", "lt_ben")
+        for role in ROLES:
+            registry.roles.create(admin, role)
+    registry.roles.grant(ME, ROLES[1], Securable(ObjectKind.ROLE, name=ANN.role))
+    schema = Securable(ObjectKind.SCHEMA, "LUTHIER", "PUBLIC")
+    for on, *privileges in (
+        (schema.in_database, Privilege.USAGE),
+        (schema, Privilege.USAGE, Privilege.CREATE_MODEL),
+    ):
+        registry.grants.grant(ME, Granted(tuple(privileges), on), ANN.role)
+
+
 def fill(store: Store, start: int, stop: int) -> None:
     """Rows from a number on; what earlier rounds submitted stays beside them."""
+    template = _job(ME, "ft_0", 0, ended=True).model_dump(mode="json")
+    usage = _record("a", 0).model_dump(mode="json", exclude={"leases"})
     for first in range(start, stop, FILL):
         numbers = range(first, min(first + FILL, stop))
+        models = [number for number in numbers if number % PER_MODEL == 0]
         with store.transaction() as tx:
-            tx.execute(sa.insert(store.table("jobs")), [_job(f"ft_{number}", number, ended=True) for number in numbers])
+            tx.execute(sa.insert(store.table("jobs")), [{**template, **_job_row(number)} for number in numbers])
             tx.execute(sa.insert(store.table("events")), [_event(number) for number in numbers])
-            rows = [_record(f"filled_{number}", number).model_dump(mode="json") for number in numbers]
-            tx.execute(sa.insert(store.table("usage")), rows)
+            tx.execute(sa.insert(store.table("usage")), [{**usage, **_usage_row(number)} for number in numbers])
+            tx.execute(sa.insert(store.table("models")), [_model_row(number) for number in models])
+            tx.execute(sa.insert(store.table("versions")), [_version_row(number) for number in models])
+            tx.execute(sa.insert(store.table("grants")), [_grant_row(number) for number in models])
     if store.engine.dialect.name == "postgresql":  # it does so by itself, some time; SQLite never does
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
@@ -104,26 +144,36 @@ def measure(registry: Registry, size: int, rounds: int) -> dict[str, float]:
     """The p50 of each verb in seconds."""
     names = iter(range(sys.maxsize))
 
-    def submit() -> None:
+    def submit(caller: Caller) -> None:
         name = f"ft_new_{size}_{next(names)}"
-        row = _job(name, size, ended=False)
-        registry.jobs.submit(Job(**{field: row[field] for field in Job.model_fields if field in row}), name)
+        registry.jobs.submit(_job(caller, name, size, ended=False), name)
 
     def ingest(batch: list[UsageRecord]) -> None:
         assert registry.ledger.append(batch) == BATCH
 
-    batches = _batches(size)
-    since = size - 1
+    hour = Selection(kind=UsageKind.COMPLETION, since=(size - 1) * HOUR_MS // 100)
+    middle = size // 2 // 300 * 300  # of the first account and of ann's role, and it made a model that she sees
+    model = parse_name(f"LUTHIER.PUBLIC.M{middle}", "", "")
     verbs: dict[str, Callable[[], object]] = {
-        "SHOW": lambda: registry.jobs.show(ME),
-        "DESCRIBE": lambda: registry.jobs.get(ME, f"ft_{size // 2}"),
-        "events": lambda: registry.jobs.events(ME, f"ft_{size // 2}"),
+        "SHOW": lambda: registry.jobs.show(ME, PAGE),
+        "SHOW as a role": lambda: registry.jobs.show(ANN, PAGE),
+        "DESCRIBE": lambda: registry.jobs.get(ME, f"ft_{middle}"),
+        "DESCRIBE as a role": lambda: registry.jobs.get(ANN, f"ft_{middle}"),
+        "events": lambda: registry.jobs.events(ME, f"ft_{middle}"),
         "census": lambda: registry.jobs.census(ME),
-        "submit": submit,
-        "metering": lambda: registry.usage.sums(ME, ["hour"], Selection(kind=UsageKind.COMPLETION, since=since)),
+        "census as a role": lambda: registry.jobs.census(ANN),
+        "submit": lambda: submit(ME),
+        "submit as a role": lambda: submit(ANN),
+        "models": lambda: registry.models.show(ME, PAGE),
+        "models as a role": lambda: registry.models.show(ANN, PAGE),
+        "model as a role": lambda: registry.models.get(ANN, model),
+        "metering of an hour": lambda: registry.usage.sums(ME, ["hour"], hour),
+        "METERING_HISTORY": lambda: registry.usage.sums(ME, ["day"], Selection(kind=UsageKind.COMPLETION)),
     }
-    found = {name: median(_timed(verb) for _ in range(rounds)) for name, verb in verbs.items()}
-    found["ingest"] = median(_timed(lambda batch=batch: ingest(batch)) for batch in batches)
+    found = {
+        name: median(_timed(verb) for _ in range(3 if name in NO_GOAL else rounds)) for name, verb in verbs.items()
+    }
+    found["ingest"] = median(_timed(lambda batch=batch: ingest(batch)) for batch in _batches(size))
     return found
 
 
@@ -134,34 +184,71 @@ def _timed(verb: Callable[[], object]) -> float:
 
 
 def _batches(size: int) -> Iterator[list[UsageRecord]]:
-    for number in range(NUM_BATCHES):
-        yield [_record(f"req_{size}_{number}_{each}", 0) for each in range(BATCH)]
+    """Under names like those of requests."""
+    for _ in range(NUM_BATCHES):
+        yield [_record(new_request_id(), 0) for _ in range(BATCH)]
 
 
-def _job(job_id: str, number: int, ended: bool) -> dict[str, object]:
-    report = {"rows": 1000, "trained_tokens": 60_000, "train_sha256": "a" * 64, "samples": ["a" * 100] * 3}
-    job = Job(
+def _job(caller: Caller, job_id: str, number: int, ended: bool) -> Job:
+    return Job(
         id=job_id,
-        account=ME.account,
-        owner=ME.user,
-        role=ME.role,
+        account=caller.account,
+        owner=caller.user,
+        role=caller.role,
         model=f"LUTHIER.PUBLIC.{job_id.upper()}",
         base_model="smollm2-135m",
         training_data="SELECT question AS prompt, answer AS completion FROM faq",
         validation_data="",
         options=FinetuneOptions(),
-        report=report,
+        report={"rows": 1000, "trained_tokens": 60_000, "train_sha256": "a" * 64, "samples": ["a" * 100] * 3},
         status=JobStatus.SUCCESS if ended else JobStatus.PENDING,
         trained_tokens=60_000 if ended else None,
         created_on=number,
         started_on=number if ended else None,
         finished_on=number if ended else None,
     )
-    return job.model_dump(mode="json")
+
+
+def _whose(number: int) -> dict[str, Any]:
+    return {"account": ACCOUNTS[number % len(ACCOUNTS)], "role": ROLES[number % len(ROLES)]}
+
+
+def _job_row(number: int) -> dict[str, Any]:
+    name = f"LUTHIER.PUBLIC.M{number}"
+    times = dict.fromkeys(("created_on", "started_on", "finished_on"), number)
+    return {**_whose(number), **times, "id": f"ft_{number}", "model": name, "model_name": name}
+
+
+def _model_row(number: int) -> dict[str, Any]:
+    place = {"database": "LUTHIER", "schema": "PUBLIC", "name": f"M{number}", "display": f"LUTHIER.PUBLIC.M{number}"}
+    made = {"owner": ADMIN_USER, "created_on": number, "default_version": 1, "last_version": 1}
+    return {**_whose(number // PER_MODEL * 3), **place, **made, "id": number + 1, "account": _whose(number)["account"]}
+
+
+def _version_row(number: int) -> dict[str, Any]:
+    made = {"version": 1, "job_id": f"ft_{number}", "base_model": "smollm2-135m", "created_on": number}
+    where = {"path": f"/adapters/{number}", "sha256": _hex(f"version {number}"), "rank": 8}
+    return {**made, **where, "model_id": number + 1, "method": "lora", "task_type": "CHAT_COMPLETION"}
+
+
+def _grant_row(number: int) -> dict[str, Any]:
+    """To a role that does not own it."""
+    on = {"kind": ObjectKind.MODEL.value, "database": "LUTHIER", "schema": "PUBLIC", "name": f"M{number}"}
+    given = {"privilege": Privilege.USAGE.value, "granted_by": ADMIN_ROLE, "created_on": number, "is_future": False}
+    return {**on, **given, "account": _whose(number)["account"], "grantee": ROLES[number // PER_MODEL // 3 % 10]}
 
 
 def _event(number: int) -> dict[str, object]:
     return {"job_id": f"ft_{number}", "time": number, "type": "COMPLETED", "message": "Model can be used"}
+
+
+def _usage_row(number: int) -> dict[str, Any]:
+    source_id = f"req_{number:012x}{_hex(f'filled {number}')[:20]}"
+    return {**_whose(number), "source_id": source_id, "time": number * HOUR_MS // 100, "model": f"M{number % 100}"}
+
+
+def _hex(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:32]
 
 
 def _record(source_id: str, number: int) -> UsageRecord:

@@ -30,14 +30,18 @@ def test_the_command(tmp_path: Path, own_home: None, monkeypatch: pytest.MonkeyP
 def test_rows_are_filled_and_verbs_find_them(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "NUM_BATCHES", 2)
     registry, store = Registry(settings, benchmark.Idle()), Store(settings.store_url)
-    registry.access.add_admin_key(benchmark.ME.account, "hash", "lt_ben")
-    benchmark.fill(store, 0, 30)
-    benchmark.fill(store, 30, 50)
-    seconds = benchmark.measure(registry, 50, rounds=3)
+    benchmark.prepare(registry)
+    benchmark.fill(store, 0, 60)
+    benchmark.fill(store, 60, 100)
+    seconds = benchmark.measure(registry, 100, rounds=3)
     assert set(seconds) == set(benchmark.VERBS)
-    assert len(registry.jobs.show(benchmark.ME)) == 50 + 3
+    jobs = registry.jobs.show(benchmark.ME)
+    assert len(jobs) == 34 + 2 * 3
+    assert {job.role for job in registry.jobs.show(benchmark.ANN)} == {"R0", "R1"}
+    shown = registry.models.show(benchmark.ANN)
+    assert 0 < len(shown) < len(registry.models.show(benchmark.ME)) == 4
     with store.reading() as connection:
         records = connection.execute(sa.select(sa.func.count()).select_from(store.table("usage"))).scalar_one()
-    assert records == 50 + 2 * benchmark.BATCH
-    benchmark.fill(store, 50, 60)  # beside what was submitted
+    assert records == 100 + 2 * benchmark.BATCH
+    benchmark.fill(store, 100, 110)  # beside what was submitted
     store.engine.dispose()

@@ -93,8 +93,8 @@ class ModelRows:
         active = sa.select(columns.id, columns.model, columns.status, columns.role).where(
             columns.account == caller.account, columns.model_name == name.dotted, columns.status.in_(ACTIVE)
         )
-        row = tx.execute(active.order_by(columns.created_on, columns.id).limit(1)).mappings().first()
-        return dict(row) if row else None
+        rows = tx.execute(active.add_columns(columns.created_on)).mappings()  # to order few rows, SQLite reads many
+        return min(map(dict, rows), key=lambda row: (row["created_on"], row["id"]), default=None)
 
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""

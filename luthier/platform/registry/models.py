@@ -19,6 +19,8 @@ from luthier.platform.versions import Wanted
 
 MAX_SHOWN = 1_000
 """Models of one answer."""
+MIN_READ = 20
+"""Candidates of one query: not all of them may be seen."""
 
 
 class Models:
@@ -42,9 +44,10 @@ class Models:
     def _own(self, tx: sa.Connection, caller: Caller, behind: QualifiedName | None, limit: int) -> list[Row]:
         seen: list[Row] = []
         while len(seen) < limit:
-            rows = self._rows.candidates(tx, caller, behind, MAX_SHOWN)
+            num = max(limit - len(seen), MIN_READ)
+            rows = self._rows.candidates(tx, caller, behind, num)
             seen += self._allowed(tx, caller, rows)
-            if len(rows) < MAX_SHOWN:
+            if len(rows) < num:
                 break
             behind = name_of(rows[-1])
         return seen
