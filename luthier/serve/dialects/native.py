@@ -21,6 +21,7 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
+from luthier.platform.registry.audit import Time
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.registry.usage import MAX_PAGE, Selection
 from luthier.platform.versions import ModelName, parse_model
@@ -60,9 +61,9 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 class Which:
     """Records of usage, page by page."""
 
-    since: int = 0
-    until: int = 2**62
-    after: Annotated[int, Query(ge=0)] = 0
+    since: Time = 0
+    until: Time = 2**62
+    after: Time = 0
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 

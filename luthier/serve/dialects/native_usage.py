@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from luthier.errors import NotAllowed
+from luthier.platform.registry.audit import Time
 from luthier.platform.registry.usage import Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
 from luthier.serve.deps import CallerOf, ServicesOf
@@ -20,8 +21,8 @@ routes = APIRouter()
 def account_statement(
     caller: CallerOf,
     services: ServicesOf,
-    since: int = 0,
-    until: int = 2**62,
+    since: Time = 0,
+    until: Time = 2**62,
     form: Annotated[Format, Query(alias="format")] = "csv",
 ) -> StreamingResponse:
     """Every record of the account's ledger in a time, in epoch milliseconds, oldest first: CSV, or CloudEvents in
