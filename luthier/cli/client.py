@@ -14,6 +14,7 @@ import httpx
 from luthier.cli.access_objects import Accounts, Grants, Roles, Users
 from luthier.cli.batch_objects import Batches, Files
 from luthier.cli.credit_objects import Credits, Limits
+from luthier.cli.database_objects import Places
 from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.cli.security import Audit, Keys
@@ -49,6 +50,7 @@ class Client:
         self._http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=TIMEOUT)
         self.finetune = Finetune(self)
         self.tables = Tables(self)
+        self.databases, self.schemas = Places(self, "databases"), Places(self, "schemas")
         self.models = Models(self)
         self.files = Files(self)
         self.batches = Batches(self)

@@ -41,6 +41,8 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/jobs", Endpoint.FINETUNING),
     ("/luthier/v1/sql", Endpoint.SQL),
     ("/luthier/v1/tables", Endpoint.TABLES),
+    ("/luthier/v1/databases", Endpoint.TABLES),
+    ("/luthier/v1/schemas", Endpoint.TABLES),
     ("/luthier/v1/models", Endpoint.MODELS),
     ("/luthier/v1/base-models", Endpoint.MODELS),
     ("/luthier/v1/engines", Endpoint.MODELS),

@@ -18,6 +18,7 @@ from luthier.platform.securables import (
     GIVEN_BY,
     IN_SCHEMA,
     OWNED,
+    PLACES,
     PLATFORM,
     ObjectKind,
     Privilege,
@@ -42,6 +43,8 @@ class Action(StrEnum):
     DROP_MODEL = "drop the model"
     READ_ARTIFACTS = "read the model's artifacts"
     REPLICATE_MODEL = "replicate the model"
+    CREATE_DATABASE = "create a database"
+    CREATE_SCHEMA = "create a schema there"
     CREATE_ROLE = "create a role"
     CREATE_USER = "create a user"
     CREATE_SHARE = "create a share"
@@ -95,6 +98,8 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.DROP_MODEL: (*_OPEN, _OWNER),
     Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
     Action.REPLICATE_MODEL: (*_OPEN, _OWNER),
+    Action.CREATE_DATABASE: (Need(Privilege.CREATE_DATABASE, _always(ACCOUNT)),),
+    Action.CREATE_SCHEMA: (Need(Privilege.CREATE_SCHEMA, _database),),
     Action.CREATE_ROLE: (Need(Privilege.CREATE_ROLE, _always(ACCOUNT)),),
     Action.CREATE_USER: (Need(Privilege.CREATE_USER, _always(ACCOUNT)),),
     Action.CREATE_SHARE: (Need(Privilege.CREATE_SHARE, _always(ACCOUNT)),),
@@ -136,12 +141,14 @@ class Rights:
 
     def sees(self, about: Securable) -> bool:
         """Whether it may be told to the caller that there is such an object."""
-        if self.is_admin or about.kind not in OWNED:
+        if self.is_admin or about.kind not in (*OWNED, *PLACES):
             return True
         if about.kind is ObjectKind.ROLE and about.name in self.roles:
             return True
-        is_open = about.kind not in IN_SCHEMA or all(self.has(each.privilege, each.on(about)) for each in _OPEN)
-        return is_open and (about.is_imported or bool(self._on(about)))
+        around = _OPEN if about.kind in IN_SCHEMA else _OPEN[:1] if about.kind is ObjectKind.SCHEMA else ()
+        return all(self.has(each.privilege, each.on(about)) for each in around) and (
+            about.is_imported or bool(self._on(about))
+        )
 
     def _has_imported(self, on: Securable) -> bool:
         held = self.held.get(Securable(ObjectKind.DATABASE, on.database), frozenset())

@@ -25,6 +25,8 @@ class Privilege(StrEnum):
     READ = "READ"
     CREATE_TABLE = "CREATE TABLE"
     CREATE_MODEL = "CREATE MODEL"
+    CREATE_DATABASE = "CREATE DATABASE"
+    CREATE_SCHEMA = "CREATE SCHEMA"
     CREATE_ROLE = "CREATE ROLE"
     CREATE_USER = "CREATE USER"
     CREATE_SHARE = "CREATE SHARE"
@@ -54,6 +56,7 @@ class ObjectKind(StrEnum):
 
 GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
     ObjectKind.ACCOUNT: (
+        Privilege.CREATE_DATABASE,
         Privilege.CREATE_ROLE,
         Privilege.CREATE_USER,
         Privilege.CREATE_SHARE,
@@ -61,7 +64,7 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
         Privilege.MANAGE_GRANTS,
         Privilege.MONITOR_USAGE,
     ),
-    ObjectKind.DATABASE: (Privilege.USAGE, Privilege.IMPORTED, Privilege.OWNERSHIP),
+    ObjectKind.DATABASE: (Privilege.USAGE, Privilege.CREATE_SCHEMA, Privilege.IMPORTED, Privilege.OWNERSHIP),
     ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
     ObjectKind.TABLE: (Privilege.SELECT, Privilege.OWNERSHIP),
     ObjectKind.MODEL: (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP),
@@ -76,6 +79,7 @@ GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
 OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
 IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.MODEL)
+PLACES = (ObjectKind.DATABASE, ObjectKind.SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,14 @@ ACCOUNT = Securable(ObjectKind.ACCOUNT)
 PLATFORM = Securable(ObjectKind.PLATFORM)
 CORTEX_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="CORTEX_USER")
 """May call the functions of SNOWFLAKE.CORTEX and complete by HTTP. Granted to PUBLIC in a new account."""
+
+
+SHARED_SCHEMA = "PUBLIC"
+"""Each database begins with it."""
+HOME = Securable(ObjectKind.SCHEMA, "LUTHIER", SHARED_SCHEMA)
+"""Where every account may begin, unless the settings name another place."""
+RESERVED = ("SNOWFLAKE", "INFORMATION_SCHEMA")
+"""Names that the SQL engine has for itself."""
 
 
 def check_grantable(kind: ObjectKind, privileges: tuple[Privilege, ...]) -> None:

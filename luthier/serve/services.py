@@ -26,6 +26,7 @@ from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
+from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs
@@ -68,6 +69,7 @@ class Verbs(Protocol):
     shares: Shares
     keys: Keys
     audit: Audit
+    databases: Databases
     tables: Tables
     models: Models
     versions: Versions

@@ -59,7 +59,7 @@ def test_users_roles_and_grants(run: Run) -> None:
         ("CREATE MODEL", "LUTHIER.PUBLIC"),
     ]
     on = as_json(run("grants", "list", "--on", "schema", "public", "--json"))
-    assert {row["grantee_name"] for row in on} == {"ANALYST"}
+    assert {row["grantee_name"] for row in on} == {"ACCOUNTADMIN", "ANALYST"}
     assert len(as_json(run("grants", "list", "--future-in", "public", "--json"))) == 1
     good(run("grants", "revoke", "all", "schema", "public", "--from", "analyst"))
     assert good(run("grants", "list", "--to-role", "analyst")) == "No grants.\n"

@@ -46,6 +46,7 @@ RETUNED = Try({"model": "{model}", "base_model": "tiny"})
 GIVEN = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "{model}"})
 GIVEN_ALL = Try({"privileges": ["USAGE"], "kind": "MODEL", "name": "public", "scope": "ALL"})
 OPENED = Try({"accounts": ["tenant"]})
+CASCADE = Try(params={"cascade": "true"})
 MEMBER = Try({"kind": "USER", "name": "{user}"})
 JOB = {"model": "mine", "base_model": "tiny", "training_data": "SELECT * FROM {table}"}
 OWN = ("{kind}", "{parameter}")
@@ -76,6 +77,9 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ),
     ("GET", f"{V1}/tables"): (ONE,),
     ("DELETE", f"{V1}/tables/{{name:object}}"): (ONE,),
+    **{("POST", f"{V1}/{kind}"): (Try({"name": "mine"}),) for kind in ("databases", "schemas")},
+    **{("GET", f"{V1}/{kind}"): (ONE,) for kind in ("databases", "schemas")},
+    **{("DELETE", f"{V1}/{kind}/{{name:object}}"): (ONE, CASCADE) for kind in ("databases", "schemas")},
     ("POST", f"{V1}/models"): (Try(params={"name": "{model}", "new_version": "true", "promote": "true"}),),
     ("GET", f"{V1}/models"): (ONE,),
     ("GET", MODEL): (ONE,),
@@ -208,6 +212,14 @@ STATEMENTS = (
     "SHOW GRANTS OF ROLE {role}",
     "SHOW GRANTS TO USER {user}",
     "SHOW FUTURE GRANTS IN SCHEMA public",
+    "SHOW DATABASES",
+    "SHOW SCHEMAS",
+    "SHOW SCHEMAS IN DATABASE {place}",
+    "DROP DATABASE {place} CASCADE",
+    "DROP SCHEMA {place}",
+    "GRANT USAGE ON DATABASE {place} TO ROLE public",
+    "SHOW GRANTS ON SCHEMA {place}.{place}",
+    "SHOW FUTURE GRANTS IN SCHEMA {place}.{place}",
     "SHOW ROLES",
     "SHOW USERS",
     "SHOW PARAMETERS",
@@ -241,6 +253,8 @@ class Names:
     user: str
     role: str
     key: str
+    place: str
+    """A database, with a schema of the same name; and a schema of it in the default database."""
     webhook: str = "wh_0"
     share: str = "MYSECRETSHARE"
 
@@ -254,6 +268,7 @@ class Names:
     def path(self, route: str) -> str:
         own = self.user if "/users/" in route else self.role if "/roles/" in route else self.model
         own = self.table if "/tables/" in route else self.share if "/shares/" in route else own
+        own = self.place if "/databases/" in route or "/schemas/" in route else own
         named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
         named |= {"file_id": self.file_id, "batch_id": self.batch, "file": "training_results.csv", "alias": "a"}
         named |= {"webhook_id": self.webhook}
@@ -282,6 +297,7 @@ MISSING = Names(
     role="OTHERROLE",
     key="key_0",
     share="OTHERSHARE",
+    place="OTHERPLACE",
 )
 SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", "0.75")
 """None of it may come in an answer; names that were asked for are taken out before."""
@@ -303,13 +319,17 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
     place = ("DATABASE luthier", "SCHEMA luthier.public", "MODEL mysecretmodel")
     run_all(api, "CREATE SHARE mysecretshare", *(f"GRANT USAGE ON {each} TO SHARE mysecretshare" for each in place))
     run_all(api, "ALTER SHARE mysecretshare ADD ACCOUNTS = mysecretpartner")
+    run_all(api, "CREATE DATABASE mysecretplace", "CREATE SCHEMA mysecretplace.mysecretplace")
+    run_all(api, "CREATE SCHEMA mysecretplace")
     key = api.post(f"{V1}/keys", json={"name": "mysecretkey"}).json()["id"]
     webhook = api.post(f"{V1}/webhooks", json={"url": "https://93.184.215.14/mysecrethook"}).json()["id"]
     return replace(_names(file, batch, job, key), webhook=webhook)
 
 
 def _names(file: str, batch: str, job: str, key: str) -> Names:
-    return Names("mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE", key)
+    return Names(
+        "mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE", key, "MYSECRETPLACE"
+    )
 
 
 @pytest.fixture(params=["another account", "a powerless role"])
@@ -386,6 +406,7 @@ def check(what: str, theirs: tuple[int, str], none: tuple[int, str], first: Name
 
 def state(api: TestClient) -> list[Any]:
     """All that the first account sees of its own."""
-    paths = ("jobs", "tables", "models", "roles", "users", "usage/completions", "parameters", "shares")
+    paths = ("jobs", "tables", "databases", "schemas", "shares", "models", "roles", "users")
+    paths += ("usage/completions", "parameters")
     told = [api.get(f"{V1}/{path}").json() for path in paths]
     return [*told, api.get(f"{V1}/models/mysecretmodel/history").json(), api.get("/v1/files").json()["data"][-1]]

@@ -108,8 +108,9 @@ def test_nothing_is_made_or_granted_in_its_database(tenant: TestClient) -> None:
         assert "was made of a share" in error_of(made, 409, "conflict")
     table = {"name": "theirs.public.t", "filename": "a.csv"}
     error_of(tenant.post("/luthier/v1/tables", params=table, content=b"a\n1\n"), 409, "conflict")
-    for what in ("USAGE ON DATABASE theirs", "CREATE MODEL ON SCHEMA theirs.public"):
-        sql_error(tenant, f"GRANT {what} TO ROLE public", 409, "conflict")
+    sql_error(tenant, "GRANT USAGE ON DATABASE theirs TO ROLE public", 409, "conflict")
+    sql_error(tenant, "CREATE SCHEMA theirs.mine", 409, "conflict")
+    sql_error(tenant, "GRANT CREATE MODEL ON SCHEMA theirs.public TO ROLE public", 404, "not_found")
     for privilege in ("USAGE", "OWNERSHIP"):
         sql_error(tenant, f"GRANT {privilege} ON MODEL {MODEL} TO ROLE public", 404, "model_not_found")
     run_all(tenant, "CREATE SHARE onward")
@@ -248,11 +249,12 @@ NOT_TAKEN = (
     ("GRANT USAGE ON MODEL nothing TO SHARE partners", 404, "No model"),
     ("GRANT USAGE ON MODEL tuned TO SHARE nothing", 404, "No share NOTHING"),
     ("ALTER SHARE partners ADD ACCOUNTS = main", 400, "is your own"),
-    ("DROP DATABASE luthier", 404, "No database LUTHIER"),
+    ("DROP DATABASE nothing", 404, "No database NOTHING"),
 )
 
 
 def test_what_a_share_does_not_take(tenant: TestClient, api: TestClient) -> None:
+    run_all(api, "CREATE DATABASE second")
     for statement, status, words in NOT_TAKEN:
         response = api.post("/luthier/v1/sql", json={"statement": statement})
         assert (response.status_code, words in response.json()["error"]["message"]) == (status, True), response.text
@@ -260,8 +262,7 @@ def test_what_a_share_does_not_take(tenant: TestClient, api: TestClient) -> None
 
 def test_a_database_of_a_share_has_a_name_of_its_own(tenant: TestClient, api: TestClient) -> None:
     run_all(api, "CREATE SHARE more", "ALTER SHARE more ADD ACCOUNTS = tenant")
-    table = {"name": "own.public.t", "filename": "a.csv"}
-    assert tenant.post("/luthier/v1/tables", params=table, content=b"a\n1\n").status_code == 201
+    run_all(tenant, "CREATE DATABASE own")
     for name in ("theirs", "luthier", "snowflake", "own"):
         sql_error(tenant, f"CREATE DATABASE {name} FROM SHARE main.more", 409, "conflict")
     assert "was made of that share" in sql_error(tenant, "CREATE DATABASE x FROM SHARE main.partners", 409, "conflict")
@@ -277,9 +278,10 @@ def test_who_may_make_and_use_shares(api: TestClient, join: Join, tenant: TestCl
     run_all(api, "GRANT CREATE SHARE, IMPORT SHARE ON ACCOUNT TO ROLE analyst")
     run_all(ann, "CREATE SHARE anns")
     assert [row["name"] for row in rows(ann, "SHOW SHARES")] == ["ANNS"]
-    assert "is needed to grant privileges on it" in sql_error(
-        ann, "GRANT USAGE ON DATABASE luthier TO SHARE anns", 403, "not_authorized"
-    )
+    given = "GRANT USAGE ON DATABASE luthier TO SHARE anns"
+    assert "No database LUTHIER" in sql_error(ann, given, 404, "not_found")
+    run_all(api, "GRANT USAGE ON DATABASE luthier TO ROLE analyst")
+    assert "is needed to grant privileges on it" in sql_error(ann, given, 403, "not_authorized")
     run_all(api, "GRANT OWNERSHIP ON SHARE partners TO ROLE analyst", "DROP ROLE analyst")
     assert {row["owner"] for row in rows(api, "SHOW SHARES")} == {"ACCOUNTADMIN"}
     error_of(tenant.post(CHAT, json=ask_body("main.partners")), 404, "model_not_found")

@@ -17,6 +17,7 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
@@ -89,6 +90,8 @@ class GrantsMachine(RuleBasedStateMachine):
         self.roles = Roles(store, guard, access, lambda: 1)
         self.grants = Grants(store, guard, self.roles, Catalog({}), lambda: 1)
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
+        with store.transaction() as tx:
+            PlaceRows(store).add_home(tx, ADMIN.account, SCHEMA, 1)
         self.store, self.plain = store, Plain()
 
     @rule(name=roles)
@@ -175,7 +178,7 @@ class GrantsMachine(RuleBasedStateMachine):
                 self._check(name, of)
         with self.store.reading() as tx:
             left = tx.execute(sa.select(sa.func.count()).select_from(self.store.table("grants"))).scalar_one()
-        assert left == 1 + len(self.plain.held) + len(self.plain.future), "no grant is left of what is gone"
+        assert left == 5 + len(self.plain.held) + len(self.plain.future), "no grant is left of what is gone"
 
     def _check(self, name: str, of: str) -> None:
         caller, about = Caller(account=ADMIN.account, user="u", role=name), QualifiedName("D", "S", of, of)

@@ -5,7 +5,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -16,9 +15,11 @@ from luthier.platform.jobs import MOVES, Job, JobError, JobStatus, Progress, che
 from luthier.platform.metering import UsageKind
 from luthier.platform.names import parse_name
 from luthier.platform.prices import load_prices
+from luthier.platform.registry.accounts import open_account
 from luthier.platform.registry.jobs import Billing, Jobs
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.securables import HOME
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 from tests.factories import ADMIN, BASE_MODEL, make_finished, make_job, make_progress
@@ -69,7 +70,7 @@ class JobsMachine(RuleBasedStateMachine):
         super().__init__()
         store = Store("sqlite:///:memory:")
         with store.transaction() as tx:
-            tx.execute(sa.insert(store.table("accounts")).values(name=ADMIN.account, created_on=0))
+            open_account(store, tx, ADMIN.account, HOME, 0)
         self.launcher = Launcher(num_jobs=1)
         self.ledger, self.models = Ledger(store), Models(store)
         base = BaseModel.model_validate(tomllib.loads(BASE_MODEL.format(path="x")))

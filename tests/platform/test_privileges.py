@@ -31,10 +31,19 @@ ABOUT = {
     Action.CREATE_TABLE: SCHEMA,
     Action.CREATE_MODEL: SCHEMA,
     Action.FINETUNE: SCHEMA,
+    Action.CREATE_SCHEMA: SCHEMA,
     Action.COMPLETE_BASE: BASE,
     Action.OPERATE: PLATFORM,
     **dict.fromkeys(
-        (Action.COUNT_TOKENS, Action.CREATE_ROLE, Action.CREATE_USER, Action.MANAGE_GRANTS, Action.ADMINISTER), ACCOUNT
+        (
+            Action.COUNT_TOKENS,
+            Action.CREATE_DATABASE,
+            Action.CREATE_ROLE,
+            Action.CREATE_USER,
+            Action.MANAGE_GRANTS,
+            Action.ADMINISTER,
+        ),
+        ACCOUNT,
     ),
     **dict.fromkeys((Action.SEE_USAGE, Action.CREATE_SHARE, Action.IMPORT_SHARE), ACCOUNT),
 }

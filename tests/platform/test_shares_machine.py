@@ -18,6 +18,7 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.versions import Versions
@@ -74,8 +75,11 @@ class SharesMachine(RuleBasedStateMachine):
             access.add_admin_key(account, f"hash{number}", "lt_")
         roles = Roles(store, guard, access, lambda: 1)
         self.grants = Grants(store, guard, roles, Catalog({}), lambda: 1)
-        self.shares = Shares(store, guard, self.grants, lambda: 1, "HOME")
+        self.shares = Shares(store, guard, self.grants, lambda: 1)
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
+        with store.transaction() as tx:
+            for account in PROVIDERS:
+                PlaceRows(store).add_home(tx, account, Securable(ObjectKind.SCHEMA, "D", "S"), 1)
         roles.create(admin(CONSUMER), ROLE)
         self.plain = Plain()
 

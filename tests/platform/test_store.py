@@ -24,7 +24,7 @@ from tests.fakes import Launcher
 pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
-TABLES |= {"limits", "topups", "reservations", "job_counts"}
+TABLES |= {"places", "limits", "topups", "reservations", "job_counts"}
 TABLES |= {"rate_limits", "rate_leases", "webhooks", "notices", "deliveries"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases", "region_base_models"}
@@ -303,3 +303,34 @@ def test_jobs_are_named_and_counted_once_they_come_up(settings: Settings) -> Non
     again.jobs.submit(make_job("ft_c", "luthier.public.b"))
     assert again.jobs.census(ADMIN).counts[JobStatus.PENDING] == 2
     engine.dispose()
+
+
+def test_places_of_before_are_there_and_owned(settings: Settings) -> None:
+    registry = Registry(settings, Launcher())
+    add_admin(registry)
+    for text in ("D.S", "D.PUBLIC", "MAKING.S"):
+        database, schema = text.split(".")
+        registry.databases.create(ADMIN, Securable(ObjectKind.DATABASE, database))
+        registry.databases.create(ADMIN, Securable(ObjectKind.SCHEMA, database, schema))
+    registry.jobs.submit(make_job(model="MAKING.S.TUNED"))
+    registry.roles.create(ADMIN, "R")
+    for place in (Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.SCHEMA, "D", "S")):
+        registry.grants.grant(ADMIN, Granted((Privilege.OWNERSHIP,), place), "R")
+    registry.grants.grant(ADMIN, Granted((Privilege.CREATE_SCHEMA,), Securable(ObjectKind.DATABASE, "D")), "R")
+    before = owned_places(registry)
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0009")
+    with engine.begin() as tx:
+        left = tx.exec_driver_sql("SELECT DISTINCT privilege FROM grants ORDER BY privilege").scalars().all()
+        assert left == ["OWNERSHIP", "USAGE"]
+        tx.exec_driver_sql("DELETE FROM grants WHERE grantee = 'ACCOUNTADMIN'")
+    upgrade(engine)
+    engine.dispose()
+    assert owned_places(Registry(settings, Launcher())) == before - {("D", "PUBLIC", "ACCOUNTADMIN")} - {
+        ("MAKING", "PUBLIC", "ACCOUNTADMIN")
+    }
+
+
+def owned_places(registry: Registry) -> set[tuple[str, str, str]]:
+    shown = registry.databases.show(ADMIN, ObjectKind.DATABASE) + registry.databases.show(ADMIN, ObjectKind.SCHEMA)
+    return {(each.database, each.name, each.owner) for each in shown}

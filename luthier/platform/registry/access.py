@@ -6,20 +6,20 @@ from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.registry.accounts import AccountKey, key_row, open_account
 from luthier.platform.registry.guard import Guard
-from luthier.platform.securables import ObjectKind
+from luthier.platform.securables import HOME, ObjectKind, Securable
 from luthier.platform.store import Store
 
 
 class Access:
-    def __init__(self, store: Store, guard: Guard) -> None:
-        self._store, self._guard = store, guard
+    def __init__(self, store: Store, guard: Guard, home: Securable = HOME) -> None:
+        self._store, self._guard, self._home = store, guard, home
         self._role_grants = store.table("role_grants")
 
     def add_admin_key(self, account: str, key_hash: str, prefix: str) -> None:
         """Gives the account's admin a key; makes the account with its admin if it is not there yet."""
         admin = Caller(account=account, user=ADMIN_USER, role=ADMIN_ROLE)
         with self._store.transaction() as tx:
-            open_account(self._store, tx, account, now_ms())
+            open_account(self._store, tx, account, self._home, now_ms())
             self._store.insert_missing(tx, "keys", [key_row(admin, AccountKey(hash=key_hash, prefix=prefix), now_ms())])
 
     def roles_of(self, tx: sa.Connection, account: str, user: str) -> frozenset[str]:

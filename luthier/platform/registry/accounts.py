@@ -13,7 +13,17 @@ from luthier.platform.keys import new_key_id
 from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
-from luthier.platform.securables import CORTEX_USER, PLATFORM, PUBLIC, SYSTEM_ROLES, ObjectKind, Privilege, Securable
+from luthier.platform.registry.place_rows import PlaceRows
+from luthier.platform.securables import (
+    CORTEX_USER,
+    HOME,
+    PLATFORM,
+    PUBLIC,
+    SYSTEM_ROLES,
+    ObjectKind,
+    Privilege,
+    Securable,
+)
 from luthier.platform.store import Store
 
 ALLOWLIST = "CORTEX_MODELS_ALLOWLIST"
@@ -34,8 +44,11 @@ class AccountKey(Frozen):
 
 
 class Accounts:
-    def __init__(self, store: Store, guard: Guard, catalog: Catalog, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, guard: Guard, catalog: Catalog, clock: Callable[[], int], home: Securable = HOME
+    ) -> None:
         self._store, self._guard, self._catalog, self._clock = store, guard, catalog, clock
+        self._home = home
         self._accounts, self._parameters, self._keys = map(store.table, ("accounts", "parameters", "keys"))
 
     def create(self, caller: Caller, name: str, key: AccountKey) -> Account:
@@ -44,7 +57,7 @@ class Accounts:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
             same = (self._keys.c.account == name, self._keys.c.hash == key.hash)
             is_made = tx.execute(sa.select(self._keys.c.hash).where(*same)).first()
-            if not is_made and not open_account(self._store, tx, name, self._clock()):
+            if not is_made and not open_account(self._store, tx, name, self._home, self._clock()):
                 raise Conflict(f"Account {name} is there already. Choose another name.")
             if not is_made:
                 admin = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
@@ -114,8 +127,8 @@ class Accounts:
         return ",".join(self._catalog.get(name).name for name in names)
 
 
-def open_account(store: Store, tx: sa.Connection, name: str, now: int) -> bool:
-    """Makes an account with its admin, its roles and what PUBLIC may do at first; False if it is there already."""
+def open_account(store: Store, tx: sa.Connection, name: str, home: Securable, now: int) -> bool:
+    """Makes an account with its admin, roles, first schema and what PUBLIC may do; False if it is there already."""
     if not store.insert_missing(tx, "accounts", [{"name": name, "created_on": now}]):
         return False
     made = {"account": name, "created_on": now}
@@ -124,6 +137,7 @@ def open_account(store: Store, tx: sa.Connection, name: str, now: int) -> bool:
     to_admin = {"role": ADMIN_ROLE, "granted_to": ObjectKind.USER.value, "grantee": ADMIN_USER}
     store.insert_missing(tx, "role_grants", [{**made, **to_admin, "granted_by": ADMIN_ROLE}])
     founder = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
+    PlaceRows(store).add_home(tx, name, home, now)
     GrantRows(store).add(tx, founder, [(Privilege.USAGE, CORTEX_USER)], PUBLIC, now)
     return True
 

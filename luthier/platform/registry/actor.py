@@ -26,6 +26,7 @@ from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
+from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.jobs import Jobs, Launcher
@@ -115,6 +116,7 @@ class RegistryClient:
         self.shares = cast(Shares, _Part("shares"))
         self.keys = cast(Keys, _Part("keys"))
         self.audit = cast(Audit, _Part("audit"))
+        self.databases = cast(Databases, _Part("databases"))
         self.tables = cast(Tables, _Part("tables"))
         self.models = cast(Models, _Part("models"))
         self.versions = cast(Versions, _Part("versions"))

@@ -71,13 +71,15 @@ class GrantRows:
         tx.execute(sa.delete(self.grants).where(*is_its))
         tx.execute(sa.delete(self.shared).where(self.shared.c.account == account, is_on(self.shared, gone)))
 
-    def end_in_database(self, tx: sa.Connection, account: str, database: str) -> None:
-        """What is granted to roles on a database and on all that is in it, or will be."""
-        is_its = (self.grants.c.account == account, self.grants.c.database == database)
-        tx.execute(sa.delete(self.grants).where(*is_its))
-
     def end_of_role(self, tx: sa.Connection, account: str, role: str) -> None:
         tx.execute(sa.delete(self.grants).where(self.grants.c.account == account, self.grants.c.grantee == role))
+
+    def pass_on(self, tx: sa.Connection, to: Caller, role: str) -> None:
+        """OWNERSHIP of databases and schemas, from a role that ends."""
+        columns = self.grants.c
+        is_owner = (columns.grantee == role, columns.privilege == Privilege.OWNERSHIP.value)
+        owned = sa.update(self.grants).where(columns.account == to.account, *is_owner)
+        tx.execute(owned.values(grantee=to.role))
 
     def replace_owner(self, tx: sa.Connection, by: Caller, on: Securable, grantee: str, now: int) -> None:
         """Of a database or schema: OWNERSHIP passes from who had it."""

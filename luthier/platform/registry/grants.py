@@ -13,7 +13,8 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, is_on, securable
-from luthier.platform.registry.objects import no_model, no_table
+from luthier.platform.registry.objects import lies_in, no_model, no_table
+from luthier.platform.registry.place_rows import PlaceRows, no_place
 from luthier.platform.registry.roles import Roles, no_role, no_user
 from luthier.platform.registry.share_rows import ShareRows, place_in
 from luthier.platform.securables import (
@@ -21,6 +22,7 @@ from luthier.platform.securables import (
     CORTEX_USER,
     IN_SCHEMA,
     OWNED,
+    PLACES,
     SYSTEM_ROLES,
     Granted,
     ObjectKind,
@@ -58,7 +60,7 @@ class RoleGrant(Frozen):
 class Grants:
     def __init__(self, store: Store, guard: Guard, roles: Roles, catalog: Catalog, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._roles, self._catalog, self._clock = store, guard, roles, catalog, clock
-        self._rows, self._shares = GrantRows(store), ShareRows(store)
+        self._rows, self._places, self._shares = GrantRows(store), PlaceRows(store), ShareRows(store)
         self._grants, self._role_grants = self._rows.grants, store.table("role_grants")
         self._owned = {kind: store.table(f"{kind.lower()}s") for kind in OWNED}
 
@@ -78,7 +80,7 @@ class Grants:
 
     def revoke(self, caller: Caller, granted: Granted, role: str) -> int:
         check_grantable(granted.on.kind, granted.privileges)
-        if granted.is_ownership and granted.on.kind in OWNED:
+        if granted.is_ownership:
             raise InvalidInput(f"OWNERSHIP of a {granted.on.kind} is not revoked: grant it to another role.")
         with self._store.transaction() as tx:
             objects = self.grantable(tx, caller, granted)
@@ -136,7 +138,7 @@ class Grants:
         columns = self._grants.c
         its = (columns.account == caller.account, columns.is_future, columns.database == schema.database)
         with self._store.reading() as tx:
-            self._guard.check(tx, caller, Action.GRANT, schema)
+            self._check_grants_in(tx, caller, schema)
             return [_to_grant(row) for row in self._read(tx, (*its, columns.schema == schema.schema))]
 
     # what is granted on
@@ -151,13 +153,16 @@ class Grants:
         if about.kind not in IN_SCHEMA or granted.is_ownership:
             raise InvalidInput(f"{granted.scope} is for {' and '.join(IN_SCHEMA)} in a schema, and not for OWNERSHIP.")
         if granted.scope is Scope.FUTURE:
-            self._guard.check(tx, caller, Action.GRANT, about.in_schema)
+            self._check_grants_in(tx, caller, about.in_schema)
             return [about]
         table = self._owned[about.kind]
-        there = (table.c.database == about.database, table.c.schema == about.schema)
-        query = sa.select(table).where(table.c.account == caller.account, *there)
+        query = sa.select(table).where(lies_in(table, caller.account, about))
         rows = [dict(row) for row in tx.execute(query).mappings()]
         return [securable(about.kind, row) for row in self._guard.allowed(tx, caller, Action.GRANT, about.kind, rows)]
+
+    def _check_grants_in(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
+        self._guard.check(tx, caller, Action.GRANT, schema)
+        self._places.check_there(tx, caller.account, schema)
 
     def _find(self, tx: sa.Connection, caller: Caller, about: Securable) -> Securable:
         """With its owner; as if it were not there where it is not."""
@@ -167,6 +172,8 @@ class Grants:
             raise NotFound(f"No database role {about.dotted}: there is {CORTEX_USER.dotted}.")
         if about.kind is ObjectKind.BASE_MODEL and about.name != ALL_MODELS:
             return Securable(about.kind, name=self._catalog.get(about.name).name)
+        if about.kind in PLACES:
+            self._places.check_there(tx, caller.account, about)
         if about.kind not in OWNED:
             return about
         row = tx.execute(self._select(caller, about)).mappings().first()
@@ -178,7 +185,7 @@ class Grants:
         found = self._find(tx, caller, about)
         if not self._guard.rights(tx, caller, found).sees(found):
             raise self._none(about)
-        if about.kind not in OWNED:  # these are no secret, but who holds what on them is
+        if about.kind not in (*OWNED, *PLACES):  # these are no secret, but who holds what on them is
             self._guard.check(tx, caller, Action.GRANT, found)
         return found
 
@@ -186,6 +193,8 @@ class Grants:
         nameless = {ObjectKind.ROLE: no_role, ObjectKind.USER: no_user, ObjectKind.SHARE: no_share}
         if about.kind in nameless:
             return nameless[about.kind](about.name)
+        if about.kind in PLACES:
+            return no_place(about)
         name = QualifiedName(about.database, about.schema, about.name, about.dotted)
         return no_model(name) if about.kind is ObjectKind.MODEL else no_table(name)
 

@@ -11,7 +11,7 @@ from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action, Rights, missing
-from luthier.platform.securables import ACCOUNT, IN_SCHEMA, PUBLIC, ObjectKind, Privilege, Securable
+from luthier.platform.securables import ACCOUNT, IN_SCHEMA, PLACES, PUBLIC, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ class Guard:
         if len(rows) <= MAX_NAMES:
             names = (columns[part].in_({row[part] for row in rows}) for part in ("database", "schema", "name"))
             on_them = sa.and_(on_them, *names)
-        rights = self._rights(tx, caller, [columns.kind.in_([*WIDE, ObjectKind.DATABASE, ObjectKind.SCHEMA]), on_them])
+        rights = self._rights(tx, caller, [columns.kind.in_([*WIDE, *PLACES]), on_them])
         return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
 
     def own(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> sa.ColumnElement[bool]:
@@ -114,6 +114,10 @@ class Guard:
         kinds = (ObjectKind.BASE_MODEL, ObjectKind.DATABASE_ROLE)
         rights = self._rights(tx, caller, [self._grants.c.kind.in_(kinds)], always=True)
         return Rights(rights.roles, rights.held, listed, rights.is_operator)
+
+    def rights_on_places(self, tx: sa.Connection, caller: Caller) -> Rights:
+        """What the caller holds on databases and schemas."""
+        return self._rights(tx, caller, [self._grants.c.kind.in_(PLACES)])
 
     def _rights(
         self, tx: sa.Connection, caller: Caller, wanted: Sequence[sa.ColumnElement[bool]], always: bool = False

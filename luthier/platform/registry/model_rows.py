@@ -1,7 +1,7 @@
 """Rows of models and versions: found by name, added, and made nouns of. No verbs: those stand in models.py."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,11 +10,12 @@ from luthier.errors import Conflict, LuthierError, ModelNotFound
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.jobs import ACTIVE, Job
 from luthier.platform.models import Change, Model, ModelVersion
-from luthier.platform.names import QualifiedName
+from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import is_named, no_model, object_row
+from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
@@ -31,6 +32,7 @@ Row = dict[str, Any]
 class ModelRows:
     def __init__(self, store: Store) -> None:
         self.store, self.guard, self.grants = store, Guard(store), GrantRows(store)
+        self._places = PlaceRows(store)
         self.models, self.versions, self.aliases = (store.table(name) for name in ("models", "versions", "aliases"))
         self.shares = ShareRows(store)
         self.changes, self.dropped, self.jobs = (store.table(name) for name in ("model_changes", "dropped", "jobs"))
@@ -72,6 +74,7 @@ class ModelRows:
         """A model of that name, or the next version of one that is there, which must be the caller's."""
         self.guard.check(tx, caller, by, in_schema(name))
         self.shares.check_own(tx, caller.account, name.database)
+        self._places.check_there(tx, caller.account, in_schema(name))
         row = self.find(tx, caller, name)
         if row and is_version:
             self.get(tx, caller, name, Action.CHANGE_MODEL)
@@ -95,6 +98,13 @@ class ModelRows:
         )
         rows = tx.execute(active.add_columns(columns.created_on)).mappings()  # to order few rows, SQLite reads many
         return min(map(dict, rows), key=lambda row: (row["created_on"], row["id"]), default=None)
+
+    def made_now(self, tx: sa.Connection, caller: Caller) -> Iterator[Securable]:
+        """The models that active jobs of the account make."""
+        columns = self.jobs.c
+        active = sa.select(columns.model).where(columns.account == caller.account, columns.status.in_(ACTIVE))
+        for name in tx.execute(active).scalars():
+            yield Securable.named(ObjectKind.MODEL, parse_name(name, "", ""))
 
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""

@@ -12,8 +12,9 @@ from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
+from luthier.platform.registry.objects import lies_in
 from luthier.platform.registry.versions import Versions
-from luthier.platform.securables import ObjectKind
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -66,14 +67,26 @@ class Models:
             model = self._rows.get(tx, caller, name, Action.DROP_MODEL)
             gone = self._rows.described(tx, model, version)
             if version is None:
-                self._rows.forget(tx, self._rows.versions_of(tx, model), self._clock())
-                self._rows.drop(tx, model)
-                self._versions.note(tx, caller, model, "DROP", None)
+                self.remove(tx, caller, model)
             else:
                 _check_unused(gone)
                 self._rows.forget(tx, [gone], self._clock())
                 self._versions.note(tx, caller, model, "DROP_VERSION", gone.version)
         return gone
+
+    def rows_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Row]:
+        query = sa.select(self._rows.models).where(lies_in(self._rows.models, caller.account, place))
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    def are_made_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> bool:
+        """Whether a job makes one there."""
+        return any(place in (name.in_schema, name.in_database) for name in self._rows.made_now(tx, caller))
+
+    def remove(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
+        """Whoever asks: that is decided by then."""
+        self._rows.forget(tx, self._rows.versions_of(tx, model), self._clock())
+        self._rows.drop(tx, model)
+        self._versions.note(tx, caller, model, "DROP", None)
 
     def precheck_import(self, caller: Caller, name: QualifiedName, new_version: bool = False) -> None:
         """Conflict when the name is taken, but by an import: the next may be the same again."""

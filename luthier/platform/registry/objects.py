@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from luthier.errors import ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName
+from luthier.platform.securables import Securable
 
 
 def object_row(caller: Caller, name: QualifiedName, created_on: int) -> dict[str, Any]:
@@ -30,6 +31,12 @@ def is_named(table: sa.Table, caller: Caller, name: QualifiedName) -> sa.ColumnE
         columns.schema == name.schema,
         columns.name == name.name,
     )
+
+
+def lies_in(table: sa.Table, account: str, place: Securable) -> sa.ColumnElement[bool]:
+    """In a database, or in a schema."""
+    schema = [table.c.schema == place.schema] if place.schema else []
+    return sa.and_(table.c.account == account, table.c.database == place.database, *schema)
 
 
 def no_model(name: QualifiedName) -> ModelNotFound:

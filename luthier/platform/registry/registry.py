@@ -12,6 +12,7 @@ from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
 from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
+from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
@@ -32,6 +33,7 @@ from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
 from luthier.platform.registry.webhooks import Webhooks
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 
@@ -49,16 +51,18 @@ class Registry:
         """`read_only` for verbs that read, beside the one registry that writes."""
         store = Store(settings.store_url, migrate=not read_only, read_only=read_only)
         guard, catalog = Guard(store, settings.account), load_catalog(settings)
-        self.accounts = Accounts(store, guard, catalog, clock)
-        self.access = Access(store, guard)
+        home = Securable(ObjectKind.SCHEMA, settings.database, settings.schema_name)
+        self.accounts = Accounts(store, guard, catalog, clock, home)
+        self.access = Access(store, guard, home)
         self.keys = Keys(store, guard, self.access, clock)
         self.audit = Audit(store, clock)
         self.roles = Roles(store, guard, self.access, clock)
         self.users = Users(store, guard, self.roles, clock)
         self.grants = Grants(store, guard, self.roles, catalog, clock)
-        self.shares = Shares(store, guard, self.grants, clock, settings.database)
+        self.shares = Shares(store, guard, self.grants, clock)
         self.tables = Tables(store, guard)
         self.models = Models(store, clock)
+        self.databases = Databases(store, guard, (self.tables, self.models), home, clock)
         self.versions = Versions(store, clock)
         self.replicas = Replicas(store, settings, catalog)
         self.artifacts = Artifacts(store, settings, clock)

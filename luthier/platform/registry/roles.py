@@ -60,6 +60,7 @@ class Roles:
                 raise Conflict(f"Role {name} is your current role. Take another one to drop it.")
             for table, column in OWNED_BY_ROLE.items():
                 self._pass_on(tx, table, column, caller, name)
+            self._rows.pass_on(tx, caller, name)
             self._rows.end_of_role(tx, caller.account, name)
             columns = self._role_grants.c
             is_in = sa.or_(

@@ -11,18 +11,16 @@ import sqlalchemy as sa
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.jobs import ACTIVE
-from luthier.platform.names import parse_name, quote_if_needed
+from luthier.platform.names import quote_if_needed
 from luthier.platform.privileges import Action
-from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.grants import Grant, Grants, no_share, shared
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import Row, ShareRows, place_in
-from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable
+from luthier.platform.securables import RESERVED, Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.store import Store
 
 SHARED = (ObjectKind.DATABASE, ObjectKind.SCHEMA, ObjectKind.MODEL)
-RESERVED = "SNOWFLAKE"
 PLACEHOLDER = "<DB>"
 """Stands for the database that a consumer will make."""
 
@@ -61,11 +59,9 @@ class ShareAccount(Frozen):
 
 
 class Shares:
-    def __init__(self, store: Store, guard: Guard, grants: Grants, clock: Callable[[], int], database: str) -> None:
-        """`database` is the one that every account begins with."""
+    def __init__(self, store: Store, guard: Guard, grants: Grants, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._grants, self._clock = store, guard, grants, clock
-        self._database = database
-        self._rows, self._grant_rows = ShareRows(store), GrantRows(store)
+        self._rows, self._places = ShareRows(store), PlaceRows(store)
 
     # the provider's
 
@@ -183,12 +179,11 @@ class Shares:
                 return False
             if other := next((each for each, share_id in made.items() if share_id == share["id"]), None):
                 raise Conflict(f"Database {quote_if_needed(other)} was made of that share: use it, or drop it first.")
-            self._check_free(tx, caller, database)
+            on = Securable(ObjectKind.DATABASE, database)
+            if database in RESERVED or not self._places.add(tx, caller, on, self._clock()):
+                raise Conflict(f"Database {quote_if_needed(database)} is there already. Choose another name.")
             row = {"account": caller.account, "name": database, "share_id": share["id"], "created_on": self._clock()}
             tx.execute(sa.insert(self._rows.databases).values(**row))
-            self._grant_rows.end_in_database(tx, caller.account, database)
-            on = Securable(ObjectKind.DATABASE, database)
-            self._grant_rows.replace_owner(tx, caller, on, caller.role, self._clock())
         return True
 
     def drop_database(self, caller: Caller, database: str) -> None:
@@ -199,10 +194,7 @@ class Shares:
                 raise none
             on = Securable(ObjectKind.DATABASE, database)
             self._guard.check(tx, caller, Action.MANAGE, on, lambda: none)
-            columns = self._rows.databases.c
-            its = (columns.account == caller.account, columns.name == database)
-            tx.execute(sa.delete(self._rows.databases).where(*its))
-            self._grant_rows.end_in_database(tx, caller.account, database)
+            self._places.end(tx, caller.account, on)
 
     # rows
 
@@ -288,18 +280,6 @@ class Shares:
         if on.kind is not ObjectKind.DATABASE and given != on.database:
             cure = f"GRANT USAGE ON {on.in_database} TO SHARE {name}"
             raise Conflict(f"Share {name} does not give {on.in_database}, in which {on} is. `{cure}` comes first.")
-
-    def _check_free(self, tx: sa.Connection, caller: Caller, database: str) -> None:
-        """A name under which nothing of the account's own is, nor comes to be."""
-        jobs = self._store.table("jobs").c
-        active = sa.select(jobs.model).where(jobs.account == caller.account, jobs.status.in_(ACTIVE))
-        is_used = any(parse_name(model, "", "").database == database for model in tx.execute(active).scalars())
-        for table in (self._store.table("models"), self._store.table("tables"), self._rows.databases):
-            place = table.c.name if table is self._rows.databases else table.c.database
-            its = (table.c.account == caller.account, place == database)
-            is_used |= tx.execute(sa.select(table.c.name).where(*its)).first() is not None
-        if is_used or database in (RESERVED, self._database):
-            raise Conflict(f"Database {quote_if_needed(database)} is there already. Choose another name.")
 
 
 def _about(share: Row) -> Securable:

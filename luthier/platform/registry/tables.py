@@ -11,16 +11,20 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import is_named, no_table, object_row
+from luthier.platform.registry.objects import is_named, lies_in, no_table, object_row
+from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
+
+Row = dict[str, Any]
 
 
 class Tables:
     def __init__(self, store: Store, guard: Guard) -> None:
         self._store, self._guard = store, guard
-        self._tables, self._grants, self._shares = store.table("tables"), GrantRows(store), ShareRows(store)
+        self._tables, self._grants, self._places = store.table("tables"), GrantRows(store), PlaceRows(store)
+        self._shares = ShareRows(store)
 
     def precheck(self, caller: Caller, name: QualifiedName) -> None:
         """NotAllowed before a file comes that could not be kept."""
@@ -65,20 +69,29 @@ class Tables:
             row = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
             if row is None:
                 raise no_table(name)
-            self._drop(tx, caller, name, dict(row))
-        return _to_table(dict(row))
+            return self._drop(tx, caller, name, dict(row))
+
+    def rows_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Row]:
+        query = sa.select(self._tables).where(lies_in(self._tables, caller.account, place))
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    def remove(self, tx: sa.Connection, caller: Caller, row: Row) -> TableInfo:
+        """Whoever asks: that is decided by then."""
+        self._grants.end(tx, caller.account, securable(ObjectKind.TABLE, row))
+        tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
+        return _to_table(row)
+
+    def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: Row) -> TableInfo:
+        table = securable(ObjectKind.TABLE, row)
+        self._guard.check(tx, caller, Action.DROP_TABLE, table, lambda: no_table(name))
+        return self.remove(tx, caller, row)
 
     def _check_place(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
         self._shares.check_own(tx, caller.account, name.database)
-
-    def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: dict[str, Any]) -> None:
-        table = securable(ObjectKind.TABLE, row)
-        self._guard.check(tx, caller, Action.DROP_TABLE, table, lambda: no_table(name))
-        self._grants.end(tx, caller.account, table)
-        tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
+        self._places.check_there(tx, caller.account, in_schema(name))
 
 
-def _to_table(row: dict[str, Any]) -> TableInfo:
+def _to_table(row: Row) -> TableInfo:
     kept = {key: row[key] for key in ("owner", "path", "num_rows", "columns", "created_on")}
     return TableInfo(name=row["display"], **kept)

@@ -33,6 +33,7 @@ from luthier.serve.dialects import (
     native_audit,
     native_base_models,
     native_credits,
+    native_databases,
     native_engines,
     native_export,
     native_follow,
@@ -291,6 +292,7 @@ v1.include_router(native_versions.routes)
 v1.include_router(native_export.routes)
 v1.include_router(native_access.routes)
 v1.include_router(native_shares.routes)
+v1.include_router(native_databases.routes)
 v1.include_router(native_keys.routes)
 v1.include_router(native_audit.routes)
 v1.include_router(native_limits.routes)

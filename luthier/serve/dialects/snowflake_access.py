@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.securables import (
@@ -24,7 +23,22 @@ from luthier.platform.securables import (
     role_key,
     user_key,
 )
-from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, TEXT, Answer, answered, columns, done, pattern
+from luthier.serve.dialects.snowflake_statements import (
+    COMMENT,
+    IDENTIFIER,
+    IF_EXISTS,
+    IF_NOT_EXISTS,
+    NAME,
+    TEXT,
+    Answer,
+    answered,
+    columns,
+    created,
+    done,
+    dropped,
+    pattern,
+    text_of,
+)
 from luthier.serve.services import Services
 
 GRANTS = columns(
@@ -45,7 +59,6 @@ MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
 KINDS = "DATABASE|SCHEMA|TABLE|MODEL|ROLE|USER|SHARE"
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z\s,]*?)"
 TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
-COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
 
 
 def access_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
@@ -55,36 +68,24 @@ def access_statement(services: Services, caller: Caller, statement: str) -> pa.T
 
 def _create_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = role_key(found["name"])
-    is_new = services.registry.roles.create(caller, name, text(found["comment"]))
+    is_new = services.registry.roles.create(caller, name, text_of(found["comment"]))
     return created("Role", name, is_new)
 
 
 def _drop_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = role_key(found["name"])
-    try:
-        services.registry.roles.drop(caller, name)
-    except NotFound:
-        if not found["if_exists"]:
-            raise
-        return done("Drop statement executed successfully.")
-    return done(f"{name} successfully dropped.")
+    return dropped(found, name, lambda: services.registry.roles.drop(caller, name))
 
 
 def _create_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name, default = user_key(found["name"]), found["default"]
     role = role_key(default) if default else None
-    return created("User", name, services.registry.users.create(caller, name, role, text(found["comment"])))
+    return created("User", name, services.registry.users.create(caller, name, role, text_of(found["comment"])))
 
 
 def _drop_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = user_key(found["name"])
-    try:
-        services.registry.users.drop(caller, name)
-    except NotFound:
-        if not found["if_exists"]:
-            raise
-        return done("Drop statement executed successfully.")
-    return done(f"{name} successfully dropped.")
+    return dropped(found, name, lambda: services.registry.users.drop(caller, name))
 
 
 def _grant_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
@@ -170,7 +171,7 @@ def _show_users(services: Services, caller: Caller, _found: "re.Match[str]") -> 
 
 
 def _set_parameter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    services.registry.accounts.set_parameter(caller, found["name"], text(found["value"]))
+    services.registry.accounts.set_parameter(caller, found["name"], text_of(found["value"]))
     return done()
 
 
@@ -192,14 +193,6 @@ def _kind(text: str) -> ObjectKind:
     return ObjectKind(" ".join(text.upper().split()))
 
 
-def text(written: str | None) -> str:
-    return written[1:-1].replace("''", "'") if written else ""
-
-
-def created(kind: str, name: str, is_new: bool) -> pa.Table:
-    return done(f"{kind} {name} successfully created." if is_new else f"{name} already exists, statement succeeded.")
-
-
 def table(schema: pa.Schema, rows: Sequence[Frozen]) -> pa.Table:
     return pa.Table.from_pylist([row.model_dump() for row in rows], schema)
 
@@ -210,18 +203,19 @@ def both(words: str, answer: Answer) -> tuple[tuple["re.Pattern[str]", Answer], 
     return (pattern(f"(?P<verb>GRANT) {grant}"), answer), (pattern(f"(?P<verb>REVOKE) {revoke}"), answer)
 
 
-CREATE = "(?: IF NOT EXISTS)?"
-DROP = "(?P<if_exists> IF EXISTS)?"
 ONE_NAME = f"(?P<name>{IDENTIFIER})"
 SHOWN = (
     f"TO ROLE (?P<to_role>{IDENTIFIER})|TO USER (?P<to_user>{IDENTIFIER})|OF ROLE (?P<of_role>{IDENTIFIER})|"
     rf"ON (?P<kind>ACCOUNT|{KINDS}|BASE\s+MODEL|DATABASE\s+ROLE)(?: (?P<name>{NAME}))?"
 )
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (pattern(f"CREATE ROLE{CREATE} {ONE_NAME}{COMMENT}"), _create_role),
-    (pattern(f"DROP ROLE{DROP} {ONE_NAME}"), _drop_role),
-    (pattern(f"CREATE USER{CREATE} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}"), _create_user),
-    (pattern(f"DROP USER{DROP} {ONE_NAME}"), _drop_user),
+    (pattern(f"CREATE ROLE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}"), _create_role),
+    (pattern(f"DROP ROLE{IF_EXISTS} {ONE_NAME}"), _drop_role),
+    (
+        pattern(f"CREATE USER{IF_NOT_EXISTS} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}"),
+        _create_user,
+    ),
+    (pattern(f"DROP USER{IF_EXISTS} {ONE_NAME}"), _drop_user),
     *both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", _grant_cortex),
     *both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", _grant_model_role),
     *both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),

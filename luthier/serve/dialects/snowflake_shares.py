@@ -7,26 +7,34 @@ import re
 
 import pyarrow as pa
 
-from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import fold
 from luthier.platform.securables import Granted, Scope, role_key
 from luthier.serve.dialects.snowflake_access import (
-    COMMENT,
-    CREATE,
-    DROP,
     GRANTS,
     KINDS,
     ONE_NAME,
     PRIVILEGES,
     both,
-    created,
     grant_in_schema,
     grant_on,
     table,
-    text,
 )
-from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, Answer, answered, columns, done, pattern
+from luthier.serve.dialects.snowflake_statements import (
+    COMMENT,
+    IDENTIFIER,
+    IF_EXISTS,
+    IF_NOT_EXISTS,
+    NAME,
+    Answer,
+    answered,
+    columns,
+    created,
+    done,
+    dropped,
+    pattern,
+    text_of,
+)
 from luthier.serve.services import Services
 
 SHARES = columns(
@@ -54,18 +62,12 @@ def account_key(written: str) -> str:
 
 def _create(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = role_key(found["name"])
-    return created("Share", name, services.registry.shares.create(caller, name, text(found["comment"])))
+    return created("Share", name, services.registry.shares.create(caller, name, text_of(found["comment"])))
 
 
 def _drop(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = role_key(found["name"])
-    try:
-        services.registry.shares.drop(caller, name)
-    except NotFound:
-        if not found["if_exists"]:
-            raise
-        return done("Drop statement executed successfully.")
-    return done(f"{name} successfully dropped.")
+    return dropped(found, name, lambda: services.registry.shares.drop(caller, name))
 
 
 def _alter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
@@ -117,20 +119,9 @@ def _import(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Ta
     return created("Database", name, is_new)
 
 
-def _drop_database(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name = fold(found["name"])
-    try:
-        services.registry.shares.drop_database(caller, name)
-    except NotFound:
-        if not found["if_exists"]:
-            raise
-        return done("Drop statement executed successfully.")
-    return done(f"{name} successfully dropped.")
-
-
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (pattern(f"CREATE SHARE{CREATE} {ONE_NAME}{COMMENT}"), _create),
-    (pattern(f"DROP SHARE{DROP} {ONE_NAME}"), _drop),
+    (pattern(f"CREATE SHARE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}"), _create),
+    (pattern(f"DROP SHARE{IF_EXISTS} {ONE_NAME}"), _drop),
     (pattern(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}"), _alter),
     *both(
         f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> SHARE {SHARE}",
@@ -143,5 +134,4 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (pattern(f"SHOW GRANTS TO SHARE {SHARE}"), _show_grants),
     (pattern(f"SHOW GRANTS OF SHARE {SHARE}"), _show_accounts),
     (pattern(f"CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}"), _import),
-    (pattern(f"DROP DATABASE{DROP} {ONE_NAME}"), _drop_database),
 )

@@ -20,6 +20,7 @@ from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.admission import Admission
 from luthier.serve.dialects.snowflake_access import access_statement
 from luthier.serve.dialects.snowflake_audit import audit_views
+from luthier.serve.dialects.snowflake_databases import database_statement
 from luthier.serve.dialects.snowflake_limits import limit_views
 from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.snowflake_shares import share_statement
@@ -53,7 +54,7 @@ async def run_sql(services: Services, session: Session, statement: str, state: d
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
-    for statements in (model_statement, access_statement, share_statement):
+    for statements in (model_statement, access_statement, share_statement, database_statement):
         if (answer := statements(services, caller, text)) is not None:
             return answer
     views = {}

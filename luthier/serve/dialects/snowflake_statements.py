@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
@@ -15,6 +16,10 @@ from luthier.serve.services import Services
 IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
 TEXT = r"'(?:[^']|'')*'"
+COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
+IF_NOT_EXISTS = "(?: IF NOT EXISTS)?"
+"""What is there and is the caller's stays as it is, said or not."""
+IF_EXISTS = "(?P<if_exists> IF EXISTS)?"
 
 Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
 Statements = Sequence[tuple["re.Pattern[str]", Answer]]
@@ -43,6 +48,27 @@ def columns(*names: str) -> pa.Schema:
 
 def done(text: str = "Statement executed successfully.") -> pa.Table:
     return pa.table({"status": pa.array([text], pa.string())})
+
+
+def created(kind: str, name: str, is_new: bool) -> pa.Table:
+    told = f"{kind.capitalize()} {name} successfully created."
+    return done(told if is_new else f"{name} already exists, statement succeeded.")
+
+
+def dropped(found: "re.Match[str]", name: str, drop: Callable[[], object]) -> pa.Table:
+    """What is not there may be missing only IF EXISTS."""
+    try:
+        drop()
+    except NotFound:
+        if not found["if_exists"]:
+            raise
+        return done("Drop statement executed successfully.")
+    return done(f"{name} successfully dropped.")
+
+
+def text_of(written: str | None) -> str:
+    """Of a text in quotes."""
+    return written[1:-1].replace("''", "'") if written else ""
 
 
 def _type_of(name: str) -> pa.DataType:

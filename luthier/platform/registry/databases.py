@@ -1,0 +1,119 @@
+"""Verbs on databases and the schemas in them: made, dropped, shown."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from luthier.errors import Conflict, InvalidInput
+from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.models import TableInfo
+from luthier.platform.privileges import Action, Rights
+from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.models import Models
+from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
+from luthier.platform.registry.share_rows import ShareRows
+from luthier.platform.registry.tables import Tables
+from luthier.platform.securables import RESERVED, SHARED_SCHEMA, ObjectKind, Securable
+from luthier.platform.store import Store
+
+
+class Place(Frozen):
+    """A database, or a schema in one."""
+
+    name: str
+    database: str = ""
+    """Of a schema."""
+    owner: str
+    comment: str
+    created_on: int
+    is_default: bool
+    """Where names without one are looked for."""
+
+
+class Databases:
+    def __init__(
+        self,
+        store: Store,
+        guard: Guard,
+        holds: tuple[Tables, Models],
+        home: Securable,
+        clock: Callable[[], int],
+    ) -> None:
+        """`home` is the schema in which names without one are looked for; every account has it."""
+        self._store, self._guard, self._home, self._clock = store, guard, home, clock
+        self._tables, self._models = holds
+        self._rows, self._shares = PlaceRows(store), ShareRows(store)
+        with store.transaction() as tx:
+            for account in self._rows.homeless(tx, home):
+                self._rows.add_home(tx, account, home, clock())
+
+    def create(self, caller: Caller, place: Securable, comment: str = "") -> bool:
+        """False when the caller's role had made it before. A database begins with a schema PUBLIC."""
+        if place.database in RESERVED or place.schema in RESERVED:
+            raise InvalidInput(f"{' and '.join(RESERVED)} are the platform's own names. Choose another.")
+        is_database, now = place.kind is ObjectKind.DATABASE, self._clock()
+        with self._store.transaction() as tx:
+            self._guard.check(tx, caller, Action.CREATE_DATABASE if is_database else Action.CREATE_SCHEMA, place)
+            if not is_database:
+                self._rows.check_there(tx, caller.account, place.in_database)
+                self._shares.check_own(tx, caller.account, place.database)
+            if self._rows.add(tx, caller, place, now, comment):
+                if is_database:
+                    self._rows.add(tx, caller, Securable(ObjectKind.SCHEMA, place.database, SHARED_SCHEMA), now)
+                return True
+            if self._rows.owners(tx, caller.account).get(place) != caller.role:
+                raise Conflict(f"{place} is there already. Choose another name.")
+        return False
+
+    def drop(self, caller: Caller, place: Securable, cascade: bool = False) -> list[TableInfo]:
+        """With `cascade` also what lies in it; the tables that are gone, whose files are to be removed."""
+        with self._store.transaction() as tx:
+            self._rows.check_there(tx, caller.account, place)
+            self._guard.check(tx, caller, Action.MANAGE, place, lambda: no_place(place))
+            if place.database == self._home.database and place.schema in ("", self._home.schema):
+                raise InvalidInput(f"{place} is where names without one are looked for: it stays.")
+            if self._models.are_made_in(tx, caller, place):
+                raise Conflict(f"A job is making a model in {place}. Wait for it, or cancel it.")
+            tables, models = self._tables.rows_in(tx, caller, place), self._models.rows_in(tx, caller, place)
+            if (tables or models) and not cascade:
+                held = f"{len(tables)} tables and {len(models)} models"
+                raise Conflict(f"{place} has {held} in it. Drop them first, or say CASCADE (--cascade).")
+            for model in models:
+                self._models.remove(tx, caller, model)
+            gone = [self._tables.remove(tx, caller, table) for table in tables]
+            self._rows.end(tx, caller.account, place)
+        return gone
+
+    def show(self, caller: Caller, kind: ObjectKind, database: str | None = None) -> list[Place]:
+        """Databases, or schemas of all or of one, on which the caller holds something."""
+        columns = self._rows.places.c
+        its = [columns.account == caller.account]
+        its += [columns.schema == ""] if kind is ObjectKind.DATABASE else [columns.schema != ""]
+        its += [columns.database == database] if database is not None else []
+        query = sa.select(self._rows.places).where(*its).order_by(columns.database, columns.schema)
+        with self._store.reading() as tx:
+            rows, owners = [dict(row) for row in tx.execute(query).mappings()], self._rows.owners(tx, caller.account)
+            rights = self._guard.rights_on_places(tx, caller)
+            if database is not None:
+                self._check_seen(tx, caller, rights, Securable(ObjectKind.DATABASE, database))
+            seen = [row for row in rows if rights.sees(place_of(row))]
+            return [self._told(row, owners.get(place_of(row), ADMIN_ROLE)) for row in seen]
+
+    def _check_seen(self, tx: sa.Connection, caller: Caller, rights: Rights, database: Securable) -> None:
+        self._rows.check_there(tx, caller.account, database)
+        if not rights.sees(database):
+            raise no_place(database)
+
+    def _told(self, row: dict[str, Any], owner: str) -> Place:
+        place = place_of(row)
+        is_database = place.kind is ObjectKind.DATABASE
+        return Place(
+            name=place.database if is_database else place.schema,
+            database="" if is_database else place.database,
+            owner=owner,
+            comment=row["comment"],
+            created_on=row["created_on"],
+            is_default=place in (self._home, self._home.in_database),
+        )

@@ -1,0 +1,80 @@
+"""The native API on databases and schemas: /luthier/v1/databases, /schemas."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
+from luthier.platform.names import fold
+from luthier.platform.securables import ObjectKind, Securable, parse_securable
+from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.paths import NAME
+from luthier.serve.services import Services
+
+routes = APIRouter()
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class NewPlace(Frozen):
+    name: str
+    """Of a schema with its database, `database.schema`, unless that is the default one."""
+    comment: str = Field("", max_length=1000)
+
+
+@routes.post("/databases", status_code=201)
+def create_database(body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """It begins with a schema PUBLIC."""
+    return _create(services, caller, ObjectKind.DATABASE, body)
+
+
+@routes.get("/databases")
+def list_databases(caller: CallerOf, services: ServicesOf) -> Rows:
+    return {"databases": [each.model_dump() for each in services.registry.databases.show(caller, ObjectKind.DATABASE)]}
+
+
+@routes.delete(f"/databases/{NAME}")
+def drop_database(name: str, caller: CallerOf, services: ServicesOf, cascade: bool = False) -> dict[str, Any]:
+    """`cascade`: with the tables and models in it."""
+    return drop_place(services, caller, _place(services, ObjectKind.DATABASE, name), cascade)
+
+
+@routes.post("/schemas", status_code=201)
+def create_schema(body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    return _create(services, caller, ObjectKind.SCHEMA, body)
+
+
+@routes.get("/schemas")
+def list_schemas(
+    caller: CallerOf, services: ServicesOf, database: Annotated[str | None, Query(max_length=1000)] = None
+) -> Rows:
+    within = fold(database) if database else None
+    found = services.registry.databases.show(caller, ObjectKind.SCHEMA, within)
+    return {"schemas": [each.model_dump() for each in found]}
+
+
+@routes.delete(f"/schemas/{NAME}")
+def drop_schema(name: str, caller: CallerOf, services: ServicesOf, cascade: bool = False) -> dict[str, Any]:
+    return drop_place(services, caller, _place(services, ObjectKind.SCHEMA, name), cascade)
+
+
+def drop_place(services: Services, caller: Caller, place: Securable, cascade: bool) -> dict[str, Any]:
+    """With the files of its tables; those of its models wait to be collected."""
+    gone = services.registry.databases.drop(caller, place, cascade)
+    for table in gone:
+        Path(table.path).unlink(missing_ok=True)
+    return {"name": place.dotted, "tables": [table.name for table in gone]}
+
+
+def _create(services: Services, caller: Caller, kind: ObjectKind, body: NewPlace) -> dict[str, Any]:
+    place = _place(services, kind, body.name)
+    services.registry.databases.create(caller, place, body.comment)
+    found = services.registry.databases.show(caller, kind, place.database)
+    return next(each.model_dump() for each in found if each.name == (place.schema or place.database))
+
+
+def _place(services: Services, kind: ObjectKind, name: str) -> Securable:
+    return parse_securable(kind, name, services.settings.database, services.settings.schema_name)

@@ -1,0 +1,57 @@
+"""Databases and schemas by SQL, by HTTP and by the command line."""
+
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from luthier.platform.settings import Settings
+from tests.flow.conftest import error_of, upload
+from tests.flow.people import Join, join, rows, run_all  # noqa: F401 - a fixture
+from tests.flow.test_cli import as_json, good, refused
+from tests.flow.test_cli_access import Run, run  # noqa: F401 - a fixture
+
+V1 = "/luthier/v1"
+
+
+def test_by_sql(api: TestClient, join: Join) -> None:  # noqa: F811
+    run_all(
+        api, "CREATE DATABASE lab COMMENT = 'it''s new'", "CREATE DATABASE IF NOT EXISTS lab", "CREATE SCHEMA lab.work"
+    )
+    (lab, _) = rows(api, "SHOW DATABASES")
+    assert (lab["name"], lab["owner"], lab["comment"], lab["is_default"]) == ("LAB", "ACCOUNTADMIN", "it's new", False)
+    for statement in ("SHOW SCHEMAS IN DATABASE lab", "SHOW SCHEMAS IN lab"):
+        assert [row["name"] for row in rows(api, statement)] == ["PUBLIC", "WORK"]
+    assert len(rows(api, "SHOW SCHEMAS")) == len(rows(api, "SHOW SCHEMAS IN ACCOUNT")) == 3
+    ann = join("ANALYST")
+    assert rows(ann, "SHOW SCHEMAS") == rows(ann, "SHOW DATABASES") == []
+    run_all(api, "GRANT USAGE, CREATE SCHEMA ON DATABASE lab TO ROLE analyst")
+    run_all(ann, "CREATE SCHEMA lab.anns")
+    assert [row["name"] for row in rows(ann, "SHOW SCHEMAS")] == ["ANNS"]
+    run_all(ann, "DROP SCHEMA lab.anns", "DROP SCHEMA IF EXISTS lab.anns")
+
+
+def test_a_table_goes_with_its_database(api: TestClient, settings: Settings) -> None:
+    lost = {"name": "lab.public.mine", "filename": "a.csv"}
+    assert error_of(api.post(f"{V1}/tables", params=lost, content=b"a\n1\n"), 404, "not_found").startswith(
+        "No schema LAB"
+    )
+    run_all(api, "CREATE DATABASE lab")
+    upload(api, "lab.public.mine", b"a\n1\n")
+    assert rows(api, "SELECT * FROM lab.public.mine") == [{"a": 1}]
+    files = set(Path(settings.home).rglob("*.parquet"))
+    refusal = api.post(f"{V1}/sql", json={"statement": "DROP DATABASE lab"})
+    assert "say CASCADE" in error_of(refusal, 409, "conflict")
+    assert rows(api, "DROP DATABASE lab CASCADE") == [{"status": "LAB successfully dropped."}]
+    assert len(files) - len(set(Path(settings.home).rglob("*.parquet"))) == 1
+    assert api.get(f"{V1}/tables").json() == {"tables": []}
+
+
+def test_by_the_command_line(run: Run) -> None:  # noqa: F811
+    assert good(run("databases", "create", "lab", "--comment", "new")) == "Database LAB.\n"
+    assert as_json(run("schemas", "create", "lab.work", "--json"))["database"] == "LAB"
+    assert [row["name"] for row in as_json(run("databases", "list", "--json"))] == ["LAB", "LUTHIER"]
+    assert [row["name"] for row in as_json(run("schemas", "list", "--in", "lab", "--json"))] == ["PUBLIC", "WORK"]
+    assert good(run("schemas", "drop", "lab.work")) == "Dropped schema LAB.WORK.\n"
+    assert good(run("databases", "drop", "lab", "--cascade")) == "Dropped database LAB.\n"
+    assert "No database LAB" in refused(run("databases", "drop", "lab"), 3)
+    assert "it stays" in refused(run("schemas", "drop", "public"), 2)
