@@ -7,7 +7,8 @@ count of it, is in itself good: only who kept an anchor of before finds it out.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 
 from pydantic import Field
 
@@ -44,6 +45,10 @@ class Entry(Frozen):
     """Why it did not come about."""
     count: int = 1
     """Like ones that this row stands for."""
+
+
+asked: ContextVar[Callable[[], Entry | None]] = ContextVar("asked", default=lambda: None)
+"""What is being asked for just now, as the audit is to be told of it; None: nothing that changes anything."""
 
 
 class AuditRow(Entry):

@@ -53,6 +53,8 @@ class Action(StrEnum):
     GRANT = "grant privileges on it"
     MANAGE_GRANTS = "see and change all grants"
     ADMINISTER = "administer the account"
+    READ_AUDIT = "read the audit"
+    TAKE_ANY_ROLE = "take any role of the user's"
     SEE_USAGE = "see what others used"
     OPERATE = "do what concerns all accounts"
 
@@ -108,6 +110,8 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.GRANT: (_OWNER,),
     Action.MANAGE_GRANTS: (Need(Privilege.MANAGE_GRANTS, _always(ACCOUNT)),),
     Action.ADMINISTER: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
+    Action.READ_AUDIT: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
+    Action.TAKE_ANY_ROLE: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
     Action.SEE_USAGE: (Need(Privilege.MONITOR_USAGE, _always(ACCOUNT)),),
     Action.OPERATE: (Need(Privilege.OWNERSHIP, _always(PLATFORM)),),
 }

@@ -1,7 +1,7 @@
-"""What a door writes into the audit: each change, and each refusal, before the answer goes out.
+"""What a door tells the audit: each change, and each refusal, before the answer goes out.
 
-So nobody is told of a success that was not written down. What a door was ended in the midst of may be done and neither
-answered nor audited. Refusals are bounded: beyond some in a minute they are counted and become one row at its end.
+The registry writes a change down in its own transaction; the door tells of what changed nothing there. Refusals are
+bounded: beyond some in a minute they are counted and become one row at its end.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.errors import LuthierError, ModelNotFound, NotFound, Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.audit import MAX_TEXT, Entry
+from luthier.platform.audit import MAX_TEXT, Entry, asked
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import endpoint_of, is_change
 from luthier.serve.faults import error_response
@@ -119,12 +119,15 @@ class Audited:
             if not is_unwritten:
                 await send(message)
 
+        token = asked.set(lambda: entry_of(scope, _status(scope)))
         try:
             await self._app(scope, receive, send_audited)
         except Exception as error:
             if not has_begun and not isinstance(error, LuthierError):
                 await self._unwritten(scope, LuthierError.http)
             raise
+        finally:
+            asked.reset(token)
 
     async def _unwritten(self, scope: Scope, status: int) -> Unavailable | None:
         """Why what the answer tells of is not in the audit."""
@@ -163,6 +166,11 @@ def entry_of(scope: Scope, status: int) -> Entry | None:
         status=status,
         reason=_short(state.get("reason", "")) if status >= 400 else "",
     )
+
+
+def _status(scope: Scope) -> int:
+    """Of the answer, if all goes well."""
+    return getattr(scope.get("route"), "status_code", None) or 200
 
 
 def source_of(scope: Scope) -> str:

@@ -1,210 +1,364 @@
-"""Roles, grants, future grants and ownership in any order, beside sets that say in the plainest way who may do what."""
+"""Roles, users, places, grants, future grants and ownership of two accounts in any order, beside sets that say in the
+plainest way who may do what.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import sqlalchemy as sa
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from luthier.errors import Conflict, LuthierError, NotAllowed, NotFound
-from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.models import ImportedModel
 from luthier.platform.names import QualifiedName
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
-from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.roles import Roles
+from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
-from luthier.platform.securables import PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
+from luthier.platform.securables import ACCOUNT, HOME, PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
-from tests.factories import ADMIN
 
+NUM_EXAMPLES, NUM_STEPS = 48, 220
+ACCOUNTS = ("main", "other")
 ROLES = ("A", "B", "C", "E")
+USERS = ("U", "V")
 MODELS = ("M", "N")
 DATABASE, SCHEMA = Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.SCHEMA, "D", "S")
+FIRST_SCHEMA = Securable(ObjectKind.SCHEMA, "D", PUBLIC)
 FUTURE = Securable(ObjectKind.MODEL, "D", "S")
-OPEN = {(Privilege.USAGE, DATABASE), (Privilege.USAGE, SCHEMA)}
+FIRST_GRANTS = 3
+"""In an account: CORTEX_USER is PUBLIC's, the first database and schema are ACCOUNTADMIN's."""
 MADE = ImportedModel(base_model="tiny", path="p", sha256="ab", rank=8, task_type=TaskType.CHAT_COMPLETION, created_on=1)
 
+accounts = st.sampled_from(ACCOUNTS)
 roles = st.sampled_from(ROLES)
 anybody = st.sampled_from((*ROLES, PUBLIC))
 models = st.sampled_from(MODELS)
 privileges = st.sampled_from((Privilege.USAGE, Privilege.READ))
 places = st.sampled_from((DATABASE, SCHEMA))
+steps = 0
+
+
+@lru_cache(maxsize=1)
+def memory() -> Store:
+    """One for all runs, as its migrations take longer than a run."""
+    return Store("sqlite://")
 
 
 def model(name: str) -> Securable:
     return Securable(ObjectKind.MODEL, "D", "S", name)
 
 
-def role(name: str) -> Securable:
-    return Securable(ObjectKind.ROLE, name=name)
+def named(name: str) -> QualifiedName:
+    return QualifiedName("D", "S", name, name)
 
 
 @dataclass
 class Plain:
-    """Who may do what, by sets."""
+    """Who may do what in an account, by sets."""
 
     roles: set[str] = field(default_factory=lambda: {ADMIN_ROLE, PUBLIC})
     members: set[tuple[str, str]] = field(default_factory=set)
     """(role, the role that it is granted to)."""
+    users: dict[str, set[str]] = field(default_factory=dict)
+    """With the roles that are granted to them."""
+    places: set[Securable] = field(default_factory=set)
     held: set[tuple[str, Privilege, Securable]] = field(default_factory=set)
     future: set[tuple[str, Privilege]] = field(default_factory=set)
     owners: dict[str, str] = field(default_factory=dict)
+    """Of models."""
 
-    def of(self, name: str, everybody: bool = True) -> set[str]:
-        found = {each for each in (name, *([PUBLIC] if everybody else [])) if each in self.roles}
+    def of(self, *names: str, everybody: bool = True) -> set[str]:
+        found = {each for each in (*names, *([PUBLIC] if everybody else [])) if each in self.roles}
         while more := {given for given, to in self.members if to in found} - found:
             found |= more
         return found
 
+    def has(self, name: str, privilege: Privilege, on: Securable) -> bool:
+        mine = self.of(name)
+        its = {each for grantee, each, about in self.held if about == on and grantee in mine}
+        if on.kind is ObjectKind.MODEL and self.owners.get(on.name) in mine:
+            its.add(Privilege.OWNERSHIP)
+        given_by = {privilege, Privilege.OWNERSHIP} | ({Privilege.READ} if privilege is Privilege.USAGE else set())
+        return ADMIN_ROLE in mine or bool(its & given_by)
+
+    def sees(self, name: str, on: Securable) -> bool:
+        around = {DATABASE: ()}.get(on, (DATABASE,) if on.kind is ObjectKind.SCHEMA else (DATABASE, SCHEMA))
+        something = any(self.has(name, each, on) for each in (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP))
+        return something and all(self.has(name, Privilege.USAGE, each) for each in around)
+
+    def is_there(self, on: Securable) -> bool:
+        return on.name in self.owners if on.kind is ObjectKind.MODEL else on in self.places
+
     def may(self, name: str, action: Privilege, of: str) -> type[LuthierError] | None:
         """The error, or None. `action` is the privilege that it needs on the model."""
-        if of not in self.owners:
+        if of not in self.owners or not self.sees(name, model(of)):
             return NotFound
-        mine = self.of(name)
-        if ADMIN_ROLE in mine:
+        return None if self.has(name, action, model(of)) else NotAllowed
+
+    def may_grant(self, name: str, on: Securable) -> type[LuthierError] | None:
+        if not self.is_there(on):
+            return NotFound
+        if self.has(name, Privilege.OWNERSHIP, on) or self.has(name, Privilege.MANAGE_GRANTS, ACCOUNT):
             return None
-        held = {(privilege, on) for grantee, privilege, on in self.held if grantee in mine}
-        own = {privilege for privilege, on in held if on == model(of)}
-        if self.owners[of] in mine:
-            own = set(Privilege)
-        if not held >= OPEN or not own:
-            return NotFound
-        return None if action in own or (action is Privilege.USAGE and Privilege.READ in own) else NotAllowed
+        return NotAllowed if self.sees(name, on) else NotFound
+
+    def end(self, gone: Callable[[Securable], bool]) -> None:
+        self.held = {each for each in self.held if not gone(each[2])}
 
 
 class GrantsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        store = Store("sqlite:///:memory:")
+        self.store = store = memory()
+        with store.transaction() as tx:
+            for table in reversed(store.tables.sorted_tables):
+                if table.name != "alembic_version":
+                    tx.execute(sa.delete(table))
         guard = Guard(store)
-        access = Access(store, guard)
-        access.add_admin_key(ADMIN.account, "hash", "lt_")
-        self.roles = Roles(store, guard, access, lambda: 1)
+        self.access = Access(store, guard)
+        for account in ACCOUNTS:
+            self.access.add_admin_key(account, f"hash of {account}", "lt_")
+        self.roles = Roles(store, guard, self.access, lambda: 1)
+        self.users = Users(store, guard, self.roles, lambda: 1)
         self.grants = Grants(store, guard, self.roles, Catalog({}), lambda: 1)
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
-        with store.transaction() as tx:
-            PlaceRows(store).add_home(tx, ADMIN.account, SCHEMA, 1)
-        self.store, self.plain = store, Plain()
+        self.databases = Databases(store, guard, (Tables(store, guard), self.models), HOME, lambda: 1)
+        self.plain = {account: Plain() for account in ACCOUNTS}
 
-    @rule(name=roles)
-    def create_role(self, name: str) -> None:
-        self.roles.create(ADMIN, name)
-        self.plain.roles.add(name)
+    # roles and users
 
-    @rule(name=roles)
-    def drop_role(self, name: str) -> None:
-        if not self._there(name, lambda: self.roles.drop(ADMIN, name)):
+    @rule(at=accounts, name=roles)
+    def create_role(self, at: str, name: str) -> None:
+        self.roles.create(admin(at), name)
+        self.plain[at].roles.add(name)
+
+    @rule(at=accounts, name=roles)
+    def drop_role(self, at: str, name: str) -> None:
+        plain = self.plain[at]
+        if not self._there(at, name, lambda: self.roles.drop(admin(at), name)):
             return
-        plain = self.plain
         plain.roles.remove(name)
         plain.members = {pair for pair in plain.members if name not in pair}
-        plain.held = {each for each in plain.held if each[0] != name}
+        passed = {(ADMIN_ROLE, privilege, on) for to, privilege, on in plain.held if to == name and on in plain.places}
+        passed = {each for each in passed if each[1] is Privilege.OWNERSHIP}
+        plain.held = {each for each in plain.held if each[0] != name} | passed
         plain.future = {each for each in plain.future if each[0] != name}
         plain.owners = {of: ADMIN_ROLE if owner == name else owner for of, owner in plain.owners.items()}
+        for given in plain.users.values():
+            given.discard(name)
 
-    @rule(name=roles, to=anybody)
-    def grant_role(self, name: str, to: str) -> None:
-        if not {name, to} <= self.plain.roles:
-            raises(NotFound, lambda: self.roles.grant(ADMIN, name, role(to)))
-        elif to in self.plain.of(name, everybody=False):
-            raises(Conflict, lambda: self.roles.grant(ADMIN, name, role(to)))
+    @rule(at=accounts, name=roles, to=anybody)
+    def grant_role(self, at: str, name: str, to: str) -> None:
+        plain, verb = self.plain[at], lambda: self.roles.grant(admin(at), name, role(to))
+        if not {name, to} <= plain.roles:
+            raises(NotFound, verb)
+        elif to in plain.of(name, everybody=False):
+            raises(Conflict, verb)
         else:
-            self.roles.grant(ADMIN, name, role(to))
-            self.plain.members.add((name, to))
+            verb()
+            plain.members.add((name, to))
 
-    @rule(name=roles, to=anybody)
-    def revoke_role(self, name: str, to: str) -> None:
-        if {name, to} <= self.plain.roles:
-            self.roles.revoke(ADMIN, name, role(to))
-            self.plain.members.discard((name, to))
+    @rule(at=accounts, name=roles, to=anybody)
+    def revoke_role(self, at: str, name: str, to: str) -> None:
+        if {name, to} <= self.plain[at].roles:
+            self.roles.revoke(admin(at), name, role(to))
+            self.plain[at].members.discard((name, to))
 
-    @rule(name=models)
-    def make(self, name: str) -> None:
-        if name not in self.plain.owners:
-            self.models.import_model(ADMIN, QualifiedName("D", "S", name, name), MADE)
-            self.plain.owners[name] = ADMIN_ROLE
-            self.plain.held |= {(grantee, privilege, model(name)) for grantee, privilege in self.plain.future}
+    @rule(at=accounts, name=st.sampled_from(USERS), is_made=st.booleans())
+    def change_user(self, at: str, name: str, is_made: bool) -> None:
+        users = self.plain[at].users
+        if is_made:
+            self.users.create(admin(at), name)
+            users.setdefault(name, set())
+        elif users.pop(name, None) is None:
+            raises(NotFound, lambda: self.users.drop(admin(at), name))
+        else:
+            self.users.drop(admin(at), name)
 
-    @rule(name=models)
-    def drop(self, name: str) -> None:
-        if name in self.plain.owners:
-            self.models.drop(ADMIN, QualifiedName("D", "S", name, name))
-            del self.plain.owners[name]
-            self.plain.held = {each for each in self.plain.held if each[2] != model(name)}
+    @rule(at=accounts, name=roles, to=st.sampled_from(USERS), is_given=st.booleans())
+    def role_of_user(self, at: str, name: str, to: str, is_given: bool) -> None:
+        plain, verb = self.plain[at], self.roles.grant if is_given else self.roles.revoke
+        user = Securable(ObjectKind.USER, name=to)
+        if name not in plain.roles or to not in plain.users:
+            raises(NotFound, lambda: verb(admin(at), name, user))
+            return
+        verb(admin(at), name, user)
+        (plain.users[to].add if is_given else plain.users[to].discard)(name)
 
-    @rule(name=models, to=roles)
-    def pass_on(self, name: str, to: str) -> None:
-        if name in self.plain.owners and self._there(
-            to, lambda: self.grants.grant(ADMIN, Granted((Privilege.OWNERSHIP,), model(name)), to)
-        ):
-            self.plain.owners[name] = to
+    # places and models
 
-    @rule(on=places, to=anybody, is_given=st.booleans())
-    def open_place(self, on: Securable, to: str, is_given: bool) -> None:
-        self._change(Granted((Privilege.USAGE,), on), to, is_given, {(to, Privilege.USAGE, on)})
+    @rule(at=accounts, place=places)
+    def create_place(self, at: str, place: Securable) -> None:
+        plain, verb = self.plain[at], lambda: self.databases.create(admin(at), place)
+        if place == SCHEMA and DATABASE not in plain.places:
+            raises(NotFound, verb)
+        elif place not in plain.places:
+            verb()
+            made = {place, FIRST_SCHEMA} if place == DATABASE else {place}
+            plain.places |= made
+            plain.held |= {(ADMIN_ROLE, Privilege.OWNERSHIP, each) for each in made}
 
-    @rule(name=models, privilege=privileges, to=anybody, is_given=st.booleans())
-    def grant(self, name: str, privilege: Privilege, to: str, is_given: bool) -> None:
-        if name in self.plain.owners:
-            self._change(Granted((privilege,), model(name)), to, is_given, {(to, privilege, model(name))})
+    @rule(at=accounts, place=places, luck=st.integers(0, 3))
+    def drop_place(self, at: str, place: Securable, luck: int) -> None:
+        plain, verb = self.plain[at], lambda: self.databases.drop(admin(at), place, cascade=True)
+        if place not in plain.places:
+            raises(NotFound, verb)
+        elif luck == 0:
+            verb()
+            gone = {SCHEMA} if place == SCHEMA else {DATABASE, SCHEMA, FIRST_SCHEMA}
+            plain.places -= gone
+            plain.owners, plain.future = {}, set()
+            plain.end(lambda on: on in gone or on.kind is ObjectKind.MODEL)
 
-    @rule(privilege=privileges, to=anybody, is_given=st.booleans())
-    def grant_all(self, privilege: Privilege, to: str, is_given: bool) -> None:
-        meant = {(to, privilege, model(name)) for name in self.plain.owners}
-        self._change(Granted((privilege,), FUTURE, Scope.ALL), to, is_given, meant)
+    @rule(at=accounts, name=models)
+    def make(self, at: str, name: str) -> None:
+        plain, verb = self.plain[at], lambda: self.models.import_model(admin(at), named(name), MADE)
+        if SCHEMA not in plain.places:
+            raises(NotFound, verb)
+        elif name not in plain.owners:
+            verb()
+            plain.owners[name] = ADMIN_ROLE
+            plain.held |= {(grantee, privilege, model(name)) for grantee, privilege in plain.future}
 
-    @rule(privilege=privileges, to=anybody, is_given=st.booleans())
-    def grant_future(self, privilege: Privilege, to: str, is_given: bool) -> None:
-        self._change(Granted((privilege,), FUTURE, Scope.FUTURE), to, is_given, set())
-        if to in self.plain.roles:
-            (self.plain.future.add if is_given else self.plain.future.discard)((to, privilege))
+    @rule(at=accounts, name=models)
+    def drop(self, at: str, name: str) -> None:
+        plain = self.plain[at]
+        if name in plain.owners:
+            self.models.drop(admin(at), named(name))
+            del plain.owners[name]
+            plain.end(lambda on: on == model(name))
 
-    @precondition(lambda self: self.plain.owners)
-    @rule(name=anybody, of=models)
-    def ask(self, name: str, of: str) -> None:
-        self._check(name, of)
+    # grants
+
+    @rule(at=accounts, name=models, to=roles)
+    def pass_on(self, at: str, name: str, to: str) -> None:
+        owners, granted = self.plain[at].owners, Granted((Privilege.OWNERSHIP,), model(name))
+        if name in owners and self._there(at, to, lambda: self.grants.grant(admin(at), granted, to)):
+            owners[name] = to
+
+    @rule(at=accounts, place=places, to=roles)
+    def pass_place_on(self, at: str, place: Securable, to: str) -> None:
+        plain, granted = self.plain[at], Granted((Privilege.OWNERSHIP,), place)
+        if place in plain.places and self._there(at, to, lambda: self.grants.grant(admin(at), granted, to)):
+            plain.held = {each for each in plain.held if each[1:] != (Privilege.OWNERSHIP, place)}
+            plain.held.add((to, Privilege.OWNERSHIP, place))
+
+    @rule(at=accounts, by=roles, place=places, to=anybody, is_given=st.booleans())
+    def open_place(self, at: str, by: str, place: Securable, to: str, is_given: bool) -> None:
+        self._change(at, by, Granted((Privilege.USAGE,), place), to, is_given)
+
+    @rule(at=accounts, by=roles, name=models, privilege=privileges, to=anybody, is_given=st.booleans())
+    def grant(self, at: str, by: str, name: str, privilege: Privilege, to: str, is_given: bool) -> None:
+        self._change(at, by, Granted((privilege,), model(name)), to, is_given)
+
+    @rule(at=accounts, to=roles, is_given=st.booleans())
+    def manage_grants(self, at: str, to: str, is_given: bool) -> None:
+        self._give(at, ADMIN_ROLE, Granted((Privilege.MANAGE_GRANTS,), ACCOUNT), to, is_given)
+
+    @rule(at=accounts, privilege=privileges, to=anybody, is_given=st.booleans())
+    def grant_all(self, at: str, privilege: Privilege, to: str, is_given: bool) -> None:
+        plain, granted = self.plain[at], Granted((privilege,), FUTURE, Scope.ALL)
+        meant = {(to, privilege, model(name)) for name in plain.owners}
+        if self._there(at, to, lambda: self._verb(is_given)(admin(at), granted, to)):
+            plain.held = plain.held | meant if is_given else plain.held - meant
+
+    @rule(at=accounts, privilege=privileges, to=anybody, is_given=st.booleans())
+    def grant_future(self, at: str, privilege: Privilege, to: str, is_given: bool) -> None:
+        plain, granted = self.plain[at], Granted((privilege,), FUTURE, Scope.FUTURE)
+        if SCHEMA not in plain.places:
+            raises(NotFound, lambda: self._verb(is_given)(admin(at), granted, to))
+        elif self._there(at, to, lambda: self._verb(is_given)(admin(at), granted, to)):
+            (plain.future.add if is_given else plain.future.discard)((to, privilege))
+
+    # what is told
+
+    @rule(at=accounts, name=anybody, of=models)
+    def ask(self, at: str, name: str, of: str) -> None:
+        self._check(at, name, of)
+
+    @invariant()
+    def count(self) -> None:
+        global steps  # noqa: PLW0603
+        steps += 1
 
     def teardown(self) -> None:
-        for name in (*ROLES, PUBLIC, ADMIN_ROLE):
-            for of in MODELS:
-                self._check(name, of)
-        with self.store.reading() as tx:
-            left = tx.execute(sa.select(sa.func.count()).select_from(self.store.table("grants"))).scalar_one()
-        assert left == 5 + len(self.plain.held) + len(self.plain.future), "no grant is left of what is gone"
+        for at, plain in self.plain.items():
+            for name in (*ROLES, PUBLIC, ADMIN_ROLE):
+                for of in MODELS:
+                    self._check(at, name, of)
+                self._check_places(at, name)
+            with self.store.reading() as tx:
+                taken = {name: self.access.roles_of(tx, at, name) for name in plain.users}
+                grants = self.store.table("grants")
+                left = tx.execute(sa.select(sa.func.count()).where(grants.c.account == at)).scalar_one()
+            assert taken == {name: plain.of(*given) for name, given in plain.users.items()}
+            assert {user.name for user in self.users.show(admin(at))} == {ADMIN_USER, *plain.users}
+            assert left == FIRST_GRANTS + len(plain.held) + len(plain.future), "no grant is left of what is gone"
 
-    def _check(self, name: str, of: str) -> None:
-        caller, about = Caller(account=ADMIN.account, user="u", role=name), QualifiedName("D", "S", of, of)
+    def _check(self, at: str, name: str, of: str) -> None:
+        plain, caller, about = self.plain[at], Caller(account=at, user="u", role=name), named(of)
         told: dict[Privilege, Callable[[], object]] = {
             Privilege.USAGE: lambda: self.models.get(caller, about),
             Privilege.READ: lambda: self.versions.show(caller, about),
             Privilege.OWNERSHIP: lambda: self.versions.end_canary(caller, about),
         }
         for action, verb in told.items():
-            expected = self.plain.may(name, action, of)
+            expected = plain.may(name, action, of)
             raises(expected, verb) if expected else verb()
         is_listed = of in {each.model for each in self.models.show(caller)}
-        assert is_listed == (self.plain.may(name, Privilege.USAGE, of) is None)
+        assert is_listed == (plain.may(name, Privilege.USAGE, of) is None)
 
-    def _change(self, granted: Granted, to: str, is_given: bool, meant: set[tuple[str, Privilege, Securable]]) -> None:
-        verb = self.grants.grant if is_given else self.grants.revoke
-        if self._there(to, lambda: verb(ADMIN, granted, to)):
-            self.plain.held = self.plain.held | meant if is_given else self.plain.held - meant
+    def _check_places(self, at: str, name: str) -> None:
+        plain, caller = self.plain[at], Caller(account=at, user="u", role=name)
+        shown = {each.name for each in self.databases.show(caller, ObjectKind.SCHEMA) if each.database == "D"}
+        assert shown == {each.schema for each in plain.places if each.schema and plain.sees(name, each)}
 
-    def _there(self, name: str, verb: Callable[[], object]) -> bool:
+    def _change(self, at: str, by: str, granted: Granted, to: str, is_given: bool) -> None:
+        """By one role and by the administrator: the first may, or may not, and is told so."""
+        plain, caller = self.plain[at], Caller(account=at, user="u", role=by)
+        if expected := plain.may_grant(by, granted.on):
+            raises(expected, lambda: self._verb(is_given)(caller, granted, to))
+            by = ADMIN_ROLE
+        if plain.is_there(granted.on):
+            self._give(at, by, granted, to, is_given)
+
+    def _give(self, at: str, by: str, granted: Granted, to: str, is_given: bool) -> None:
+        plain, caller = self.plain[at], Caller(account=at, user="u", role=by)
+        if self._there(at, to, lambda: self._verb(is_given)(caller, granted, to)):
+            meant = {(to, privilege, granted.on) for privilege in granted.privileges}
+            plain.held = plain.held | meant if is_given else plain.held - meant
+
+    def _verb(self, is_given: bool) -> Callable[[Caller, Granted, str], int]:
+        return self.grants.grant if is_given else self.grants.revoke
+
+    def _there(self, at: str, name: str, verb: Callable[[], object]) -> bool:
         """Does it to a role that is there; of one that is not it is told so."""
-        if name in self.plain.roles:
+        if name in self.plain[at].roles:
             verb()
             return True
         raises(NotFound, verb)
         return False
+
+
+def admin(account: str) -> Caller:
+    return Caller(account=account, user=ADMIN_USER, role=ADMIN_ROLE)
+
+
+def role(name: str) -> Securable:
+    return Securable(ObjectKind.ROLE, name=name)
 
 
 def raises(kind: type[LuthierError], verb: Callable[[], object]) -> None:
@@ -216,4 +370,14 @@ def raises(kind: type[LuthierError], verb: Callable[[], object]) -> None:
 
 
 TestGrants = GrantsMachine.TestCase
-TestGrants.settings = hypothesis_settings(max_examples=40, stateful_step_count=40, deadline=None, print_blob=True)
+TestGrants.settings = hypothesis_settings(
+    max_examples=NUM_EXAMPLES,
+    stateful_step_count=NUM_STEPS,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_that_it_ran_ten_thousand_steps() -> None:
+    assert steps >= 10_000

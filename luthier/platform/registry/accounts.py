@@ -53,7 +53,7 @@ class Accounts:
 
     def create(self, caller: Caller, name: str, key: AccountKey) -> Account:
         """A new account, whose admin has the key. The same again changes nothing."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
             same = (self._keys.c.account == name, self._keys.c.hash == key.hash)
             is_made = tx.execute(sa.select(self._keys.c.hash).where(*same)).first()
@@ -87,7 +87,7 @@ class Accounts:
         key = name.upper()
         if key not in PARAMETERS:
             raise InvalidInput(f"There is no parameter {name}: there is {', '.join(PARAMETERS)}.")
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             is_it = (self._parameters.c.account == caller.account, self._parameters.c.name == key)
             tx.execute(sa.delete(self._parameters).where(*is_it))

@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from luthier.errors import LuthierError, Unavailable
+from luthier.platform.audit import Entry, asked
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts, Garbage
@@ -90,8 +91,15 @@ class RegistryActor:
         threading.Thread(target=_collect_forever, daemon=True).start()
         threading.Thread(target=_deliver_forever, args=(me, self._registry, settings), daemon=True).start()
 
-    def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _do(self._registry, part, verb, args, kwargs)
+    def call(
+        self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], entry: Entry | None = None
+    ) -> Any:
+        """`entry` is what the audit is told of, when the verb changes something."""
+        token = asked.set(lambda: entry)
+        try:
+            return _do(self._registry, part, verb, args, kwargs)
+        finally:
+            asked.reset(token)
 
 
 class LongReader:
@@ -188,7 +196,9 @@ def _call(part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     is_long = verb in LONG_READS.get(part, ())
     seconds = READ_TIMEOUT_SECONDS if is_long else CALL_TIMEOUT_SECONDS
     try:
-        return ray.get(_actor(READER if is_long else NAME).call.remote(part, verb, args, kwargs), timeout=seconds)
+        if is_long:
+            return ray.get(_actor(READER).call.remote(part, verb, args, kwargs), timeout=seconds)
+        return ray.get(_actor().call.remote(part, verb, args, kwargs, asked.get()()), timeout=seconds)
     except RayTaskError as error:
         if isinstance(error.cause, LuthierError):
             raise error.cause from None

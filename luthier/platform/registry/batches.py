@@ -33,7 +33,7 @@ class Batches:
     def submit(self, batch: Batch) -> Batch:
         """Accepts a batch over a file that was uploaded for one. The same id again gives the first answer."""
         caller = Caller(account=batch.account, user=batch.owner, role=batch.role)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             if first := self._seek(tx, batch.id):
                 if any(getattr(first, name) != getattr(batch, name) for name in ASKED):
                     raise Conflict("The Idempotency-Key was used for another batch; send a new one.")
@@ -58,7 +58,7 @@ class Batches:
     def cancel(self, caller: Caller, batch_id: str) -> Batch:
         """No line is begun any more; those that are being answered are finished first. A finished batch is refused."""
         self.get(caller, batch_id)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             batch = self._find(tx, batch_id)
             if batch.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
                 return batch

@@ -28,7 +28,7 @@ class Budgets:
     def set(self, caller: Caller, budget: Budget) -> Budget:
         """From now on; of a budget that is there already what was spent stays. The same again changes nothing."""
         scope = budget_scope(budget.kind, budget.name)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             self._check_owner(tx, caller.account, budget)
             began = period_start(budget.period, self._clock())
@@ -46,7 +46,7 @@ class Budgets:
     def drop(self, caller: Caller, kind: BudgetKind, name: str) -> Budget:
         """From now on nothing but the account's balance limits its owner."""
         scope = budget_scope(kind, name)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             budget = self._get(tx, caller, scope)
             self._limits.delete(tx, caller.account, scope)

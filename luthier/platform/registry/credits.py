@@ -36,7 +36,7 @@ class Credits:
             by=f"{caller.account}.{caller.user}",
             time=self._clock(),
         )
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._check_account(tx, account)
             if first := self._first_answer(tx, asked):
                 return first
@@ -48,7 +48,7 @@ class Credits:
     def limit(self, caller: Caller, account: str) -> Balance:
         """The account spends no more than its balance from now on, be that nothing."""
         self._check_platform(caller)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._check_account(tx, account)
             self._limits.ensure(tx, account)
         return self.balance(caller, account)

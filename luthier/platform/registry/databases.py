@@ -54,7 +54,7 @@ class Databases:
         if place.database in RESERVED or place.schema in RESERVED:
             raise InvalidInput(f"{' and '.join(RESERVED)} are the platform's own names. Choose another.")
         is_database, now = place.kind is ObjectKind.DATABASE, self._clock()
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_DATABASE if is_database else Action.CREATE_SCHEMA, place)
             if not is_database:
                 self._rows.check_there(tx, caller.account, place.in_database)
@@ -69,7 +69,7 @@ class Databases:
 
     def drop(self, caller: Caller, place: Securable, cascade: bool = False) -> list[TableInfo]:
         """With `cascade` also what lies in it; the tables that are gone, whose files are to be removed."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._rows.check_there(tx, caller.account, place)
             self._guard.check(tx, caller, Action.MANAGE, place, lambda: no_place(place))
             if place.database == self._home.database and place.schema in ("", self._home.schema):

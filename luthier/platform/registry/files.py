@@ -24,7 +24,7 @@ class Files:
 
     def create(self, file: StoredFile) -> StoredFile:
         """Records a file whose bytes are in place. The same id again changes nothing."""
-        with self._store.transaction() as tx:
+        with self._guard.change(Caller(account=file.account, user=file.owner, role=file.role)) as tx:
             self.create_in(tx, file)
         return file
 
@@ -51,7 +51,7 @@ class Files:
 
     def delete(self, caller: Caller, file_id: str) -> StoredFile:
         """Forgets a file and gives back what it was; the input of a batch that is not done is refused."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             file = self.find(tx, caller, file_id)
             user = tx.execute(sa.select(self._batches.c.id).where(self._is_input(file_id)).limit(1)).scalar()
             if user is not None:

@@ -67,7 +67,7 @@ class Grants:
     def grant(self, caller: Caller, granted: Granted, role: str) -> int:
         """By who owns it, or may manage all grants; on how many objects it is now. OWNERSHIP passes on."""
         check_grantable(granted.on.kind, granted.privileges)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             objects = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
             self._check_imported(tx, caller, granted)
@@ -82,7 +82,7 @@ class Grants:
         check_grantable(granted.on.kind, granted.privileges)
         if granted.is_ownership:
             raise InvalidInput(f"OWNERSHIP of a {granted.on.kind} is not revoked: grant it to another role.")
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             objects = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
             pairs = [(privilege, on) for on in objects for privilege in granted.privileges]

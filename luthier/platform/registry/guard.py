@@ -1,16 +1,20 @@
-"""What stands between a verb and its rows: reads what the caller holds, in the verb's own transaction, and asks
-`privileges.missing`. Whoever may do something has cost two short queries by then, ACCOUNTADMIN none.
+"""What stands between a verb and its rows: reads what the caller holds, in the verb's own transaction, asks
+`privileges.missing`, and writes into the audit what was changed. Whoever may do something has cost two short queries by
+then, ACCOUNTADMIN none.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
 from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.audit import asked
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action, Rights, missing
+from luthier.platform.registry.audit_rows import AuditRows
 from luthier.platform.securables import ACCOUNT, IN_SCHEMA, PLACES, PUBLIC, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
@@ -26,8 +30,17 @@ MAX_PARTS = 100
 class Guard:
     def __init__(self, store: Store, operator: str | None = None) -> None:
         """`operator` is the account that runs the platform."""
-        self._operator = operator
+        self._store, self._operator, self._audit = store, operator, AuditRows(store)
         self._roles, self._role_grants, self._grants = map(store.table, ("roles", "role_grants", "grants"))
+
+    @contextmanager
+    def change(self, caller: Caller) -> Iterator[sa.Connection]:
+        """A write transaction of somebody's. What he asked for is in the audit with what it changed, or neither is."""
+        with self._store.transaction() as tx:
+            yield tx
+            entry = asked.get()()
+            if entry is not None and (entry.account, entry.user) == (caller.account, caller.user):
+                self._audit.add(tx, [entry])
 
     def check(
         self,

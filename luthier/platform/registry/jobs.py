@@ -113,7 +113,7 @@ class Jobs:
             raise
 
     def _submit(self, job: Job, idempotency_key: str | None) -> Job:
-        with self._store.transaction() as tx:
+        with self._guard.change(_owner(job)) as tx:
             if first := self._first_answer(tx, job, idempotency_key):
                 return first
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
@@ -179,7 +179,8 @@ class Jobs:
     def cancel(self, caller: Caller, job_id: str) -> Job:
         """Ends a job and its processes. What it trained so far is billed; a finished job is refused."""
         self.get(caller, job_id)
-        job = self._end(job_id, JobStatus.CANCELLED, f"Cancelled by {caller.user}", billable=True)
+        with self._guard.change(caller) as tx:
+            job = self._end(tx, job_id, JobStatus.CANCELLED, f"Cancelled by {caller.user}", billable=True)
         self._launcher.stop(job_id)
         return job
 
@@ -240,7 +241,8 @@ class Jobs:
 
     def fail(self, job_id: str, error: JobError, billable: bool) -> Job:
         """ERROR with its reason; `billable` says that the fault was not ours."""
-        return self._end(job_id, JobStatus.ERROR, error.message, billable, error)
+        with self._store.transaction() as tx:
+            return self._end(tx, job_id, JobStatus.ERROR, error.message, billable, error)
 
     # what decides
 
@@ -295,20 +297,21 @@ class Jobs:
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 
-    def _end(self, job_id: str, to: JobStatus, message: str, billable: bool, error: JobError | None = None) -> Job:
-        with self._store.transaction() as tx:
-            job = self._find(job_id, tx)
-            if job.status is to:
-                return job
-            check_move(job_id, job.status, to)
-            now, tokens = self._clock(), job.progress.trained_tokens if billable else 0
-            if tokens:
-                self._billing.charge(tx, job, tokens, now)
-            self._billing.release(tx, job)
-            ended = {"status": to.value, "finished_on": now, "trained_tokens": tokens}
-            self._update(tx, job_id, **ended, error=error.model_dump() if error else None)
-            self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
-            return self._find(job_id, tx)
+    def _end(
+        self, tx: sa.Connection, job_id: str, to: JobStatus, message: str, billable: bool, error: JobError | None = None
+    ) -> Job:
+        job = self._find(job_id, tx)
+        if job.status is to:
+            return job
+        check_move(job_id, job.status, to)
+        now, tokens = self._clock(), job.progress.trained_tokens if billable else 0
+        if tokens:
+            self._billing.charge(tx, job, tokens, now)
+        self._billing.release(tx, job)
+        ended = {"status": to.value, "finished_on": now, "trained_tokens": tokens}
+        self._update(tx, job_id, **ended, error=error.model_dump() if error else None)
+        self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
+        return self._find(job_id, tx)
 
     def _active(self, status: JobStatus, *where: sa.ColumnElement[bool]) -> list[Job]:
         query = sa.select(self._jobs).where(self._jobs.c.status == status.value, *where)

@@ -56,7 +56,7 @@ class Keys:
 
     def create(self, caller: Caller, new: NewKey) -> KeyInfo:
         """A key of the account's admin is for whom and what he says; of others for themselves, and no wider."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             if known := self._found(tx, self._keys.c.id == new.id):
                 return self._same(caller, known, new)
             own = self._own(tx, caller)
@@ -80,7 +80,7 @@ class Keys:
 
     def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
         """From now on it opens nothing; doors that know it have heard within seconds."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             row = self._get(tx, caller, key_id)
             if row["revoked_on"] is None:
                 self._update(tx, key_id, revoked_on=self._clock())
@@ -88,7 +88,7 @@ class Keys:
 
     def rotate(self, caller: Caller, key_id: str, new: NewKey, grace_s: int) -> KeyInfo:
         """A new key in the place of an old one, which works on for the grace. Of `new`: id, secret, end."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             row, now = self._get(tx, caller, key_id), self._clock()
             if row["rotated_to"] == new.id:
                 return _info(self._get(tx, caller, new.id))
@@ -118,7 +118,7 @@ class Keys:
         wanted = role_key(role) if role else caller.role
         with self._store.reading() as tx:
             held = self._identities.roles_of(tx, caller.account, caller.user)
-            if caller.role != ADMIN_ROLE:
+            if not self._guard.may(tx, caller, Action.TAKE_ANY_ROLE):
                 held &= self._identities.roles_within(tx, caller.account, caller.role)
         if wanted not in held:
             raise NotAllowed(

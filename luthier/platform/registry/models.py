@@ -63,7 +63,7 @@ class Models:
 
     def drop(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Model:
         """Forgets the model, or one version of it: it stops answering. Its files wait to be collected."""
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.DROP_MODEL)
             gone = self._rows.described(tx, model, version)
             if version is None:
@@ -115,7 +115,7 @@ class Models:
 
         The same again gives the first answer.
         """
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             self._rows.check_makes(tx, caller, name, Action.CREATE_MODEL, new_version)
             first = self._imported_before(tx, caller, name, made, new_version)
             if first is None:

@@ -55,7 +55,7 @@ class Registry:
         self.accounts = Accounts(store, guard, catalog, clock, home)
         self.access = Access(store, guard, home)
         self.keys = Keys(store, guard, self.access, clock)
-        self.audit = Audit(store, clock)
+        self.audit = Audit(store, guard)
         self.roles = Roles(store, guard, self.access, clock)
         self.users = Users(store, guard, self.roles, clock)
         self.grants = Grants(store, guard, self.roles, catalog, clock)

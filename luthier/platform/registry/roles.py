@@ -42,7 +42,7 @@ class Roles:
     def create(self, caller: Caller, name: str, comment: str = "") -> bool:
         """By who may create roles; False when the caller's role had made it before."""
         made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_ROLE)
             if self._store.insert_missing(tx, "roles", [{**made, "created_on": self._clock()}]):
                 return True
@@ -52,7 +52,7 @@ class Roles:
 
     def drop(self, caller: Caller, name: str) -> None:
         """What it owned is the caller's role's; what was granted to it, and it to others, is granted no more."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.MANAGE, self.find(tx, caller, name), lambda: no_role(name))
             if name in SYSTEM_ROLES:
                 raise InvalidInput(f"Role {name} belongs to every account: it cannot be dropped.")
@@ -72,7 +72,7 @@ class Roles:
 
     def grant(self, caller: Caller, name: str, to: Securable) -> None:
         """To a user or to another role, which then holds all that this one does."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._check_giver(tx, caller, name)
             self._check_there(tx, caller, to)
             holds = self._guard.reachable(tx, caller.account, name, also=())
@@ -88,7 +88,7 @@ class Roles:
             self._store.insert_missing(tx, "role_grants", [row])
 
     def revoke(self, caller: Caller, name: str, of: Securable) -> None:
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._check_giver(tx, caller, name)
             self._check_there(tx, caller, of)
             self._check_leaves_an_admin(tx, caller, name, of)

@@ -68,7 +68,7 @@ class Shares:
     def create(self, caller: Caller, name: str, comment: str = "") -> bool:
         """False when the caller's role had made it before. It gives nothing yet, to nobody."""
         made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_SHARE)
             if self._store.insert_missing(tx, "shares", [{**made, "created_on": self._clock()}]):
                 return True
@@ -78,19 +78,19 @@ class Shares:
 
     def drop(self, caller: Caller, name: str) -> None:
         """Whoever used it finds nothing there any more; a new one of that name is another."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             tx.execute(sa.delete(self._rows.shares).where(self._rows.shares.c.id == share["id"]))
 
     def add_accounts(self, caller: Caller, name: str, accounts: Sequence[str]) -> list[str]:
         """All that it is open to then."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             self._open_to(tx, caller, share, accounts)
             return self._opened(tx, share)
 
     def remove_accounts(self, caller: Caller, name: str, accounts: Sequence[str]) -> list[str]:
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             named = [self._account(tx, each) for each in accounts]
             opened = self._rows.accounts
@@ -100,7 +100,7 @@ class Shares:
 
     def set_accounts(self, caller: Caller, name: str, accounts: Sequence[str]) -> list[str]:
         """These, and no others."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             tx.execute(sa.delete(self._rows.accounts).where(self._rows.accounts.c.share_id == share["id"]))
             self._open_to(tx, caller, share, accounts)
@@ -109,7 +109,7 @@ class Shares:
     def grant(self, caller: Caller, granted: Granted, name: str) -> int:
         """USAGE on the share's one database, on schemas and models in it; on how many objects it is now."""
         _check_shareable(granted)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             objects = self._grants.grantable(tx, caller, granted)
             self._check_place(tx, caller, share, granted.on)
@@ -119,7 +119,7 @@ class Shares:
     def revoke(self, caller: Caller, granted: Granted, name: str) -> int:
         """Of a database with all that is in it."""
         _check_shareable(granted)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
             objects = self._grants.grantable(tx, caller, granted)
             self._rows.remove(tx, share["id"], objects)
@@ -171,7 +171,7 @@ class Shares:
 
     def import_database(self, caller: Caller, database: str, provider: str, name: str) -> bool:
         """CREATE DATABASE ... FROM SHARE; False when the caller's account had made the same before."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.IMPORT_SHARE)
             share = self._open_share(tx, caller, name, provider)
             made = self._made(tx, caller)
@@ -189,7 +189,7 @@ class Shares:
     def drop_database(self, caller: Caller, database: str) -> None:
         """What another account shares stays there; nobody of this one reaches it by that name any more."""
         none = NotFound(f"No database {quote_if_needed(database)} that was made of a share. SHOW SHARES lists them.")
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             if database not in self._made(tx, caller):
                 raise none
             on = Securable(ObjectKind.DATABASE, database)

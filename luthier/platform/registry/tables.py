@@ -42,7 +42,7 @@ class Tables:
             "num_rows": info.num_rows,
             "columns": info.columns,
         }
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._check_place(tx, caller, name)
             old = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
             if old and old["path"] == info.path:
@@ -65,7 +65,7 @@ class Tables:
 
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             row = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
             if row is None:
                 raise no_table(name)

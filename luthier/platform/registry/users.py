@@ -33,7 +33,7 @@ class Users:
         His default role is not granted to him by that.
         """
         made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_USER)
             if default_role is not None:
                 self._roles.find(tx, caller, default_role)
@@ -46,7 +46,7 @@ class Users:
 
     def drop(self, caller: Caller, name: str) -> None:
         """His keys are revoked; what he made stays his role's."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.MANAGE, self._find(tx, caller, name), lambda: no_user(name))
             if name == caller.user:
                 raise Conflict(f"User {name} is you. Another one has to drop you.")

@@ -83,7 +83,7 @@ class Versions:
 
     def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
         """The version is the default from now on, and no other has a share."""
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             self.promote_in(tx, caller, model, self._rows.version(tx, model, version).version)
             return self._rows.described(tx, self._rows.get(tx, caller, name, Action.CHANGE_MODEL))
@@ -102,7 +102,7 @@ class Versions:
 
     def rollback(self, caller: Caller, name: QualifiedName, leaving: int) -> Model:
         """The default is what it was before; asked again, with a default that is left already, nothing changes."""
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if model["default_version"] == leaving:
                 before, promotion = self._before(tx, model)
@@ -116,7 +116,7 @@ class Versions:
 
     def set_alias(self, caller: Caller, name: QualifiedName, alias: str, version: Wanted) -> Model:
         """The alias, a folded key that parse_alias let through, means the version from now on."""
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             number = self._rows.version(tx, model, version).version
             if self._rows.aliases_of(tx, model).get(alias) != number:
@@ -127,7 +127,7 @@ class Versions:
             return self._rows.described(tx, model)
 
     def drop_alias(self, caller: Caller, name: QualifiedName, alias: str) -> Model:
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if self._remove_alias(tx, model, alias):
                 self.note(tx, caller, model, "DROP_ALIAS", None, alias)
@@ -137,7 +137,7 @@ class Versions:
         """The version answers that many of a hundred requests; a new canary ends the one before."""
         if not 0 < share < 100:
             raise InvalidInput(f"A canary's share is more than 0 and less than 100 percent, and this is {share:g}.")
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             canary, default = self._rows.version(tx, model, version), self._rows.version(tx, model, None)
             _check_canary(canary, default)
@@ -149,7 +149,7 @@ class Versions:
 
     def end_canary(self, caller: Caller, name: QualifiedName) -> Model:
         """All requests are the default's again."""
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._rows.get(tx, caller, name, Action.CHANGE_MODEL)
             if model["canary_version"] is not None:
                 self._end_canary(tx, caller, model)

@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pyarrow as pa
@@ -46,9 +47,10 @@ async def run_sql(services: Services, session: Session, statement: str, state: d
     Overloaded when there is no place for one more.
     """
     ids = (f"{state['id']}-{count}" for count in itertools.count())
-    running = Statement(services, session, ids, asyncio.get_running_loop(), state)
+    loop, context = asyncio.get_running_loop(), copy_context()
+    running = Statement(services, session, ids, loop, state, context)
     with PLACES.place(session.caller.account, 1):
-        return await asyncio.get_running_loop().run_in_executor(STATEMENTS, _run, statement, running)
+        return await loop.run_in_executor(STATEMENTS, context.copy().run, _run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:

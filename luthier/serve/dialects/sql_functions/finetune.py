@@ -32,7 +32,11 @@ def finetune_of(finetune: Finetune, statement: Statement) -> Call:
             return json.dumps(snowflake_description(finetune.describe(caller, job_id)))
         return f"Canceled Cortex Fine-tuning job: {finetune.cancel(caller, job_id).id}"
 
-    return lambda columns: pa.array([run(list(row)) for row in zip(*map(_cells, columns), strict=True)], pa.string())
+    def call(columns: list[pa.Array]) -> pa.Array:
+        rows = [list(row) for row in zip(*map(_cells, columns), strict=True)]
+        return pa.array([statement.context.copy().run(run, row) for row in rows], pa.string())
+
+    return call
 
 
 def _let_in(statement: Statement, verb: str, row: Cells) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ class Statement:
     """Completions run on it; the statement itself waits in a thread."""
     state: dict[str, Any]
     """The request's, for the audit."""
+    context: Context
+    """The request's: DuckDB may call functions in threads of its own."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_MESSAGES))
 
     @property
