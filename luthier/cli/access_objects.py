@@ -34,35 +34,31 @@ class Accounts:
         return parameters
 
 
-class Users:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
+class Named:
+    """What an account has of one kind: users, roles, ..., each by its name."""
 
+    def __init__(self, client: "Client", kind: str) -> None:
+        self._client, self._kind = client, kind
+
+    def list(self) -> Rows:
+        return _rows(self._client.call("GET", f"{V1}/{self._kind}"), self._kind)
+
+    def drop(self, name: str) -> Row:
+        """The keys of a user are revoked; what a role owned is the caller's role's from then on."""
+        return _row(self._client.call("DELETE", f"{V1}/{self._kind}/{quoted(name)}"))
+
+    def _create(self, **body: str | None) -> Row:
+        return _row(self._client.call("POST", f"{V1}/{self._kind}", json=body))
+
+
+class Users(Named):
     def create(self, name: str, default_role: str | None = None, comment: str = "") -> Row:
-        body = {"name": name, "default_role": default_role, "comment": comment}
-        return _row(self._client.call("POST", f"{V1}/users", json=body))
-
-    def list(self) -> Rows:
-        return _rows(self._client.call("GET", f"{V1}/users"), "users")
-
-    def drop(self, name: str) -> Row:
-        """His keys are revoked."""
-        return _row(self._client.call("DELETE", f"{V1}/users/{quoted(name)}"))
+        return self._create(name=name, default_role=default_role, comment=comment)
 
 
-class Roles:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
+class Roles(Named):
     def create(self, name: str, comment: str = "") -> Row:
-        return _row(self._client.call("POST", f"{V1}/roles", json={"name": name, "comment": comment}))
-
-    def list(self) -> Rows:
-        return _rows(self._client.call("GET", f"{V1}/roles"), "roles")
-
-    def drop(self, name: str) -> Row:
-        """What it owned is the caller's role's from then on."""
-        return _row(self._client.call("DELETE", f"{V1}/roles/{quoted(name)}"))
+        return self._create(name=name, comment=comment)
 
     def grant(self, name: str, user: str | None = None, role: str | None = None) -> Row:
         """To a user, or to another role, which then holds all that this one does."""

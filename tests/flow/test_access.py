@@ -241,6 +241,7 @@ def test_usage_is_ones_own_unless_one_may_monitor(api: TestClient, join: Join) -
         "GRANT OWNERSHIP ON FUTURE MODELS IN SCHEMA public TO ROLE public",
         "REVOKE OWNERSHIP ON MODEL tuned FROM ROLE public",
         "GRANT ROLE public TO USER admin",
+        "GRANT USAGE ON MODEL tuned TO ROLE public WITH GRANT OPTION",
         "ALTER ACCOUNT SET NOTHING = 'x'",
     ],
 )

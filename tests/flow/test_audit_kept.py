@@ -11,7 +11,7 @@ from tests.flow.test_isolation import KNOWN, STATEMENTS, V1, Names, Try, first, 
 
 NOTHING_CHANGED = {"collect", "warm"}
 """In the registry's store, at least: these load, or put away, files."""
-CHANGED = {"create_job", "cancel_job", "create_key", "drop_table", "upload_file", "create_batch", "sql", "promote"}
+CHANGED = {"create_job", "create_key", "drop_table", "upload_file", "create_batch", "sql", "promote"}
 CHANGED |= {"create_role", "grant", "create_database", "create_share", "create_user", "set_parameter"}
 
 
@@ -29,7 +29,8 @@ def test_each_change_is_in_the_audit_with_itself(
     told: list[Entry],
     registry: Registry,
 ) -> None:
-    changing = [(*route, each) for route, tries in KNOWN.items() for each in tries if route[0] != "GET"]
+    asked = [(*route, each) for route, tries in KNOWN.items() for each in tries if route[0] != "GET"]
+    changing = [each for each in asked if "dry_run" not in each[2].params]
     for method, path, each in changing:
         if method != "DELETE":
             send(api, method, path, each, first)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from luthier.platform.settings import Settings
@@ -55,3 +56,40 @@ def test_by_the_command_line(run: Run) -> None:  # noqa: F811
     assert good(run("databases", "drop", "lab", "--cascade")) == "Dropped database LAB.\n"
     assert "No database LAB" in refused(run("databases", "drop", "lab"), 3)
     assert "it stays" in refused(run("schemas", "drop", "public"), 2)
+
+
+@pytest.mark.parametrize(
+    ("ends", "names"),
+    [
+        ("LIKE 'lab%'", ["LAB", "LAB2", "LABOUR"]),
+        ("LIKE 'LAB_'", ["LAB2"]),
+        ("LIKE 'LAB\\\\_'", []),
+        ("IN ACCOUNT STARTS WITH 'LAB'", ["LAB", "LAB2", "LABOUR"]),
+        ("STARTS WITH 'lab'", []),
+        ("STARTS WITH 'L' LIMIT 2", ["LAB", "LAB2"]),
+        ("LIKE '%' LIMIT 9 FROM 'LAB2'", ["LABOUR", "LUTHIER"]),
+        ("LIMIT 1 FROM 'LAST'", []),
+    ],
+)
+def test_the_ends_of_show(api: TestClient, ends: str, names: list[str]) -> None:
+    run_all(api, "CREATE DATABASE lab", "CREATE DATABASE lab2", "CREATE DATABASE labour")
+    assert [row["name"] for row in rows(api, f"SHOW DATABASES {ends}")] == names
+    assert [row["name"] for row in rows(api, f"SHOW ROLES LIKE 'pub%'{' LIMIT 1' if names else ''}")] == ["PUBLIC"]
+
+
+def test_what_show_models_shows_of_a_place(api: TestClient, tuned: str) -> None:
+    run_all(api, "CREATE SCHEMA work", "GRANT USAGE ON MODEL tuned TO ROLE public")
+    for ends, num in (
+        ("", 1),
+        ("IN ACCOUNT", 1),
+        ("IN SCHEMA public", 1),
+        ("IN luthier.public", 1),
+        ("IN SCHEMA work", 0),
+        ("IN DATABASE luthier", 1),
+        ("LIKE 'TUN%' IN DATABASE luthier LIMIT 5", 1),
+        ("LIKE 'x%'", 0),
+    ):
+        assert len(rows(api, f"SHOW MODELS {ends}")) == num, ends
+    assert len(rows(api, "SHOW VERSIONS LIKE 'v_' IN MODEL tuned LIMIT 1")) == 1
+    assert len(rows(api, "SHOW GRANTS ON MODEL tuned LIMIT 1")) == 1
+    assert rows(api, "SHOW PARAMETERS LIKE 'nothing%' IN ACCOUNT") == []

@@ -1,5 +1,6 @@
 """The audit: its chain, what a walk along it finds, and that nothing in it can be changed."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from luthier.errors import InvalidInput, NotAllowed
 from luthier.platform.access import Caller
-from luthier.platform.audit import START, Anchor, AuditRow, Entry, Verdict, Walk, hash_row, parse_anchor
+from luthier.platform.audit import START, Anchor, AuditRow, Entry, Verdict, Walk, asked, hash_row, parse_anchor
+from luthier.platform.registry.actor import RegistryActor, RegistryClient
 from luthier.platform.registry.audit import Audit, Search
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -178,6 +180,30 @@ def test_who_takes_the_triggers_away_is_found(registry: Registry, settings: Sett
     if broken is None:  # behind the end that is kept: the next entry meets it
         with pytest.raises(sa.exc.IntegrityError):
             registry.audit.append([entry(2501)])
+
+
+def test_the_actor_is_told_with_a_call_what_the_audit_is_told(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = object.__new__(RegistryActor)
+    actor._registry = registry  # as its constructor has it, without Ray
+    remote = SimpleNamespace(call=SimpleNamespace(remote=actor.call))
+    monkeypatch.setattr("luthier.platform.registry.actor._actor", lambda: remote)
+    monkeypatch.setattr("luthier.platform.registry.actor.ray.get", lambda answer, timeout: answer)
+    token = asked.set(lambda: entry(1, user=ADMIN.user))
+    RegistryClient().roles.create(ADMIN, "R")
+    asked.reset(token)
+    RegistryClient().roles.create(ADMIN, "S")
+    assert [row.id for row in registry.audit.show(ADMIN, Search())] == ["req_1"]
+
+
+def test_what_is_refused_leaves_neither_a_change_nor_a_row(registry: Registry) -> None:
+    token = asked.set(lambda: entry(1, user="ann"))
+    with pytest.raises(NotAllowed):
+        registry.roles.create(Caller(account="main", user="ann", role="ANALYST"), "R")
+    registry.roles.create(ADMIN, "S")
+    asked.reset(token)
+    assert registry.audit.show(ADMIN, Search()) == [], "nor is what another one changes in between taken for it"
 
 
 def test_there_is_no_verb_that_changes_a_row() -> None:

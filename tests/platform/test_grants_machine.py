@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from luthier.errors import Conflict, LuthierError, NotAllowed, NotFound
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
@@ -30,7 +30,7 @@ from luthier.platform.securables import ACCOUNT, HOME, PUBLIC, Granted, ObjectKi
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
 
-NUM_EXAMPLES, NUM_STEPS = 48, 220
+NUM_EXAMPLES, NUM_STEPS = 56, 220
 ACCOUNTS = ("main", "other")
 ROLES = ("A", "B", "C", "E")
 USERS = ("U", "V")
@@ -137,6 +137,16 @@ class GrantsMachine(RuleBasedStateMachine):
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
         self.databases = Databases(store, guard, (Tables(store, guard), self.models), HOME, lambda: 1)
         self.plain = {account: Plain() for account in ACCOUNTS}
+
+    @initialize()
+    def begin(self) -> None:
+        """Most runs would else spend their steps on what is not there."""
+        for at in ACCOUNTS:
+            for place in (DATABASE, SCHEMA):
+                self.create_place(at, place)
+            for name in ROLES[:2]:
+                self.create_role(at, name)
+            self.make(at, MODELS[0])
 
     # roles and users
 

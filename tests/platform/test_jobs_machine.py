@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
+from luthier.platform.base_models import Catalog, load_catalog
 from luthier.platform.jobs import EventType, JobError, JobStatus
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
@@ -25,7 +26,7 @@ from tests.factories import ADMIN, add_admin, make_finished, make_job, make_prog
 from tests.fakes import Launcher
 from tests.platform.test_jobs import ALLOWED, FINAL
 
-NUM_EXAMPLES, NUM_STEPS = 48, 220
+NUM_EXAMPLES, NUM_STEPS = 56, 220
 MAX_ATTEMPTS = 2
 KEPT_DAYS = 3
 DAY_MS = 24 * 3_600_000
@@ -41,6 +42,11 @@ steps = 0
 def memory() -> Store:
     """One for all runs, as its migrations take longer than a run."""
     return Store("sqlite://")
+
+
+@lru_cache(maxsize=1)
+def catalog() -> Catalog:
+    return load_catalog(Settings())
 
 
 class JobsMachine(RuleBasedStateMachine):
@@ -89,7 +95,10 @@ class JobsMachine(RuleBasedStateMachine):
         if are_lost:
             self.launcher.alive.clear()
         settings = Settings(database_url="sqlite://", max_attempts=MAX_ATTEMPTS, job_retention_days=KEPT_DAYS)
-        with mock.patch("luthier.platform.registry.registry.Store", return_value=self.store):
+        with (
+            mock.patch("luthier.platform.registry.registry.Store", return_value=self.store),
+            mock.patch("luthier.platform.registry.registry.load_catalog", return_value=catalog()),
+        ):
             self.registry = Registry(settings, self.launcher, lambda: self.now)
 
     @rule()

@@ -20,6 +20,7 @@ from luthier.platform.keys import (
     statement_needs,
 )
 from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, KEY
@@ -290,3 +291,18 @@ def test_what_a_scope_covers_it_allows_too(
     assert Scope().covers(narrow)
     if wide.covers(narrow) and may(narrow, endpoint, changes, model):
         assert may(wide, endpoint, changes, model)
+
+
+def test_without_a_role_a_session_is_in_the_users_default_one(registry: Registry) -> None:
+    ann = Securable(ObjectKind.USER, name="ann")
+    for role in ("R", "S"):
+        registry.roles.create(ADMIN, role)
+    registry.users.create(ADMIN, "ann", default_role="S")
+    for number, (lost, role) in enumerate((("", "PUBLIC"), ("", "R"), ("", "S"), ("S", "R"), ("R", "PUBLIC"))):
+        if lost:
+            registry.roles.revoke(ADMIN, lost, ann)
+        elif role != "PUBLIC":
+            registry.roles.grant(ADMIN, role, ann)
+        assert registry.keys.session_of("main", "ann", []).caller.role == role
+        new = NewKey(id=f"key_{number}", hash=f"h{number}", prefix="lt_", user="ann")
+        assert registry.keys.create(ADMIN, new).role == role

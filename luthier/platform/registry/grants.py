@@ -128,9 +128,7 @@ class Grants:
         with self._store.reading() as tx:
             if user != caller.user and not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
                 raise no_user(user)
-            users = self._store.table("users").c
-            if not tx.execute(sa.select(users.name).where(users.account == caller.account, users.name == user)).first():
-                raise no_user(user)
+            self._roles.find(tx, caller, user, ObjectKind.USER)
             return self._role_rows(tx, caller, granted_to=ObjectKind.USER.value, grantee=user)
 
     def future(self, caller: Caller, schema: Securable) -> list[Grant]:

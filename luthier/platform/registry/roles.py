@@ -36,7 +36,7 @@ class Role(Frozen):
 class Roles:
     def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._access, self._clock = store, guard, access, clock
-        self._roles, self._role_grants = store.table("roles"), store.table("role_grants")
+        self._roles, self._users, self._role_grants = map(store.table, ("roles", "users", "role_grants"))
         self._rows = GrantRows(store)
 
     def create(self, caller: Caller, name: str, comment: str = "") -> bool:
@@ -74,7 +74,7 @@ class Roles:
         """To a user or to another role, which then holds all that this one does."""
         with self._guard.change(caller) as tx:
             self._check_giver(tx, caller, name)
-            self._check_there(tx, caller, to)
+            self.find(tx, caller, to.name, to.kind)
             holds = self._guard.reachable(tx, caller.account, name, also=())
             if to.kind is ObjectKind.ROLE and to.name in holds:
                 raise Conflict(f"Role {to.name} is {name}, or is granted to it: roles form no ring.")
@@ -90,7 +90,7 @@ class Roles:
     def revoke(self, caller: Caller, name: str, of: Securable) -> None:
         with self._guard.change(caller) as tx:
             self._check_giver(tx, caller, name)
-            self._check_there(tx, caller, of)
+            self.find(tx, caller, of.name, of.kind)
             self._check_leaves_an_admin(tx, caller, name, of)
             columns = self._role_grants.c
             is_it = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee == of.name)
@@ -109,14 +109,14 @@ class Roles:
             counts = self._counts(tx, caller.account)
             return [_to_role(row, caller, inherited, counts) for row in rows]
 
-    def find(self, tx: sa.Connection, caller: Caller, name: str) -> Securable:
-        """NotFound if there is none of that name in the account."""
-        columns = self._roles.c
+    def find(self, tx: sa.Connection, caller: Caller, name: str, kind: ObjectKind = ObjectKind.ROLE) -> Securable:
+        """A role, or a user; NotFound if there is none of that name in the account."""
+        columns = (self._roles if kind is ObjectKind.ROLE else self._users).c
         query = sa.select(columns.owner).where(columns.account == caller.account, columns.name == name)
         owner = tx.execute(query).scalar()
         if owner is None:
-            raise no_role(name)
-        return Securable(ObjectKind.ROLE, name=name, owner=owner)
+            raise no_role(name) if kind is ObjectKind.ROLE else no_user(name)
+        return Securable(kind, name=name, owner=owner)
 
     def _check_giver(self, tx: sa.Connection, caller: Caller, name: str) -> None:
         role = self.find(tx, caller, name)
@@ -125,14 +125,6 @@ class Roles:
             self._guard.check(tx, caller, Action.ADMINISTER)
         if name == PUBLIC:
             raise InvalidInput(f"Role {PUBLIC} is everybody's: it is neither granted nor revoked.")
-
-    def _check_there(self, tx: sa.Connection, caller: Caller, to: Securable) -> None:
-        if to.kind is ObjectKind.ROLE:
-            self.find(tx, caller, to.name)
-            return
-        users = self._store.table("users").c
-        if not tx.execute(sa.select(users.name).where(users.account == caller.account, users.name == to.name)).first():
-            raise no_user(to.name)
 
     def _check_leaves_an_admin(self, tx: sa.Connection, caller: Caller, name: str, of: Securable) -> None:
         columns = self._role_grants.c

@@ -10,7 +10,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.roles import Roles, no_user
-from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 
@@ -40,14 +40,16 @@ class Users:
             row = {**made, "default_role": default_role, "created_on": self._clock()}
             if self._store.insert_missing(tx, "users", [row]):
                 return True
-            if self._find(tx, caller, name).owner != caller.role:
+            if self._roles.find(tx, caller, name, ObjectKind.USER).owner != caller.role:
                 raise Conflict(f"User {name} is there already. Choose another name.")
         return False
 
     def drop(self, caller: Caller, name: str) -> None:
         """His keys are revoked; what he made stays his role's."""
         with self._guard.change(caller) as tx:
-            self._guard.check(tx, caller, Action.MANAGE, self._find(tx, caller, name), lambda: no_user(name))
+            self._guard.check(
+                tx, caller, Action.MANAGE, self._roles.find(tx, caller, name, ObjectKind.USER), lambda: no_user(name)
+            )
             if name == caller.user:
                 raise Conflict(f"User {name} is you. Another one has to drop you.")
             keys, granted = self._keys.c, self._role_grants.c
@@ -68,11 +70,3 @@ class Users:
                 query = query.where(sa.or_(columns.name == caller.user, columns.owner.in_(roles)))
             rows = tx.execute(query.order_by(columns.name)).mappings()
             return [User(**{field: row[field] for field in User.model_fields}) for row in rows]
-
-    def _find(self, tx: sa.Connection, caller: Caller, name: str) -> Securable:
-        columns = self._users.c
-        query = sa.select(columns.owner).where(columns.account == caller.account, columns.name == name)
-        owner = tx.execute(query).scalar()
-        if owner is None:
-            raise no_user(name)
-        return Securable(ObjectKind.USER, name=name, owner=owner)

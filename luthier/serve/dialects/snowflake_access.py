@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.securables import (
@@ -28,7 +29,10 @@ from luthier.serve.dialects.snowflake_statements import (
     IDENTIFIER,
     IF_EXISTS,
     IF_NOT_EXISTS,
+    LIKE,
+    LIMIT,
     NAME,
+    STARTS,
     TEXT,
     Answer,
     answered,
@@ -137,6 +141,13 @@ def _grant_or_revoke(services: Services, caller: Caller, found: "re.Match[str]",
     return done(f"Statement executed successfully.{counted}")
 
 
+def _no_grant_option(_services: Services, _caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    raise InvalidInput(
+        "WITH GRANT OPTION is not kept: an object's owner grants on it, and who has MANAGE GRANTS ON ACCOUNT. Grant "
+        "without it, or GRANT OWNERSHIP."
+    )
+
+
 def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     grants, words = services.registry.grants, found.groupdict()
     if role := words["to_role"]:
@@ -209,6 +220,7 @@ SHOWN = (
     rf"ON (?P<kind>ACCOUNT|{KINDS}|BASE\s+MODEL|DATABASE\s+ROLE)(?: (?P<name>{NAME}))?"
 )
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
+    (pattern(r"GRANT .+ TO .+ WITH GRANT OPTION"), _no_grant_option),
     (pattern(f"CREATE ROLE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}"), _create_role),
     (pattern(f"DROP ROLE{IF_EXISTS} {ONE_NAME}"), _drop_role),
     (
@@ -225,11 +237,11 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
         _grant_in_schema,
     ),
     *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", _grant),
-    (pattern(f"SHOW GRANTS(?: (?:{SHOWN}))?"), _show_grants),
+    (pattern(f"SHOW GRANTS(?: (?:{SHOWN}))?{LIMIT}"), _show_grants),
     (pattern(f"SHOW FUTURE GRANTS IN SCHEMA (?P<name>{NAME})"), _show_future_grants),
-    (pattern("SHOW ROLES"), _show_roles),
-    (pattern("SHOW USERS"), _show_users),
-    (pattern("SHOW PARAMETERS(?: IN ACCOUNT)?"), _show_parameters),
+    (pattern(f"SHOW ROLES{LIKE}{STARTS}{LIMIT}"), _show_roles),
+    (pattern(f"SHOW USERS{LIKE}{STARTS}{LIMIT}"), _show_users),
+    (pattern(f"SHOW PARAMETERS{LIKE}(?: IN ACCOUNT)?"), _show_parameters),
     (pattern(rf"ALTER ACCOUNT SET (?P<name>\w+)=(?P<value>{TEXT})"), _set_parameter),
     (pattern(r"ALTER ACCOUNT UNSET (?P<name>\w+)"), _unset_parameter),
 )

@@ -16,7 +16,10 @@ from luthier.serve.dialects.snowflake_statements import (
     COMMENT,
     IF_EXISTS,
     IF_NOT_EXISTS,
+    LIKE,
+    LIMIT,
     NAME,
+    STARTS,
     Answer,
     answered,
     columns,
@@ -29,6 +32,7 @@ from luthier.serve.services import Services
 
 DATABASES = columns("created_on", "name", "is_default", "is_current", "origin", "owner", "comment", "kind")
 SCHEMAS = columns("created_on", "name", "is_default", "is_current", "database_name", "owner", "comment")
+IN_DATABASE = f"(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?"
 KIND, PLACE = "(?P<kind>DATABASE|SCHEMA)", f"(?P<name>{NAME})"
 
 
@@ -71,6 +75,9 @@ def _place(services: Services, found: "re.Match[str]") -> Securable:
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (pattern(f"CREATE {KIND}{IF_NOT_EXISTS} {PLACE}{COMMENT}"), _create),
     (pattern(f"DROP {KIND}{IF_EXISTS} {PLACE}(?: (?P<how>CASCADE|RESTRICT))?"), _drop),
-    (pattern("SHOW DATABASES"), _show_databases),
-    (pattern(f"SHOW SCHEMAS(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?"), _show_schemas),
+    (pattern(f"SHOW DATABASES{LIKE}(?: IN ACCOUNT)?{STARTS}{LIMIT}"), _show_databases),
+    (
+        pattern(f"SHOW SCHEMAS{LIKE}(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?{STARTS}{LIMIT}"),
+        _show_schemas,
+    ),
 )

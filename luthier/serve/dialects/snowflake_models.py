@@ -13,7 +13,19 @@ from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
-from luthier.serve.dialects.snowflake_statements import IDENTIFIER, NAME, Answer, answered, columns, done, pattern
+from luthier.serve.dialects.snowflake_statements import (
+    IDENTIFIER,
+    IN_PLACE,
+    LIKE,
+    LIMIT,
+    NAME,
+    STARTS,
+    Answer,
+    answered,
+    columns,
+    done,
+    pattern,
+)
 from luthier.serve.services import Services
 
 OBJECT = f"(?P<model>{NAME})"
@@ -116,8 +128,8 @@ def _version(found: "re.Match[str]") -> int | str:
 
 
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (pattern("SHOW MODELS"), _show_models),
-    (pattern(f"SHOW VERSIONS IN MODEL {OBJECT}"), _show_versions),
+    (pattern(f"SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}"), _show_models),
+    (pattern(f"SHOW VERSIONS{LIKE} IN MODEL {OBJECT}{LIMIT}"), _show_versions),
     (pattern(rf"ALTER MODEL {OBJECT} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})"), _set_default),
     (pattern(rf"ALTER MODEL {OBJECT} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})"), _set_alias),
     (pattern(f"ALTER MODEL {OBJECT} VERSION {VERSION} UNSET ALIAS"), _unset_alias),

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
+from luthier.platform.names import fold, parse_schema
 from luthier.platform.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
 
@@ -20,6 +21,12 @@ COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
 IF_NOT_EXISTS = "(?: IF NOT EXISTS)?"
 """What is there and is the caller's stays as it is, said or not."""
 IF_EXISTS = "(?P<if_exists> IF EXISTS)?"
+
+LIKE = f"(?: LIKE (?P<like>{TEXT}))?"
+IN_PLACE = f"(?: IN (?:ACCOUNT|DATABASE (?P<in_database>{IDENTIFIER})|(?:SCHEMA )?(?P<in_schema>{NAME})))?"
+STARTS = f"(?: STARTS WITH (?P<starts>{TEXT}))?"
+LIMIT = rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?"
+"""The ends of SHOW: what they leave of its rows stands in `_left`."""
 
 Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
 Statements = Sequence[tuple["re.Pattern[str]", Answer]]
@@ -32,8 +39,38 @@ def answered(statements: Statements, services: Services, caller: Caller, stateme
     text = strip_semicolon(statement)
     for words, answer in statements:
         if found := words.fullmatch(text):
-            return answer(services, caller, found)
+            return _left(services, answer(services, caller, found), found.groupdict())
     return None
+
+
+def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> pa.Table:
+    """Of the rows of a SHOW, those that its ends ask for. LIKE takes any case, STARTS WITH and FROM do not."""
+    if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):
+        return table
+    rows = table.to_pylist()
+    name = "name" if "name" in table.schema.names else "key"
+    if like := words.get("like"):
+        rows = [row for row in rows if _like(text_of(like)).fullmatch(row[name])]
+    if database := words.get("in_database"):
+        rows = [row for row in rows if row["database_name"] == fold(database)]
+    if schema := words.get("in_schema"):
+        place = parse_schema(schema, services.settings.database)
+        rows = [row for row in rows if (row["database_name"], row["schema_name"]) == place]
+    if starts := words.get("starts"):
+        rows = [row for row in rows if row[name].startswith(text_of(starts))]
+    if after := words.get("after"):
+        passed = (at for at, row in enumerate(rows, 1) if row[name].startswith(text_of(after)))
+        rows = rows[next(passed, len(rows)) :]
+    if limit := words.get("limit"):
+        rows = rows[: int(limit)]
+    return pa.Table.from_pylist(rows, table.schema)
+
+
+def _like(written: str) -> "re.Pattern[str]":
+    """% is any text, _ any letter, a backslash takes what follows as it is."""
+    parts = re.findall(r"\\.|.", written, re.DOTALL)
+    wild = {"%": ".*", "_": "."}
+    return re.compile("".join(wild.get(part) or re.escape(part[-1]) for part in parts), re.IGNORECASE | re.DOTALL)
 
 
 def pattern(words: str) -> "re.Pattern[str]":
