@@ -42,6 +42,8 @@ ABOUT = {
             Action.CREATE_USER,
             Action.MANAGE_GRANTS,
             Action.ADMINISTER,
+            Action.READ_AUDIT,
+            Action.TAKE_ANY_ROLE,
         ),
         ACCOUNT,
     ),
