@@ -75,7 +75,7 @@ class Credits:
 
     def alert(self, caller: Caller, ucr: int | None) -> Balance:
         """Less than this left is told to the account's webhooks, once for each top-up; None: nothing is."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             if self._limits.find(tx, caller.account, ACCOUNT) is None:
                 raise Conflict("The account has no balance that could run low: it has no limit.")

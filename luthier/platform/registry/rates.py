@@ -45,7 +45,7 @@ class Rates:
     def set(self, caller: Caller, limit: RateLimit) -> RateLimit:
         """From now on, in the place of what was; replicas know it within seconds."""
         check_limit(limit)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             if limit.key is not None:
                 self._check_key(tx, caller, limit.key)
@@ -72,7 +72,7 @@ class Rates:
     def unset(self, caller: Caller, key: str | None, model: str | None) -> RateLimit:
         """From now on nothing limits this key, model, or key on a model, but what others do."""
         named = RateLimit(key=key, model=model)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             for limit in self._all(tx, caller):
                 if (limit.key, limit.model) == (key, model):

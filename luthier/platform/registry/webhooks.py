@@ -49,7 +49,7 @@ class Webhooks:
         """With its secret, which is shown this once. The same id again is the same webhook."""
         by, now = f"{caller.account}.{caller.user}", self._clock()
         webhook = Webhook(id=id, account=caller.account, url=url, types=types, created_on=now, created_by=by)
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             known = self._of_account(tx, caller)
             if len(known) >= MAX_WEBHOOKS and id not in [each.id for each in known]:
@@ -64,7 +64,7 @@ class Webhooks:
 
     def remove(self, caller: Caller, id: str) -> Webhook:
         """What is on its way to it is not sent any more."""
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             webhook = self._find(tx, caller, id)
             tx.execute(sa.delete(self._deliveries).where(self._deliveries.c.webhook == id))
             tx.execute(sa.delete(self._webhooks).where(self._webhooks.c.id == id))
@@ -73,7 +73,7 @@ class Webhooks:
     def test(self, caller: Caller, id: str, nonce: str) -> Notice:
         """A notice to this webhook alone; the same nonce again is the same notice."""
         type, now = NoticeType.TEST, self._clock()
-        with self._store.transaction() as tx:
+        with self._guard.change(caller) as tx:
             self._find(tx, caller, id)
             data = {"webhook": id}
             notice = Notice(
