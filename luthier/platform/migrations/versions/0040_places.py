@@ -6,7 +6,7 @@ from alembic import op
 from luthier.platform.names import parse_name
 
 revision = "0040"
-down_revision = "0022"
+down_revision = "0032"
 branch_labels = None
 depends_on = None
 
