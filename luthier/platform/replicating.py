@@ -15,8 +15,8 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName
 from luthier.platform.registry.artifacts import num_bytes
-from luthier.platform.registry.replicas import ReplicaRows, Replicas
-from luthier.platform.replicas import Replicated, Source
+from luthier.platform.registry.replication import ReplicaRows, Replicas
+from luthier.platform.replication import Replicated, Source
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import Storage
 from luthier.platform.store import Store

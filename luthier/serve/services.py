@@ -36,7 +36,7 @@ from luthier.platform.registry.models import Models, all_models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
-from luthier.platform.registry.replicas import Replicas
+from luthier.platform.registry.replication import Replicas
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.tables import Tables

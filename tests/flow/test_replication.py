@@ -16,7 +16,7 @@ from luthier.platform.artifacts import MANIFEST
 from luthier.platform.names import parse_name
 from luthier.platform.registry.model_rows import ModelRows
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.replicas import ReplicaRows
+from luthier.platform.registry.replication import ReplicaRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import file_sha256
@@ -75,8 +75,8 @@ def eu_api(eu: Registry, eu_settings: Settings) -> Iterator[TestClient]:
 def publish(api: TestClient, faq: str, train: Callable[[str], Path], registry: Registry) -> Publish:
     """A version of `tuned`, whole with its manifest."""
 
-    def run(**options: Any) -> None:
-        job = create(api, options=options).json()["id"]
+    def run(model: str = "tuned", **options: Any) -> None:
+        job = create(api, model=model, options=options).json()["id"]
         folder = train(job)
         (folder / "adapter_model.safetensors").write_bytes(job.encode())
         files = {file.name: file_sha256(file) for file in folder.iterdir()}
@@ -203,6 +203,16 @@ def test_whoever_may_there(api: TestClient, eu: Registry, publish: Publish, join
     eu.roles.create(ADMIN, "ANALYST")
     assert replicate(ann).status_code == 200
     assert [grant.grantee_name for grant in eu.grants.on(ADMIN, _model())] == ["ANALYST"]
+
+
+def test_its_schema_is_there_with_it(api: TestClient, eu_api: TestClient, publish: Publish) -> None:
+    run_all(api, "CREATE DATABASE sales")
+    run_all(api, "CREATE SCHEMA sales.models")
+    publish("sales.models.tuned")
+    assert replicate(api, model="sales.models.tuned").status_code == 200
+    assert ask(eu_api, "sales.models.tuned").status_code == 200
+    shown = eu_api.post("/luthier/v1/sql", json={"statement": "SHOW SCHEMAS IN DATABASE sales"}).json()
+    assert "MODELS" in {row[shown["columns"].index("name")] for row in shown["rows"]}
 
 
 def test_it_is_refused_where_it_could_not_answer(

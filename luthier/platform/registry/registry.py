@@ -23,7 +23,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
-from luthier.platform.registry.replicas import Replicas
+from luthier.platform.registry.replication import Replicas
 from luthier.platform.registry.retention import Retention
 from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares

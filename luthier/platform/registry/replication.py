@@ -14,7 +14,8 @@ from luthier.platform.options import Method
 from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
 from luthier.platform.registry.objects import object_row
-from luthier.platform.replicas import Source
+from luthier.platform.registry.place_rows import PlaceRows
+from luthier.platform.replication import Source
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
@@ -76,7 +77,8 @@ class ReplicaRows:
     """Over another region's store."""
 
     def __init__(self, store: Store, region: str) -> None:
-        self._store, self._region, self._rows = store, region, ModelRows(store)
+        self._store, self._region = store, region
+        self._rows, self._places = ModelRows(store), PlaceRows(store)
         self._base_models = store.table("region_base_models")
 
     def check(self, source: Source, bases: dict[str, BaseModel]) -> None:
@@ -121,14 +123,17 @@ class ReplicaRows:
         return model
 
     def _insert(self, tx: sa.Connection, source: Source) -> Row:
-        """It belongs to the role of the same name, or to ACCOUNTADMIN where there is none."""
+        """It belongs to the role of the same name, or to ACCOUNTADMIN where there is none; a new schema does too."""
         roles = self._store.table("roles").c
         same = (roles.account == source.account, roles.name == source.role)
         role = source.role if tx.execute(sa.select(roles.name).where(*same)).first() else ADMIN_ROLE
         owner, name = _owner(source).model_copy(update={"role": role}), _name(source)
+        model_object = Securable.named(ObjectKind.MODEL, name)
+        for place in (model_object.in_database, model_object.in_schema):
+            self._places.add(tx, owner, place, source.created_on)
         row = object_row(owner, name, source.created_on)
         tx.execute(sa.insert(self._rows.models).values(**row, replica_of=source.region))
-        self._rows.grants.begin(tx, owner, Securable.named(ObjectKind.MODEL, name), source.created_on)
+        self._rows.grants.begin(tx, owner, model_object, source.created_on)
         model = self._rows.find(tx, owner, name)
         assert model
         return model
