@@ -13,6 +13,7 @@ from luthier.platform.access import ADMIN_ROLE
 from luthier.platform.names import quote_if_needed
 from luthier.platform.securables import (
     ACCOUNT,
+    AI_FUNCTIONS_USER,
     ALL_MODELS,
     CORTEX_USER,
     GIVEN_BY,
@@ -63,6 +64,8 @@ class Need(NamedTuple):
     privilege: Privilege
     on: Callable[[Securable], Securable]
     """Of what the action is done to."""
+    or_on: tuple[Securable, ...] = ()
+    """The privilege on one of these does as well."""
 
 
 def _itself(about: Securable) -> Securable:
@@ -83,19 +86,20 @@ def _always(on: Securable) -> Callable[[Securable], Securable]:
 
 _OPEN = (Need(Privilege.USAGE, _database), Need(Privilege.USAGE, _schema))
 _CORTEX = Need(Privilege.USAGE, _always(CORTEX_USER))
+_AI = (_CORTEX._replace(or_on=(AI_FUNCTIONS_USER,)), Need(Privilege.USE_AI_FUNCTIONS, _always(ACCOUNT)))
 _OWNER = Need(Privilege.OWNERSHIP, _itself)
 
 NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.READ_TABLE: (*_OPEN, Need(Privilege.SELECT, _itself)),
     Action.CREATE_TABLE: (*_OPEN, Need(Privilege.CREATE_TABLE, _schema)),
     Action.DROP_TABLE: (*_OPEN, _OWNER),
-    Action.FINETUNE: (_CORTEX, Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
+    Action.FINETUNE: (_CORTEX, _AI[1], Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
     Action.CREATE_MODEL: (*_OPEN, Need(Privilege.CREATE_MODEL, _schema)),
     Action.SEE_MODEL: (*_OPEN, Need(Privilege.USAGE, _itself)),
     Action.INSPECT_MODEL: (*_OPEN, Need(Privilege.READ, _itself)),
-    Action.COMPLETE: (*_OPEN, Need(Privilege.USAGE, _itself), _CORTEX),
-    Action.COMPLETE_BASE: (_CORTEX, Need(Privilege.USAGE, _itself)),
-    Action.COUNT_TOKENS: (_CORTEX,),
+    Action.COMPLETE: (*_OPEN, Need(Privilege.USAGE, _itself), *_AI),
+    Action.COMPLETE_BASE: (*_AI, Need(Privilege.USAGE, _itself)),
+    Action.COUNT_TOKENS: _AI,
     Action.CHANGE_MODEL: (*_OPEN, _OWNER),
     Action.DROP_MODEL: (*_OPEN, _OWNER),
     Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
@@ -195,7 +199,11 @@ class Missing(NamedTuple):
 
 def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
     """THE decision: what the caller lacks for an action, or None when he may. Nothing else decides."""
-    lacks = [need for need in NEEDS[action] if not rights.has(need.privilege, need.on(about))]
+    lacks = [
+        need
+        for need in NEEDS[action]
+        if not any(rights.has(need.privilege, on) for on in (need.on(about), *need.or_on))
+    ]
     if not lacks or (action in OR_ELSE and missing(OR_ELSE[action], rights, about) is None):
         return None
     return Missing(lacks[0].privilege, lacks[0].on(about), is_hidden=not rights.sees(about))

@@ -33,6 +33,7 @@ class Privilege(StrEnum):
     IMPORT_SHARE = "IMPORT SHARE"
     MANAGE_GRANTS = "MANAGE GRANTS"
     MONITOR_USAGE = "MONITOR USAGE"
+    USE_AI_FUNCTIONS = "USE AI FUNCTIONS"
     IMPORTED = "IMPORTED PRIVILEGES"
     """On a database that was made of a share: all that the share gives."""
     OWNERSHIP = "OWNERSHIP"
@@ -63,6 +64,7 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
         Privilege.IMPORT_SHARE,
         Privilege.MANAGE_GRANTS,
         Privilege.MONITOR_USAGE,
+        Privilege.USE_AI_FUNCTIONS,
     ),
     ObjectKind.DATABASE: (Privilege.USAGE, Privilege.CREATE_SCHEMA, Privilege.IMPORTED, Privilege.OWNERSHIP),
     ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
@@ -119,7 +121,12 @@ class Securable:
 ACCOUNT = Securable(ObjectKind.ACCOUNT)
 PLATFORM = Securable(ObjectKind.PLATFORM)
 CORTEX_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="CORTEX_USER")
-"""May call the functions of SNOWFLAKE.CORTEX and complete by HTTP. Granted to PUBLIC in a new account."""
+"""May call the functions of SNOWFLAKE.CORTEX and complete by HTTP."""
+AI_FUNCTIONS_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="AI_FUNCTIONS_USER")
+"""The same without FINETUNE."""
+DATABASE_ROLES = (CORTEX_USER, AI_FUNCTIONS_USER)
+FIRST_GRANTS = ((Privilege.USAGE, CORTEX_USER), (Privilege.USE_AI_FUNCTIONS, ACCOUNT))
+"""To PUBLIC in a new account; they can be revoked."""
 
 
 SHARED_SCHEMA = "PUBLIC"

@@ -148,6 +148,21 @@ def test_cortex_user_and_the_model_list(api: TestClient, join: Join) -> None:  #
     assert ask(ann, "tiny").status_code == 200, "either the list or the role permits"
     assert [each["id"] for each in ann.get("/v1/models").json()["data"]] == ["tiny"]
     assert rows(api, "SHOW PARAMETERS")[0]["value"] == "None"
+
+
+def test_ai_functions_are_used_by_who_may(api: TestClient, join: Join) -> None:  # noqa: F811
+    ann = join("ANALYST")
+    assert ask(ann, "tiny").status_code == 200, "PUBLIC has it at first"
+    run_all(api, "REVOKE USE AI FUNCTIONS ON ACCOUNT FROM ROLE PUBLIC")
+    told = error_of(ask(join("OTHER"), "tiny"), 403, "not_authorized")
+    assert "`GRANT USE AI FUNCTIONS ON ACCOUNT TO ROLE OTHER`" in told
+    run_all(api, "GRANT USE AI FUNCTIONS ON ACCOUNT TO ROLE analyst")
+    run_all(api, "REVOKE DATABASE ROLE SNOWFLAKE.CORTEX_USER FROM ROLE PUBLIC")
+    run_all(api, "GRANT DATABASE ROLE SNOWFLAKE.AI_FUNCTIONS_USER TO ROLE analyst")
+    assert rows(ann, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'a') AS n")[0]["n"] > 0
+    refused = error_of(create(ann, model="other"), 403, "not_authorized")
+    assert "DATABASE ROLE SNOWFLAKE.CORTEX_USER is needed to fine-tune" in refused
+    assert "there are" in sql_error(api, "GRANT DATABASE ROLE SNOWFLAKE.NONE TO ROLE analyst", 404, "not_found")
     assert "No base" in sql_error(api, "ALTER ACCOUNT SET CORTEX_MODELS_ALLOWLIST = 'x'", 404, "not_found").replace(
         "Unknown base", "No base"
     )

@@ -38,8 +38,8 @@ MODELS = ("M", "N")
 DATABASE, SCHEMA = Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.SCHEMA, "D", "S")
 FIRST_SCHEMA = Securable(ObjectKind.SCHEMA, "D", PUBLIC)
 FUTURE = Securable(ObjectKind.MODEL, "D", "S")
-FIRST_GRANTS = 3
-"""In an account: CORTEX_USER is PUBLIC's, the first database and schema are ACCOUNTADMIN's."""
+FIRST_GRANTS = 4
+"""In an account: CORTEX_USER and AI functions are PUBLIC's, the first database and schema are ACCOUNTADMIN's."""
 MADE = ImportedModel(base_model="tiny", path="p", sha256="ab", rank=8, task_type=TaskType.CHAT_COMPLETION, created_on=1)
 
 accounts = st.sampled_from(ACCOUNTS)

@@ -7,6 +7,7 @@ from luthier.platform.access import ADMIN_ROLE, ADMIN_USER
 from luthier.platform.privileges import NEEDS, Action, Rights, missing
 from luthier.platform.securables import (
     ACCOUNT,
+    AI_FUNCTIONS_USER,
     CORTEX_USER,
     GRANTABLE,
     PLATFORM,
@@ -24,7 +25,8 @@ TABLE = Securable(ObjectKind.TABLE, "D", "S", "T", owner="OWNER")
 BASE = Securable(ObjectKind.BASE_MODEL, name="tiny")
 DATABASE, SCHEMA = MODEL.in_database, MODEL.in_schema
 OPEN = {DATABASE: {Privilege.USAGE}, SCHEMA: {Privilege.USAGE}}
-CORTEX = {CORTEX_USER: {Privilege.USAGE}}
+AI = {ACCOUNT: {Privilege.USE_AI_FUNCTIONS}}
+CORTEX = {CORTEX_USER: {Privilege.USAGE}, **AI}
 ABOUT = {
     Action.READ_TABLE: TABLE,
     Action.DROP_TABLE: TABLE,
@@ -99,6 +101,22 @@ def test_the_list_of_models_is_no_right_to_complete() -> None:
     assert lacks is not None
     assert lacks.on == CORTEX_USER
     assert missing(Action.COMPLETE_BASE, rights(CORTEX, models=None), BASE) is None
+
+
+def test_ai_functions_user_may_ask_and_not_tune() -> None:
+    held = {**OPEN, **AI, AI_FUNCTIONS_USER: {Privilege.USAGE}, SCHEMA: {Privilege.CREATE_MODEL, Privilege.USAGE}}
+    assert missing(Action.COMPLETE_BASE, rights(held, models=None), BASE) is None
+    assert missing(Action.COUNT_TOKENS, rights(held), ACCOUNT) is None
+    lacks = missing(Action.FINETUNE, rights(held), SCHEMA)
+    assert lacks is not None
+    assert lacks.on == CORTEX_USER
+
+
+@pytest.mark.parametrize("action", [Action.FINETUNE, Action.COMPLETE, Action.COMPLETE_BASE, Action.COUNT_TOKENS])
+def test_the_database_role_alone_does_not_do(action: Action) -> None:
+    lacks = missing(action, rights({**OPEN, CORTEX_USER: {Privilege.USAGE}}, models=None), ABOUT.get(action, MODEL))
+    assert lacks is not None
+    assert lacks.privilege in (Privilege.USE_AI_FUNCTIONS, Privilege.USAGE)
 
 
 @pytest.mark.parametrize("own", [{Privilege.USAGE}, {Privilege.READ}, {Privilege.OWNERSHIP}])

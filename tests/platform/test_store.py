@@ -123,7 +123,8 @@ def test_access_comes_to_an_account_that_is_there_and_goes_again(settings: Setti
     registry = Registry(settings, Launcher())
     assert registry.keys.authenticate(hash_key(KEY)).caller.identity == ADMIN.identity
     assert {role.name for role in registry.roles.show(ADMIN)} == {"ACCOUNTADMIN", "PUBLIC"}
-    assert [grant.name for grant in registry.grants.to_role(ADMIN, "PUBLIC")] == ["SNOWFLAKE.CORTEX_USER"]
+    held = {(grant.privilege, grant.name) for grant in registry.grants.to_role(ADMIN, "PUBLIC")}
+    assert held == {("USAGE", "SNOWFLAKE.CORTEX_USER"), ("USE AI FUNCTIONS", "")}
     registry.roles.create(ADMIN, "R")
     registry.roles.grant(ADMIN, "R", Securable(ObjectKind.USER, name="admin"))
     registry.keys.create(ADMIN, NewKey(id="key_1", hash="h", prefix="lt_", role="R"))

@@ -15,13 +15,12 @@ from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.securables import (
-    CORTEX_USER,
+    FIRST_GRANTS,
     HOME,
     PLATFORM,
     PUBLIC,
     SYSTEM_ROLES,
     ObjectKind,
-    Privilege,
     Securable,
 )
 from luthier.platform.store import Store
@@ -138,7 +137,7 @@ def open_account(store: Store, tx: sa.Connection, name: str, home: Securable, no
     store.insert_missing(tx, "role_grants", [{**made, **to_admin, "granted_by": ADMIN_ROLE}])
     founder = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
     PlaceRows(store).add_home(tx, name, home, now)
-    GrantRows(store).add(tx, founder, [(Privilege.USAGE, CORTEX_USER)], PUBLIC, now)
+    GrantRows(store).add(tx, founder, FIRST_GRANTS, PUBLIC, now)
     return True
 
 

@@ -19,7 +19,7 @@ from luthier.platform.registry.roles import Roles, no_role, no_user
 from luthier.platform.registry.share_rows import ShareRows, place_in
 from luthier.platform.securables import (
     ALL_MODELS,
-    CORTEX_USER,
+    DATABASE_ROLES,
     IN_SCHEMA,
     OWNED,
     PLACES,
@@ -166,8 +166,9 @@ class Grants:
         """With its owner; as if it were not there where it is not."""
         if about.kind is ObjectKind.ROLE:
             return self._roles.find(tx, caller, about.name)
-        if about.kind is ObjectKind.DATABASE_ROLE and about != CORTEX_USER:
-            raise NotFound(f"No database role {about.dotted}: there is {CORTEX_USER.dotted}.")
+        if about.kind is ObjectKind.DATABASE_ROLE and about not in DATABASE_ROLES:
+            there = " and ".join(each.dotted for each in DATABASE_ROLES)
+            raise NotFound(f"No database role {about.dotted}: there are {there}.")
         if about.kind is ObjectKind.BASE_MODEL and about.name != ALL_MODELS:
             return Securable(about.kind, name=self._catalog.get(about.name).name)
         if about.kind in PLACES:

@@ -124,7 +124,7 @@ class Guard:
 
     def model_rights(self, tx: sa.Connection, caller: Caller, listed: frozenset[str] | None) -> Rights:
         """What the caller holds on base models, of which the account lists these (None: all)."""
-        kinds = (ObjectKind.BASE_MODEL, ObjectKind.DATABASE_ROLE)
+        kinds = (ObjectKind.BASE_MODEL, *WIDE)
         rights = self._rights(tx, caller, [self._grants.c.kind.in_(kinds)], always=True)
         return Rights(rights.roles, rights.held, listed, rights.is_operator)
 
