@@ -130,6 +130,8 @@ def test_a_name_with_a_slash(
 ) -> None:
     """Through a real socket, as the client sends it."""
     client = luthier.Client(server, KEY)
+    if "public/x" in name:
+        client.schemas.create('luthier."public/x"')
     client.tables.create(name, _csv(tmp_path))
     assert client.tables.drop(name)["name"].endswith(name.split(".", 1)[-1])
     train(create(api, model=name).json()["id"])
