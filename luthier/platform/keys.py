@@ -41,8 +41,6 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/jobs", Endpoint.FINETUNING),
     ("/luthier/v1/sql", Endpoint.SQL),
     ("/luthier/v1/tables", Endpoint.TABLES),
-    ("/luthier/v1/databases", Endpoint.TABLES),
-    ("/luthier/v1/schemas", Endpoint.TABLES),
     ("/luthier/v1/models", Endpoint.MODELS),
     ("/luthier/v1/base-models", Endpoint.MODELS),
     ("/luthier/v1/engines", Endpoint.MODELS),
@@ -62,7 +60,7 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
 
 READING_WORDS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "LIST", "VALUES", "FROM", "EXPLAIN"})
 ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT"})
-ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES"}
+ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES", "SCHEMA", "SCHEMAS", "FUTURE"}
 
 
 class Scope(Frozen):
@@ -189,11 +187,16 @@ def statement_needs(sql: str) -> tuple[Endpoint | None, bool]:
     is_reading = first in READING_WORDS
     if is_reading and first not in ("SHOW", "DESCRIBE", "DESC", "LIST"):
         return None, False
-    if set(words[:4]) & ADMIN_WORDS:
+    if first in ADMIN_WORDS or _object(words) in ADMIN_WORDS:
         return Endpoint.ADMIN, not is_reading
     if {"MODEL", "MODELS"} & set(words[:5]):
         return Endpoint.MODELS, not is_reading
     return Endpoint.TABLES, not is_reading
+
+
+def _object(words: list[str]) -> str:
+    """What a statement makes, changes or shows: CREATE OR REPLACE TABLE is about a table."""
+    return next((word for word in words[1:] if word not in ("OR", "REPLACE")), "")
 
 
 def ends_by(now: int, seconds: int | None) -> int | None:

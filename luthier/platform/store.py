@@ -36,11 +36,14 @@ QUIET = {
     "jobs",
     "keys",
     "limits",
+    "notices",
     "proofs",
     "rate_leases",
+    "rate_limits",
     "reservations",
     "topups",
     "usage",
+    "webhooks",
 }
 """Written all the time, and of no weight for what a name means and who may ask it."""
 

@@ -18,8 +18,10 @@ from luthier.serve.services import Services, Verbs
 
 SOFT_SECONDS, FRESH_SECONDS = 2.5, 5.0
 """A revoked key works for at most FRESH_SECONDS; one that expires ends at its time."""
-REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES)
-"""A change there makes, or asks, models that are not named in the request's path."""
+REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES, Endpoint.ADMIN)
+"""A change there makes, asks or gives away models that are not named in the request's path."""
+KEYS = "/luthier/v1/keys"
+"""Keys see to their own scopes."""
 AUTHORIZATION = b"authorization"
 ROLE_HEADERS = (b"luthier-role", b"x-snowflake-role")
 """Name the role to act in, within the key's own; without them it is that."""
@@ -58,7 +60,7 @@ class KeyCheck:
         endpoint = endpoint_of(path)
         changes = is_change(scope["method"], endpoint)
         session.check(endpoint, changes)
-        if changes and endpoint in REACH_ANY_MODEL:
+        if changes and endpoint in REACH_ANY_MODEL and not path.startswith(KEYS):
             session.check_unbounded(f"{scope['method']} {path}")
         return session
 

@@ -173,7 +173,9 @@ def test_the_same_adapter_on_two_base_models(
     imports = Imports(settings, load_catalog(settings), registry)
     for base in ("tiny", "twin"):
         folder = Path(shutil.copytree(adapter, tmp_path / base))
-        model = imports.import_model(ADMIN, parse_name(f"LUTHIER.PUBLIC.{base}_m", "", ""), Origin(base_model=base), folder)
+        model = imports.import_model(
+            ADMIN, parse_name(f"LUTHIER.PUBLIC.{base}_m", "", ""), Origin(base_model=base), folder
+        )
         manifest = json.loads((settings.storage / "adapters" / model.sha256 / "luthier.json").read_text())
         assert manifest["base_model"]["name"] == base
 

@@ -20,6 +20,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.serve.deps import FRESH_SECONDS
 from tests.factories import ADMIN, KEY
 from tests.flow.conftest import CHAT, error_of
+from tests.flow.people import Join, join  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
 
 KEYS = "/luthier/v1/keys"
@@ -50,6 +51,26 @@ def made(api: TestClient, **given: Any) -> dict[str, Any]:
 
 def bearer(key: dict[str, Any]) -> dict[str, str]:
     return {"Authorization": f"Bearer {key['key']}"}
+
+
+def test_a_limited_key_makes_no_key_without_its_limits(api: TestClient, join: Join) -> None:  # noqa: F811
+    ann = join("ANALYST")
+    own = ann.get("/luthier/v1/whoami").json()["key"]
+    limit = {"key": own, "requests": 5}
+    assert api.put("/luthier/v1/limits", json=limit).status_code == 200
+    for refused in (ann.post(KEYS, json={}), ann.post(f"{KEYS}/{own}/rotate", json={})):
+        assert "has a budget or a rate limit" in error_of(refused, 403, "not_authorized")
+    assert api.post(f"{KEYS}/{own}/rotate", json={}).status_code == 201
+
+
+def test_a_budget_is_no_easier_shed(api: TestClient, join: Join) -> None:  # noqa: F811
+    ann = join("ANALYST")
+    own = ann.get("/luthier/v1/whoami").json()["key"]
+    budget = {"credits": "5", "period": "none", "is_hard": True}
+    assert api.put(f"/luthier/v1/credits/budgets/key/{own}", json=budget).status_code == 200
+    assert ann.post(KEYS, json={}).status_code == 403
+    assert api.delete(f"/luthier/v1/credits/budgets/key/{own}").status_code == 200
+    assert ann.post(KEYS, json={}).status_code == 201
 
 
 def test_made_shown_once_listed_revoked(api: TestClient) -> None:

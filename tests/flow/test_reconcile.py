@@ -4,15 +4,14 @@ import json
 
 import pytest
 from click.testing import CliRunner, Result
-from starlette.testclient import TestClient
 
 from luthier.cli.main import main
-from luthier.platform.access import hash_key
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.usage import UsageSpool
 from tests.factories import KEY, make_record
 from tests.flow.conftest import error_of
+from tests.flow.people import Join, join  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_a_difference_is_exit_status_1(reconcile: Reconcile, registry: Registry,
     assert [check["difference"] for check in json.loads(told.stdout)["checks"] if check["what"] == "records"] == [-1]
 
 
-def test_other_accounts_may_not_see_the_whole_ledger(api: TestClient, registry: Registry) -> None:
-    registry.access.add_admin_key("other", hash_key("lt_other"), "lt_oth")
-    response = api.get("/luthier/v1/ledger/reconcile", headers={"Authorization": "Bearer lt_other"})
-    assert "all accounts" in error_of(response, 403, "not_authorized")
+@pytest.mark.parametrize("who", [("PUBLIC", "ANN", "main"), ("ANALYST", "ANN", "main"), ("ACCOUNTADMIN", "admin", "b")])
+def test_the_whole_ledger_is_for_who_runs_the_platform(join: Join, who: tuple[str, str, str]) -> None:  # noqa: F811
+    response = join(*who).get("/luthier/v1/ledger/reconcile")
+    assert "runs the platform" in error_of(response, 403, "not_authorized")

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotAllowed, NotAuthenticated, NotFound
 from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import KeyInfo, NewKey, Scope, Session
 from luthier.platform.privileges import Action
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 class Keys:
     def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int] = now_ms) -> None:
         self._store, self._guard, self._clock = store, guard, clock
-        self._keys = store.table("keys")
+        self._keys, self._limits, self._rates = map(store.table, ("keys", "limits", "rate_limits"))
         self._identities = Identities(store, guard, access)
 
     def authenticate(self, key_hash: str, role: str | None = None) -> Session:
@@ -60,6 +61,7 @@ class Keys:
             if known := self._found(tx, self._keys.c.id == new.id):
                 return self._same(caller, known, new)
             own = self._own(tx, caller)
+            self._check_unlimited(tx, caller, caller.key)
             user = new.user or caller.user
             self._check_for_whom(tx, caller, user)
             self._identities.check_user(tx, caller.account, user)
@@ -93,6 +95,7 @@ class Keys:
             if row["rotated_to"] == new.id:
                 return _info(self._get(tx, caller, new.id))
             _check_may_rotate(row, now)
+            self._check_unlimited(tx, caller, caller.key, key_id)
             old = _session(row)
             end = new.expires_on if new.expires_on is not None else old.expires_on
             given = old.model_copy(update={"expires_on": end})
@@ -149,6 +152,19 @@ class Keys:
             raise NotAllowed(f"Key {caller.key} has the scope: {own.scope}. It makes no key with more: {given.scope}.")
         if own.expires_on is not None and (given.expires_on is None or given.expires_on > own.expires_on):
             raise NotAllowed(f"Key {caller.key} ends {_when(own.expires_on)}: it makes no key that lives longer.")
+
+    def _check_unlimited(self, tx: sa.Connection, caller: Caller, *keys: str | None) -> None:
+        """Budgets and rate limits are a key's own: one that is made of it would be without."""
+        ids = [key for key in keys if key]
+        scopes = self._limits.c.scope.in_([budget_scope(BudgetKind.KEY, key) for key in ids])
+        rated = sa.select(self._rates.c.account).where(
+            self._rates.c.account == caller.account, self._rates.c.key.in_(ids)
+        )
+        limited = sa.select(self._limits.c.account).where(self._limits.c.account == caller.account, scopes)
+        if tx.execute(sa.union_all(limited, rated)).first() and not self._guard.may(tx, caller, Action.ADMINISTER):
+            raise NotAllowed(
+                f"Key {ids[-1]} has a budget or a rate limit, and a key made of it would have none. Ask {ADMIN_ROLE}."
+            )
 
     def _check_for_whom(self, tx: sa.Connection, caller: Caller, user: str) -> None:
         """Before anything is told of the user."""

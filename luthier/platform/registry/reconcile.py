@@ -69,7 +69,7 @@ class Reconcile:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._spools, self._balances = store, settings.home / "spool", Balances(store)
         self._usage, self._jobs, self._batches = (store.table(name) for name in ("usage", "jobs", "batches"))
-        self._versions = store.table("versions")
+        self._versions, self._models = store.table("versions"), store.table("models")
 
     def count(self) -> Counted:
         """What replicas settled, and what of it waits in spools. While this runs the registry takes no record."""
@@ -186,11 +186,12 @@ class Reconcile:
             yield _check("training", row["base_model"], "trained_tokens", *sides, ", ".join(names))
 
     def _manifests(self, tx: sa.Connection, notes: list[str]) -> Iterator[Check]:
-        """The manifests of versions that jobs made against the bills of those jobs."""
+        """The manifests of versions that jobs made against the bills of those jobs. Replicas' are in another region."""
         versions, usage = self._versions.c, self._usage.c
         same = sa.and_(usage.kind == UsageKind.TRAINING.value, usage.source_id == versions.job_id)
         query = sa.select(versions.job_id, versions.base_model, versions.path, usage.trained_tokens)
-        made = query.select_from(sa.outerjoin(self._versions, self._usage, same))
+        of_model = sa.join(self._versions, self._models, versions.model_id == self._models.c.id)
+        made = query.select_from(sa.outerjoin(of_model, self._usage, same)).where(self._models.c.replica_of.is_(None))
         sides: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         num_without = 0
         is_import = versions.job_id.startswith(IMPORT, autoescape=True)

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from luthier.errors import NotAllowed
 from luthier.platform.registry.audit import Time
 from luthier.platform.registry.usage import Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
@@ -34,8 +33,7 @@ def account_statement(
 @routes.get("/ledger/reconcile")
 def reconcile(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The ledger of all accounts against replicas, engines, batches, jobs, manifests and limits, figure by figure."""
-    if caller.account != services.settings.account:
-        raise NotAllowed(f"The whole ledger is of all accounts; it is for {services.settings.account} alone.")
+    services.registry.accounts.check_operator(caller)
     comparison = services.registry.reconcile
     return comparison.report(comparison.count()).model_dump()
 

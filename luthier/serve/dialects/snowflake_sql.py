@@ -63,7 +63,10 @@ def _run(text: str, statement: Statement) -> pa.Table:
     if "ACCOUNT_USAGE" in text.upper():
         statement.session.check(Endpoint.USAGE, False)
         views = usage_views(services.registry.usage, caller, text)
-        views |= audit_views(services, caller, text) | limit_views(services, caller, text)
+        audit = audit_views(services, caller, text)
+        if audit:
+            statement.session.check(Endpoint.ADMIN, False)
+        views |= audit | limit_views(services, caller, text)
     tables = services.registry.tables.show(caller)
     extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
     with open_engine(services.settings, tables, **extras) as engine:
@@ -76,8 +79,8 @@ def _let_in(text: str, statement: Statement) -> None:
     if changes:
         statement.tell_change("statement", " ".join(text.split()))
     statement.session.check(endpoint, changes)
-    if changes and endpoint is Endpoint.MODELS:
-        statement.session.check_unbounded("a statement on models")
+    if changes and endpoint in (Endpoint.MODELS, Endpoint.ADMIN):
+        statement.session.check_unbounded("such a statement")
 
 
 def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
