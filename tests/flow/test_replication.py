@@ -80,7 +80,7 @@ def publish(api: TestClient, faq: str, train: Callable[[str], Path], registry: R
         folder = train(job)
         (folder / "adapter_model.safetensors").write_bytes(job.encode())
         files = {file.name: file_sha256(file) for file in folder.iterdir()}
-        (folder / MANIFEST).write_text(json.dumps({"sha256": files}))
+        (folder / MANIFEST).write_text(json.dumps({"sha256": files, "trained_tokens": 60}))
         with registry.roles._store.transaction() as tx:
             versions = ModelRows(registry.roles._store).versions
             tx.execute(versions.update().where(versions.c.job_id == job).values(sha256=folder.name))
@@ -213,6 +213,17 @@ def test_its_schema_is_there_with_it(api: TestClient, eu_api: TestClient, publis
     assert ask(eu_api, "sales.models.tuned").status_code == 200
     shown = eu_api.post("/luthier/v1/sql", json={"statement": "SHOW SCHEMAS IN DATABASE sales"}).json()
     assert "MODELS" in {row[shown["columns"].index("name")] for row in shown["rows"]}
+
+
+def test_what_was_trained_elsewhere_is_no_difference_there(
+    api: TestClient, eu_api: TestClient, publish: Publish
+) -> None:
+    publish()
+    assert replicate(api).status_code == 200
+    checks = eu_api.get("/luthier/v1/ledger/reconcile").json()["checks"]
+    assert [check for check in checks if check["check"] == "manifests"] == []
+    here = api.get("/luthier/v1/ledger/reconcile").json()["checks"]
+    assert "manifests" in {check["check"] for check in here}
 
 
 def test_it_is_refused_where_it_could_not_answer(
