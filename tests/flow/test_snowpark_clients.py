@@ -19,7 +19,10 @@ CORTEX = "snowflake-ml-python==2.6.0"
 SCRIPT = Path(__file__).with_name("snowpark_client.py")
 UNREACHABLE = ("dns error", "Failed to fetch", "error sending request", "Network is unreachable", "timed out")
 
-pytestmark = pytest.mark.clients
+INSTALL_SECONDS, RUN_SECONDS = 300, 200
+"""A hundred megabytes from a registry that may be slow; what is imported then is compiled first."""
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(3 * INSTALL_SECONDS + RUN_SECONDS)]
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _uv(*words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "uv", *words], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-m", "uv", *words], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
     )
     if done.returncode and any(fault in done.stderr for fault in UNREACHABLE):
         pytest.skip(f"NOT TESTED: no registry is reached for Snowflake's clients: {done.stderr[-300:]}")
@@ -49,7 +52,7 @@ def _uv(*words: str) -> None:
 def test_snowflakes_clients(server: str, interpreter: Path) -> None:
     place = urlsplit(server)
     run = [str(interpreter), "-W", "ignore", str(SCRIPT), str(place.hostname), str(place.port)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert told.pop("complete, structured") == '{"a": 1}'
