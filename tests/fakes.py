@@ -31,8 +31,8 @@ from luthier.serve.tool_calls import ForcedCalls
 class Clock:
     """A test turns it."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

@@ -48,3 +48,9 @@ def rows(api: TestClient, statement: str) -> list[dict[str, object]]:
 def run_all(api: TestClient, *statements: str) -> None:
     for statement in statements:
         rows(api, statement)
+
+
+def key_of(client: TestClient) -> str:
+    """The public id of the key that it sends."""
+    key: str = client.get("/luthier/v1/whoami").json()["key"]
+    return key

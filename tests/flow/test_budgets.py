@@ -8,7 +8,7 @@ from click.testing import Result
 from starlette.testclient import TestClient
 
 from tests.flow.conftest import CHAT, error_of
-from tests.flow.people import Join, join  # noqa: F401 - a fixture
+from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
 
 BUDGETS = "/luthier/v1/credits/budgets"
@@ -20,11 +20,6 @@ def put(api: TestClient, owner: str, credits: str, **how: object) -> dict[str, o
     assert response.status_code == 200, response.text
     told: dict[str, object] = response.json()
     return told
-
-
-def key_of(client: TestClient) -> str:
-    key: str = client.get("/luthier/v1/whoami").json()["key"]
-    return key
 
 
 @pytest.mark.parametrize("kind", ["role", "user", "key"])

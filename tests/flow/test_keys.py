@@ -20,7 +20,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.serve.deps import FRESH_SECONDS
 from tests.factories import ADMIN, KEY
 from tests.flow.conftest import CHAT, error_of
-from tests.flow.people import Join, join  # noqa: F401 - a fixture
+from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
 
 KEYS = "/luthier/v1/keys"
@@ -55,7 +55,7 @@ def bearer(key: dict[str, Any]) -> dict[str, str]:
 
 def test_a_limited_key_makes_no_key_without_its_limits(api: TestClient, join: Join) -> None:  # noqa: F811
     ann = join("ANALYST")
-    own = ann.get("/luthier/v1/whoami").json()["key"]
+    own = key_of(ann)
     limit = {"key": own, "requests": 5}
     assert api.put("/luthier/v1/limits", json=limit).status_code == 200
     for refused in (ann.post(KEYS, json={}), ann.post(f"{KEYS}/{own}/rotate", json={})):
@@ -65,7 +65,7 @@ def test_a_limited_key_makes_no_key_without_its_limits(api: TestClient, join: Jo
 
 def test_a_budget_is_no_easier_shed(api: TestClient, join: Join) -> None:  # noqa: F811
     ann = join("ANALYST")
-    own = ann.get("/luthier/v1/whoami").json()["key"]
+    own = key_of(ann)
     budget = {"credits": "5", "period": "none", "is_hard": True}
     assert api.put(f"/luthier/v1/credits/budgets/key/{own}", json=budget).status_code == 200
     assert ann.post(KEYS, json={}).status_code == 403

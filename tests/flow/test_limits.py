@@ -15,7 +15,7 @@ from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN, KEY
 from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import CHAT, error_of
-from tests.flow.people import Join, join, rows  # noqa: F401 - a fixture
+from tests.flow.people import Join, join, key_of, rows  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
 
 LIMITS = "/luthier/v1/limits"
@@ -29,11 +29,6 @@ def put(api: TestClient, **limit: object) -> dict[str, object]:
     assert response.status_code == 200, response.text
     told: dict[str, object] = response.json()
     return told
-
-
-def key_of(client: TestClient) -> str:
-    key: str = client.get("/luthier/v1/whoami").json()["key"]
-    return key
 
 
 def with_new_key(api: TestClient) -> TestClient:

@@ -6,7 +6,8 @@ from luthier.errors import PaymentRequired
 from luthier.platform.credits import Budget, BudgetKind, Period
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN, make_job, make_record
-from tests.platform.test_credits import PRICE, Time, registry, time  # noqa: F401 - fixtures
+from tests.fakes import Clock
+from tests.platform.test_credits import PRICE, registry, time  # noqa: F401 - fixtures
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -15,7 +16,7 @@ def budget_of(ucr: int, period: Period = Period.DAY) -> Budget:
     return Budget(kind=BudgetKind.ROLE, name=ADMIN.role, granted_ucr=ucr, period=period)
 
 
-def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Time) -> None:  # noqa: F811
+def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Clock) -> None:  # noqa: F811
     registry.budgets.set(ADMIN, budget_of(100))
     record = make_record()
     registry.ledger.append([record])
@@ -24,7 +25,7 @@ def test_a_new_day_begins_with_nothing_spent(registry: Registry, time: Time) -> 
     assert [each.spent_ucr for each in registry.budgets.show(ADMIN)] == [0]
 
 
-def test_what_is_held_for_a_job_goes_with_it_into_the_new_day(registry: Registry, time: Time) -> None:  # noqa: F811
+def test_what_is_held_for_a_job_goes_with_it_into_the_new_day(registry: Registry, time: Clock) -> None:  # noqa: F811
     registry.budgets.set(ADMIN, budget_of(PRICE))
     registry.jobs.submit(make_job())
     time.now += DAY_MS

@@ -11,27 +11,20 @@ from luthier.platform.jobs import JobError
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
-from tests.fakes import Launcher
+from tests.fakes import Clock, Launcher
 
 PRICE = 6
 """Micro-credits of make_job's 60 tokens."""
 OTHER = Caller(account="other", user="admin", role="ACCOUNTADMIN")
 
 
-class Time:
-    now = 5_000
-
-    def __call__(self) -> int:
-        return self.now
+@pytest.fixture
+def time() -> Clock:
+    return Clock(5_000)
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def registry(settings: Settings, launcher: Launcher, time: Time) -> Registry:
+def registry(settings: Settings, launcher: Launcher, time: Clock) -> Registry:
     registry = Registry(settings, launcher, time)
     add_admin(registry)
     registry.access.add_admin_key("other", "hash", "lt_x")
@@ -80,7 +73,7 @@ def test_an_account_can_be_limited_to_nothing(registry: Registry) -> None:
     assert sums(registry) == (3, 0, 0, 0)
 
 
-def test_a_top_up_counts_once_for_each_key(registry: Registry, time: Time) -> None:
+def test_a_top_up_counts_once_for_each_key(registry: Registry, time: Clock) -> None:
     first = registry.credits.top_up(ADMIN, "main", 10, "k1", "hello")
     time.now += 1
     assert registry.credits.top_up(ADMIN, "main", 10, "k1", "hello") == first
@@ -193,7 +186,7 @@ def test_an_ask_that_comes_late_or_twice_changes_nothing(registry: Registry) -> 
     assert lease(registry, 90, turn=3) == Granted(total_ucr=70, left_ucr=30)
 
 
-def test_the_lease_of_a_dead_replica_waits_for_late_usage(registry: Registry, time: Time) -> None:
+def test_the_lease_of_a_dead_replica_waits_for_late_usage(registry: Registry, time: Clock) -> None:
     give(registry, 100)
     lease(registry, 50)
     time.now += LEASE_MS + GRACE_MS
@@ -219,7 +212,7 @@ def test_an_heir_gives_the_leases_of_the_dead_back(registry: Registry) -> None:
     assert sums(registry) == (90, 0, 0, 10)
 
 
-def test_a_job_takes_what_dead_replicas_left(registry: Registry, time: Time) -> None:
+def test_a_job_takes_what_dead_replicas_left(registry: Registry, time: Clock) -> None:
     give(registry, 10)
     lease(registry, 10)
     with pytest.raises(PaymentRequired, match=r"beside 0\.00001 reserved by running work"):

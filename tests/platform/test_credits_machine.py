@@ -10,11 +10,8 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -31,6 +28,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
 from tests.fakes import Launcher
+from tests.machines import Machine, at_length
 from tests.postgres import Server
 
 MARGIN_MS = 5_000
@@ -38,7 +36,6 @@ NUM_EXAMPLES, NUM_STEPS = 62, 210
 Rows = list[dict[str, Any]]
 numbers = st.integers(0, 3)
 amounts = st.integers(0, 60)
-steps = 0
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +68,7 @@ class Replica:
     spool: list[UsageRecord] = field(default_factory=list)
 
 
-class CreditsMachine(RuleBasedStateMachine):
+class CreditsMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.now, self.num = 1_000_000, 0
@@ -275,11 +272,6 @@ class CreditsMachine(RuleBasedStateMachine):
         self.sent += records
 
     @invariant()
-    def count(self) -> None:
-        global steps  # noqa: PLW0603
-        steps += 1
-
-    @invariant()
     def all_of_it(self) -> None:
         """In one look, as looking takes most of the time."""
         with self.store.reading() as tx:
@@ -324,18 +316,12 @@ class CreditsMachine(RuleBasedStateMachine):
 
 
 TestCreditsMachine = CreditsMachine.TestCase
-TestCreditsMachine.settings = hypothesis_settings(
-    max_examples=NUM_EXAMPLES,
-    stateful_step_count=NUM_STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestCreditsMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
 
 
 def test_over_postgresql(postgres: Server) -> None:
     """The same rules, fewer steps: each statement goes over a socket."""
-    few = hypothesis_settings(TestCreditsMachine.settings, max_examples=3, stateful_step_count=60)
+    few = at_length(3, 60)
     with postgres.database() as url:
         store = Store(url)
         with mock.patch(f"{__name__}.memory", return_value=store):
@@ -344,4 +330,4 @@ def test_over_postgresql(postgres: Server) -> None:
 
 
 def test_that_it_ran_ten_thousand_steps() -> None:
-    assert steps >= 10_000
+    assert CreditsMachine.steps >= 10_000

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import sqlalchemy as sa
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, rule
 
 from luthier.errors import Conflict, LuthierError, NotAllowed, NotFound
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
@@ -29,6 +27,7 @@ from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ACCOUNT, HOME, PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
+from tests.machines import Machine, at_length
 
 NUM_EXAMPLES, NUM_STEPS = 56, 220
 ACCOUNTS = ("main", "other")
@@ -48,7 +47,6 @@ anybody = st.sampled_from((*ROLES, PUBLIC))
 models = st.sampled_from(MODELS)
 privileges = st.sampled_from((Privilege.USAGE, Privilege.READ))
 places = st.sampled_from((DATABASE, SCHEMA))
-steps = 0
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +117,7 @@ class Plain:
         self.held = {each for each in self.held if not gone(each[2])}
 
 
-class GrantsMachine(RuleBasedStateMachine):
+class GrantsMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.store = store = memory()
@@ -299,11 +297,6 @@ class GrantsMachine(RuleBasedStateMachine):
     def ask(self, at: str, name: str, of: str) -> None:
         self._check(at, name, of)
 
-    @invariant()
-    def count(self) -> None:
-        global steps  # noqa: PLW0603
-        steps += 1
-
     def teardown(self) -> None:
         for at, plain in self.plain.items():
             for name in (*ROLES, PUBLIC, ADMIN_ROLE):
@@ -380,14 +373,8 @@ def raises(kind: type[LuthierError], verb: Callable[[], object]) -> None:
 
 
 TestGrants = GrantsMachine.TestCase
-TestGrants.settings = hypothesis_settings(
-    max_examples=NUM_EXAMPLES,
-    stateful_step_count=NUM_STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestGrants.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
 
 
 def test_that_it_ran_ten_thousand_steps() -> None:
-    assert steps >= 10_000
+    assert GrantsMachine.steps >= 10_000

@@ -9,10 +9,8 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
 from luthier.platform.base_models import Catalog, load_catalog
@@ -24,6 +22,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress
 from tests.fakes import Launcher
+from tests.machines import Machine, at_length
 from tests.platform.test_jobs import ALLOWED, FINAL
 
 NUM_EXAMPLES, NUM_STEPS = 56, 220
@@ -35,7 +34,6 @@ ACTIVE = (JobStatus.PENDING.value, JobStatus.IN_PROGRESS.value)
 Row = dict[str, Any]
 lately = st.integers(0, 4)
 """Which of the last jobs, that there are or were."""
-steps = 0
 
 
 @lru_cache(maxsize=1)
@@ -49,7 +47,7 @@ def catalog() -> Catalog:
     return load_catalog(Settings())
 
 
-class JobsMachine(RuleBasedStateMachine):
+class JobsMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.store, self.now, self.launcher = memory(), 1_000_000, Launcher(num_jobs=2)
@@ -172,11 +170,6 @@ class JobsMachine(RuleBasedStateMachine):
     # what must hold
 
     @invariant()
-    def count(self) -> None:
-        global steps  # noqa: PLW0603
-        steps += 1
-
-    @invariant()
     def all_of_it(self) -> None:
         """In one look, as looking takes most of the time."""
         with self.store.reading() as tx:
@@ -226,14 +219,8 @@ class JobsMachine(RuleBasedStateMachine):
 
 
 TestJobsMachine = JobsMachine.TestCase
-TestJobsMachine.settings = hypothesis_settings(
-    max_examples=NUM_EXAMPLES,
-    stateful_step_count=NUM_STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestJobsMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
 
 
 def test_that_it_ran_ten_thousand_steps() -> None:
-    assert steps >= 10_000
+    assert JobsMachine.steps >= 10_000

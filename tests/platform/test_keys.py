@@ -24,24 +24,16 @@ from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, KEY
-from tests.fakes import Launcher
-
-
-class Now:
-    def __init__(self) -> None:
-        self.ms = 1_000_000
-
-    def __call__(self) -> int:
-        return self.ms
+from tests.fakes import Clock, Launcher
 
 
 @pytest.fixture
-def now() -> Now:
-    return Now()
+def now() -> Clock:
+    return Clock(1_000_000)
 
 
 @pytest.fixture
-def timed(registry: Registry, settings: Settings, launcher: Launcher, now: Now) -> Registry:
+def timed(registry: Registry, settings: Settings, launcher: Launcher, now: Clock) -> Registry:
     """A registry whose clock the test turns, on the same store."""
     return Registry(settings, launcher, clock=now)
 
@@ -90,34 +82,34 @@ def test_the_verb_called_twice_makes_one_key(timed: Registry) -> None:
         timed.keys.create(ADMIN, new.model_copy(update={"hash": "other"}))
 
 
-def test_expired_and_revoked_say_which(timed: Registry, now: Now) -> None:
-    secret, new = draw(expires_on=now.ms + 1_000)
+def test_expired_and_revoked_say_which(timed: Registry, now: Clock) -> None:
+    secret, new = draw(expires_on=now.now + 1_000)
     timed.keys.create(ADMIN, new)
-    now.ms += 999
+    now.now += 999
     assert opened(timed, secret).expires_on == new.expires_on
-    now.ms += 1
+    now.now += 1
     with pytest.raises(NotAuthenticated, match=f"{new.id} expired on 1970-01-01 00:16:41") as told:
         opened(timed, secret)
     assert told.value.caller == Caller(**ADMIN.identity, key=new.id)
     secret, new = draw()
     timed.keys.create(ADMIN, new)
     revoked = timed.keys.revoke(ADMIN, new.id)
-    now.ms += 5_000
+    now.now += 5_000
     assert timed.keys.revoke(ADMIN, new.id) == revoked
     with pytest.raises(NotAuthenticated, match=f"{new.id} was revoked on"):
         opened(timed, secret)
 
 
-def test_rotation_leaves_the_old_one_for_the_grace(timed: Registry, now: Now) -> None:
-    secret, new = draw(name="ci", scope=Scope(read_only=True), expires_on=now.ms + 10_000_000)
+def test_rotation_leaves_the_old_one_for_the_grace(timed: Registry, now: Clock) -> None:
+    secret, new = draw(name="ci", scope=Scope(read_only=True), expires_on=now.now + 10_000_000)
     old = timed.keys.create(ADMIN, new)
     other, next_new = draw()
     made = timed.keys.rotate(ADMIN, old.id, next_new, grace_s=60)
     assert timed.keys.rotate(ADMIN, old.id, next_new, grace_s=60) == made
     assert (made.name, made.scope, made.expires_on) == ("ci", old.scope, old.expires_on)
-    now.ms += 59_999
+    now.now += 59_999
     assert opened(timed, secret).caller.key == old.id
-    now.ms += 1
+    now.now += 1
     with pytest.raises(NotAuthenticated, match=f"key {made.id} took its place"):
         opened(timed, secret)
     assert opened(timed, other).caller.key == made.id
@@ -125,24 +117,24 @@ def test_rotation_leaves_the_old_one_for_the_grace(timed: Registry, now: Now) ->
         timed.keys.rotate(ADMIN, old.id, draw()[1], grace_s=60)
 
 
-def test_a_grace_never_makes_a_key_live_longer(timed: Registry, now: Now) -> None:
-    _, new = draw(expires_on=now.ms + 1_000)
+def test_a_grace_never_makes_a_key_live_longer(timed: Registry, now: Clock) -> None:
+    _, new = draw(expires_on=now.now + 1_000)
     timed.keys.create(ADMIN, new)
     timed.keys.rotate(ADMIN, new.id, draw()[1], grace_s=3600)
     (old,) = [key for key in timed.keys.show(ADMIN) if key.id == new.id]
     assert old.expires_on == new.expires_on
 
 
-def test_a_key_makes_no_wider_key(timed: Registry, now: Now) -> None:
+def test_a_key_makes_no_wider_key(timed: Registry, now: Clock) -> None:
     scope = Scope(endpoints=(Endpoint.ADMIN, Endpoint.SQL), models=("tiny",))
-    secret, new = draw(scope=scope, expires_on=now.ms + 1_000)
+    secret, new = draw(scope=scope, expires_on=now.now + 1_000)
     timed.keys.create(ADMIN, new)
     caller = opened(timed, secret).caller
     for wider in (Scope(), Scope(endpoints=scope.endpoints), Scope(endpoints=(Endpoint.USAGE,), models=("tiny",))):
         with pytest.raises(NotAllowed, match="It makes no key with more"):
             timed.keys.create(caller, draw(scope=wider)[1])
     with pytest.raises(NotAllowed, match="lives longer"):
-        timed.keys.create(caller, draw(scope=scope, expires_on=now.ms + 1_001)[1])
+        timed.keys.create(caller, draw(scope=scope, expires_on=now.now + 1_001)[1])
     narrower = Scope(endpoints=(Endpoint.SQL,), models=("tiny",), read_only=True)
     assert timed.keys.create(caller, draw(scope=narrower)[1]).expires_on == new.expires_on
     (first,) = [key for key in timed.keys.show(ADMIN) if key.name == "first"]

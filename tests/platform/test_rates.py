@@ -21,27 +21,19 @@ from luthier.platform.rates import (
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from tests.factories import ADMIN, add_admin
-from tests.fakes import Launcher
+from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
 ON_MODEL = RateName("main", "", "tiny", Unit.REQUESTS)
 
 
-class Time:
-    def __init__(self) -> None:
-        self.now = 10 * MINUTE_MS + 15_000
-
-    def __call__(self) -> int:
-        return self.now
+@pytest.fixture
+def time() -> Clock:
+    return Clock(10 * MINUTE_MS + 15_000)
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def registry(settings: Settings, launcher: Launcher, time: Time) -> Registry:
+def registry(settings: Settings, launcher: Launcher, time: Clock) -> Registry:
     registry = Registry(settings, launcher, time)
     add_admin(registry)
     return registry
@@ -124,7 +116,7 @@ def test_who_is_limited_by_what(registry: Registry) -> None:
     assert [set(limits) for limits in told.limits] == [{own, on_tiny}, {on_tiny}, {own, on_b}, set()]
 
 
-def test_a_minute_is_shared_by_holders(registry: Registry, time: Time) -> None:
+def test_a_minute_is_shared_by_holders(registry: Registry, time: Clock) -> None:
     registry.rates.set(ADMIN, RateLimit(model="tiny", requests=10))
     assert granted(registry, want(1, 8, 1)) == (2, 8)  # a quarter beyond what is needed
     assert granted(registry, want(1, 6, 6), "r2") == (6, 2)
@@ -141,7 +133,7 @@ def test_a_minute_is_shared_by_holders(registry: Registry, time: Time) -> None:
 
 
 def test_a_registry_that_comes_back_knows_what_it_leased(
-    registry: Registry, settings: Settings, launcher: Launcher, time: Time
+    registry: Registry, settings: Settings, launcher: Launcher, time: Clock
 ) -> None:
     registry.rates.set(ADMIN, RateLimit(model="tiny", requests=10))
     granted(registry, want(1, 9, 9))
@@ -158,7 +150,7 @@ def test_a_limit_that_is_gone_or_lowered(registry: Registry) -> None:
     assert granted(registry, want(3, 12, 12))[0] == 12
 
 
-def test_old_minutes_are_forgotten(registry: Registry, time: Time) -> None:
+def test_old_minutes_are_forgotten(registry: Registry, time: Clock) -> None:
     registry.rates.set(ADMIN, RateLimit(model="tiny", requests=10))
     granted(registry, want(1, 9, 9))
     time.now += 100 * MINUTE_MS

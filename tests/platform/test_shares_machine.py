@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -25,6 +24,7 @@ from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
+from tests.machines import at_length
 from tests.platform.test_grants_machine import raises
 
 PROVIDERS, CONSUMER, ROLE = ("one", "two"), "three", "R"
@@ -218,4 +218,4 @@ def place(kind: ObjectKind, model: str) -> Securable:
 
 
 TestShares = SharesMachine.TestCase
-TestShares.settings = hypothesis_settings(max_examples=8, stateful_step_count=30, deadline=None, print_blob=True)
+TestShares.settings = at_length(8, 30)

@@ -22,20 +22,12 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.webhooks import MAX_WEBHOOKS, PAUSES_S, NoticeType
 from tests.factories import ADMIN, add_admin, make_job, make_record
-from tests.fakes import Launcher
+from tests.fakes import Clock, Launcher
 from tests.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.stores
 LOCAL = Addresses(["127.0.0.0/8"])
 DAY_MS = 86_400_000
-
-
-class Time:
-    def __init__(self) -> None:
-        self.now = now_ms()
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture
@@ -45,12 +37,12 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def time() -> Clock:
+    return Clock(now_ms())
 
 
 @pytest.fixture
-def registry(settings: Settings, launcher: Launcher, time: Time) -> Registry:
+def registry(settings: Settings, launcher: Launcher, time: Clock) -> Registry:
     registry = Registry(settings, launcher, time)
     add_admin(registry)
     return registry
@@ -75,7 +67,7 @@ def budget(registry: Registry, ucr: int, is_hard: bool = False, period: Period =
 
 
 def test_one_that_fails_twice_and_then_takes_it(
-    registry: Registry, settings: Settings, launcher: Launcher, time: Time, receiver: Receiver
+    registry: Registry, settings: Settings, launcher: Launcher, time: Clock, receiver: Receiver
 ) -> None:
     receiver.statuses = [500, 302]
     secret = add(registry, receiver.url)
@@ -109,7 +101,7 @@ def test_one_that_fails_twice_and_then_takes_it(
     }
 
 
-def test_a_soft_budget_is_told_once_in_a_period(registry: Registry, time: Time) -> None:
+def test_a_soft_budget_is_told_once_in_a_period(registry: Registry, time: Clock) -> None:
     budget(registry, 5)
     for number in range(4):
         registry.ledger.append([make_record(f"a{number}", amount_ucr=3)])
@@ -193,7 +185,7 @@ def test_a_server_that_wants_no_more(registry: Registry, receiver: Receiver) -> 
     assert deliver(registry) == 0
 
 
-def test_a_server_that_never_answers_is_given_up(registry: Registry, time: Time, receiver: Receiver) -> None:
+def test_a_server_that_never_answers_is_given_up(registry: Registry, time: Clock, receiver: Receiver) -> None:
     receiver.hangs = True
     add(registry, receiver.url)
     registry.webhooks.test(ADMIN, "wh_1", "n1")

@@ -14,10 +14,8 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from luthier.errors import RateLimited, Unavailable
 from luthier.platform.access import Caller
@@ -30,12 +28,12 @@ from luthier.serve import leasing, rates
 from luthier.serve.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
+from tests.machines import Machine, at_length
 
 NUM_EXAMPLES, NUM_STEPS = 40, 100
 START_MS = 1_000 * MINUTE_MS
 FIRST = {Unit.REQUESTS: 7, Unit.TOKENS: 100}
 MODEL = Resolved(name="m", base_model="m")
-steps = 0
 num_let_in = 0
 num_refused = 0
 
@@ -82,7 +80,7 @@ class Replica:
         self.rates = Rates(self.line, name, lambda: machine.now + ahead)
 
 
-class RatesMachine(RuleBasedStateMachine):
+class RatesMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.now, self.num = 0.0, 0
@@ -241,23 +239,15 @@ class RatesMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_minute_has_more_than_it_may(self) -> None:
-        global steps  # noqa: PLW0603
-        steps += 1
         for (minute, unit), num in self.seen.items():
             assert num <= self.cap(minute, unit), f"{num} {unit} in minute {minute}"
 
 
 TestRatesMachine = RatesMachine.TestCase
-TestRatesMachine.settings = hypothesis_settings(
-    max_examples=NUM_EXAMPLES,
-    stateful_step_count=NUM_STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestRatesMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
 
 
 def test_that_it_let_in_and_refused_often() -> None:
-    assert steps >= 1_000
+    assert RatesMachine.steps >= 1_000
     assert num_let_in >= 50
     assert num_refused >= 50

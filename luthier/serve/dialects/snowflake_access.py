@@ -5,7 +5,8 @@ USERS, CORTEX_MODELS_ALLOWLIST.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
@@ -99,16 +100,14 @@ def _grant_role(services: Services, caller: Caller, found: "re.Match[str]") -> p
     return done()
 
 
-def _grant_cortex(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+def _cortex(services: Services, found: "re.Match[str]") -> Granted:
     """GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER."""
-    on = _securable(services, ObjectKind.DATABASE_ROLE, found["name"])
-    return _grant_or_revoke(services, caller, found, Granted((Privilege.USAGE,), on))
+    return Granted((Privilege.USAGE,), _securable(services, ObjectKind.DATABASE_ROLE, found["name"]))
 
 
-def _grant_model_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+def _model_role(services: Services, found: "re.Match[str]") -> Granted:
     """GRANT APPLICATION ROLE SNOWFLAKE."CORTEX-MODEL-ROLE-...": a base model to a role, whatever the list says."""
-    on = _securable(services, ObjectKind.BASE_MODEL, found["base"])
-    return _grant_or_revoke(services, caller, found, Granted((Privilege.USAGE,), on))
+    return Granted((Privilege.USAGE,), _securable(services, ObjectKind.BASE_MODEL, found["base"]))
 
 
 def grant_on(services: Services, found: "re.Match[str]") -> Granted:
@@ -126,19 +125,17 @@ def grant_in_schema(services: Services, found: "re.Match[str]") -> Granted:
     return Granted(privileges, on, Scope(found["scope"].upper()))
 
 
-def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return _grant_or_revoke(services, caller, found, grant_on(services, found))
+def granting(what: Callable[[Services, "re.Match[str]"], Granted], to: Literal["role", "share"] = "role") -> Answer:
+    """GRANT and REVOKE of `what` the statement says, to a role or a share."""
 
+    def answer(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+        granted, grants = what(services, found), services.registry.grants if to == "role" else services.registry.shares
+        verb = grants.grant if found["verb"].upper() == "GRANT" else grants.revoke
+        num = verb(caller, granted, role_key(found[to]))
+        counted = f" {num} objects affected." if granted.scope is Scope.ALL else ""
+        return done(f"Statement executed successfully.{counted}")
 
-def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return _grant_or_revoke(services, caller, found, grant_in_schema(services, found))
-
-
-def _grant_or_revoke(services: Services, caller: Caller, found: "re.Match[str]", granted: Granted) -> pa.Table:
-    grants, is_grant = services.registry.grants, found["verb"].upper() == "GRANT"
-    num = (grants.grant if is_grant else grants.revoke)(caller, granted, role_key(found["role"]))
-    counted = f" {num} objects affected." if granted.scope is Scope.ALL else ""
-    return done(f"Statement executed successfully.{counted}")
+    return answer
 
 
 def _no_grant_option(_services: Services, _caller: Caller, _found: "re.Match[str]") -> pa.Table:
@@ -228,15 +225,15 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
         _create_user,
     ),
     (pattern(f"DROP USER{IF_EXISTS} {ONE_NAME}"), _drop_user),
-    *both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", _grant_cortex),
-    *both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", _grant_model_role),
+    *both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", granting(_cortex)),
+    *both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}", granting(_model_role)),
     *both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),
-    *both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", _grant),
+    *both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", granting(grant_on)),
     *both(
         f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> {TO_ROLE}",
-        _grant_in_schema,
+        granting(grant_in_schema),
     ),
-    *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", _grant),
+    *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", granting(grant_on)),
     (pattern(f"SHOW GRANTS(?: (?:{SHOWN}))?{LIMIT}"), _show_grants),
     (pattern(f"SHOW FUTURE GRANTS IN SCHEMA (?P<name>{NAME})"), _show_future_grants),
     (pattern(f"SHOW ROLES{LIKE}{STARTS}{LIMIT}"), _show_roles),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.names import fold
-from luthier.platform.securables import Granted, Scope, role_key
+from luthier.platform.securables import role_key
 from luthier.serve.dialects.snowflake_access import (
     GRANTS,
     KINDS,
@@ -18,6 +18,7 @@ from luthier.serve.dialects.snowflake_access import (
     both,
     grant_in_schema,
     grant_on,
+    granting,
     table,
 )
 from luthier.serve.dialects.snowflake_statements import (
@@ -78,21 +79,6 @@ def _alter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Tab
     return done()
 
 
-def _grant(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return _granted(services, caller, found, grant_on(services, found))
-
-
-def _grant_in_schema(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return _granted(services, caller, found, grant_in_schema(services, found))
-
-
-def _granted(services: Services, caller: Caller, found: "re.Match[str]", granted: Granted) -> pa.Table:
-    shares, is_grant = services.registry.shares, found["verb"].upper() == "GRANT"
-    num = (shares.grant if is_grant else shares.revoke)(caller, granted, role_key(found["share"]))
-    counted = f" {num} objects affected." if granted.scope is Scope.ALL else ""
-    return done(f"Statement executed successfully.{counted}")
-
-
 def _show(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
     fixed = {"listing_global_name": "", "secure_objects_only": "true"}
     rows = [each.model_dump() for each in services.registry.shares.show(caller)]
@@ -125,9 +111,9 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (pattern(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}"), _alter),
     *both(
         f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> SHARE {SHARE}",
-        _grant_in_schema,
+        granting(grant_in_schema, "share"),
     ),
-    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) (?P<name>{NAME}) <TO> SHARE {SHARE}", _grant),
+    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) (?P<name>{NAME}) <TO> SHARE {SHARE}", granting(grant_on, "share")),
     (pattern("SHOW SHARES"), _show),
     (pattern(f"(?:DESC|DESCRIBE) SHARE {SHARE}"), _describe),
     (pattern(f"(?:DESC|DESCRIBE) SHARE {PROVIDED}"), _describe),
