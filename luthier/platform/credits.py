@@ -2,7 +2,7 @@
 
 A limit is an account's balance (scope ""), or a budget of one of its roles, users or keys; without, nothing is limited.
 For each limit at every moment: spent + reserved <= granted + overrun. An overrun is what came to the ledger without
-a reservation that covered it; only a reservation makes new spending possible.
+a reservation that covered it; only a reservation makes new spending possible. Storage reserves when it is billed.
 """
 
 from datetime import UTC, datetime
@@ -47,7 +47,8 @@ class Balance(Frozen):
     leased_ucr: int = 0
     """In the hands of replicas, for completions."""
     overrun_ucr: int = 0
-    """Of the spent, what was not reserved: it was let in before the limit was known, or told very late."""
+    """Of the spent, what was not reserved: let in before the limit was known, told very late, or storage that was more
+    than what was available."""
     alert_ucr: int | None = None
     """Less than this left is told to the account's webhooks."""
 

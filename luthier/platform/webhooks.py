@@ -35,6 +35,8 @@ class NoticeType(StrEnum):
     """What is left of the balance is under the level that was set."""
     BALANCE_REFUSED = "balance.refused"
     """The balance refused something, for the first time since the last top-up."""
+    BALANCE_OVERDRAWN = "balance.overdrawn"
+    """More was spent than there was, as storage may, for the first time since the last top-up."""
     TEST = "webhook.test"
 
 

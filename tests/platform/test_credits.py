@@ -8,8 +8,10 @@ from luthier.errors import Conflict, NotAllowed, NotFound, PaymentRequired
 from luthier.platform.access import Caller
 from luthier.platform.credits import GRACE_MS, LEASE_MS, Balance, Granted, Want
 from luthier.platform.jobs import JobError
+from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.platform.webhooks import NoticeType
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
 from tests.fakes import Clock, Launcher
 
@@ -55,6 +57,10 @@ def lease(registry: Registry, total: int, turn: int = 1, need: int | None = None
 
 def spend(registry: Registry, id: str, ucr: int, *leases: str) -> None:
     registry.ledger.append([make_record(id, amount_ucr=ucr, leases=leases)])
+
+
+def store(registry: Registry, day: str, ucr: int) -> None:
+    registry.ledger.append([make_record(day, kind=UsageKind.STORAGE, amount_ucr=ucr)])
 
 
 def test_an_account_has_no_limit_until_its_first_top_up(registry: Registry) -> None:
@@ -200,6 +206,44 @@ def test_the_lease_of_a_dead_replica_waits_for_late_usage(registry: Registry, ti
     spend(registry, "b", 5, "l1")
     balance = registry.credits.balance(ADMIN)
     assert (balance.spent_ucr, balance.overrun_ucr, balance.available_ucr) == (25, 5, 75)
+
+
+def test_storage_is_paid_of_what_is_available_and_no_lease(registry: Registry) -> None:
+    give(registry, 100)
+    lease(registry, 50)
+    for _ in range(2):
+        store(registry, "a", 40)
+    assert sums(registry) == (10, 40, 0, 50)
+    store(registry, "b", 25)
+    balance = registry.credits.balance(ADMIN)
+    assert (balance.spent_ucr, balance.leased_ucr, balance.overrun_ucr) == (65, 50, 15)
+    spend(registry, "c", 50, "l1")
+    assert registry.credits.balance(ADMIN).overrun_ucr == 15
+
+
+def test_storage_beside_usage_of_a_lease_in_one_arrival(registry: Registry) -> None:
+    give(registry, 100)
+    lease(registry, 50)
+    usage = make_record("a", amount_ucr=50, leases=("l1",))
+    registry.ledger.append([make_record("b", kind=UsageKind.STORAGE, amount_ucr=60), usage])
+    balance = registry.credits.balance(ADMIN)
+    assert (balance.spent_ucr, balance.leased_ucr, balance.overrun_ucr) == (110, 0, 10)
+
+
+def test_who_cannot_pay_his_storage_gets_nothing_new(registry: Registry) -> None:
+    give(registry, 100)
+    store(registry, "a", 120)
+    for days in ("b", "c"):
+        store(registry, days, 1)
+    told = [notice for notice in registry.webhooks.notices(ADMIN) if notice.type is NoticeType.BALANCE_OVERDRAWN]
+    assert [notice.data for notice in told] == [{"granted": "0.0001", "spent": "0.00012"}]
+    with pytest.raises(PaymentRequired):
+        registry.jobs.submit(make_job())
+    assert lease(registry, 1).total_ucr == 0
+    give(registry, 22, "k2")
+    assert sums(registry) == (0, 122, 0, 0)
+    give(registry, PRICE, "k3")
+    registry.jobs.submit(make_job())
 
 
 def test_an_heir_gives_the_leases_of_the_dead_back(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""Credits under anything in any order: top-ups, jobs, leases, usage, repeats, lost answers, deaths, heirs, time.
+"""Credits under anything in any order: top-ups, jobs, leases, usage, storage, repeats, lost answers, deaths, time.
 
 The rules of platform/credits.py must hold after every step, and every sum must be what its parts come to.
 """
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from luthier.errors import Conflict, NotFound, PaymentRequired
 from luthier.platform.credits import GRACE_MS, LEASE_MS, Want
 from luthier.platform.jobs import ACTIVE, JobError, JobStatus
-from luthier.platform.metering import UsageRecord
+from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
@@ -233,6 +233,18 @@ class CreditsMachine(Machine):
     def usage_of_nobodys_lease(self, ucr: int) -> None:
         self.deliver([make_record(self.name("req"), amount_ucr=ucr)])
 
+    @rule(ucr=st.integers(0, 150))
+    def storage(self, ucr: int) -> None:
+        """Paid of what is available; what there is not so much of is an overrun, to the micro-credit."""
+        free = self.balance()[0] if self.given else 0
+        before = self.overrun()
+        record = make_record(self.name("day"), kind=UsageKind.STORAGE, amount_ucr=ucr)
+        assert self.registry.ledger.append([record]) == 1
+        self.sent.append(record)
+        if self.given:
+            assert self.overrun() - before == max(0, ucr - free)
+            self.uncovered += max(0, ucr - free)
+
     @precondition(lambda self: self.sent)
     @rule(which=st.integers(0, 1000), num=st.integers(1, 3))
     def the_same_flush_again(self, which: int, num: int) -> None:
@@ -305,6 +317,9 @@ class CreditsMachine(Machine):
     def balance(self) -> tuple[int, int]:
         balance = self.registry.credits.balance(ADMIN)
         return balance.available_ucr, balance.spent_ucr
+
+    def overrun(self) -> int:
+        return sum(row["overrun_ucr"] for row in self.store.rows(self.looks[0]))
 
     def row(self, id: str) -> dict[str, Any] | None:
         return next((row for row in self.store.rows(self.looks[1]) if row["id"] == id), None)

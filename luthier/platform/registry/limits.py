@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from luthier.platform.access import Caller
 from luthier.platform.credits import ACCOUNT, Period, period_start, refusal, scopes_of
-from luthier.platform.metering import UsageRecord
+from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.notices import Notices
 from luthier.platform.store import Store
@@ -120,7 +120,10 @@ class Limits:
     # usage
 
     def draw(self, tx: sa.Connection, limits: Sequence[Row], records: Sequence[UsageRecord]) -> None:
-        """New usage is spent: of the reservations that it names, else as an overrun. It is never refused."""
+        """New usage is spent: of the reservations that it names, storage of what is available, all else as an overrun.
+
+        It is never refused.
+        """
         names = {name for record in records for name in record.leases}
         found = self._reserved(tx, self._reservations.c.id.in_(sorted(names))) if names else []
         for limit in limits:
@@ -128,12 +131,14 @@ class Limits:
             paid = _payments(mine, [row for row in found if _is_of(row, limit)])
             for id, ucr in paid.items():
                 self._spend(tx, id, limit["scope"], ucr)
-            spent, covered = sum(record.amount_ucr for record in mine), sum(paid.values())
+            stored = self._reserve_storage(tx, limit, mine)
+            spent, covered = sum(record.amount_ucr for record in mine), sum(paid.values()) + stored
             sums = {"spent_ucr": spent, "reserved_ucr": -covered, "overrun_ucr": spent - covered}
             self._add(tx, limit["account"], limit["scope"], **sums)
             if limit["is_hard"] and spent > covered:
-                log.warning("%s %s: %d ucr were not reserved", limit["account"], limit["scope"], spent - covered)
-            self._tell_spent(tx, {**limit, "spent_ucr": limit["spent_ucr"] + spent})
+                log.warning("%s %s: nothing covered %d ucr", limit["account"], limit["scope"], spent - covered)
+            is_now = {"spent_ucr": limit["spent_ucr"] + spent, "reserved_ucr": limit["reserved_ucr"] + stored - covered}
+            self._tell_spent(tx, {**limit, **is_now})
 
     def tell_refused(self, tx: sa.Connection, limit: Row) -> None:
         """Somebody was refused for want of it: told once in a period, and once for each amount that was granted."""
@@ -141,7 +146,7 @@ class Limits:
         self._tell(tx, type, limit)
 
     def _tell_spent(self, tx: sa.Connection, limit: Row) -> None:
-        """Of a soft budget that it is passed, of a balance that little is left; as often as refusals."""
+        """Of a soft budget that it is passed, of a balance that little is left or too little; as often as refusals."""
         if not limit["is_hard"] and limit["spent_ucr"] > limit["granted_ucr"] and limit["passed_on"] is None:
             log.warning("%s %s: the soft budget is passed", limit["account"], limit["scope"])
             self.update(tx, limit["account"], limit["scope"], passed_on=self._clock())
@@ -149,6 +154,8 @@ class Limits:
         alert = limit["alert_ucr"]
         if alert is not None and limit["granted_ucr"] - limit["spent_ucr"] < alert:
             self._tell(tx, NoticeType.BALANCE_LOW, limit, alert)
+        if limit["scope"] == ACCOUNT and limit["granted_ucr"] < limit["spent_ucr"] + limit["reserved_ucr"]:
+            self._tell(tx, NoticeType.BALANCE_OVERDRAWN, limit)
 
     def _tell(self, tx: sa.Connection, type: NoticeType, limit: Row, *of: int) -> None:
         kind, _, name = limit["scope"].partition(":")
@@ -159,6 +166,12 @@ class Limits:
         told = {name: f"{to_credits(ucr):f}" for name, ucr in amounts.items()}
         once = (limit["scope"], limit["period_began"], limit["granted_ucr"], *of)
         self._notices.tell(tx, type, limit["account"], once, **owner, **told)
+
+    def _reserve_storage(self, tx: sa.Connection, limit: Row, records: Sequence[UsageRecord]) -> int:
+        """For what nobody reserved before it was there: as much as is available. How much."""
+        owed = sum(record.amount_ucr for record in records if record.kind is UsageKind.STORAGE)
+        ucr = min(owed, available(limit))
+        return ucr if ucr and self.take(tx, limit["account"], limit["scope"], ucr) else 0
 
     def _spend(self, tx: sa.Connection, id: str, scope: str, ucr: int) -> None:
         columns = self._reservations.c
