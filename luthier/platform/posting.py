@@ -5,6 +5,8 @@ Redirects are not followed, and of an answer nothing but its status is read.
 
 import asyncio
 import logging
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -13,7 +15,7 @@ from standardwebhooks import Webhook as Signer
 
 from luthier.errors import InvalidInput
 from luthier.platform.addresses import Addresses
-from luthier.platform.webhooks import Delivery, Outcome, body_of
+from luthier.platform.webhooks import MAX_UNDER_WAY, Delivery, Outcome, body_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ GONE = 410
 
 
 class Outbox(Protocol):
-    def due(self) -> list[Delivery]: ...
+    def due(self, under_way: Collection[str] = ()) -> list[Delivery]: ...
 
     def delivered(self, number: int, attempt: int, outcome: Outcome) -> None: ...
 
@@ -32,10 +34,13 @@ class Outbox(Protocol):
 
 
 class Deliverer:
-    """Sends what is due, round by round; belongs to one event loop."""
+    """Sends what is due, to each webhook one after another; belongs to one event loop."""
 
     def __init__(self, outbox: Outbox, addresses: Addresses) -> None:
         self._outbox, self._addresses = outbox, addresses
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._names = ThreadPoolExecutor(MAX_UNDER_WAY, thread_name_prefix="names")
+        """Each attempt has a thread: names that are slow to resolve keep no other waiting."""
 
     async def run(self) -> None:
         """As long as the process runs."""
@@ -46,17 +51,25 @@ class Deliverer:
                 log.warning("webhooks wait: %s", error)
             await asyncio.sleep(ROUND_SECONDS)
 
-    async def round(self) -> int:
-        """How many were tried."""
-        due = await asyncio.to_thread(self._outbox.due)
-        await asyncio.gather(*(self._deliver(each) for each in due))
-        return len(due)
+    async def round(self) -> list[asyncio.Task[None]]:
+        """Begins what is due, and waits for none of it."""
+        due = await asyncio.to_thread(self._outbox.due, list(self._under_way))
+        return [self._begin(each) for each in due]
+
+    def _begin(self, delivery: Delivery) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._deliver(delivery))
+        self._under_way[delivery.webhook.id] = task
+        task.add_done_callback(lambda _: self._under_way.pop(delivery.webhook.id))
+        return task
 
     async def _deliver(self, delivery: Delivery) -> None:
         outcome = await self._attempt(delivery)
         if not outcome.is_taken:
             log.info("notice %s to %s: %s", delivery.notice.id, delivery.webhook.id, outcome.told)
-        await asyncio.to_thread(self._outbox.delivered, delivery.number, delivery.attempt, outcome)
+        try:
+            await asyncio.to_thread(self._outbox.delivered, delivery.number, delivery.attempt, outcome)
+        except Exception as error:  # whatever it is, it stays due, and is sent once more
+            log.warning("the outcome of notice %s is not kept: %s", delivery.notice.id, error)
 
     async def _attempt(self, delivery: Delivery) -> Outcome:
         try:
@@ -73,7 +86,8 @@ class Deliverer:
 
     async def _post(self, delivery: Delivery) -> int:
         url = httpx.URL(delivery.webhook.url)
-        addresses = await asyncio.to_thread(self._addresses.check, delivery.webhook.url)
+        loop = asyncio.get_running_loop()
+        addresses = await loop.run_in_executor(self._names, self._addresses.check, delivery.webhook.url)
         secret = await asyncio.to_thread(self._outbox.secret, delivery.webhook.id)
         body, now = body_of(delivery.notice), datetime.now(UTC)
         headers = {

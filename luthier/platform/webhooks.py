@@ -19,7 +19,19 @@ from luthier.platform.frozen import Frozen
 IDS = uuid.UUID("5d0f1d1e-6a2c-4a54-9e9e-0d3f7b6f5c11")
 """Ids of notices are made in this namespace."""
 PAUSES_S = (5, 30, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""After each attempt that failed; after the last one a delivery is given up, three days and a half from its first."""
+"""After each attempt that failed; after the last one a delivery is given up."""
+REST_S = PAUSES_S[:4]
+"""Nothing is sent to a webhook for so long, after so many failures one after another."""
+MOST_AGE_MS = 4 * 86_400_000
+"""Of a notice: what fails later is given up, and with it what else is so old."""
+KEPT_MS = 30 * 86_400_000
+"""After it was delivered or given up."""
+MAX_UNDER_WAY, MAX_OF_ACCOUNT = 50, 4
+"""Attempts at a time, one for each webhook: of all, and of one account."""
+MAX_WAITING = 100
+"""Deliveries of an account; beyond it there are no tests."""
+MAX_TESTS = 100
+"""Of an account, in an hour."""
 MAX_WEBHOOKS = 20
 """Of an account."""
 MAX_TOLD = 200
@@ -112,6 +124,11 @@ def notice_id(type: NoticeType, account: str, *of: object) -> str:
 def pause_s(attempt: int) -> int | None:
     """After an attempt that failed; None: it was the last."""
     return PAUSES_S[attempt - 1] if attempt <= len(PAUSES_S) else None
+
+
+def rest_s(failures: int) -> int:
+    """After failures in a row."""
+    return REST_S[min(failures, len(REST_S)) - 1]
 
 
 def body_of(notice: Notice) -> str:

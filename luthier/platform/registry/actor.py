@@ -9,7 +9,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.outbox import Outbox
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
@@ -77,6 +78,7 @@ LONG_READS = {
     "retention": {"orphans"},
     "storage": {"due"},
     "usage": {"sums", "page"},
+    "webhooks": {"notices"},
 }
 """Verbs that only read, and may take long: the more rows there are, or files to be looked through."""
 
@@ -137,6 +139,7 @@ class RegistryClient:
         self.retention = cast(Retention, _Part("retention"))
         self.credits = cast(Credits, _Part("credits"))
         self.rates = cast(Rates, _Part("rates"))
+        self.outbox = cast(Outbox, _Part("outbox"))
         self.webhooks = cast(Webhooks, _Part("webhooks"))
         self.reconcile = cast(Reconcile, _Part("reconcile"))
         self.proofs = cast(Proofs, _Part("proofs"))
@@ -223,7 +226,7 @@ def _collect_forever() -> None:
     while True:
         time.sleep(COLLECT_SECONDS)
         registry = RegistryClient()
-        for step in (_bill_storage, _remove_dropped, _forget_jobs):
+        for step in (_bill_storage, _remove_dropped, _forget_jobs, _forget_notices):
             try:
                 step(registry)
             except (LuthierError, RayError):  # the next round tries again
@@ -246,6 +249,11 @@ def _forget_jobs(registry: RegistryClient) -> None:
     _remove(registry.retention.orphans())
 
 
+def _forget_notices(registry: RegistryClient) -> None:
+    while registry.outbox.forget() == MAX_FORGOTTEN:
+        continue
+
+
 def _remove(garbage: list[Garbage]) -> None:
     for each in garbage:
         shutil.rmtree(each.path, ignore_errors=True)
@@ -255,14 +263,14 @@ class _Outbox:
     """The outbox's verbs, queued behind the waiting calls; what needs no store is done here."""
 
     def __init__(self, me: ActorHandle, registry: Registry) -> None:
-        self._me, self.secret = me, registry.webhooks.secret
+        self._me, self.secret = me, registry.outbox.secret
 
-    def due(self) -> list[Delivery]:
-        due: list[Delivery] = ray.get(self._me.call.remote("webhooks", "due", (), {}))
+    def due(self, under_way: Collection[str] = ()) -> list[Delivery]:
+        due: list[Delivery] = ray.get(self._me.call.remote("outbox", "due", (under_way,), {}))
         return due
 
     def delivered(self, number: int, attempt: int, outcome: Outcome) -> None:
-        ray.get(self._me.call.remote("webhooks", "delivered", (number, attempt, outcome), {}))
+        ray.get(self._me.call.remote("outbox", "delivered", (number, attempt, outcome), {}))
 
 
 def _deliver_forever(me: ActorHandle, registry: Registry, settings: Settings) -> None:

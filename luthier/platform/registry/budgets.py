@@ -9,7 +9,7 @@ from luthier.platform.access import Caller
 from luthier.platform.credits import ACCOUNT, Budget, BudgetKind, Period, budget_scope, period_start
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.limits import Limits, Row
+from luthier.platform.registry.limits import UNTOLD, Limits, Row
 from luthier.platform.store import Store
 
 
@@ -32,9 +32,11 @@ class Budgets:
             self._guard.check(tx, caller, Action.ADMINISTER)
             self._check_owner(tx, caller.account, budget)
             began = period_start(budget.period, self._clock())
+            known = self._limits.find(tx, caller.account, scope) or {}
             self._limits.ensure(tx, caller.account, scope)
             wanted = {"granted_ucr": budget.granted_ucr, "is_hard": budget.is_hard, "period": budget.period.value}
-            self._limits.update(tx, caller.account, scope, **wanted, period_began=began, passed_on=None)
+            told = {} if wanted.items() <= known.items() else UNTOLD
+            self._limits.update(tx, caller.account, scope, **wanted, period_began=began, **told)
             return self._get(tx, caller, scope)
 
     def show(self, caller: Caller) -> list[Budget]:

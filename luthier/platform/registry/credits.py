@@ -77,9 +77,11 @@ class Credits:
         """Less than this left is told to the account's webhooks, once for each top-up; None: nothing is."""
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
-            if self._limits.find(tx, caller.account, ACCOUNT) is None:
+            row = self._limits.find(tx, caller.account, ACCOUNT)
+            if row is None:
                 raise Conflict("The account has no balance that could run low: it has no limit.")
-            self._limits.update(tx, caller.account, ACCOUNT, alert_ucr=ucr)
+            if row["alert_ucr"] != ucr:
+                self._limits.update(tx, caller.account, ACCOUNT, alert_ucr=ucr, low_on=None)
         return self.balance(caller)
 
     def topups(self, caller: Caller, account: str | None = None) -> list[TopUp]:

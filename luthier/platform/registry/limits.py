@@ -22,6 +22,15 @@ from luthier.platform.webhooks import NoticeType
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+TOLD_ON = {
+    NoticeType.BUDGET_PASSED: "passed_on",
+    NoticeType.BUDGET_REFUSED: "refused_on",
+    NoticeType.BALANCE_REFUSED: "refused_on",
+    NoticeType.BALANCE_LOW: "low_on",
+    NoticeType.BALANCE_OVERDRAWN: "overdrawn_on",
+}
+"""When each was told."""
+UNTOLD = dict.fromkeys(TOLD_ON.values())
 
 
 class Limits:
@@ -60,6 +69,7 @@ class Limits:
     def grant(self, tx: sa.Connection, account: str, ucr: int) -> None:
         """More balance."""
         self._add(tx, account, ACCOUNT, granted_ucr=ucr)
+        self.update(tx, account, ACCOUNT, **UNTOLD)
 
     def update(self, tx: sa.Connection, account: str, scope: str, **values: Any) -> None:
         tx.execute(sa.update(self._limits).where(self._is(account, scope)).values(**values))
@@ -149,7 +159,6 @@ class Limits:
         """Of a soft budget that it is passed, of a balance that little is left or too little; as often as refusals."""
         if not limit["is_hard"] and limit["spent_ucr"] > limit["granted_ucr"] and limit["passed_on"] is None:
             log.warning("%s %s: the soft budget is passed", limit["account"], limit["scope"])
-            self.update(tx, limit["account"], limit["scope"], passed_on=self._clock())
             self._tell(tx, NoticeType.BUDGET_PASSED, limit)
         alert = limit["alert_ucr"]
         if alert is not None and limit["granted_ucr"] - limit["spent_ucr"] < alert:
@@ -158,6 +167,10 @@ class Limits:
             self._tell(tx, NoticeType.BALANCE_OVERDRAWN, limit)
 
     def _tell(self, tx: sa.Connection, type: NoticeType, limit: Row, *of: int) -> None:
+        """Unless it is told already; the limit knows that longer than the notice is kept."""
+        if limit[TOLD_ON[type]] is not None:
+            return
+        self.update(tx, limit["account"], limit["scope"], **{TOLD_ON[type]: self._clock()})
         kind, _, name = limit["scope"].partition(":")
         owner = {"kind": kind, "name": name, "period": limit["period"], "is_hard": limit["is_hard"]} if kind else {}
         amounts = {"granted": limit["granted_ucr"], "spent": limit["spent_ucr"]}
@@ -194,7 +207,7 @@ class Limits:
         began = period_start(Period(row["period"]), self._clock())
         if began <= row["period_began"]:
             return row
-        fresh = {"period_began": began, "spent_ucr": 0, "overrun_ucr": 0, "passed_on": None}
+        fresh = {"period_began": began, "spent_ucr": 0, "overrun_ucr": 0, **UNTOLD}
         fresh |= {"after_number": self._last_number(tx), "before_ucr": 0}
         self.update(tx, row["account"], row["scope"], **fresh)
         return {**row, **fresh}

@@ -20,6 +20,7 @@ from luthier.platform.registry.jobs import Billing, Jobs, Launcher
 from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.outbox import Outbox
 from luthier.platform.registry.proofs import Proofs
 from luthier.platform.registry.rates import Rates
 from luthier.platform.registry.reconcile import Reconcile
@@ -71,7 +72,8 @@ class Registry:
         self.budgets = Budgets(store, guard, clock)
         self.credits = Credits(store, guard, clock)
         self.rates = Rates(store, guard, catalog, clock)
-        self.webhooks = Webhooks(store, guard, settings.home, clock)
+        self.outbox = Outbox(store, settings.home, clock)
+        self.webhooks = Webhooks(store, guard, self.outbox, clock)
         self.reconcile = Reconcile(store, settings)
         self.proofs = Proofs(store, clock)
         self.files = Files(store, clock)

@@ -14,7 +14,7 @@ from luthier.platform.storage import Storage
 from luthier.platform.store import Store
 
 MAX_FORGOTTEN = 200
-"""Jobs of one call: the registry does nothing else meanwhile."""
+"""Rows of one call: the registry does nothing else meanwhile."""
 MAX_NAMES = 500
 """In one query."""
 

@@ -1,44 +1,39 @@
-"""Verbs on webhooks: add, show, remove, test; and the outbox for whoever delivers."""
+"""Verbs on webhooks: add, show, remove, test."""
 
-import os
-import secrets
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict, NotFound, Overloaded
 from luthier.platform.access import Caller
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.notices import Notices
+from luthier.platform.registry.outbox import Outbox
 from luthier.platform.store import Store
 from luthier.platform.webhooks import (
-    MAX_TOLD,
+    MAX_TESTS,
+    MAX_WAITING,
     MAX_WEBHOOKS,
-    Delivery,
     DeliveryState,
     Notice,
     NoticeInfo,
     NoticeType,
-    Outcome,
     Webhook,
     notice_id,
-    pause_s,
-    secret_of,
 )
 
-MAX_DUE, MAX_SEEN = 50, 1000
 Row = dict[str, Any]
 
 
 class Webhooks:
     """The account's administrator's."""
 
-    def __init__(self, store: Store, guard: Guard, home: Path, clock: Callable[[], int]) -> None:
-        self._store, self._guard, self._home, self._clock = store, guard, home, clock
+    def __init__(self, store: Store, guard: Guard, outbox: Outbox, clock: Callable[[], int]) -> None:
+        self._store, self._guard, self._outbox, self._clock = store, guard, outbox, clock
         self._notices = Notices(store, clock)
         names = ("webhooks", "notices", "deliveries")
         self._webhooks, self._told, self._deliveries = (store.table(name) for name in names)
@@ -55,7 +50,7 @@ class Webhooks:
             if len(known) >= MAX_WEBHOOKS and id not in [each.id for each in known]:
                 raise Conflict(f"An account has at most {MAX_WEBHOOKS} webhooks. Remove one first.")
             self._store.insert_missing(tx, "webhooks", [webhook.model_dump(mode="json")])
-        return webhook, secret_of(self._master(), id)
+        return webhook, self._outbox.secret(id)
 
     def show(self, caller: Caller) -> list[Webhook]:
         with self._store.reading() as tx:
@@ -79,7 +74,9 @@ class Webhooks:
             notice = Notice(
                 id=notice_id(type, caller.account, id, nonce), account=caller.account, type=type, time=now, data=data
             )
-            self._notices.put(tx, notice, only=id)
+            if not self._is_there(tx, notice.id):
+                self._check_may_test(tx, caller.account)
+                self._notices.put(tx, notice, only=id)
         return notice
 
     def notices(self, caller: Caller, limit: int = 100) -> list[NoticeInfo]:
@@ -94,51 +91,31 @@ class Webhooks:
                 told[row["notice"]].append(_fields(DeliveryState, dict(row)))
         return [NoticeInfo(**_fields(Notice, dict(row)).model_dump(), deliveries=told[row["id"]]) for row in rows]
 
-    # what whoever delivers asks
-
-    def due(self) -> list[Delivery]:
-        """The next of each webhook, so that none waits behind another's."""
-        columns = self._deliveries.c
-        waits = (columns.next_on.is_not(None), columns.next_on <= self._clock())
-        query = sa.select(columns.number, columns.attempts, self._told, self._webhooks).set_label_style(
-            sa.LABEL_STYLE_TABLENAME_PLUS_COL
-        )
-        query = query.join(self._told, self._told.c.id == columns.notice)
-        query = query.join(self._webhooks, self._webhooks.c.id == columns.webhook)
-        with self._store.reading() as tx:
-            rows = tx.execute(query.where(*waits).order_by(columns.next_on, columns.number).limit(MAX_SEEN)).mappings()
-            found = [_to_delivery(dict(row)) for row in rows]
-        firsts = {each.webhook.id: each for each in reversed(found)}
-        return list(firsts.values())[:MAX_DUE]
-
-    def delivered(self, number: int, attempt: int, outcome: Outcome) -> None:
-        """How an attempt ended; told twice, it counts once."""
-        columns, now = self._deliveries.c, self._clock()
-        pause = None if outcome.is_gone else pause_s(attempt)
-        values: Row = {"attempts": attempt, "told": outcome.told[:MAX_TOLD], "next_on": None}
-        if outcome.is_taken:
-            values["taken_on"] = now
-        elif pause is None:
-            values["given_up_on"] = now
-        else:
-            values["next_on"] = now + pause * 1000
-        with self._store.transaction() as tx:
-            own = (columns.number == number, columns.attempts == attempt - 1)
-            tx.execute(sa.update(self._deliveries).where(*own).values(**values))
-            if outcome.is_gone:
-                webhook = sa.select(columns.webhook).where(columns.number == number).scalar_subquery()
-                tx.execute(sa.update(self._webhooks).where(self._webhooks.c.id == webhook).values(ended_on=now))
-
-    def secret(self, id: str) -> str:
-        """For whoever signs, in the registry's own process."""
-        return secret_of(self._master(), id)
-
     # rows
+
+    def _check_may_test(self, tx: sa.Connection, account: str) -> None:
+        """Whoever tests again and again has no more of the deliverer than others."""
+        hooks, its, notices = self._webhooks.c, self._deliveries.c, self._told.c
+        waiting = sa.select(its.number).join(self._webhooks, hooks.id == its.webhook)
+        waiting = waiting.where(hooks.account == account, its.next_on.is_not(None)).limit(MAX_WAITING)
+        if len(tx.execute(waiting).all()) >= MAX_WAITING:
+            raise Overloaded(
+                f"{MAX_WAITING} notices wait for the account's webhooks. Wait until they are delivered, or remove the "
+                f"webhook that takes none (luthier webhooks notices).",
+                retry_after=60,
+            )
+        lately = (notices.type == NoticeType.TEST.value, notices.time > self._clock() - HOUR_MS)
+        tests = sa.select(notices.number).where(notices.account == account, *lately).limit(MAX_TESTS)
+        if len(tx.execute(tests).all()) >= MAX_TESTS:
+            raise Overloaded(f"An account has {MAX_TESTS} tests of webhooks an hour. Try again later.", retry_after=600)
 
     def _of_account(self, tx: sa.Connection, caller: Caller) -> list[Webhook]:
         columns = self._webhooks.c
         query = sa.select(self._webhooks).where(columns.account == caller.account).order_by(columns.created_on)
         return [_fields(Webhook, dict(row)) for row in tx.execute(query).mappings()]
+
+    def _is_there(self, tx: sa.Connection, notice: str) -> bool:
+        return tx.execute(sa.select(self._told.c.id).where(self._told.c.id == notice)).first() is not None
 
     def _find(self, tx: sa.Connection, caller: Caller, id: str) -> Webhook:
         self._guard.check(tx, caller, Action.ADMINISTER)
@@ -147,31 +124,6 @@ class Webhooks:
             raise NotFound(f"No webhook {id!r}. `luthier webhooks list` shows those there are.")
         return found
 
-    def _master(self) -> bytes:
-        """The home's own secret, made when it is first needed. Readable by its owner alone."""
-        file = self._home / "webhooks.key"
-        if not file.exists():
-            self._home.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_name(f".webhooks.key-{os.getpid()}-{secrets.token_hex(4)}")
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                handle.write(secrets.token_bytes(32))
-            try:
-                os.link(fresh, file)  # whoever comes first
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
-        return file.read_bytes()
-
 
 def _fields(kind: type[Any], row: Row) -> Any:
     return kind(**{name: row[name] for name in kind.model_fields})
-
-
-def _to_delivery(row: Row) -> Delivery:
-    def part(table: str, kind: type[Any]) -> Any:
-        return kind(**{name: row[f"{table}_{name}"] for name in kind.model_fields})
-
-    attempt = row["deliveries_attempts"] + 1
-    notice, webhook = part("notices", Notice), part("webhooks", Webhook)
-    return Delivery(number=row["deliveries_number"], attempt=attempt, notice=notice, webhook=webhook)
