@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from luthier.cli.client import Client
 from luthier.cli.main import main
 from luthier.platform.artifacts import MANIFEST
+from luthier.platform.jobs import now_ms
 from luthier.platform.names import parse_name
 from luthier.platform.registry.model_rows import ModelRows
 from luthier.platform.registry.registry import Registry
@@ -144,6 +146,18 @@ def test_again_brings_it_up_to_date(
     there = eu_api.get("/luthier/v1/models/tuned").json()
     assert (there["versions"], there["aliases"], there["canary_version"]) == (2, {}, 2)
     assert set(before) < set(folders(eu_settings)), "files of what was dropped wait to be collected there"
+
+
+def test_its_files_are_paid_there_from_then_on(api: TestClient, eu: Registry, publish: Publish) -> None:
+    publish()
+    before, store = now_ms(), eu.roles._store
+    replicate(api)
+    (span,) = store.rows(sa.select(store.table("storage_spans")))
+    assert (span["account"], span["since"] >= before, span["until"]) == ("main", True, None)
+    eu.models.drop(ADMIN, TUNED)
+    (span,) = store.rows(sa.select(store.table("storage_spans")))
+    assert span["until"] >= span["since"]
+    assert span["num_bytes"] > 0
 
 
 def test_a_region_notices_what_another_has_written(

@@ -1,6 +1,8 @@
 """Storage on the bill: bytes x time, once for each account and day, however often it is asked for."""
 
+import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -9,6 +11,7 @@ from luthier.platform.models import ImportedModel
 from luthier.platform.names import parse_name
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, add_admin
@@ -18,6 +21,7 @@ pytestmark = pytest.mark.stores
 
 PRICES = load_prices(configs_dir() / "prices.toml")
 START = 100 * DAY_MS
+HOUR_MS = DAY_MS // 24
 NAME = parse_name("LUTHIER.PUBLIC.M", "", "")
 
 
@@ -49,6 +53,12 @@ def keep(registry: Registry, settings: Settings, clock: Clock, sha256: str, num_
         created_on=int(clock.now),
     )
     registry.models.import_model(ADMIN, parse_name(f"LUTHIER.PUBLIC.{name}", "", ""), made, new_version=True)
+
+
+def drop(registry: Registry, settings: Settings, sha256: str, name: str = "M") -> None:
+    """The model; nothing names its files any more, and they are collected."""
+    registry.models.drop(ADMIN, parse_name(f"LUTHIER.PUBLIC.{name}", "", ""))
+    shutil.rmtree(settings.storage / "adapters" / sha256)
 
 
 def billed(registry: Registry) -> list[UsageRecord]:
@@ -83,23 +93,71 @@ def test_days_without_the_platform_are_made_up_for(registry: Registry, settings:
     assert [record.stored_bytes for record in billed(registry)] == [1000] * 6
 
 
-def test_the_first_bill_does_not_reach_into_the_past(registry: Registry, settings: Settings, clock: Clock) -> None:
-    keep(registry, settings, clock, "aa", 1000)
-    clock.now += 300 * DAY_MS
-    assert len(billed(registry)) == 1
-
-
-def test_one_folder_is_paid_once_and_what_is_dropped_no_more(
-    registry: Registry, settings: Settings, clock: Clock
-) -> None:
+def test_one_folder_is_paid_once(registry: Registry, settings: Settings, clock: Clock) -> None:
     keep(registry, settings, clock, "aa", 1000)
     keep(registry, settings, clock, "aa", 1000, name="N")
     keep(registry, settings, clock, "bb", 500)
     clock.now += DAY_MS
     assert [record.stored_bytes for record in billed(registry)] == [1500]
+
+
+@pytest.mark.parametrize(("until", "stored"), [(6 * HOUR_MS, [250]), (DAY_MS, [1000]), (DAY_MS + 1, [1000, 1])])
+def test_what_is_dropped_pays_until_then(
+    registry: Registry, settings: Settings, clock: Clock, until: int, stored: list[int]
+) -> None:
+    """In the middle of a day, at its end, and after midnight before the round that bills the day."""
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += until
+    drop(registry, settings, "aa")
+    clock.now += 3 * DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == stored
+
+
+def test_files_of_two_versions_are_kept_until_the_last_is_dropped(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += 3 * HOUR_MS
+    keep(registry, settings, clock, "aa", 1000, name="N")
+    clock.now += 3 * HOUR_MS
     registry.models.drop(ADMIN, NAME)
+    clock.now += 6 * HOUR_MS
+    drop(registry, settings, "aa", name="N")
+    clock.now += 6 * HOUR_MS
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now = START + 2 * DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [750, 1000]
+
+
+def test_a_version_is_dropped_and_its_span_ends_or_neither(
+    registry: Registry, settings: Settings, launcher: Launcher, clock: Clock
+) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    keep(registry, settings, clock, "bb", 1000)
+    clock.now += 12 * HOUR_MS
+    with mock.patch.object(Versions, "note", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        registry.models.drop(ADMIN, NAME, 2)
+    registry = Registry(settings, launcher, clock=lambda: int(clock.now))
+    registry.models.drop(ADMIN, NAME, 2)
+    clock.now += 12 * HOUR_MS
+    assert [record.stored_bytes for record in billed(registry)] == [1500]
+
+
+def test_a_bill_that_is_cut_off_goes_on_where_it_was(
+    registry: Registry, settings: Settings, launcher: Launcher, clock: Clock
+) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    clock.now += 12 * HOUR_MS
+    keep(registry, settings, clock, "bb", 1000)
+    clock.now += 2 * DAY_MS
+    due = registry.storage.due()
+    registry.ledger.append(due[:1])
+    drop(registry, settings, "bb")
+    registry = Registry(settings, launcher, clock=lambda: int(clock.now))
+    assert registry.storage.due() == due[1:]
     clock.now += DAY_MS
-    assert [record.stored_bytes for record in billed(registry)] == [1500, 1000]
+    assert [record.stored_bytes for record in billed(registry)] == [1500, 2000, 1000]
+    assert registry.ledger.append(due) == 0
 
 
 def test_the_account_that_has_the_model_pays(registry: Registry, settings: Settings, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from luthier.errors import Conflict
 from luthier.platform import securables
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.credits import GRACE_MS, Want
-from luthier.platform.jobs import JobStatus
+from luthier.platform.jobs import JobStatus, now_ms
 from luthier.platform.keys import NewKey, Scope
 from luthier.platform.metering import UsageKind
 from luthier.platform.rates import RateLimit
@@ -24,7 +24,7 @@ from tests.fakes import Launcher
 pytestmark = pytest.mark.stores
 
 TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
-TABLES |= {"places", "limits", "topups", "reservations", "job_counts"}
+TABLES |= {"places", "limits", "topups", "reservations", "job_counts", "storage_spans"}
 TABLES |= {"rate_limits", "rate_leases", "webhooks", "notices", "deliveries"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases", "region_base_models"}
@@ -258,6 +258,27 @@ def test_usage_lives_through_the_bytes_of_storage_and_back(settings: Settings) -
     upgrade(engine)
     assert Registry(settings, Launcher()).ledger.records(ADMIN, UsageKind.COMPLETION) == [make_record("a")]
     engine.dispose()
+
+
+@pytest.mark.parametrize("is_billed", [True, False])
+def test_what_is_kept_already_is_kept_on(settings: Settings, is_billed: bool) -> None:
+    """From when it was made; where no storage was ever billed, from now on."""
+    made, now = 5_000, now_ms()
+    registry = Registry(settings, Launcher(num_jobs=2), clock=lambda: made)
+    add_admin(registry)
+    for job_id in ("ft_1", "ft_2"):
+        registry.jobs.submit(make_job(job_id, f"LUTHIER.PUBLIC.{job_id}"))
+        registry.jobs.tick()
+        registry.jobs.finish(job_id, make_finished())
+    if is_billed:
+        registry.ledger.append([make_record("main:1970-01-01", kind=UsageKind.STORAGE)])
+    engine = sa.create_engine(settings.store_url)
+    downgrade(engine, "0041")
+    upgrade(engine)
+    with engine.connect() as connection:
+        ((since, until),) = connection.execute(sa.text("SELECT since, until FROM storage_spans")).all()
+    engine.dispose()
+    assert (since == made if is_billed else since >= now, until) == (True, None)
 
 
 def test_shares_and_what_was_granted_by_them_go_and_come(settings: Settings) -> None:

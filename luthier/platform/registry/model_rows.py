@@ -17,6 +17,7 @@ from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import is_named, no_model, object_row
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
+from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
@@ -34,7 +35,7 @@ class ModelRows:
         self.store, self.guard, self.grants = store, Guard(store), GrantRows(store)
         self._places = PlaceRows(store)
         self.models, self.versions, self.aliases = (store.table(name) for name in ("models", "versions", "aliases"))
-        self.shares = ShareRows(store)
+        self.shares, self._storage = ShareRows(store), StorageRows(store)
         self.changes, self.dropped, self.jobs = (store.table(name) for name in ("model_changes", "dropped", "jobs"))
 
     # finding
@@ -233,8 +234,13 @@ class ModelRows:
             self.grants.begin(tx, owner, Securable.named(ObjectKind.MODEL, name), version["created_on"])
             model = self.find(tx, owner, name)
             assert model
-        tx.execute(sa.insert(self.versions).values(model_id=model["id"], version=number, **version))
+        self.insert_version(tx, model, {"version": number, **version}, version["created_on"])
         return model, number
+
+    def insert_version(self, tx: sa.Connection, model: Row, version: Row, now: int) -> None:
+        """From now on its files are kept."""
+        tx.execute(sa.insert(self.versions).values(model_id=model["id"], **version))
+        self._storage.begin(tx, model["account"], version["sha256"], version["path"], now)
 
     def update(self, tx: sa.Connection, model: Row, **values: Any) -> None:
         tx.execute(sa.update(self.models).where(self.models.c.id == model["id"]).values(**values))
@@ -251,12 +257,13 @@ class ModelRows:
         assert inserted.inserted_primary_key is not None
         return int(inserted.inserted_primary_key[0])
 
-    def forget(self, tx: sa.Connection, versions: list[ModelVersion], now: int) -> None:
+    def forget(self, tx: sa.Connection, model: Row, versions: list[ModelVersion], now: int) -> None:
         """From now on their files wait to be collected."""
         for version in versions:
             tx.execute(sa.delete(self.dropped).where(self.dropped.c.sha256 == version.sha256))
             tx.execute(sa.insert(self.dropped).values(sha256=version.sha256, time=now))
             tx.execute(sa.delete(self.versions).where(self.versions.c.number == version.number))
+            self._storage.end(tx, model["account"], version.sha256, now)
 
 
 def _taken(name: QualifiedName) -> Conflict:

@@ -70,7 +70,7 @@ class Models:
                 self.remove(tx, caller, model)
             else:
                 _check_unused(gone)
-                self._rows.forget(tx, [gone], self._clock())
+                self._rows.forget(tx, model, [gone], self._clock())
                 self._versions.note(tx, caller, model, "DROP_VERSION", gone.version)
         return gone
 
@@ -84,7 +84,7 @@ class Models:
 
     def remove(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
         """Whoever asks: that is decided by then."""
-        self._rows.forget(tx, self._rows.versions_of(tx, model), self._clock())
+        self._rows.forget(tx, model, self._rows.versions_of(tx, model), self._clock())
         self._rows.drop(tx, model)
         self._versions.note(tx, caller, model, "DROP", None)
 

@@ -97,13 +97,13 @@ class ReplicaRows:
             there = {_identity(each): each for each in self._rows.versions_of(tx, model)}
             wanted = {_identity(each): each for each in source.versions}
             gone = [version for key, version in there.items() if key not in wanted]
-            self._rows.forget(tx, gone, now)
+            self._rows.forget(tx, model, gone, now)
             new = [version for key, version in wanted.items() if key not in there]
             for each in new:
                 row = {field: getattr(each, field) for field in COPIED}
                 told = {"job_id": each.job_id or f"{IMPORT}{source.region}_{each.number}", "path": paths[each.sha256]}
-                told |= {"method": each.method.value, "task_type": each.task_type.value, "model_id": model["id"]}
-                tx.execute(sa.insert(self._rows.versions).values(**row, **told))
+                told |= {"method": each.method.value, "task_type": each.task_type.value}
+                self._rows.insert_version(tx, model, {**row, **told}, now)
             if self._point(tx, source, model) or new or gone:
                 self._note(tx, source, model, now)  # by which the region notices it
         return [each.version for each in new], [each.version for each in gone]

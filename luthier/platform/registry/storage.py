@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,18 +11,18 @@ from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_us
 from luthier.platform.prices import PriceList
 from luthier.platform.registry.artifacts import num_bytes
 from luthier.platform.registry.ledger import Ledger
+from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.store import Store
 
-Folders = dict[str, tuple[int, int]]
-"""Of an account, by content hash: bytes, and since when."""
+Row = dict[str, Any]
 
 
 class StorageMeter:
-    """Versions that share a folder pay for it once; the day on which a version is dropped is free."""
+    """Whatever was dropped meanwhile: what an account kept on a day is what its spans say."""
 
     def __init__(self, store: Store, ledger: Ledger, prices: PriceList, clock: Callable[[], int]) -> None:
         self._store, self._ledger, self._prices, self._clock = store, ledger, prices, clock
-        self._models, self._versions, self._usage = (store.table(name) for name in ("models", "versions", "usage"))
+        self._spans, self._usage = StorageRows(store).spans, store.table("usage")
         self._sizes: dict[str, int] = {}
         """By content hash: what has such a name never changes."""
 
@@ -30,41 +31,44 @@ class StorageMeter:
         self._ledger.append(self.due())
 
     def due(self) -> list[UsageRecord]:
-        """All whole days that are not in the ledger yet. The first of an account is yesterday, not its past."""
+        """All whole days that are not in the ledger yet."""
         today = self._clock() // DAY_MS * DAY_MS
-        billed = self._billed()
         return [
-            record
-            for account, folders in self._folders().items()
-            for record in self._days(account, folders, billed.get(account, today - 2 * DAY_MS) + DAY_MS, today)
+            record for account, spans in self._unbilled(today).items() for record in self._days(account, spans, today)
         ]
 
-    def _days(self, account: str, folders: Folders, first: int, today: int) -> list[UsageRecord]:
-        oldest = min(since for _, since in folders.values())
+    def _days(self, account: str, spans: list[Row], today: int) -> list[UsageRecord]:
+        first = max(spans[0]["billed"], min(span["since"] for span in spans) // DAY_MS * DAY_MS)
         records = []
-        for day in range(max(first, oldest // DAY_MS * DAY_MS), today, DAY_MS):
-            byte_ms = sum(size * max(0, day + DAY_MS - max(day, since)) for size, since in folders.values())
-            if byte_ms:
+        for day in range(first, today, DAY_MS):
+            if byte_ms := sum(self._size(span) * _kept_ms(span, day) for span in spans):
                 records.append(storage_usage(account, self._prices, byte_ms, day))
         return records
 
-    def _billed(self) -> dict[str, int]:
-        """The last day of each account in the ledger."""
-        columns = self._usage.c
-        query = sa.select(columns.account, sa.func.max(columns.time).label("last"))
-        rows = self._store.rows(query.where(columns.kind == UsageKind.STORAGE.value).group_by(columns.account))
-        return {row["account"]: row["last"] // DAY_MS * DAY_MS for row in rows}
-
-    def _folders(self) -> dict[str, Folders]:
-        models, versions = self._models, self._versions
-        query = sa.select(models.c.account, versions.c.sha256, versions.c.path, versions.c.created_on)
-        found: dict[str, Folders] = defaultdict(dict)
-        for row in self._store.rows(query.join(versions, versions.c.model_id == models.c.id)):
-            _, since = found[row["account"]].get(row["sha256"], (0, row["created_on"]))
-            found[row["account"]][row["sha256"]] = self._size(row), min(since, row["created_on"])
+    def _unbilled(self, today: int) -> dict[str, list[Row]]:
+        """Of each account the spans that reach beyond its last bill, and the end of that."""
+        spans, usage = self._spans.c, self._usage.c
+        last = sa.select(usage.account, (sa.func.max(usage.time) + 1).label("end"))
+        bills = last.where(usage.kind == UsageKind.STORAGE.value).group_by(usage.account).subquery()
+        billed = sa.func.coalesce(bills.c.end, 0).label("billed")
+        query = sa.select(self._spans, billed).select_from(
+            sa.outerjoin(self._spans, bills, bills.c.account == spans.account)
+        )
+        found: dict[str, list[Row]] = defaultdict(list)
+        is_left = sa.or_(spans.until.is_(None), spans.until > billed)
+        for row in self._store.rows(query.where(is_left, spans.since < today)):
+            found[row["account"]].append(row)
         return found
 
-    def _size(self, row: dict[str, str]) -> int:
-        if row["sha256"] not in self._sizes and Path(row["path"]).is_dir():
-            self._sizes[row["sha256"]] = num_bytes(Path(row["path"]))
-        return self._sizes.get(row["sha256"], 0)
+    def _size(self, span: Row) -> int:
+        if span["num_bytes"] is not None:
+            return int(span["num_bytes"])
+        if span["sha256"] not in self._sizes and Path(span["path"]).is_dir():
+            self._sizes[span["sha256"]] = num_bytes(Path(span["path"]))
+        return self._sizes.get(span["sha256"], 0)
+
+
+def _kept_ms(span: dict[str, int], day: int) -> int:
+    """How much of a day it was kept."""
+    midnight = day + DAY_MS
+    return max(0, min(span["until"] or midnight, midnight) - max(span["since"], day))
