@@ -59,6 +59,9 @@ class EngineSettings(Frozen):
     """Sequences that are generated at once; a request for n answers is n of them."""
     max_queued: int = Field(default_factory=lambda given: 8 * given["max_num_seqs"], ge=0)
     """Sequences that wait for it; more are refused. One account gets at most half of all places."""
+    max_num_batched_tokens: int | None = Field(None, ge=1)
+    """Tokens of one step, of prompts and answers: many make prompts fast, few keep streams steady. None: as many as
+    vLLM's own server takes."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     kv_cache_gib: int = Field(1, ge=1)
     """CPU only: memory for the KV cache. On a GPU vLLM takes its usual share."""
@@ -83,6 +86,8 @@ class EngineSettings(Frozen):
     def _adds_up(self) -> Self:
         if self.gpu_share < 1 and self.num_gpus > 1:
             raise ValueError("gpu_share below 1 is for an engine on one GPU")
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError("max_num_batched_tokens is less than max_num_seqs: each sequence takes a token of a step")
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas is less than min_replicas")
         return self

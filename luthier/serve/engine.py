@@ -37,6 +37,7 @@ class VllmEngine:
         """`report` takes what is found of each adapter that is loaded; `own` is the version, by content hash."""
         prepare_environment(base, weights, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._limit = base.engine.max_model_len
@@ -48,7 +49,9 @@ class VllmEngine:
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
         arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(weights, use_gpu)
-        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # vLLM sizes its steps by what it is started for: on large GPUs a server's are four times those of an engine.
+        context = UsageContext.OPENAI_API_SERVER
+        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
         self._loader = Loader(self, base, self._prompts, report)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 

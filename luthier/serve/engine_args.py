@@ -9,6 +9,7 @@ import psutil
 from luthier.platform.base_models import BaseModel
 from luthier.platform.base_shapes import linear_modules, served_modules
 from luthier.platform.lora import last_names
+from luthier.platform.processor import has_bfloat16
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
@@ -48,8 +49,9 @@ def engine_args(base: BaseModel, weights: Path, use_gpu: bool, with_adapters: bo
         "model": str(weights),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
+        **({"max_num_batched_tokens": engine.max_num_batched_tokens} if engine.max_num_batched_tokens else {}),
         "scheduling_policy": "priority",
-        "dtype": engine.dtype,
+        "dtype": "float32" if engine.dtype == "auto" and not use_gpu and not has_bfloat16() else engine.dtype,
         "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
         "enforce_eager": not use_gpu,
         **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),

@@ -13,6 +13,7 @@ from luthier.errors import InvalidInput
 from luthier.platform.adapter_files import WEIGHTS, current_tensor, modules_of, read_adapter
 from luthier.platform.lora import LoraSettings, check_continues, target_names
 from luthier.platform.options import Method
+from luthier.platform.processor import has_bfloat16
 from luthier.train.attention import ATTENTION
 from luthier.train.config import FitConfig
 from luthier.train.fusing import fuse
@@ -37,10 +38,7 @@ def build(config: FitConfig, device: torch.device, dtype: torch.dtype) -> Any:
 
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if device.type == "cuda" or has_bfloat16() else torch.float32
 
 
 def _base(folder: Path, method: Method, device: torch.device, dtype: torch.dtype) -> Any:

@@ -375,3 +375,8 @@ def test_replicas_and_their_defaults() -> None:
     assert (two.min_replicas, two.max_replicas, two.target_ongoing_requests) == (2, 2, 64)
     with pytest.raises(ValidationError, match="max_replicas is less than min_replicas"):
         base_of(engine={"min_replicas": 2, "max_replicas": 1})
+
+
+def test_each_sequence_takes_a_token_of_a_step() -> None:
+    with pytest.raises(ValidationError, match="max_num_batched_tokens is less than max_num_seqs"):
+        base_of(engine={"max_num_seqs": 8, "max_num_batched_tokens": 7})

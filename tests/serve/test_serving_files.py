@@ -50,6 +50,31 @@ def test_four_gpus_are_one_engine(settings: Settings) -> None:
     assert engine_args(base, Path("weights"), use_gpu=False)["tensor_parallel_size"] == 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "has_units", "use_gpu", "served_in"),
+    [
+        ("auto", True, False, "auto"),
+        ("auto", False, False, "float32"),
+        ("auto", False, True, "auto"),
+        ("bfloat16", False, False, "bfloat16"),
+    ],
+)
+def test_a_cpu_computes_in_what_it_is_fast_at(
+    dtype: str, has_units: bool, use_gpu: bool, served_in: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.serve.engine_args.has_bfloat16", lambda: has_units)
+    (base,) = served(configs_dir() / "serving" / "autoscaled.toml", settings)
+    base = base.model_copy(update={"engine": base.engine.model_copy(update={"dtype": dtype})})
+    assert engine_args(base, Path("weights"), use_gpu)["dtype"] == served_in
+
+
+def test_tokens_of_a_step_are_vllms_own_unless_told(settings: Settings) -> None:
+    (base,) = served(configs_dir() / "serving" / "autoscaled.toml", settings)
+    assert "max_num_batched_tokens" not in engine_args(base, Path("weights"), use_gpu=True)
+    told = base.model_copy(update={"engine": base.engine.model_copy(update={"max_num_batched_tokens": 4096})})
+    assert engine_args(told, Path("weights"), use_gpu=True)["max_num_batched_tokens"] == 4096
+
+
 def test_one_to_four(settings: Settings) -> None:
     (base,) = served(configs_dir() / "serving" / "autoscaled.toml", settings)
     assert (base.engine.min_replicas, base.engine.max_replicas) == (1, 4)
