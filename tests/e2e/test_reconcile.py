@@ -1,14 +1,15 @@
 """`luthier ledger reconcile` on a cluster at work: equal after real requests, and each change to a row is found."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
+import sqlalchemy as sa
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.live import BASE, LiveCluster
+from tests.forging import forging
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -31,16 +32,17 @@ def differences(cluster: LiveCluster) -> dict[tuple[str, str, str], int]:
 @contextmanager
 def changed(cluster: LiveCluster, statement: str) -> Iterator[None]:
     """By somebody with the store in his hands; the ledger is then as it was."""
-    with closing(sqlite3.connect(cluster.home / "luthier.db", timeout=30)) as store:
-        kept = store.execute("SELECT * FROM usage").fetchall()
-        store.execute(statement)
-        store.commit()
-        yield
-        marks = ", ".join("?" * len(kept[0]))
-        last = kept[-1][0]
-        store.execute("DELETE FROM usage WHERE source_id = 'forged'")
-        store.executemany(f"INSERT OR REPLACE INTO usage VALUES ({marks})", [row for row in kept if row[0] <= last])
-        store.commit()
+    engine = sa.create_engine(f"sqlite:///{cluster.home}/luthier.db", connect_args={"timeout": 30})
+    with engine.begin() as tx, forging(tx, "usage"):
+        kept = tx.exec_driver_sql("SELECT * FROM usage").all()
+        tx.exec_driver_sql(statement)
+    yield
+    with engine.begin() as tx, forging(tx, "usage"):
+        tx.exec_driver_sql("DELETE FROM usage WHERE source_id = 'forged'")
+        marks, last = ", ".join("?" * len(kept[0])), kept[-1][0]
+        old = [tuple(row) for row in kept if row[0] <= last]
+        tx.exec_driver_sql(f"INSERT OR REPLACE INTO usage VALUES ({marks})", old)
+    engine.dispose()
 
 
 def test_equal_after_requests_and_each_change_is_found(cluster: LiveCluster, first_job: FinetuneJob) -> None:

@@ -28,6 +28,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
 from tests.fakes import Launcher
+from tests.forging import empty
 from tests.machines import Machine, at_length
 from tests.postgres import Server
 
@@ -74,10 +75,7 @@ class CreditsMachine(Machine):
         self.now, self.num = 1_000_000, 0
         self.launcher = Launcher(num_jobs=2)
         self.store = store = memory()
-        with store.transaction() as tx:
-            for table in reversed(store.tables.sorted_tables):
-                if table.name not in ("alembic_version", "audit"):  # of the audit nothing is deleted
-                    tx.execute(sa.delete(table))
+        empty(store)
         settings = Settings(database_url="sqlite://")
         with mock.patch("luthier.platform.registry.registry.Store", return_value=store):
             self.registry = Registry(settings, self.launcher, lambda: self.now)

@@ -27,6 +27,7 @@ from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ACCOUNT, HOME, PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
+from tests.forging import empty
 from tests.machines import Machine, at_length
 
 NUM_EXAMPLES, NUM_STEPS = 56, 220
@@ -121,10 +122,7 @@ class GrantsMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.store = store = memory()
-        with store.transaction() as tx:
-            for table in reversed(store.tables.sorted_tables):
-                if table.name != "alembic_version":
-                    tx.execute(sa.delete(table))
+        empty(store)
         guard = Guard(store)
         self.access = Access(store, guard)
         for account in ACCOUNTS:

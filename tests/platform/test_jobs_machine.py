@@ -22,6 +22,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress
 from tests.fakes import Launcher
+from tests.forging import empty
 from tests.machines import Machine, at_length
 from tests.platform.test_jobs import ALLOWED, FINAL
 
@@ -51,10 +52,7 @@ class JobsMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.store, self.now, self.launcher = memory(), 1_000_000, Launcher(num_jobs=2)
-        with self.store.transaction() as tx:
-            for table in reversed(self.store.tables.sorted_tables):
-                if table.name != "alembic_version":
-                    tx.execute(sa.delete(table))
+        empty(self.store)
         self.restart(False)
         add_admin(self.registry)
         self.registry.credits.top_up(ADMIN, "main", 400, "k")

@@ -16,7 +16,7 @@ from luthier.platform.metering import Source, UsageKind, UsageRecord, completion
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.ledger import HOUR_MS, Ledger
 from luthier.platform.registry.registry import Registry
-from luthier.platform.settings import configs_dir
+from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 from tests.factories import ADMIN, make_record
 
@@ -97,6 +97,18 @@ def test_one_contradiction_refuses_the_whole_batch(registry: Registry) -> None:
     with pytest.raises(Conflict, match="completion a is in the ledger"):
         registry.ledger.append([make_record("b"), make_record("a", prompt_tokens=4)])
     assert [record.source_id for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE usage SET amount_ucr = 0", "DELETE FROM usage", "DELETE FROM usage WHERE source_id = 'a'"]
+)
+def test_the_store_refuses_changes(registry: Registry, settings: Settings, statement: str) -> None:
+    registry.ledger.append([make_record("a"), make_record("b")])
+    store = Store(settings.store_url)
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.transaction() as tx:
+        tx.exec_driver_sql(statement)
+    assert registry.ledger.append([make_record("a"), make_record("b"), make_record("c")]) == 1
+    assert len(registry.ledger.records(ADMIN, UsageKind.COMPLETION)) == 3
 
 
 def test_times_are_a_half_open_interval(registry: Registry) -> None:

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import sqlalchemy as sa
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
@@ -28,6 +27,7 @@ from luthier.serve import leasing, rates
 from luthier.serve.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
+from tests.forging import empty
 from tests.machines import Machine, at_length
 
 NUM_EXAMPLES, NUM_STEPS = 40, 100
@@ -86,10 +86,7 @@ class RatesMachine(Machine):
         self.now, self.num = 0.0, 0
         self.there = self.back = 0.001
         store = memory()
-        with store.transaction() as tx:
-            for table in reversed(store.tables.sorted_tables):
-                if table.name != "alembic_version":
-                    tx.execute(sa.delete(table))
+        empty(store)
         with mock.patch("luthier.platform.registry.registry.Store", return_value=store):
             self.registry = Registry(Settings(database_url="sqlite://"), Launcher(), self.clock)
         add_admin(self.registry)

@@ -21,6 +21,7 @@ from luthier.platform.store import Store, downgrade, upgrade
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_finished, make_job, make_record
 from tests.fakes import Launcher
+from tests.forging import forging
 
 pytestmark = pytest.mark.stores
 
@@ -71,7 +72,7 @@ def test_what_is_settled_and_flushed_is_equal(registry: Registry, folder: Path) 
 def test_a_record_that_the_ledger_lost_is_found(registry: Registry, folder: Path, settings: Settings) -> None:
     settled(registry, folder, "a", "b").flush()
     store = Store(settings.store_url)
-    with store.transaction() as tx:
+    with store.transaction() as tx, forging(tx, "usage"):
         tx.execute(sa.delete(store.table("usage")).where(store.table("usage").c.source_id == "a"))
     report = registry.reconcile.report()
     assert not report.is_equal
@@ -172,7 +173,7 @@ def test_a_manifest_that_tells_otherwise_is_found(registry: Registry, tmp_path: 
 def test_a_job_without_its_bill_is_found_by_name(registry: Registry, settings: Settings, tmp_path: Path) -> None:
     trained(registry, tmp_path / "adapter", 60)
     store = Store(settings.store_url)
-    with store.transaction() as tx:
+    with store.transaction() as tx, forging(tx, "usage"):
         tx.execute(sa.delete(store.table("usage")).where(store.table("usage").c.kind == UsageKind.TRAINING.value))
     (check,) = [each for each in registry.reconcile.report().checks if each.check == "training"]
     assert (check.difference, check.note) == (60, "ft_1")
@@ -285,7 +286,7 @@ def test_a_limit_that_was_tampered_with_is_found(
     limited: Registry, settings: Settings, change: str, found: dict[str, int]
 ) -> None:
     store = Store(settings.store_url)
-    with store.transaction() as tx:
+    with store.transaction() as tx, forging(tx, "usage"):
         tx.exec_driver_sql(change)
     off = [what for (_, what), (shown, total) in balances(limited).items() if shown != total]
     assert {what: off.count(what) for what in off} == found
