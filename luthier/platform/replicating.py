@@ -44,7 +44,7 @@ class Replication:
             copied = _copy(source.versions, Storage(region.storage))
             adapters = Storage(region.storage_there or region.storage).adapters
             paths = {each.sha256: str(adapters / Path(each.path).name) for each in source.versions}
-            new, dropped = rows.write(source, paths, now_ms())
+            new, dropped = rows.write(caller, source, paths, now_ms())
         finally:
             store.engine.dispose()
         return _told(source, to, new, dropped, copied)

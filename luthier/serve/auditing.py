@@ -150,8 +150,21 @@ def entry_of(scope: Scope, status: int) -> Entry | None:
     caller: Caller | None = state.get("caller")
     is_hidden = caller is not None and state.get("error") in HIDDEN
     is_refused = is_hidden or (status in REFUSED and (status != 404 or caller is not None))
-    if not is_refused and not (_changes(scope) and (status < 400 or status >= 500)):
+    is_told = status >= 500 or (status < 400 and not state.get("has_told"))
+    if not is_refused and not (_changes(scope) and is_told):
         return None
+    return _entry(scope, status, is_allowed=not is_refused)
+
+
+def entry_of_row(scope: Scope, number: int, action: str, kind: str, name: str) -> Entry:
+    """Of one of the many changes of a statement, which are told one by one."""
+    own = {"id": f"{scope['state']['id']}-{number}", "action": action, "object_kind": kind, "object_name": _short(name)}
+    return _entry(scope, 200, is_allowed=True).model_copy(update=own)
+
+
+def _entry(scope: Scope, status: int, is_allowed: bool) -> Entry:
+    state = scope["state"]
+    caller: Caller | None = state.get("caller")
     kind, name = _object(scope)
     return Entry(
         id=state["id"],
@@ -162,7 +175,7 @@ def entry_of(scope: Scope, status: int) -> Entry | None:
         object_kind=kind,
         object_name=_short(name),
         source=source_of(scope),
-        is_allowed=not is_refused,
+        is_allowed=is_allowed,
         status=status,
         reason=_short(state.get("reason", "")) if status >= 400 else "",
     )
@@ -203,8 +216,9 @@ def _object(scope: Scope) -> tuple[str, str]:
     route = str(getattr(scope.get("route"), "path", scope["path"]))
     fixed = [part for part in re.split(r"/\{.*", route)[0].split("/") if part]
     given = [str(value) for value in scope.get("path_params", {}).values()]
-    given += parse_qs(scope["query_string"].decode("latin-1")).get("name", [])
-    return (fixed[-1].removesuffix("s") if fixed else "", given[0] if given else "")
+    given = given or parse_qs(scope["query_string"].decode("latin-1")).get("name", [])
+    kind = re.sub("(?<=ch)es$|s$", "", fixed[-1]) if fixed else ""
+    return kind, " ".join(given)
 
 
 def _group(entry: Entry) -> Group:

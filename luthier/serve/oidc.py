@@ -53,7 +53,10 @@ class Oidc:
         if not isinstance(user, str) or not user:
             raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
         session = self._registry.keys.session_of(
-            settings.oidc_account or settings.account, user, self._roles(claims), settings.oidc_create_users
+            settings.oidc_account or settings.account,
+            user,
+            self._roles(claims),
+            settings.oidc_issuer if settings.oidc_create_users else None,
         )
         if role and fold(role) != session.caller.role:
             raise NotAllowed(f"User {user} acts as {session.caller.role} by this token, not as {role}.")

@@ -16,6 +16,7 @@ from luthier.cli.main import main
 from luthier.platform.artifacts import MANIFEST
 from luthier.platform.jobs import now_ms
 from luthier.platform.names import parse_name
+from luthier.platform.registry.audit import Search
 from luthier.platform.registry.model_rows import ModelRows
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.replication import ReplicaRows
@@ -100,7 +101,12 @@ def folders(settings: Settings) -> list[str]:
 
 @pytest.mark.parametrize("eu_settings", ["sqlite", "postgresql"], indirect=True)
 def test_it_answers_there_once_it_is_there(
-    api: TestClient, eu_api: TestClient, eu: Registry, eu_settings: Settings, publish: Publish
+    api: TestClient,
+    eu_api: TestClient,
+    eu: Registry,
+    eu_settings: Settings,
+    registry: Registry,
+    publish: Publish,
 ) -> None:
     publish()
     assert "Unknown model" in error_of(ask(eu_api), 404, "model_not_found")
@@ -110,6 +116,9 @@ def test_it_answers_there_once_it_is_there(
     done = replicate(api).json()
     assert (done["new"], done["versions"], done["default_version"]) == ([1], [1], 1)
     assert done["copied_bytes"] > 0
+    for registered in (registry, eu):
+        (row,) = registered.audit.show(ADMIN, Search(action="replicate_model"))
+        assert (row.user, row.object_kind, row.object_name, row.source) == ("admin", "model", "tuned", "testclient")
     assert ask(eu_api).status_code == 200
     here, there = api.get("/luthier/v1/models/tuned").json(), eu_api.get("/luthier/v1/models/tuned").json()
     assert (here["sha256"], here["replica_of"]) == (there["sha256"], None)

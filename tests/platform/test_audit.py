@@ -1,5 +1,7 @@
 """The audit: its chain, what a walk along it finds, and that nothing in it can be changed."""
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import luthier.platform.registry as registry_package
 from luthier.errors import InvalidInput, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.audit import START, Anchor, AuditRow, Entry, Verdict, Walk, asked, hash_row, parse_anchor
@@ -17,13 +20,39 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from luthier.serve.dialects.native_audit import walk
-from tests.factories import ADMIN
+from tests.factories import ADMIN, add_admin
 
 OTHER = Caller(account="other", user="admin", role="ACCOUNTADMIN")
+EMPTY = Caller(account="empty", user="ann", role="ACCOUNTADMIN")
+"""Of an account whose audit begins with the test."""
+UNASKED = {
+    *("Guard.change", "Audit.append"),
+    *("Access.add_admin_key", "Keys.session_of"),  # they tell the audit themselves
+    *("Jobs.report", "Jobs.finish", "Jobs.fail", "Jobs._go_on", "Jobs._launch", "Jobs._note_waits", "Proofs.report"),
+    *("Batches.claim", "Batches.report", "Batches.advance", "Files.forget", "Retention.forget", "Artifacts._put_away"),
+    *(
+        "Ledger.append",
+        "Credits.renew",
+        "Credits.end_holder",
+        "Rates.renew",
+        "Keys.used",
+        "Outbox.delivered",
+        "Outbox.forget",
+    ),
+    *("Databases.__init__", "Replicas._tell_base_models"),
+    *("Jobs.submit", "Credits.balance", "Budgets.show"),  # what limits ran out of, or runs no more, is kept with it
+}
+"""What writes and is not asked for by a caller."""
 
 
 def entry(number: int, **given: Any) -> Entry:
-    fields: dict[str, Any] = {"account": "main", "user": "ann", "action": "drop_model", "status": 200, "time": number}
+    fields: dict[str, Any] = {
+        "account": EMPTY.account,
+        "user": "ann",
+        "action": "drop_model",
+        "status": 200,
+        "time": number,
+    }
     return Entry(**{"id": f"req_{number}", "is_allowed": True, **fields, **given})
 
 
@@ -117,17 +146,17 @@ def test_rows_are_appended_once_in_the_chain_of_their_account(registry: Registry
     mixed = [entry(1), entry(2, account="other"), entry(3), entry(3), entry(4, account="")]
     assert audit.append(mixed) == 4
     assert audit.append(mixed) == 0
-    assert [(row.number, row.id) for row in audit.show(ADMIN, Search())] == [(2, "req_3"), (1, "req_1")]
+    assert [(row.number, row.id) for row in audit.show(EMPTY, Search())] == [(2, "req_3"), (1, "req_1")]
     assert [row.id for row in audit.show(OTHER, Search())] == ["req_2"]
-    assert [row.id for row in audit.show(ADMIN, Search(unknown=True))] == ["req_4"]
-    assert walk(audit, ADMIN, None, False).anchor.count == 2
+    assert [row.id for row in audit.show(EMPTY, Search(unknown=True))] == ["req_4"]
+    assert walk(audit, EMPTY, None, False).anchor.count == 2
 
 
 def test_a_search(registry: Registry) -> None:
     registry.audit.append([entry(number, user="ab"[number % 2], action=f"a{number % 3}") for number in range(1, 13)])
 
     def found(**given: Any) -> list[int]:
-        return [row.number for row in registry.audit.show(ADMIN, Search(**given))]
+        return [row.number for row in registry.audit.show(EMPTY, Search(**given))]
 
     assert found(since=3, until=6) == [5, 4, 3]
     assert found(user="a") == [12, 10, 8, 6, 4, 2]
@@ -150,7 +179,7 @@ def test_the_store_refuses_changes(registry: Registry, settings: Settings, state
     store = Store(settings.store_url)
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.transaction() as tx:
         tx.execute(sa.text(statement))
-    assert walk(registry.audit, ADMIN, None, False).is_whole
+    assert walk(registry.audit, EMPTY, None, False).is_whole
 
 
 FORGED = {
@@ -169,13 +198,13 @@ FORGED = {
 @pytest.mark.parametrize("how", FORGED)
 def test_who_takes_the_triggers_away_is_found(registry: Registry, settings: Settings, how: str) -> None:
     registry.audit.append([entry(number) for number in range(1, 2501)])
-    assert walk(registry.audit, ADMIN, None, False).anchor.count == 2500
+    assert walk(registry.audit, EMPTY, None, False).anchor.count == 2500
     statement, broken = FORGED[how]
     with Store(settings.store_url).transaction() as tx:
         for verb in ("update", "delete"):
             tx.execute(sa.text(f"DROP TRIGGER audit_no_{verb}"))
         tx.execute(sa.text(statement))
-    verdict = walk(registry.audit, ADMIN, None, False)
+    verdict = walk(registry.audit, EMPTY, None, False)
     assert (verdict.is_whole, verdict.broken) == (broken is None, broken)
     if broken is None:  # behind the end that is kept: the next entry meets it
         with pytest.raises(sa.exc.IntegrityError):
@@ -190,20 +219,41 @@ def test_the_actor_is_told_with_a_call_what_the_audit_is_told(
     remote = SimpleNamespace(call=SimpleNamespace(remote=actor.call))
     monkeypatch.setattr("luthier.platform.registry.actor._actor", lambda: remote)
     monkeypatch.setattr("luthier.platform.registry.actor.ray.get", lambda answer, timeout: answer)
-    token = asked.set(lambda: entry(1, user=ADMIN.user))
+    token = asked.set(lambda: entry(1, account=ADMIN.account, user=ADMIN.user))
     RegistryClient().roles.create(ADMIN, "R")
     asked.reset(token)
     RegistryClient().roles.create(ADMIN, "S")
-    assert [row.id for row in registry.audit.show(ADMIN, Search())] == ["req_1"]
+    assert [row.id for row in registry.audit.show(ADMIN, Search(action="drop_model"))] == ["req_1"]
 
 
 def test_what_is_refused_leaves_neither_a_change_nor_a_row(registry: Registry) -> None:
-    token = asked.set(lambda: entry(1, user="ann"))
+    token = asked.set(lambda: entry(1, account="main"))
     with pytest.raises(NotAllowed):
         registry.roles.create(Caller(account="main", user="ann", role="ANALYST"), "R")
     registry.roles.create(ADMIN, "S")
     asked.reset(token)
-    assert registry.audit.show(ADMIN, Search()) == [], "nor is what another one changes in between taken for it"
+    assert registry.audit.show(ADMIN, Search(action="drop_model")) == [], (
+        "nor is what another one changes in between taken for it"
+    )
+
+
+def test_the_first_key_is_in_it_once(registry: Registry) -> None:
+    add_admin(registry)
+    (row,) = registry.audit.show(ADMIN, Search())
+    assert (row.user, row.action, row.object_kind) == ("admin", "create_key", "key")
+    assert [key.id for key in registry.keys.show(ADMIN)] == [row.object_name]
+
+
+def test_each_verb_that_writes_tells_the_audit() -> None:
+    """By its source: whoever asks for a change opens `guard.change`, and what the platform does by itself is listed."""
+    found = set()
+    for file in Path(registry_package.__file__).parent.glob("*.py"):
+        for part in (node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)):
+            for verb in (node for node in part.body if isinstance(node, ast.FunctionDef)):
+                for call in (node for node in ast.walk(verb) if isinstance(node, ast.Call)):
+                    if isinstance(call.func, ast.Attribute) and call.func.attr == "transaction":
+                        found.add(f"{part.name}.{verb.name}")
+    assert found == UNASKED
 
 
 def test_there_is_no_verb_that_changes_a_row() -> None:

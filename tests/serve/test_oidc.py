@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from luthier.errors import NotAuthenticated, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.keys import Session
+from luthier.platform.registry.audit import Search
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.deps import KeyCheck
@@ -258,6 +259,9 @@ def test_keys_at_an_address_of_their_own(registry: Registry, home: Path, provide
 def test_new_users(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
     oidc = oidc_of(registry, home, provider, clock, oidc_create_users=True)
     assert oidc.session(provider.token(sub="bob")).caller == Caller(account=ADMIN.account, user="bob", role="PUBLIC")
+    oidc.session(provider.token(sub="bob"))
+    (row,) = registry.audit.show(ADMIN, Search(user="bob"))
+    assert (row.action, row.object_kind, row.object_name, row.source) == ("create_user", "user", "bob", provider.issuer)
 
 
 @pytest.mark.parametrize("told", ["boss", ["nobody", "boss"], ["ACCOUNTADMIN"], None, 7, [7], "unheard-of"])

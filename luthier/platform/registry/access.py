@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
+from luthier.platform.audit import Entry
 from luthier.platform.jobs import now_ms
 from luthier.platform.registry.accounts import AccountKey, key_row, open_account
 from luthier.platform.registry.guard import Guard
@@ -20,7 +21,13 @@ class Access:
         admin = Caller(account=account, user=ADMIN_USER, role=ADMIN_ROLE)
         with self._store.transaction() as tx:
             open_account(self._store, tx, account, self._home, now_ms())
-            self._store.insert_missing(tx, "keys", [key_row(admin, AccountKey(hash=key_hash, prefix=prefix), now_ms())])
+            row = key_row(admin, AccountKey(hash=key_hash, prefix=prefix), now_ms())
+            if self._store.insert_missing(tx, "keys", [row]):
+                what = {"action": "create_key", "object_kind": "key", "object_name": row["id"]}
+                entry = Entry(
+                    id=f"up_{row['id']}", time=now_ms(), **admin.identity, **what, is_allowed=True, status=200
+                )
+                self._guard.tell(tx, entry)
 
     def roles_of(self, tx: sa.Connection, account: str, user: str) -> frozenset[str]:
         """All that a user may take: those granted to him, what is granted to these, and PUBLIC."""

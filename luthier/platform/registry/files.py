@@ -24,7 +24,8 @@ class Files:
 
     def create(self, file: StoredFile) -> StoredFile:
         """Records a file whose bytes are in place. The same id again changes nothing."""
-        with self._guard.change(Caller(account=file.account, user=file.owner, role=file.role)) as tx:
+        owner = Caller(account=file.account, user=file.owner, role=file.role)
+        with self._guard.change(owner, ("file", file.id)) as tx:
             self.create_in(tx, file)
         return file
 

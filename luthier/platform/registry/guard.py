@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, Caller
-from luthier.platform.audit import asked
+from luthier.platform.audit import Entry, asked
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.audit_rows import AuditRows
@@ -34,13 +34,21 @@ class Guard:
         self._roles, self._role_grants, self._grants = map(store.table, ("roles", "role_grants", "grants"))
 
     @contextmanager
-    def change(self, caller: Caller) -> Iterator[sa.Connection]:
-        """A write transaction of somebody's. What he asked for is in the audit with what it changed, or neither is."""
+    def change(self, caller: Caller, made: tuple[str, str] | None = None) -> Iterator[sa.Connection]:
+        """A write transaction of somebody's. What he asked for is in the audit with what it changed, or neither is.
+
+        `made` is the kind and name of a new object, which who asked did not know.
+        """
         with self._store.transaction() as tx:
             yield tx
             entry = asked.get()()
             if entry is not None and (entry.account, entry.user) == (caller.account, caller.user):
-                self._audit.add(tx, [entry])
+                told = {"object_kind": made[0], "object_name": made[1]} if made else {}
+                self.tell(tx, entry.model_copy(update=told))
+
+    def tell(self, tx: sa.Connection, entry: Entry) -> None:
+        """The audit, of a change that no request of the caller's own asks for."""
+        self._audit.add(tx, [entry])
 
     def check(
         self,

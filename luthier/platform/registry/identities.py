@@ -1,8 +1,11 @@
 """What the verbs on keys ask of users and their roles."""
 
+import uuid
+
 import sqlalchemy as sa
 
 from luthier.errors import NotFound
+from luthier.platform.audit import MAX_TEXT, Entry
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import PUBLIC
@@ -11,8 +14,16 @@ from luthier.platform.store import Store
 
 class Identities:
     def __init__(self, store: Store, guard: Guard, access: Access) -> None:
-        self._users, self._guard = store.table("users"), guard
+        self._store, self._users, self._guard = store, store.table("users"), guard
         self.roles_of = access.roles_of
+
+    def create(self, tx: sa.Connection, account: str, user: str, issuer: str, now: int) -> None:
+        """A user whom an identity provider knows, unless he is there."""
+        if self._store.insert_missing(tx, "users", [{"account": account, "name": user, "created_on": now}]):
+            who = {"account": account, "user": user, "role": PUBLIC, "source": issuer[:MAX_TEXT]}
+            what = {"action": "create_user", "object_kind": "user", "object_name": user[:MAX_TEXT]}
+            entry = Entry(id=f"user_{uuid.uuid4().hex}", time=now, **who, **what, is_allowed=True, status=200)
+            self._guard.tell(tx, entry)
 
     def check_user(self, tx: sa.Connection, account: str, user: str) -> None:
         columns = self._users.c

@@ -113,9 +113,9 @@ class Jobs:
             raise
 
     def _submit(self, job: Job, idempotency_key: str | None) -> Job:
-        with self._guard.change(_owner(job)) as tx:
-            if first := self._first_answer(tx, job, idempotency_key):
-                return first
+        if first := self.precheck(job, idempotency_key):
+            return first
+        with self._guard.change(_owner(job), ("job", job.id)) as tx:
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
             row["model_name"] = _model_name(job).dotted
             self._billing.hold(tx, job)

@@ -41,12 +41,14 @@ class Keys:
             raise _ended(session.caller, _expired(row), row["expires_on"])
         return session.model_copy(update={"caller": self._as(session.caller, role)})
 
-    def session_of(self, account: str, user: str, roles: list[str], create: bool = False) -> Session:
-        """What another proof of who he is opens: the first of the roles that he has, else his default one."""
+    def session_of(self, account: str, user: str, roles: list[str], issuer: str | None = None) -> Session:
+        """What another proof of who he is opens: the first of the roles that he has, else his default one.
+
+        Without an `issuer` no user is made of it.
+        """
         with self._store.transaction() as tx:
-            if create:
-                made = {"account": account, "name": user, "created_on": self._clock()}
-                self._store.insert_missing(tx, "users", [made])
+            if issuer is not None:
+                self._identities.create(tx, account, user, issuer, self._clock())
             try:
                 self._identities.check_user(tx, account, user)
             except NotFound as error:

@@ -87,12 +87,12 @@ class ReplicaRows:
             self._check_base_models(tx, source, bases)
             self._find(tx, source)
 
-    def write(self, source: Source, paths: dict[str, str], now: int) -> tuple[list[int], list[int]]:
+    def write(self, caller: Caller, source: Source, paths: dict[str, str], now: int) -> tuple[list[int], list[int]]:
         """The numbers of the versions that are new there, and of those that are there no more. All or nothing.
 
         `paths` are the folders of the versions there, by content hash.
         """
-        with self._store.transaction() as tx:
+        with self._rows.guard.change(caller) as tx:
             model = self._find(tx, source) or self._insert(tx, source)
             there = {_identity(each): each for each in self._rows.versions_of(tx, model)}
             wanted = {_identity(each): each for each in source.versions}

@@ -84,7 +84,7 @@ def create_job(
     request.state.object = ("job of model", body.model)
     if dry_run:
         return JSONResponse(services.finetune.dry_run(caller, body).model_dump(mode="json"))
-    return _described(services, caller, [services.finetune.create(caller, body, key)])[0]
+    return _accepted(request, services, caller, services.finetune.create(caller, body, key))
 
 
 @v1.post("/jobs/retune", status_code=201, response_model=None)
@@ -103,7 +103,7 @@ def retune_model(
     request.state.object = ("job of model", body.model)
     if dry_run:
         return JSONResponse(services.finetune.dry_retune(caller, body).model_dump(mode="json"))
-    return _described(services, caller, [services.finetune.retune(caller, body, key)])[0]
+    return _accepted(request, services, caller, services.finetune.retune(caller, body, key))
 
 
 @v1.get("/jobs")
@@ -221,7 +221,7 @@ async def sql(request: Request, body: RunSql, session: SessionOf, services: Serv
 
     JSON has no NaN and no infinity: they are the texts "NaN", "Infinity" and "-Infinity".
     """
-    table = await run_sql(services, session, body.statement, request.scope["state"])
+    table = await run_sql(services, session, body.statement, request.scope)
     if ARROW_STREAM in request.headers.get("accept", ""):
         return Response(_to_arrow(table), media_type=ARROW_STREAM)
     import json
@@ -299,6 +299,11 @@ v1.include_router(native_limits.routes)
 v1.include_router(native_webhooks.routes)
 router.include_router(native_follow.scrape)
 router.include_router(v1)
+
+
+def _accepted(request: Request, services: Services, caller: Caller, job: Job) -> dict[str, Any]:
+    request.state.object = ("job", job.id)
+    return _described(services, caller, [job])[0]
 
 
 def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from luthier.errors import InvalidInput
@@ -58,6 +58,10 @@ class GrantedBody(Frozen):
     """Of the object; with a scope of ALL or FUTURE, of the schema."""
     scope: Scope = Scope.ONE
 
+    def __str__(self) -> str:
+        which = self.kind.value if self.scope is Scope.ONE else f"{self.scope} {self.kind}S IN SCHEMA"
+        return f"{', '.join(self.privileges)} ON {which} {self.name}".strip()
+
 
 class GrantBody(GrantedBody):
     role: str
@@ -81,8 +85,9 @@ class Value(Frozen):
 
 
 @routes.post("/accounts", status_code=201)
-def create_account(body: NewAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def create_account(request: Request, body: NewAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """A new account, by who runs the platform. The key of its admin is shown this once."""
+    request.state.object = ("account", body.name)
     key = new_key()
     kept = AccountKey(hash=hash_key(key), prefix=key[: len(KEY_PREFIX) + 4])
     account = services.registry.accounts.create(caller, body.name, kept)
@@ -107,7 +112,8 @@ def set_parameter(parameter: str, body: Value, caller: CallerOf, services: Servi
 
 
 @routes.post("/users", status_code=201)
-def create_user(body: NewUser, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def create_user(request: Request, body: NewUser, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    request.state.object = ("user", user_key(body.name))
     name, role = user_key(body.name), role_key(body.default_role) if body.default_role else None
     services.registry.users.create(caller, name, role, body.comment)
     return next(each.model_dump() for each in services.registry.users.show(caller) if each.name == name)
@@ -127,7 +133,8 @@ def drop_user(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, st
 
 
 @routes.post("/roles", status_code=201)
-def create_role(body: NewRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def create_role(request: Request, body: NewRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    request.state.object = ("role", role_key(body.name))
     name = role_key(body.name)
     services.registry.roles.create(caller, name, body.comment)
     return next(each.model_dump() for each in services.registry.roles.show(caller) if each.name == name)
@@ -147,15 +154,17 @@ def drop_role(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, st
 
 
 @routes.post(f"/roles/{NAME}/grant")
-def grant_role(name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def grant_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """GRANT ROLE ... TO USER | ROLE."""
+    request.state.object = ("role", f"{role_key(name)} TO {body.kind} {body.name}")
     to = _member(services, body)
     services.registry.roles.grant(caller, role_key(name), to)
     return {"role": role_key(name), "granted_to": to.kind.value, "grantee_name": to.name}
 
 
 @routes.post(f"/roles/{NAME}/revoke")
-def revoke_role(name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def revoke_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    request.state.object = ("role", f"{role_key(name)} FROM {body.kind} {body.name}")
     of = _member(services, body)
     services.registry.roles.revoke(caller, role_key(name), of)
     return {"role": role_key(name), "revoked_from": of.kind.value, "grantee_name": of.name}
@@ -177,14 +186,16 @@ def show_grants(caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, 
 
 
 @routes.post("/grants")
-def grant(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+def grant(request: Request, body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
     """GRANT <privileges> ON ... TO ROLE; on how many objects it is now."""
+    request.state.object = ("grant", f"{body} TO ROLE {body.role}")
     return {"objects": services.registry.grants.grant(caller, granted_in(services, body), role_key(body.role))}
 
 
 @routes.post("/grants/revoke")
-def revoke(body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+def revoke(request: Request, body: GrantBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
     """REVOKE <privileges> ON ... FROM ROLE."""
+    request.state.object = ("grant", f"{body} FROM ROLE {body.role}")
     return {"objects": services.registry.grants.revoke(caller, granted_in(services, body), role_key(body.role))}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from pydantic import AfterValidator, Field, field_validator
 
 from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp
@@ -49,15 +49,17 @@ def show_topups(caller: CallerOf, services: ServicesOf, account: str | None = No
 
 
 @routes.post("/credits/topups", status_code=201)
-def top_up(body: NewTopUp, key: TopUpKey, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def top_up(request: Request, body: NewTopUp, key: TopUpKey, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Adds to a balance, once for each Idempotency-Key. The first top-up limits the account to its balance."""
+    request.state.object = ("account", body.account or caller.account)
     account = body.account or caller.account
     return _topup_told(services.registry.credits.top_up(caller, account, to_ucr(body.credits), key, body.note))
 
 
 @routes.put("/credits/limit")
-def limit(body: OfAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def limit(request: Request, body: OfAccount, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The account spends no more than its balance from now on, be that nothing."""
+    request.state.object = ("account", body.account or caller.account)
     return balance_told(services.registry.credits.limit(caller, body.account or caller.account))
 
 
@@ -73,8 +75,9 @@ class AlertBody(Frozen):
 
 
 @routes.put("/credits/alert")
-def set_alert(body: AlertBody, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def set_alert(request: Request, body: AlertBody, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Less than this left of the balance is told to the account's webhooks, once for each top-up."""
+    request.state.object = ("account", caller.account)
     level = None if body.credits is None else to_ucr(body.credits)
     return balance_told(services.registry.credits.alert(caller, level))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from luthier.platform.access import Caller
@@ -26,8 +26,9 @@ class NewPlace(Frozen):
 
 
 @routes.post("/databases", status_code=201)
-def create_database(body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def create_database(request: Request, body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """It begins with a schema PUBLIC."""
+    request.state.object = ("database", fold(body.name.strip()))
     return _create(services, caller, ObjectKind.DATABASE, body)
 
 
@@ -43,7 +44,8 @@ def drop_database(name: str, caller: CallerOf, services: ServicesOf, cascade: bo
 
 
 @routes.post("/schemas", status_code=201)
-def create_schema(body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def create_schema(request: Request, body: NewPlace, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    request.state.object = ("schema", body.name)
     return _create(services, caller, ObjectKind.SCHEMA, body)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from luthier.platform.access import Caller
 from luthier.platform.rates import RateLimit
@@ -20,8 +20,9 @@ def list_limits(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 
 
 @routes.put("")
-def set_limit(body: RateLimit, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def set_limit(request: Request, body: RateLimit, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """What a key, a model, or a key on a model may have in a minute, in the place of what it was."""
+    request.state.object = ("limit", " ".join(filter(None, (body.key, body.model))))
     if body.model:
         _check_model(services, caller, body.model)
     named = body.model_copy(update={"model": _name(services, body.model)})
@@ -30,9 +31,10 @@ def set_limit(body: RateLimit, caller: CallerOf, services: ServicesOf) -> dict[s
 
 @routes.delete("")
 def unset_limit(
-    caller: CallerOf, services: ServicesOf, key: str | None = None, model: str | None = None
+    request: Request, caller: CallerOf, services: ServicesOf, key: str | None = None, model: str | None = None
 ) -> dict[str, Any]:
     """The limit that was set for this key, this model, or this key on this model."""
+    request.state.object = ("limit", " ".join(filter(None, (key, model))))
     return services.registry.rates.unset(caller, key or None, _name(services, model)).model_dump()
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import Field
 
 from luthier.platform.frozen import Frozen
@@ -33,8 +33,9 @@ class FromShare(Frozen):
 
 
 @routes.post("/shares", status_code=201)
-def create_share(body: NewShare, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def create_share(request: Request, body: NewShare, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """It gives nothing yet, and to nobody."""
+    request.state.object = ("share", role_key(body.name))
     name = role_key(body.name)
     services.registry.shares.create(caller, name, body.comment)
     return {"name": name}
@@ -67,14 +68,20 @@ def list_share_grants(name: str, caller: CallerOf, services: ServicesOf) -> Rows
 
 
 @routes.post(f"/shares/{NAME}/grant")
-def grant_to_share(name: str, body: GrantedBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+def grant_to_share(
+    request: Request, name: str, body: GrantedBody, caller: CallerOf, services: ServicesOf
+) -> dict[str, int]:
     """GRANT USAGE ON ... TO SHARE; on how many objects it is now."""
+    request.state.object = ("grant", f"{body} TO SHARE {role_key(name)}")
     return {"objects": services.registry.shares.grant(caller, granted_in(services, body), role_key(name))}
 
 
 @routes.post(f"/shares/{NAME}/revoke")
-def revoke_from_share(name: str, body: GrantedBody, caller: CallerOf, services: ServicesOf) -> dict[str, int]:
+def revoke_from_share(
+    request: Request, name: str, body: GrantedBody, caller: CallerOf, services: ServicesOf
+) -> dict[str, int]:
     """REVOKE USAGE ON ... FROM SHARE; of a database with all that is in it."""
+    request.state.object = ("grant", f"{body} FROM SHARE {role_key(name)}")
     return {"objects": services.registry.shares.revoke(caller, granted_in(services, body), role_key(name))}
 
 
@@ -85,14 +92,20 @@ def list_share_accounts(name: str, caller: CallerOf, services: ServicesOf) -> Ro
 
 
 @routes.post(f"/shares/{NAME}/accounts")
-def add_share_accounts(name: str, body: Accounts, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def add_share_accounts(
+    request: Request, name: str, body: Accounts, caller: CallerOf, services: ServicesOf
+) -> dict[str, Any]:
     """All that it is open to then."""
+    request.state.object = ("share", f"{role_key(name)} TO {', '.join(body.accounts)}")
     return {"to": services.registry.shares.add_accounts(caller, role_key(name), body.accounts)}
 
 
 @routes.put(f"/shares/{NAME}/accounts")
-def set_share_accounts(name: str, body: Accounts, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def set_share_accounts(
+    request: Request, name: str, body: Accounts, caller: CallerOf, services: ServicesOf
+) -> dict[str, Any]:
     """These, and no others."""
+    request.state.object = ("share", f"{role_key(name)} TO {', '.join(body.accounts)}")
     return {"to": services.registry.shares.set_accounts(caller, role_key(name), body.accounts)}
 
 

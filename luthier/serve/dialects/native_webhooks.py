@@ -4,7 +4,7 @@ import uuid
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from luthier.platform.addresses import Addresses
@@ -27,12 +27,14 @@ def list_webhooks(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 
 
 @routes.post("", status_code=201)
-def add_webhook(body: NewWebhook, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def add_webhook(request: Request, body: NewWebhook, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """With its `secret`, which is shown this once: what is sent is signed with it (Standard Webhooks)."""
+    webhook_id = new_webhook_id()
+    request.state.object = ("webhook", webhook_id)
     services.registry.webhooks.show(caller)  # who may add none is told nothing of what its name resolves to
     with suppress(OSError):  # a name that does not resolve now may later
         Addresses(services.settings.webhook_networks).check(body.url)
-    webhook, secret = services.registry.webhooks.add(caller, new_webhook_id(), body.url, body.types)
+    webhook, secret = services.registry.webhooks.add(caller, webhook_id, body.url, body.types)
     return {**webhook.model_dump(mode="json"), "secret": secret}
 
 

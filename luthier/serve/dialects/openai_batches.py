@@ -56,6 +56,7 @@ async def create_batch(
         created_on=now,
         expires_on=now + WINDOW_MS,
     )
+    request.state.object = ("batch", batch.id)
     accepted = await asyncio.to_thread(services.registry.batches.submit, batch)
     batching: Batching = request.app.state.batching
     batching.wake()

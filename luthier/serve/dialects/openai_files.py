@@ -28,7 +28,9 @@ _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"
 @router.post("", openapi_extra=_BODY)
 async def upload_file(request: Request, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """A multipart form: `file` (.jsonl), `purpose` (batch or fine-tune), and when it expires."""
-    return file_object(await create_file(services, caller, request))
+    file = await create_file(services, caller, request)
+    request.state.object = ("file", file.id)
+    return file_object(file)
 
 
 @router.get("")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
 
 import pyarrow as pa
+from starlette.types import Scope
 
 from luthier.platform.finetune import open_engine
 from luthier.platform.keys import Endpoint, Session, statement_needs
@@ -41,14 +41,14 @@ STATEMENTS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
 PLACES = Admission(MAX_RUNNING, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
 
 
-async def run_sql(services: Services, session: Session, statement: str, state: dict[str, Any]) -> pa.Table:
-    """Runs one statement in a thread; completions inside it run on this loop. `state` is the request's.
+async def run_sql(services: Services, session: Session, statement: str, scope: Scope) -> pa.Table:
+    """Runs one statement in a thread; completions inside it run on this loop. `scope` is the request's.
 
     Overloaded when there is no place for one more.
     """
-    ids = (f"{state['id']}-{count}" for count in itertools.count())
+    ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
     loop, context = asyncio.get_running_loop(), copy_context()
-    running = Statement(services, session, ids, loop, state, context)
+    running = Statement(services, session, ids, loop, scope, context)
     with PLACES.place(session.caller.account, 1):
         return await loop.run_in_executor(STATEMENTS, context.copy().run, _run, statement, running)
 

@@ -12,7 +12,8 @@ from luthier.serve.dialects.sql_functions.rows import Call, Statement
 
 Cells = list[str | None]
 """Here an object is JSON text, as options may be anyway."""
-CHANGING = ("CREATE", "CANCEL")
+CHANGING = {"CREATE": ("create_job", "job of model"), "CANCEL": ("cancel_job", "job")}
+"""As the audit calls it, and what it is done to."""
 NUM_ARGUMENTS = {"CREATE": (4, 6), "SHOW": (1, 1), "DESCRIBE": (2, 2), "CANCEL": (2, 2)}
 
 
@@ -42,7 +43,7 @@ def finetune_of(finetune: Finetune, statement: Statement) -> Call:
 def _let_in(statement: Statement, verb: str, row: Cells) -> None:
     changes = verb in CHANGING
     if changes:
-        statement.tell_change("finetune", f"{verb} {row[1] or ''}")
+        statement.tell_row(*CHANGING[verb], row[1] or "")
     statement.session.check(Endpoint.FINETUNING, changes)
     if changes:
         statement.session.check_unbounded(f"FINETUNE('{verb}')")

@@ -1,6 +1,7 @@
 """How functions run over the rows of a statement: JSON in, one value out, completions many at a time."""
 
 import asyncio
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from starlette.types import Scope
 
 from luthier.errors import BaseModelRetired, LuthierError, NotAllowed
 from luthier.platform.access import Caller
+from luthier.platform.audit import asked
 from luthier.platform.keys import Endpoint, Session
 from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.serve.auditing import entry_of_row
 from luthier.serve.services import Ask, Services
 
 Row = list[Any]
@@ -40,10 +44,11 @@ class Statement:
     ids: Iterator[str]
     loop: asyncio.AbstractEventLoop
     """Completions run on it; the statement itself waits in a thread."""
-    state: dict[str, Any]
+    scope: Scope
     """The request's, for the audit."""
     context: Context
     """The request's: DuckDB may call functions in threads of its own."""
+    changes: Iterator[int] = field(default_factory=itertools.count)
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_MESSAGES))
 
     @property
@@ -52,7 +57,13 @@ class Statement:
 
     def tell_change(self, kind: str, name: str) -> None:
         """It is about to change something."""
-        self.state.update(changes=True, object=(kind, name))
+        self.scope["state"].update(changes=True, object=(kind, name))
+
+    def tell_row(self, action: str, kind: str, name: str) -> None:
+        """A row is about to change something: the audit has it by itself. To be called in a context of the row's."""
+        self.scope["state"].update(changes=True, has_told=True, action=action, object=(kind, name))
+        entry = entry_of_row(self.scope, next(self.changes), action, kind, name)
+        asked.set(lambda: entry)
 
     @cached_property
     def num_together(self) -> int:
