@@ -6,12 +6,13 @@ Line numbers begin at 1 and are those of the file.
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from luthier.errors import Conflict
 from luthier.platform.files import StoredFile
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
+from luthier.platform.securables import ObjectKind
 
 KEYS = uuid.UUID("3b7c4a52-6f0e-4d0b-9a55-0c4f1d1d2f6e")
 """Ids of keys are made in this namespace."""
@@ -73,6 +74,7 @@ class Counts(Frozen):
 class Batch(Frozen):
     """A batch as the registry keeps it. Times are epoch milliseconds."""
 
+    kind: ClassVar[ObjectKind] = ObjectKind.BATCH
     id: str
     account: str
     owner: str

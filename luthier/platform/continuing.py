@@ -52,7 +52,7 @@ def check_fits(start: StartingPoint, options: FinetuneOptions, base: BaseModel, 
 
 
 def _of_job(caller: Caller, job_id: str, storage: Storage, jobs: Jobs) -> StartingPoint:
-    job = jobs.get(caller, job_id)
+    job = jobs.get(caller, job_id, Action.CONTINUE_JOB)
     if not job.status.is_final:
         raise Conflict(f"Job {job_id} still runs: cancel it, or wait for its end, before you continue from it.")
     checkpoints = RunFiles(storage.runs / job_id).checkpoints()

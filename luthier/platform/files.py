@@ -2,8 +2,10 @@
 
 import uuid
 from enum import StrEnum
+from typing import ClassVar
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.securables import ObjectKind
 
 DAY_SECONDS = 86_400
 BATCH_SECONDS = 30 * DAY_SECONDS
@@ -26,6 +28,7 @@ UPLOADED = (Purpose.BATCH, Purpose.FINE_TUNE)
 class StoredFile(Frozen):
     """A file that never changes. Times are epoch milliseconds."""
 
+    kind: ClassVar[ObjectKind] = ObjectKind.FILE
     id: str
     account: str
     owner: str

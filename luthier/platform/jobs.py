@@ -3,11 +3,12 @@
 import time
 import uuid
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from luthier.errors import Conflict
 from luthier.platform.frozen import Frozen
 from luthier.platform.options import FinetuneOptions, Method
+from luthier.platform.securables import ObjectKind
 from luthier.platform.tasks import TaskType
 
 
@@ -65,6 +66,7 @@ class Progress(Frozen):
 class Job(Frozen):
     """A job as the registry keeps it. Times are epoch milliseconds."""
 
+    kind: ClassVar[ObjectKind] = ObjectKind.JOB
     id: str
     account: str
     owner: str

@@ -18,6 +18,7 @@ from luthier.platform.securables import (
     CORTEX_USER,
     GIVEN_BY,
     IN_SCHEMA,
+    MADE,
     OWNED,
     PLACES,
     PLATFORM,
@@ -34,6 +35,14 @@ class Action(StrEnum):
     CREATE_TABLE = "create a table there"
     DROP_TABLE = "drop or replace the table"
     FINETUNE = "fine-tune a model there"
+    CALL_FINETUNE = "call FINETUNE"
+    SEE_JOB = "see the job"
+    CANCEL_JOB = "cancel the job"
+    CONTINUE_JOB = "go on from the job"
+    SEE_BATCH = "see the batch"
+    CANCEL_BATCH = "cancel the batch"
+    READ_FILE = "read the file"
+    DELETE_FILE = "delete the file"
     CREATE_MODEL = "create a model there"
     SEE_MODEL = "see the model"
     INSPECT_MODEL = "look into the model"
@@ -56,7 +65,9 @@ class Action(StrEnum):
     ADMINISTER = "administer the account"
     READ_AUDIT = "read the audit"
     TAKE_ANY_ROLE = "take any role of the user's"
+    READ_USAGE = "see what was used"
     SEE_USAGE = "see what others used"
+    READ_HISTORY = "see what was changed"
     OPERATE = "do what concerns all accounts"
 
 
@@ -87,13 +98,22 @@ def _always(on: Securable) -> Callable[[Securable], Securable]:
 _OPEN = (Need(Privilege.USAGE, _database), Need(Privilege.USAGE, _schema))
 _CORTEX = Need(Privilege.USAGE, _always(CORTEX_USER))
 _AI = (_CORTEX._replace(or_on=(AI_FUNCTIONS_USER,)), Need(Privilege.USE_AI_FUNCTIONS, _always(ACCOUNT)))
+_TUNES = (_CORTEX, _AI[1])
 _OWNER = Need(Privilege.OWNERSHIP, _itself)
 
 NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.READ_TABLE: (*_OPEN, Need(Privilege.SELECT, _itself)),
     Action.CREATE_TABLE: (*_OPEN, Need(Privilege.CREATE_TABLE, _schema)),
     Action.DROP_TABLE: (*_OPEN, _OWNER),
-    Action.FINETUNE: (_CORTEX, _AI[1], Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
+    Action.FINETUNE: (*_TUNES, Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
+    Action.CALL_FINETUNE: _TUNES,
+    Action.SEE_JOB: (*_TUNES, _OWNER),
+    Action.CANCEL_JOB: (*_TUNES, _OWNER),
+    Action.CONTINUE_JOB: (*_TUNES, _OWNER),
+    Action.SEE_BATCH: (_OWNER,),
+    Action.CANCEL_BATCH: (_OWNER,),
+    Action.READ_FILE: (_OWNER,),
+    Action.DELETE_FILE: (_OWNER,),
     Action.CREATE_MODEL: (*_OPEN, Need(Privilege.CREATE_MODEL, _schema)),
     Action.SEE_MODEL: (*_OPEN, Need(Privilege.USAGE, _itself)),
     Action.INSPECT_MODEL: (*_OPEN, Need(Privilege.READ, _itself)),
@@ -116,10 +136,12 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.ADMINISTER: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
     Action.READ_AUDIT: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
     Action.TAKE_ANY_ROLE: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
+    Action.READ_USAGE: (_OWNER,),
+    Action.READ_HISTORY: (_OWNER,),
     Action.SEE_USAGE: (Need(Privilege.MONITOR_USAGE, _always(ACCOUNT)),),
     Action.OPERATE: (Need(Privilege.OWNERSHIP, _always(PLATFORM)),),
 }
-OR_ELSE = {Action.GRANT: Action.MANAGE_GRANTS}
+OR_ELSE = {Action.GRANT: Action.MANAGE_GRANTS, Action.READ_USAGE: Action.SEE_USAGE}
 """Who may do the one may do the other."""
 
 
@@ -149,7 +171,7 @@ class Rights:
 
     def sees(self, about: Securable) -> bool:
         """Whether it may be told to the caller that there is such an object."""
-        if self.is_admin or about.kind not in (*OWNED, *PLACES):
+        if self.is_admin or about.kind not in (*OWNED, *MADE, *PLACES):
             return True
         if about.kind is ObjectKind.ROLE and about.name in self.roles:
             return True
@@ -187,6 +209,8 @@ class Missing(NamedTuple):
                 return f"Only {ADMIN_ROLE} of the account that runs the platform may {action}."
             case ObjectKind.DATABASE_ROLE:
                 needed, cure = f"DATABASE ROLE {self.on.dotted}", f"GRANT DATABASE ROLE {self.on.dotted} {to}"
+            case kind if kind in MADE:
+                needed, cure = f"The role that made {self.on}", f"GRANT ROLE {quote_if_needed(self.on.owner)} {to}"
             case ObjectKind.ACCOUNT if self.privilege is Privilege.OWNERSHIP:
                 needed, cure = f"Role {ADMIN_ROLE}", f"GRANT ROLE {ADMIN_ROLE} {to}"
             case ObjectKind.BASE_MODEL:
@@ -207,3 +231,11 @@ def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
     if not lacks or (action in OR_ELSE and missing(OR_ELSE[action], rights, about) is None):
         return None
     return Missing(lacks[0].privilege, lacks[0].on(about), is_hidden=not rights.sees(about))
+
+
+def makers(action: Action, rights: Rights, kind: ObjectKind) -> frozenset[str] | None:
+    """The decision for a list of what roles made, as a condition in the store: by which roles one must be made for
+    `missing` to find nothing; None: by whichever."""
+    if missing(action, rights, Securable(kind)) is None:
+        return None
+    return frozenset(role for role in rights.roles if missing(action, rights, Securable(kind, owner=role)) is None)

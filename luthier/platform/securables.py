@@ -51,6 +51,13 @@ class ObjectKind(StrEnum):
     DATABASE_ROLE = "DATABASE ROLE"
     SHARE = "SHARE"
     BASE_MODEL = "BASE MODEL"
+    JOB = "JOB"
+    BATCH = "BATCH"
+    FILE = "FILE"
+    USAGE = "USAGE"
+    """What was used."""
+    HISTORY = "HISTORY"
+    """What was changed of a model that is not there any more."""
     PLATFORM = "PLATFORM"
     """What all accounts stand on."""
 
@@ -80,6 +87,8 @@ GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
 """Who may look into a model may ask it."""
 OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
+MADE = (ObjectKind.JOB, ObjectKind.BATCH, ObjectKind.FILE, ObjectKind.USAGE, ObjectKind.HISTORY)
+"""Nothing is granted on these: the role that made one owns it."""
 IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.MODEL)
 PLACES = (ObjectKind.DATABASE, ObjectKind.SCHEMA)
 

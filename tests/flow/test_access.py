@@ -71,10 +71,32 @@ def test_finetune_asks_for_each_right_by_its_name(
     assert {job["id"] for job in api.get("/luthier/v1/jobs").json()["jobs"]} > {made.json()["id"]}
     assert [job["id"] for job in ann.get("/luthier/v1/jobs").json()["jobs"]] == [made.json()["id"]]
     other = join("OTHER", "OTTO")
+    told = error_of(other.get("/luthier/v1/jobs"), 403, "not_authorized")
+    run_all(api, told.split("`")[1])
     assert other.get("/luthier/v1/jobs").json() == {"jobs": []}
     for job_id in (made.json()["id"], "ft_nothing"):
         told = error_of(other.get(f"/luthier/v1/jobs/{job_id}"), 404, "not_found")
         assert told.replace(job_id, "ID") == "No fine-tuning job 'ID'. `luthier finetune show` lists those there are."
+
+
+def test_a_job_is_out_of_reach_for_who_may_not_fine_tune(api: TestClient, faq: str, join: Join) -> None:  # noqa: F811
+    ann = join("ANALYST")
+    run_all(
+        api,
+        *OPEN,
+        "GRANT CREATE MODEL ON SCHEMA public TO ROLE analyst",
+        f"GRANT SELECT ON TABLE {faq} TO ROLE analyst",
+    )
+    job = create(ann, model="anns").json()["id"]
+    run_all(api, "REVOKE USE AI FUNCTIONS ON ACCOUNT FROM ROLE PUBLIC")
+    start = create(ann, model="next", options={"continue_from": job})
+    for refused in (start, ann.get(f"/luthier/v1/jobs/{job}/events"), ann.post(f"/luthier/v1/jobs/{job}/cancel")):
+        assert "USE AI FUNCTIONS ON ACCOUNT is needed to" in error_of(refused, 403, "not_authorized")
+    for given in ("'SHOW'", f"'DESCRIBE', '{job}'", f"'CANCEL', '{job}'"):
+        told = sql_error(ann, f"SELECT SNOWFLAKE.CORTEX.FINETUNE({given})", 403, "not_authorized")
+        assert "USE AI FUNCTIONS ON ACCOUNT is needed to" in told
+    run_all(api, told.split("`")[1])
+    assert rows(ann, f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CANCEL', '{job}')")
 
 
 def test_tables_are_read_by_who_may(api: TestClient, join: Join) -> None:  # noqa: F811

@@ -4,7 +4,7 @@ import pytest
 
 from luthier.errors import InvalidInput
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER
-from luthier.platform.privileges import NEEDS, Action, Rights, missing
+from luthier.platform.privileges import NEEDS, Action, Rights, makers, missing
 from luthier.platform.securables import (
     ACCOUNT,
     AI_FUNCTIONS_USER,
@@ -23,6 +23,8 @@ from luthier.platform.securables import (
 MODEL = Securable(ObjectKind.MODEL, "D", "S", "M", owner="OWNER")
 TABLE = Securable(ObjectKind.TABLE, "D", "S", "T", owner="OWNER")
 BASE = Securable(ObjectKind.BASE_MODEL, name="tiny")
+JOB = Securable(ObjectKind.JOB, name="ft_1", owner="OWNER")
+USED = Securable(ObjectKind.USAGE, owner="OWNER")
 DATABASE, SCHEMA = MODEL.in_database, MODEL.in_schema
 OPEN = {DATABASE: {Privilege.USAGE}, SCHEMA: {Privilege.USAGE}}
 AI = {ACCOUNT: {Privilege.USE_AI_FUNCTIONS}}
@@ -36,9 +38,15 @@ ABOUT = {
     Action.CREATE_SCHEMA: SCHEMA,
     Action.COMPLETE_BASE: BASE,
     Action.OPERATE: PLATFORM,
+    **dict.fromkeys((Action.SEE_JOB, Action.CANCEL_JOB, Action.CONTINUE_JOB), JOB),
+    **dict.fromkeys((Action.SEE_BATCH, Action.CANCEL_BATCH), Securable(ObjectKind.BATCH, name="b", owner="OWNER")),
+    **dict.fromkeys((Action.READ_FILE, Action.DELETE_FILE), Securable(ObjectKind.FILE, name="f", owner="OWNER")),
+    Action.READ_USAGE: USED,
+    Action.READ_HISTORY: Securable(ObjectKind.HISTORY, owner="OWNER"),
     **dict.fromkeys(
         (
             Action.COUNT_TOKENS,
+            Action.CALL_FINETUNE,
             Action.CREATE_DATABASE,
             Action.CREATE_ROLE,
             Action.CREATE_USER,
@@ -133,6 +141,25 @@ def test_the_owning_role_owns() -> None:
     lacks = missing(Action.DROP_MODEL, rights(OPEN, "R"), MODEL)
     assert lacks is not None
     assert lacks.is_hidden
+
+
+def test_a_job_is_its_roles_who_may_fine_tune() -> None:
+    for action in (Action.SEE_JOB, Action.CANCEL_JOB, Action.CONTINUE_JOB):
+        assert missing(action, rights(CORTEX, "OWNER"), JOB) is None
+        others, without = missing(action, rights(CORTEX, "R"), JOB), missing(action, rights({}, "OWNER"), JOB)
+        assert others is not None
+        assert without is not None
+        assert (others.is_hidden, without.is_hidden, without.on) == (True, False, CORTEX_USER)
+
+
+def test_a_list_is_of_what_one_may_see_each_of() -> None:
+    both, monitor = rights(CORTEX, "OWNER", "R"), {ACCOUNT: {Privilege.MONITOR_USAGE}}
+    assert makers(Action.SEE_JOB, both, ObjectKind.JOB) == {"OWNER", "R"}
+    assert makers(Action.SEE_JOB, rights(AI, "OWNER"), ObjectKind.JOB) == set()
+    assert makers(Action.SEE_JOB, rights({}, ADMIN_ROLE), ObjectKind.JOB) is None
+    assert makers(Action.READ_USAGE, rights({}, "R"), ObjectKind.USAGE) == {"R"}
+    assert makers(Action.READ_USAGE, rights(monitor, "R"), ObjectKind.USAGE) is None
+    assert missing(Action.READ_USAGE, rights(monitor, "R"), USED) is None
 
 
 def test_what_is_seen_and_what_is_hidden() -> None:

@@ -12,10 +12,12 @@ from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.batches import ACTIVE, Batch, BatchStatus, Counts, Report, Step, check_move
 from luthier.platform.files import Purpose
+from luthier.platform.privileges import Action
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.paging import Page, page_rows
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 LEASE_MS = 10_000
@@ -46,18 +48,20 @@ class Batches:
 
     def show(self, caller: Caller, page: Page) -> list[Batch]:
         """One more than the page's limit if there are more."""
-        return [_to_batch(row) for row in page_rows(self._store, self._batches, caller, page)]
+        with self._store.reading() as tx:
+            his = self._guard.made(tx, caller, Action.SEE_BATCH, ObjectKind.BATCH, self._batches)
+        return [_to_batch(row) for row in page_rows(self._store, self._batches, his, page)]
 
-    def get(self, caller: Caller, batch_id: str) -> Batch:
+    def get(self, caller: Caller, batch_id: str, to: Action = Action.SEE_BATCH) -> Batch:
+        """A batch, for the caller `to` do something with it."""
         with self._store.reading() as tx:
             batch = self._find(tx, batch_id)
-            if not self._guard.sees(tx, caller, batch.account, batch.role):
-                raise _no_batch(batch_id)
+            self._guard.check_made(tx, caller, to, batch, lambda: _no_batch(batch_id))
         return batch
 
     def cancel(self, caller: Caller, batch_id: str) -> Batch:
         """No line is begun any more; those that are being answered are finished first. A finished batch is refused."""
-        self.get(caller, batch_id)
+        self.get(caller, batch_id, Action.CANCEL_BATCH)
         with self._guard.change(caller) as tx:
             batch = self._find(tx, batch_id)
             if batch.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):

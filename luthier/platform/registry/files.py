@@ -9,8 +9,10 @@ from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.batches import ACTIVE
 from luthier.platform.files import StoredFile
+from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import Page, page_rows
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 MAX_SWEPT = 100
@@ -36,24 +38,27 @@ class Files:
         with self._store.reading() as tx:
             return self.find(tx, caller, file_id)
 
-    def find(self, tx: sa.Connection, caller: Caller, file_id: str) -> StoredFile:
-        columns = self._files.c
-        own = self._guard.own(tx, caller, self._files)
-        query = sa.select(self._files).where(columns.id == file_id, own, self._is_there())
+    def find(self, tx: sa.Connection, caller: Caller, file_id: str, to: Action = Action.READ_FILE) -> StoredFile:
+        """A file, for the caller `to` do something with it."""
+        query = sa.select(self._files).where(self._files.c.id == file_id, self._is_there())
         row = tx.execute(query).mappings().first()
         if row is None:
-            raise NotFound(f"No file {file_id!r}. `luthier files list` shows those there are.")
-        return _to_file(dict(row))
+            raise _no_file(file_id)
+        file = _to_file(dict(row))
+        self._guard.check_made(tx, caller, to, file, lambda: _no_file(file_id))
+        return file
 
     def show(self, caller: Caller, page: Page, purpose: str | None = None) -> list[StoredFile]:
         """One more than the page's limit if there are more."""
         wanted = [self._is_there()] if purpose is None else [self._is_there(), self._files.c.purpose == purpose]
-        return [_to_file(row) for row in page_rows(self._store, self._files, caller, page, *wanted)]
+        with self._store.reading() as tx:
+            his = self._guard.made(tx, caller, Action.READ_FILE, ObjectKind.FILE, self._files)
+        return [_to_file(row) for row in page_rows(self._store, self._files, his, page, *wanted)]
 
     def delete(self, caller: Caller, file_id: str) -> StoredFile:
         """Forgets a file and gives back what it was; the input of a batch that is not done is refused."""
         with self._guard.change(caller) as tx:
-            file = self.find(tx, caller, file_id)
+            file = self.find(tx, caller, file_id, Action.DELETE_FILE)
             user = tx.execute(sa.select(self._batches.c.id).where(self._is_input(file_id)).limit(1)).scalar()
             if user is not None:
                 raise Conflict(f"File {file_id} is the input of batch {user}, which is not done. Cancel that first.")
@@ -77,6 +82,10 @@ class Files:
     def _is_input(self, file_id: Any) -> sa.ColumnElement[bool]:
         columns = self._batches.c
         return sa.and_(columns.input_file_id == file_id, columns.status.in_(ACTIVE))
+
+
+def _no_file(file_id: str) -> NotFound:
+    return NotFound(f"No file {file_id!r}. `luthier files list` shows those there are.")
 
 
 def _to_file(row: dict[str, Any]) -> StoredFile:

@@ -5,7 +5,7 @@ then, ACCOUNTADMIN none.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -13,9 +13,9 @@ from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.audit import Entry, asked
 from luthier.platform.names import QualifiedName
-from luthier.platform.privileges import Action, Rights, missing
+from luthier.platform.privileges import Action, Rights, makers, missing
 from luthier.platform.registry.audit_rows import AuditRows
-from luthier.platform.securables import ACCOUNT, IN_SCHEMA, PLACES, PUBLIC, ObjectKind, Privilege, Securable
+from luthier.platform.securables import ACCOUNT, IN_SCHEMA, MADE, PLACES, PUBLIC, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -25,6 +25,19 @@ MAX_NAMES = 1_000
 """Of so many objects at the most the grants are found by their names."""
 MAX_PARTS = 100
 """Of one statement."""
+
+
+class Made(Protocol):
+    """A job, a batch, a file."""
+
+    @property
+    def kind(self) -> ObjectKind: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def id(self) -> str: ...
 
 
 class Guard:
@@ -81,26 +94,35 @@ class Guard:
         rights = self._rights(tx, caller, [columns.kind.in_([*WIDE, *PLACES]), on_them])
         return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
 
-    def own(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> sa.ColumnElement[bool]:
-        """Of the caller's account, those rows of jobs, batches, files, usage that his roles made."""
-        roles, in_account = self.roles(tx, caller), table.c.account == caller.account
-        return in_account if ADMIN_ROLE in roles else sa.and_(in_account, table.c.role.in_(sorted(roles)))
+    def check_made(
+        self, tx: sa.Connection, caller: Caller, action: Action, about: Made, hidden: Callable[[], LuthierError]
+    ) -> None:
+        """The same for a job, a batch, a file: of another account's nothing is told."""
+        if about.account != caller.account:
+            raise hidden()
+        self.check(tx, caller, action, Securable(about.kind, name=about.id, owner=about.role), hidden)
 
-    def own_by_role(self, tx: sa.Connection, caller: Caller, table: sa.Table) -> list[sa.ColumnElement[bool]]:
-        """`own` in parts that have no row in common: an index by account and role has the order of each, not of all."""
-        roles, in_account = self.roles(tx, caller), table.c.account == caller.account
-        if ADMIN_ROLE in roles:
+    def made(
+        self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, table: sa.Table
+    ) -> sa.ColumnElement[bool]:
+        """Those rows of jobs, batches, files, usage that the caller may do this to."""
+        in_account, roles = table.c.account == caller.account, self._makers(tx, caller, action, kind)
+        return in_account if roles is None else sa.and_(in_account, table.c.role.in_(roles))
+
+    def made_by_role(
+        self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, table: sa.Table
+    ) -> list[sa.ColumnElement[bool]]:
+        """`made` in parts with no row in common: an index by account and role has the order of each, not of all."""
+        in_account, roles = table.c.account == caller.account, self._makers(tx, caller, action, kind)
+        if roles is None:
             return [in_account]
         if len(roles) > MAX_PARTS:
-            return [sa.and_(in_account, table.c.role.in_(sorted(roles)))]
-        return [sa.and_(in_account, table.c.role == role) for role in sorted(roles)]
+            return [sa.and_(in_account, table.c.role.in_(roles))]
+        return [sa.and_(in_account, table.c.role == role) for role in roles]
 
-    def sees(self, tx: sa.Connection, caller: Caller, account: str, role: str) -> bool:
-        """Whether what a role of an account made may be shown to the caller."""
-        if account != caller.account:
-            return False
-        roles = self.roles(tx, caller)
-        return role in roles or ADMIN_ROLE in roles
+    def _makers(self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind) -> list[str] | None:
+        roles = makers(action, self.rights(tx, caller, Securable(kind)), kind)
+        return None if roles is None else sorted(roles)
 
     def roles(self, tx: sa.Connection, caller: Caller) -> frozenset[str]:
         """The caller's, and all that are granted to them."""
@@ -127,7 +149,7 @@ class Guard:
         places = [about] if about.kind not in IN_SCHEMA else [about, about.in_schema, about.in_database]
         if about.kind is ObjectKind.SCHEMA:
             places.append(about.in_database)
-        wanted += [is_on(self._grants, place) for place in places if place.kind not in WIDE]
+        wanted += [is_on(self._grants, place) for place in places if place.kind not in (*WIDE, *MADE)]
         return self._rights(tx, caller, wanted)
 
     def model_rights(self, tx: sa.Connection, caller: Caller, listed: frozenset[str] | None) -> Rights:

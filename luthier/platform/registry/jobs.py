@@ -28,6 +28,7 @@ from luthier.platform.metering import Source, training_usage
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.options import Method
 from luthier.platform.prices import PriceList
+from luthier.platform.privileges import Action
 from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, positions
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
@@ -35,6 +36,7 @@ from luthier.platform.registry.limits import available
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.paging import firsts
 from luthier.platform.registry.waiting import JobQueue
+from luthier.platform.securables import ObjectKind
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 
@@ -141,17 +143,18 @@ class Jobs:
         columns, limit = self._jobs.c, min(limit, MAX_SHOWN)
         at = (columns.created_on, columns.id)
         with self._store.reading() as tx:
-            parts = self._guard.own_by_role(tx, caller, self._jobs)
+            self._guard.check(tx, caller, Action.CALL_FINETUNE)
+            parts = self._guard.made_by_role(tx, caller, Action.SEE_JOB, ObjectKind.JOB, self._jobs)
             if before is not None:
                 last = self.get(caller, before)
                 parts = [sa.and_(part, sa.tuple_(*at) < sa.tuple_(last.created_on, last.id)) for part in parts]
             return [_to_job(row) for row in firsts(tx, self._jobs, parts, [each.desc() for each in at], limit)]
 
-    def get(self, caller: Caller, job_id: str) -> Job:
+    def get(self, caller: Caller, job_id: str, to: Action = Action.SEE_JOB) -> Job:
+        """A job, for the caller `to` do something with it."""
         with self._store.reading() as tx:
             job = self._find(job_id, tx)
-            if not self._guard.sees(tx, caller, job.account, job.role):
-                raise _no_job(job_id)
+            self._guard.check_made(tx, caller, to, job, lambda: _no_job(job_id))
         return job
 
     def events(self, caller: Caller, job_id: str, after: int = 0) -> list[Event]:
@@ -167,18 +170,18 @@ class Jobs:
 
     def census(self, caller: Caller) -> JobCensus:
         """Counts of jobs, and running jobs, of the caller's roles."""
-        columns = self._counts.c
+        columns, seen = self._counts.c, (Action.SEE_JOB, ObjectKind.JOB)
         with self._store.reading() as tx:
             sums = sa.select(columns.status, sa.func.sum(columns.count)).group_by(columns.status)
-            counted = tx.execute(sums.where(self._guard.own(tx, caller, self._counts)))
+            counted = tx.execute(sums.where(self._guard.made(tx, caller, *seen, self._counts)))
             found = {status: int(count) for status, count in counted}
-            own = self._guard.own(tx, caller, self._jobs)
-        running = self._active(JobStatus.IN_PROGRESS, own)
+            his = self._guard.made(tx, caller, *seen, self._jobs)
+        running = self._active(JobStatus.IN_PROGRESS, his)
         return JobCensus(counts={status: found.get(status.value, 0) for status in JobStatus}, running=running)
 
     def cancel(self, caller: Caller, job_id: str) -> Job:
         """Ends a job and its processes. What it trained so far is billed; a finished job is refused."""
-        self.get(caller, job_id)
+        self.get(caller, job_id, Action.CANCEL_JOB)
         with self._guard.change(caller) as tx:
             job = self._end(tx, job_id, JobStatus.CANCELLED, f"Cancelled by {caller.user}", billable=True)
         self._launcher.stop(job_id)

@@ -12,6 +12,7 @@ from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "key", "query", "day", "hour"]
@@ -87,10 +88,8 @@ class Ledger:
 
 def seen_usage(store: Store, guard: Guard, caller: Caller) -> sa.ColumnElement[bool]:
     """What the caller's roles used; of the whole account for who may see that."""
-    usage = store.table("usage")
     with store.reading() as tx:
-        is_all = guard.may(tx, caller, Action.SEE_USAGE)
-        return usage.c.account == caller.account if is_all else guard.own(tx, caller, usage)
+        return guard.made(tx, caller, Action.READ_USAGE, ObjectKind.USAGE, store.table("usage"))
 
 
 def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:

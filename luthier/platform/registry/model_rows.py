@@ -84,12 +84,15 @@ class ModelRows:
 
     def _not_there(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> LuthierError:
         job = self.maker(tx, caller, name)
-        if job is None or not self.guard.sees(tx, caller, caller.account, job["role"]):
+        if job is None or not self._sees(tx, caller, job):
             return no_model(name)
         return ModelNotFound(
             f"Model {name.display} is not ready: job {job['id']} is making it ({job['status']}). "
             f"`luthier finetune watch {job['id']}` follows it."
         )
+
+    def _sees(self, tx: sa.Connection, caller: Caller, job: Row) -> bool:
+        return self.guard.may(tx, caller, Action.SEE_JOB, Securable(ObjectKind.JOB, name=job["id"], owner=job["role"]))
 
     def maker(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
         """An active job that makes a model of that name."""
@@ -110,7 +113,7 @@ class ModelRows:
     def check_free(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         """Conflict when a model has the name, or a job is making one."""
         job = self.maker(tx, caller, name)
-        if job and self.guard.sees(tx, caller, caller.account, job["role"]):
+        if job and self._sees(tx, caller, job):
             raise Conflict(
                 f"Job {job['id']} is making a model {job['model']} already. Choose another name, or cancel it."
             )

@@ -6,9 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.errors import NotFound
-from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.registry.guard import Guard
 from luthier.platform.store import Store
 
 
@@ -20,20 +18,18 @@ class Page(Frozen):
 
 
 def page_rows(
-    store: Store, table: sa.Table, caller: Caller, page: Page, *where: sa.ColumnElement[bool]
+    store: Store, table: sa.Table, seen: sa.ColumnElement[bool], page: Page, *where: sa.ColumnElement[bool]
 ) -> list[dict[str, Any]]:
-    """Of the caller's roles, by the column `number`; one more than the limit if there are more."""
+    """Of those that the caller sees, by the column `number`; one more than the limit if there are more."""
     columns = table.c
-    with store.reading() as tx:
-        own = Guard(store).own(tx, caller, table)
     if page.after is not None:
-        last = store.rows(sa.select(columns.number).where(own, columns.id == page.after))
+        last = store.rows(sa.select(columns.number).where(seen, columns.id == page.after))
         if not last:
             raise NotFound(f"There is nothing {page.after!r} for the list to go on after.")
         number = last[0]["number"]
         where = (*where, columns.number > number if page.oldest_first else columns.number < number)
     order = columns.number if page.oldest_first else columns.number.desc()
-    return store.rows(sa.select(table).where(own, *where).order_by(order).limit(page.limit + 1))
+    return store.rows(sa.select(table).where(seen, *where).order_by(order).limit(page.limit + 1))
 
 
 def firsts(

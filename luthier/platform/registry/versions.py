@@ -14,6 +14,7 @@ from luthier.platform.models import Change, Model, ModelVersion, Serving, Versio
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import ModelRows, Row, name_of
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -73,7 +74,7 @@ class Versions:
         """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did."""
         changes = self._rows.changes
         with self._store.reading() as tx:
-            mine = self._rows.guard.own(tx, caller, changes)
+            mine = self._rows.guard.made(tx, caller, Action.READ_HISTORY, ObjectKind.HISTORY, changes)
             if self._rows.is_seen(tx, caller, name):
                 self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
                 mine = changes.c.account == caller.account
