@@ -21,7 +21,7 @@ class TableInfo(Frozen):
 
 
 INSIDE = ("job_id", "sha256", "rank", "method", "parent")
-"""Fields of a version that its own account alone is told."""
+"""Fields of a version that are told to who may look into the model, and to no other account."""
 
 
 class ModelVersion(Frozen):
@@ -87,6 +87,13 @@ class Model(ModelVersion):
     """Percent."""
     replica_of: str | None = None
     """The region that it was replicated from; it is changed there."""
+    is_closed: bool = False
+    """The caller may ask it, and not look into it."""
+
+    def told(self) -> dict[str, Any]:
+        told = super().told()
+        del told["is_closed"]
+        return {**told, **(dict.fromkeys(INSIDE) if self.is_closed else {})}
 
 
 class VersionInfo(ModelVersion):

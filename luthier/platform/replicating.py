@@ -40,7 +40,7 @@ class Replication:
         store = Store(region.database_url, migrate=False)
         try:
             rows = ReplicaRows(store, to)
-            rows.check(source, bases)
+            rows.check(caller, source, bases)
             copied = _copy(source.versions, Storage(region.storage))
             adapters = Storage(region.storage_there or region.storage).adapters
             paths = {each.sha256: str(adapters / Path(each.path).name) for each in source.versions}

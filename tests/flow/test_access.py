@@ -21,6 +21,12 @@ def ask(client: TestClient, model: str = "tuned") -> Any:
     return client.post(CHAT, json={"model": model, "messages": [{"role": "user", "content": "hello"}]})
 
 
+def shown(client: TestClient) -> list[dict[str, Any]]:
+    """What one is told of the model, by those routes that ask for no more than USAGE."""
+    path = "/luthier/v1/models/tuned"
+    return [client.get(path).json(), {**client.post(f"{path}/warm").json()}]
+
+
 def sql_error(client: TestClient, statement: str, status: int, code: str) -> str:
     return error_of(client.post("/luthier/v1/sql", json={"statement": statement}), status, code)
 
@@ -33,6 +39,9 @@ def test_a_model_is_hidden_then_asked_then_looked_into_then_owned(api: TestClien
     assert ask(ann).status_code == 200
     assert [model["model"] for model in ann.get("/luthier/v1/models").json()["models"]] == ["LUTHIER.PUBLIC.tuned"]
     assert [row["versions"] for row in rows(ann, "SHOW MODELS")] == ['["V1"]']
+    inside = ("job_id", "sha256", "rank", "method", "parent")
+    for told in (*ann.get("/luthier/v1/models").json()["models"], *shown(ann)):
+        assert {told[name] for name in inside} == {None}
     told = error_of(ann.get("/luthier/v1/models/tuned/versions"), 403, "not_authorized")
     assert told == (
         "READ ON MODEL LUTHIER.PUBLIC.TUNED is needed to look into the model, and role ANALYST does not have it. "
@@ -40,6 +49,8 @@ def test_a_model_is_hidden_then_asked_then_looked_into_then_owned(api: TestClien
     )
     run_all(api, told.split("`")[1])
     assert ann.get("/luthier/v1/models/tuned/versions").status_code == 200
+    assert shown(ann) == shown(api)
+    assert shown(ann)[0]["sha256"]
     for path in ("artifacts", "artifacts/training_results.csv", "export"):
         told = error_of(ann.get(f"/luthier/v1/models/tuned/{path}"), 403, "not_authorized")
         assert "OWNERSHIP ON MODEL" in told

@@ -211,8 +211,15 @@ def test_it_is_changed_in_its_own_region(api: TestClient, eu_api: TestClient, pu
     assert (replicate(api).json()["new"], replicate(api).json()["new"]) == ([1], [])
 
 
-def test_whoever_may_there(api: TestClient, eu: Registry, publish: Publish, join: Join) -> None:  # noqa: F811
-    """Privileges do not go along, but the owner's role where there is one of its name."""
+def test_whoever_may_there(
+    api: TestClient,
+    eu: Registry,
+    eu_api: TestClient,
+    eu_settings: Settings,
+    publish: Publish,
+    join: Join,  # noqa: F811
+) -> None:
+    """Privileges do not go along: to make it there, or to change it, takes what it takes of a model made there."""
     publish()
     ann = join("ANALYST")
     error_of(replicate(ann), 404, "model_not_found")
@@ -220,12 +227,22 @@ def test_whoever_may_there(api: TestClient, eu: Registry, publish: Publish, join
         run_all(api, f"GRANT USAGE ON {statement} TO ROLE analyst")
     assert "is needed to replicate the model" in error_of(replicate(ann), 403, "not_authorized")
     run_all(api, "GRANT OWNERSHIP ON MODEL tuned TO ROLE analyst")
-    assert replicate(ann).status_code == 200
-    assert [grant.grantee_name for grant in eu.grants.on(ADMIN, _model())] == ["ACCOUNTADMIN"]
-    eu.models.drop(ADMIN, TUNED)
+    told = error_of(replicate(ann), 403, "not_authorized")
+    assert told.startswith("In region eu: USAGE ON DATABASE LUTHIER is needed to create a model there")
     eu.roles.create(ADMIN, "ANALYST")
+    run_all(eu_api, *(f"GRANT USAGE ON {each} TO ROLE analyst" for each in ("DATABASE luthier", "SCHEMA public")))
+    assert "CREATE MODEL ON SCHEMA" in error_of(replicate(ann), 403, "not_authorized")
+    run_all(eu_api, "GRANT CREATE MODEL ON SCHEMA public TO ROLE analyst")
     assert replicate(ann).status_code == 200
+    run_all(eu_api, "REVOKE CREATE MODEL ON SCHEMA public FROM ROLE analyst")
+    assert replicate(ann).status_code == 200, "who owns it may change it"
     assert [grant.grantee_name for grant in eu.grants.on(ADMIN, _model())] == ["ANALYST"]
+    run_all(eu_api, "GRANT OWNERSHIP ON MODEL tuned TO ROLE public", "REVOKE USAGE ON SCHEMA public FROM ROLE analyst")
+    assert "USAGE ON SCHEMA" in error_of(replicate(ann), 403, "not_authorized")
+    assert (folders(eu_settings) != [], replicate(api).status_code) == (True, 200)
+    run_all(eu_api, "DROP MODEL tuned")
+    assert replicate(api).status_code == 200
+    assert [grant.grantee_name for grant in eu.grants.on(ADMIN, _model())] == ["ANALYST"], "the admin has each role"
 
 
 def test_its_schema_is_there_with_it(api: TestClient, eu_api: TestClient, publish: Publish) -> None:

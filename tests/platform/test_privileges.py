@@ -10,6 +10,7 @@ from luthier.platform.securables import (
     AI_FUNCTIONS_USER,
     CORTEX_USER,
     GRANTABLE,
+    MADE,
     PLATFORM,
     ObjectKind,
     Privilege,
@@ -223,7 +224,7 @@ def test_objects_as_they_are_written(kind: ObjectKind, written: str, dotted: str
 
 def test_every_action_and_kind_has_its_row() -> None:
     assert set(NEEDS) == set(Action)
-    assert set(GRANTABLE) == set(ObjectKind) - {ObjectKind.PLATFORM}
+    assert set(GRANTABLE) == set(ObjectKind) - {ObjectKind.PLATFORM, *MADE}
     assert user_key("ADMIN") == user_key('"admin"') == ADMIN_USER
 
 

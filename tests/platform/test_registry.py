@@ -291,6 +291,7 @@ def test_an_import_and_a_job_want_one_name(registry: Registry) -> None:
 def test_strangers_see_nothing(registry: Registry) -> None:
     running(registry)
     registry.jobs.finish("ft_1", make_finished())
+    registry.access.add_admin_key(STRANGER.account, "hash", "lt_")
     assert registry.jobs.show(STRANGER) == []
     assert registry.models.show(STRANGER) == []
     for ask in (registry.jobs.get, registry.jobs.events, registry.jobs.cancel):

@@ -70,11 +70,14 @@ class Guard:
         action: Action,
         about: Securable = ACCOUNT,
         hidden: Callable[[], LuthierError] | None = None,
-    ) -> None:
-        """NotAllowed says what is missing; `hidden` is what a caller is told who may not see the object."""
-        lacks = missing(action, self.rights(tx, caller, about), about)
+    ) -> Rights:
+        """What the caller holds there. NotAllowed says what is missing; `hidden` is what a caller is told who may not
+        see the object.
+        """
+        rights = self.rights(tx, caller, about)
+        lacks = missing(action, rights, about)
         if lacks is None:
-            return
+            return rights
         if lacks.is_hidden and hidden is not None:
             raise hidden()
         raise NotAllowed(lacks.sentence(caller.role, action))
@@ -85,14 +88,19 @@ class Guard:
     def allowed(
         self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, rows: Iterable[Row]
     ) -> list[Row]:
-        """Those rows of tables or models that the caller may do this to."""
-        rows, columns = list(rows), self._grants.c
+        """Those rows of tables that the caller may do this to."""
+        rows = list(rows)
+        rights = self.rights_on(tx, caller, kind, rows)
+        return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
+
+    def rights_on(self, tx: sa.Connection, caller: Caller, kind: ObjectKind, rows: list[Row]) -> Rights:
+        """What the caller holds on tables or models, and on what they lie in."""
+        columns = self._grants.c
         on_them = columns.kind == kind.value
         if len(rows) <= MAX_NAMES:
             names = (columns[part].in_({row[part] for row in rows}) for part in ("database", "schema", "name"))
             on_them = sa.and_(on_them, *names)
-        rights = self._rights(tx, caller, [columns.kind.in_([*WIDE, *PLACES]), on_them])
-        return [row for row in rows if missing(action, rights, securable(kind, row)) is None]
+        return self._rights(tx, caller, [columns.kind.in_([*WIDE, *PLACES]), on_them])
 
     def check_made(
         self, tx: sa.Connection, caller: Caller, action: Action, about: Made, hidden: Callable[[], LuthierError]

@@ -11,7 +11,7 @@ from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.jobs import ACTIVE, Job
 from luthier.platform.models import Change, Model, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
-from luthier.platform.privileges import Action
+from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import is_named, no_model, object_row
@@ -53,11 +53,21 @@ class ModelRows:
         if row is None:
             raise self._not_there(tx, caller, name)
         hidden = lambda: self._not_there(tx, caller, name)  # noqa: E731
-        self.guard.check(tx, caller, to, securable(ObjectKind.MODEL, row), hidden)
+        about = securable(ObjectKind.MODEL, row)
+        row["is_closed"] = _is_closed(self.guard.check(tx, caller, to, about, hidden), about)
         if to is Action.CHANGE_MODEL and row["replica_of"]:
             where = row["replica_of"]
             raise Conflict(f"Model {row['display']} is a replica: change it in region {where}, and replicate it again.")
         return row
+
+    def seen(self, tx: sa.Connection, caller: Caller, rows: list[Row]) -> list[Row]:
+        """Those of them that the caller may see."""
+        rights, found = self.guard.rights_on(tx, caller, ObjectKind.MODEL, rows), []
+        for row in rows:
+            about = securable(ObjectKind.MODEL, row)
+            if missing(Action.SEE_MODEL, rights, about) is None:
+                found.append({**row, "is_closed": _is_closed(rights, about)})
+        return found
 
     def is_seen(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> bool:
         """Whether there is a model of that name, as far as the caller may know."""
@@ -269,6 +279,10 @@ class ModelRows:
             self._storage.end(tx, model["account"], version.sha256, now)
 
 
+def _is_closed(rights: Rights, about: Securable) -> bool:
+    return missing(Action.INSPECT_MODEL, rights, about) is not None
+
+
 def _taken(name: QualifiedName) -> Conflict:
     return Conflict(
         f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
@@ -282,7 +296,8 @@ def _is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | No
 
 def _described(model: Row, version: ModelVersion, num_versions: int, aliases: dict[str, int]) -> Model:
     if "imported_as" in model:  # what else its owner has is his affair
-        return Model(**version.model_dump(), default_version=model["default_version"], versions=1, aliases={})
+        told = {"default_version": model["default_version"], "versions": 1, "aliases": {}, "is_closed": True}
+        return Model(**version.model_dump(), **told)
     return Model(
         **version.model_dump(),
         default_version=model["default_version"],
@@ -291,6 +306,7 @@ def _described(model: Row, version: ModelVersion, num_versions: int, aliases: di
         canary_version=model["canary_version"],
         canary_share=model["canary_share"],
         replica_of=model["replica_of"],
+        is_closed=model.get("is_closed", False),
     )
 
 

@@ -14,7 +14,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
 from luthier.platform.registry.objects import lies_in
 from luthier.platform.registry.versions import Versions
-from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.securables import Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
@@ -39,7 +39,7 @@ class Models:
             else:
                 seen, behind = self._own(tx, caller, behind, limit), None
             if len(seen) < limit:
-                seen += self._allowed(tx, caller, self._rows.shared(tx, caller, behind))
+                seen += self._rows.seen(tx, caller, self._rows.shared(tx, caller, behind))
             return self._rows.all_described(tx, seen[:limit])
 
     def _own(self, tx: sa.Connection, caller: Caller, behind: QualifiedName | None, limit: int) -> list[Row]:
@@ -47,14 +47,11 @@ class Models:
         while len(seen) < limit:
             num = max(limit - len(seen), MIN_READ)
             rows = self._rows.candidates(tx, caller, behind, num)
-            seen += self._allowed(tx, caller, rows)
+            seen += self._rows.seen(tx, caller, rows)
             if len(rows) < num:
                 break
             behind = name_of(rows[-1])
         return seen
-
-    def _allowed(self, tx: sa.Connection, caller: Caller, rows: list[Row]) -> list[Row]:
-        return self._rows.guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, rows)
 
     def get(self, caller: Caller, name: QualifiedName, version: Wanted = None, to: Action = Action.SEE_MODEL) -> Model:
         """A model by its default version, or by the one that is asked for; for the caller `to` do something with it."""

@@ -5,13 +5,14 @@ The rows in the other region are written by ReplicaRows, over that region's stor
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotFound
+from luthier.errors import Conflict, NotAllowed, NotFound
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.base_models import BaseModel, Catalog
 from luthier.platform.models import Change, ModelVersion
 from luthier.platform.names import QualifiedName
 from luthier.platform.options import Method
 from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import in_schema, securable
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
 from luthier.platform.registry.objects import object_row
 from luthier.platform.registry.place_rows import PlaceRows
@@ -81,11 +82,11 @@ class ReplicaRows:
         self._rows, self._places = ModelRows(store), PlaceRows(store)
         self._base_models = store.table("region_base_models")
 
-    def check(self, source: Source, bases: dict[str, BaseModel]) -> None:
+    def check(self, caller: Caller, source: Source, bases: dict[str, BaseModel]) -> None:
         """Raises before a file is copied to where the model could not be, or could not answer."""
         with self._store.reading() as tx:
             self._check_base_models(tx, source, bases)
-            self._find(tx, source)
+            self._find(tx, caller, source)
 
     def write(self, caller: Caller, source: Source, paths: dict[str, str], now: int) -> tuple[list[int], list[int]]:
         """The numbers of the versions that are new there, and of those that are there no more. All or nothing.
@@ -93,7 +94,7 @@ class ReplicaRows:
         `paths` are the folders of the versions there, by content hash.
         """
         with self._rows.guard.change(caller) as tx:
-            model = self._find(tx, source) or self._insert(tx, source)
+            model = self._find(tx, caller, source) or self._insert(tx, caller, source)
             there = {_identity(each): each for each in self._rows.versions_of(tx, model)}
             wanted = {_identity(each): each for each in source.versions}
             gone = [version for key, version in there.items() if key not in wanted]
@@ -108,25 +109,37 @@ class ReplicaRows:
                 self._note(tx, source, model, now)  # by which the region notices it
         return [each.version for each in new], [each.version for each in gone]
 
-    def _find(self, tx: sa.Connection, source: Source) -> Row | None:
-        """The replica, if it is there; Conflict for a model of that region's own."""
+    def _find(self, tx: sa.Connection, caller: Caller, source: Source) -> Row | None:
+        """The replica, if it is there, for who may change it; if not, for who may make it."""
         accounts = self._store.table("accounts").c
         if tx.execute(sa.select(accounts.name).where(accounts.name == source.account)).first() is None:
             raise NotFound(f"Region {self._region} has no account {source.account}: who runs it makes one.")
-        caller, name = _owner(source), _name(source)
+        name = _name(source)
         self._rows.shares.check_own(tx, source.account, name.database)
         model = self._rows.find(tx, caller, name)
+        self._check_may(tx, caller, name, model if model and model["replica_of"] == source.region else None)
         if (model and model["replica_of"] != source.region) or (not model and self._rows.maker(tx, caller, name)):
             raise Conflict(
                 f"Region {self._region} has a model {source.display} of its own, or makes one. Drop it there first."
             )
         return model
 
-    def _insert(self, tx: sa.Connection, source: Source) -> Row:
-        """It belongs to the role of the same name, or to ACCOUNTADMIN where there is none; a new schema does too."""
+    def _check_may(self, tx: sa.Connection, caller: Caller, name: QualifiedName, replica: Row | None) -> None:
+        guard, about = self._rows.guard, securable(ObjectKind.MODEL, replica) if replica else None
+        try:
+            if about is None or not guard.may(tx, caller, Action.REPLICATE_MODEL, about):
+                guard.check(tx, caller, Action.CREATE_MODEL, in_schema(name))
+            if about is not None:
+                guard.check(tx, caller, Action.REPLICATE_MODEL, about)
+        except NotAllowed as error:
+            raise NotAllowed(f"In region {self._region}: {error.message}") from error
+
+    def _insert(self, tx: sa.Connection, caller: Caller, source: Source) -> Row:
+        """It belongs to the role of the same name, if the caller has it there, else to his; a new schema does too."""
         roles = self._store.table("roles").c
         same = (roles.account == source.account, roles.name == source.role)
-        role = source.role if tx.execute(sa.select(roles.name).where(*same)).first() else ADMIN_ROLE
+        held, is_there = self._rows.guard.roles(tx, caller), tx.execute(sa.select(roles.name).where(*same)).first()
+        role = source.role if is_there and not held.isdisjoint({source.role, ADMIN_ROLE}) else caller.role
         owner, name = _owner(source).model_copy(update={"role": role}), _name(source)
         model_object = Securable.named(ObjectKind.MODEL, name)
         for place in (model_object.in_database, model_object.in_schema):

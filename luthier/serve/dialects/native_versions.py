@@ -113,10 +113,11 @@ def drop_alias(name: str, alias: str, caller: CallerOf, services: ServicesOf) ->
 async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """All engines of its base model load the default version, or that in the name."""
     asked = parse_model(name, services.settings.database, services.settings.schema_name)
-    return (await _warm(services, caller, asked)).told()
+    await _warm(services, caller, asked)
+    return _told(await _ask(services.registry.models.get, caller, *asked))
 
 
-async def _warm(services: Services, caller: Caller, name: ModelName) -> ModelVersion:
+async def _warm(services: Services, caller: Caller, name: ModelName) -> None:
     serving = await _ask(services.registry.versions.serving, caller, *name)
     version: ModelVersion = serving.default
     if version.method is not Method.FULL and version.base_model not in services.base_models:
@@ -125,7 +126,6 @@ async def _warm(services: Services, caller: Caller, name: ModelName) -> ModelVer
             f"Add it to serve_base_models, or go on without warming (--no-warm)."
         )
     await services.completions.warm(version)
-    return version
 
 
 async def _ask(verb: Callable[..., Answer], *about: Any) -> Answer:
