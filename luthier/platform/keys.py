@@ -58,7 +58,8 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
 )
 """The part that a path belongs to; the first that fits. None: every key's. What is not here is ADMIN's."""
 
-READING_WORDS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "LIST", "VALUES", "FROM", "EXPLAIN"})
+SHOWING_WORDS = ("SHOW", "DESCRIBE", "DESC", "LIST", "CALL")
+READING_WORDS = frozenset({*SHOWING_WORDS, "SELECT", "WITH", "VALUES", "FROM", "EXPLAIN"})
 ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT"})
 ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES", "SCHEMA", "SCHEMAS", "FUTURE"}
 
@@ -185,7 +186,7 @@ def statement_needs(sql: str) -> tuple[Endpoint | None, bool]:
     words = re.findall(r"\w+", re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql.upper(), flags=re.DOTALL))
     first = words[0] if words else ""
     is_reading = first in READING_WORDS
-    if is_reading and first not in ("SHOW", "DESCRIBE", "DESC", "LIST"):
+    if is_reading and first not in SHOWING_WORDS:
         return None, False
     if first in ADMIN_WORDS or _object(words) in ADMIN_WORDS:
         return Endpoint.ADMIN, not is_reading

@@ -15,6 +15,7 @@ from luthier.platform.securables import (
     ACCOUNT,
     AI_FUNCTIONS_USER,
     ALL_MODELS,
+    CORTEX_REST_API_USER,
     CORTEX_USER,
     GIVEN_BY,
     IN_SCHEMA,
@@ -48,6 +49,9 @@ class Action(StrEnum):
     INSPECT_MODEL = "look into the model"
     COMPLETE = "ask the model"
     COMPLETE_BASE = "ask the base model"
+    CALL_COMPLETE = "call COMPLETE"
+    CALL_TRY_COMPLETE = "call TRY_COMPLETE"
+    CALL_AI_COMPLETE = "call AI_COMPLETE"
     COUNT_TOKENS = "count tokens"
     CHANGE_MODEL = "change the model"
     DROP_MODEL = "drop the model"
@@ -75,8 +79,8 @@ class Need(NamedTuple):
     privilege: Privilege
     on: Callable[[Securable], Securable]
     """Of what the action is done to."""
-    or_on: tuple[Securable, ...] = ()
-    """The privilege on one of these does as well."""
+    or_else: tuple[tuple[Privilege, Securable], ...] = ()
+    """Any of these does as well."""
 
 
 def _itself(about: Securable) -> Securable:
@@ -97,8 +101,17 @@ def _always(on: Securable) -> Callable[[Securable], Securable]:
 
 _OPEN = (Need(Privilege.USAGE, _database), Need(Privilege.USAGE, _schema))
 _CORTEX = Need(Privilege.USAGE, _always(CORTEX_USER))
-_AI = (_CORTEX._replace(or_on=(AI_FUNCTIONS_USER,)), Need(Privilege.USE_AI_FUNCTIONS, _always(ACCOUNT)))
-_TUNES = (_CORTEX, _AI[1])
+_CALLER = _CORTEX._replace(or_else=((Privilege.USAGE, AI_FUNCTIONS_USER),))
+_ASKER = _CORTEX._replace(or_else=(*_CALLER.or_else, (Privilege.USAGE, CORTEX_REST_API_USER)))
+
+
+def _uses(*functions: Privilege) -> Need:
+    """One of them, or all that there are."""
+    return Need(Privilege.USE_AI_FUNCTIONS, _always(ACCOUNT), tuple((each, ACCOUNT) for each in functions))
+
+
+_ASKS = (_ASKER, _uses(Privilege.USE_COMPLETE, Privilege.USE_TRY_COMPLETE, Privilege.USE_AI_COMPLETE))
+_TUNES = (_CORTEX, _uses(Privilege.USE_FINETUNE))
 _OWNER = Need(Privilege.OWNERSHIP, _itself)
 
 NEEDS: dict[Action, tuple[Need, ...]] = {
@@ -117,9 +130,12 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.CREATE_MODEL: (*_OPEN, Need(Privilege.CREATE_MODEL, _schema)),
     Action.SEE_MODEL: (*_OPEN, Need(Privilege.USAGE, _itself)),
     Action.INSPECT_MODEL: (*_OPEN, Need(Privilege.READ, _itself)),
-    Action.COMPLETE: (*_OPEN, Need(Privilege.USAGE, _itself), *_AI),
-    Action.COMPLETE_BASE: (*_AI, Need(Privilege.USAGE, _itself)),
-    Action.COUNT_TOKENS: _AI,
+    Action.COMPLETE: (*_OPEN, Need(Privilege.USAGE, _itself), *_ASKS),
+    Action.COMPLETE_BASE: (*_ASKS, Need(Privilege.USAGE, _itself)),
+    Action.CALL_COMPLETE: (_CALLER, _uses(Privilege.USE_COMPLETE)),
+    Action.CALL_TRY_COMPLETE: (_CALLER, _uses(Privilege.USE_TRY_COMPLETE)),
+    Action.CALL_AI_COMPLETE: (_CALLER, _uses(Privilege.USE_AI_COMPLETE)),
+    Action.COUNT_TOKENS: (_CALLER, _uses(Privilege.USE_COUNT_TOKENS)),
     Action.CHANGE_MODEL: (*_OPEN, _OWNER),
     Action.DROP_MODEL: (*_OPEN, _OWNER),
     Action.READ_ARTIFACTS: (*_OPEN, _OWNER),
@@ -226,7 +242,7 @@ def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
     lacks = [
         need
         for need in NEEDS[action]
-        if not any(rights.has(need.privilege, on) for on in (need.on(about), *need.or_on))
+        if not any(rights.has(*way) for way in ((need.privilege, need.on(about)), *need.or_else))
     ]
     if not lacks or (action in OR_ELSE and missing(OR_ELSE[action], rights, about) is None):
         return None

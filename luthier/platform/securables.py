@@ -34,6 +34,12 @@ class Privilege(StrEnum):
     MANAGE_GRANTS = "MANAGE GRANTS"
     MONITOR_USAGE = "MONITOR USAGE"
     USE_AI_FUNCTIONS = "USE AI FUNCTIONS"
+    """All of the following."""
+    USE_COMPLETE = "USE AI FUNCTION COMPLETE"
+    USE_TRY_COMPLETE = "USE AI FUNCTION TRY_COMPLETE"
+    USE_AI_COMPLETE = "USE AI FUNCTION AI_COMPLETE"
+    USE_COUNT_TOKENS = "USE AI FUNCTION COUNT_TOKENS"
+    USE_FINETUNE = "USE AI FUNCTION FINETUNE"
     IMPORTED = "IMPORTED PRIVILEGES"
     """On a database that was made of a share: all that the share gives."""
     OWNERSHIP = "OWNERSHIP"
@@ -72,6 +78,11 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
         Privilege.MANAGE_GRANTS,
         Privilege.MONITOR_USAGE,
         Privilege.USE_AI_FUNCTIONS,
+        Privilege.USE_COMPLETE,
+        Privilege.USE_TRY_COMPLETE,
+        Privilege.USE_AI_COMPLETE,
+        Privilege.USE_COUNT_TOKENS,
+        Privilege.USE_FINETUNE,
     ),
     ObjectKind.DATABASE: (Privilege.USAGE, Privilege.CREATE_SCHEMA, Privilege.IMPORTED, Privilege.OWNERSHIP),
     ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
@@ -133,7 +144,9 @@ CORTEX_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="CORTEX_USER
 """May call the functions of SNOWFLAKE.CORTEX and complete by HTTP."""
 AI_FUNCTIONS_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="AI_FUNCTIONS_USER")
 """The same without FINETUNE."""
-DATABASE_ROLES = (CORTEX_USER, AI_FUNCTIONS_USER)
+CORTEX_REST_API_USER = Securable(ObjectKind.DATABASE_ROLE, "SNOWFLAKE", name="CORTEX_REST_API_USER")
+"""May complete by HTTP, and call no function."""
+DATABASE_ROLES = (CORTEX_USER, AI_FUNCTIONS_USER, CORTEX_REST_API_USER)
 FIRST_GRANTS = ((Privilege.USAGE, CORTEX_USER), (Privilege.USE_AI_FUNCTIONS, ACCOUNT))
 """To PUBLIC in a new account; they can be revoked."""
 

@@ -168,6 +168,8 @@ STATEMENTS = (
     "SELECT * FROM luthier.public.{table}",
     "SELECT table_name FROM information_schema.tables",
     "SHOW MODELS",
+    "SHOW CORTEX BASE MODELS",
+    "CALL SNOWFLAKE.MODELS.CORTEX_BASE_MODELS_REFRESH()",
     "SHOW VERSIONS IN MODEL {model}",
     "ALTER MODEL {model} SET DEFAULT_VERSION = V1",
     "ALTER MODEL {model} VERSION V1 SET ALIAS = a",

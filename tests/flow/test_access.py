@@ -203,6 +203,46 @@ def test_ai_functions_are_used_by_who_may(api: TestClient, join: Join) -> None: 
     assert rows(api, "SHOW PARAMETERS")[0]["value"] == "All"
 
 
+def test_completions_by_http_alone_and_functions_one_by_one(api: TestClient, join: Join) -> None:  # noqa: F811
+    rest, calls = join("REST"), join("CALLS", "BOB")
+    run_all(api, "REVOKE DATABASE ROLE SNOWFLAKE.CORTEX_USER FROM ROLE PUBLIC")
+    run_all(api, "GRANT DATABASE ROLE SNOWFLAKE.CORTEX_REST_API_USER TO ROLE rest")
+    assert ask(rest, "tiny").status_code == 200
+    assert rest.post("/api/v2/cortex/inference:complete", json={**ask_body(), "stream": False}).status_code == 200
+    functions = ("COMPLETE('tiny', 'a')", "TRY_COMPLETE('tiny', 'a')", "COUNT_TOKENS('tiny', 'a')", "FINETUNE('SHOW')")
+    statements = [f"SELECT SNOWFLAKE.CORTEX.{each}" for each in functions] + ["SELECT AI_COMPLETE('tiny', 'a')"]
+    for statement in statements:
+        assert "CORTEX_USER is needed to" in sql_error(rest, statement, 403, "not_authorized")
+    run_all(rest, "SELECT 1 AS complete, 2 AS count_tokens")
+    run_all(api, "REVOKE USE AI FUNCTIONS ON ACCOUNT FROM ROLE PUBLIC")
+    run_all(api, "GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER TO ROLE calls")
+    named = ("COMPLETE", "TRY_COMPLETE", "COUNT_TOKENS", "FINETUNE", "AI_COMPLETE")
+    for name, statement in zip(named, statements, strict=True):
+        assert "USE AI FUNCTIONS ON ACCOUNT is needed" in sql_error(calls, statement, 403, "not_authorized")
+        run_all(api, f"GRANT USE AI FUNCTION {name} ON ACCOUNT TO ROLE calls")
+        run_all(calls, statement)
+        for other in set(statements) - {statement}:
+            sql_error(calls, other, 403, "not_authorized")
+        run_all(api, f"REVOKE USE AI FUNCTION {name} ON ACCOUNT FROM ROLE calls")
+    body = {"privileges": ["use ai function try_complete"], "kind": "ACCOUNT", "role": "calls"}
+    assert api.post("/luthier/v1/grants", json=body).status_code == 200
+    held = {row["privilege"] for row in rows(api, "SHOW GRANTS TO ROLE calls")}
+    assert held == {"USAGE", "USE AI FUNCTION TRY_COMPLETE"}
+
+
+def test_the_base_models_that_one_may_ask(api: TestClient, join: Join) -> None:  # noqa: F811
+    ann, show = join("ANALYST"), "SHOW CORTEX BASE MODELS IN SNOWFLAKE.MODELS LIKE 'TIN_'"
+    (row,) = rows(ann, show)
+    assert (row["name"], row["lifecycle_status"], row["eol_date"]) == ("tiny", "GA", None)
+    assert row["available_regions"] == '["local"]'
+    assert rows(ann, "SHOW CORTEX BASE MODELS IN SCHEMA SNOWFLAKE.MODELS LIKE 'x%'") == []
+    run_all(api, "ALTER ACCOUNT SET CORTEX_MODELS_ALLOWLIST = 'None'")
+    assert rows(ann, show) == []
+    refresh = "CALL SNOWFLAKE.MODELS.CORTEX_BASE_MODELS_REFRESH()"
+    assert "Role ACCOUNTADMIN is needed" in sql_error(ann, refresh, 403, "not_authorized")
+    assert rows(api, refresh) == [{"CORTEX_BASE_MODELS_REFRESH": "Models refreshed successfully."}]
+
+
 def ask_body(model: str = "tiny") -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "a"}]}
 

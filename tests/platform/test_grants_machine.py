@@ -4,7 +4,7 @@ plainest way who may do what.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
@@ -15,7 +15,9 @@ from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.models import ImportedModel
 from luthier.platform.names import QualifiedName
+from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
@@ -24,7 +26,19 @@ from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
-from luthier.platform.securables import ACCOUNT, HOME, PUBLIC, Granted, ObjectKind, Privilege, Scope, Securable
+from luthier.platform.securables import (
+    ACCOUNT,
+    AI_FUNCTIONS_USER,
+    CORTEX_USER,
+    DATABASE_ROLES,
+    HOME,
+    PUBLIC,
+    Granted,
+    ObjectKind,
+    Privilege,
+    Scope,
+    Securable,
+)
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
 from tests.forging import empty
@@ -38,9 +52,25 @@ MODELS = ("M", "N")
 DATABASE, SCHEMA = Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.SCHEMA, "D", "S")
 FIRST_SCHEMA = Securable(ObjectKind.SCHEMA, "D", PUBLIC)
 FUTURE = Securable(ObjectKind.MODEL, "D", "S")
-FIRST_GRANTS = 4
-"""In an account: CORTEX_USER and AI functions are PUBLIC's, the first database and schema are ACCOUNTADMIN's."""
+FIRST_GRANTS = 2
+"""In an account, beside those of the sets: the first database and schema are ACCOUNTADMIN's."""
+ALL = Privilege.USE_AI_FUNCTIONS
+COMPLETING = {
+    Action.CALL_COMPLETE: Privilege.USE_COMPLETE,
+    Action.CALL_TRY_COMPLETE: Privilege.USE_TRY_COMPLETE,
+    Action.CALL_AI_COMPLETE: Privilege.USE_AI_COMPLETE,
+}
+BY_SQL = (CORTEX_USER, AI_FUNCTIONS_USER)
+CALLS: dict[Action, tuple[tuple[Securable, ...], tuple[Privilege, ...]]] = {
+    Action.COMPLETE_BASE: (DATABASE_ROLES, (ALL, *COMPLETING.values())),
+    **{action: (BY_SQL, (ALL, privilege)) for action, privilege in COMPLETING.items()},
+    Action.COUNT_TOKENS: (BY_SQL, (ALL, Privilege.USE_COUNT_TOKENS)),
+    Action.CALL_FINETUNE: ((CORTEX_USER,), (ALL, Privilege.USE_FINETUNE)),
+}
+"""One of these roles and one of these privileges."""
 MADE = ImportedModel(base_model="tiny", path="p", sha256="ab", rank=8, task_type=TaskType.CHAT_COMPLETION, created_on=1)
+
+USES = tuple(dict.fromkeys(each for _, uses in CALLS.values() for each in uses))
 
 accounts = st.sampled_from(ACCOUNTS)
 roles = st.sampled_from(ROLES)
@@ -74,7 +104,9 @@ class Plain:
     users: dict[str, set[str]] = field(default_factory=dict)
     """With the roles that are granted to them."""
     places: set[Securable] = field(default_factory=set)
-    held: set[tuple[str, Privilege, Securable]] = field(default_factory=set)
+    held: set[tuple[str, Privilege, Securable]] = field(
+        default_factory=lambda: {(PUBLIC, Privilege.USAGE, CORTEX_USER), (PUBLIC, ALL, ACCOUNT)}
+    )
     future: set[tuple[str, Privilege]] = field(default_factory=set)
     owners: dict[str, str] = field(default_factory=dict)
     """Of models."""
@@ -97,6 +129,11 @@ class Plain:
         around = {DATABASE: ()}.get(on, (DATABASE,) if on.kind is ObjectKind.SCHEMA else (DATABASE, SCHEMA))
         something = any(self.has(name, each, on) for each in (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP))
         return something and all(self.has(name, Privilege.USAGE, each) for each in around)
+
+    def may_call(self, name: str, action: Action) -> bool:
+        by, uses = CALLS[action]
+        has_role = any(self.has(name, Privilege.USAGE, each) for each in by)
+        return has_role and any(self.has(name, each, ACCOUNT) for each in uses)
 
     def is_there(self, on: Securable) -> bool:
         return on.name in self.owners if on.kind is ObjectKind.MODEL else on in self.places
@@ -130,6 +167,7 @@ class GrantsMachine(Machine):
         self.roles = Roles(store, guard, self.access, lambda: 1)
         self.users = Users(store, guard, self.roles, lambda: 1)
         self.grants = Grants(store, guard, self.roles, Catalog({}), lambda: 1)
+        self.accounts = Accounts(store, guard, Catalog({}), lambda: 1)
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
         self.databases = Databases(store, guard, (Tables(store, guard), self.models), HOME, lambda: 1)
         self.plain = {account: Plain() for account in ACCOUNTS}
@@ -274,6 +312,14 @@ class GrantsMachine(Machine):
     def manage_grants(self, at: str, to: str, is_given: bool) -> None:
         self._give(at, ADMIN_ROLE, Granted((Privilege.MANAGE_GRANTS,), ACCOUNT), to, is_given)
 
+    @rule(at=accounts, privilege=st.sampled_from(USES), to=anybody, is_given=st.booleans())
+    def use_functions(self, at: str, privilege: Privilege, to: str, is_given: bool) -> None:
+        self._give(at, ADMIN_ROLE, Granted((privilege,), ACCOUNT), to, is_given)
+
+    @rule(at=accounts, on=st.sampled_from(DATABASE_ROLES), to=anybody, is_given=st.booleans())
+    def database_role(self, at: str, on: Securable, to: str, is_given: bool) -> None:
+        self._give(at, ADMIN_ROLE, Granted((Privilege.USAGE,), on), to, is_given)
+
     @rule(at=accounts, privilege=privileges, to=anybody, is_given=st.booleans())
     def grant_all(self, at: str, privilege: Privilege, to: str, is_given: bool) -> None:
         plain, granted = self.plain[at], Granted((privilege,), FUTURE, Scope.ALL)
@@ -301,6 +347,7 @@ class GrantsMachine(Machine):
                 for of in MODELS:
                     self._check(at, name, of)
                 self._check_places(at, name)
+                self._check_calls(at, name)
             with self.store.reading() as tx:
                 taken = {name: self.access.roles_of(tx, at, name) for name in plain.users}
                 grants = self.store.table("grants")
@@ -326,6 +373,13 @@ class GrantsMachine(Machine):
         plain, caller = self.plain[at], Caller(account=at, user="u", role=name)
         shown = {each.name for each in self.databases.show(caller, ObjectKind.SCHEMA) if each.database == "D"}
         assert shown == {each.schema for each in plain.places if each.schema and plain.sees(name, each)}
+
+    def _check_calls(self, at: str, name: str) -> None:
+        caller = Caller(account=at, user="u", role=name)
+        for action in CALLS:
+            asked = partial(self.accounts.check_asks, caller, "tiny")
+            verb = asked if action is Action.COMPLETE_BASE else partial(self.grants.check, caller, action)
+            verb() if self.plain[at].may_call(name, action) else raises(NotAllowed, verb)
 
     def _change(self, at: str, by: str, granted: Granted, to: str, is_given: bool) -> None:
         """By one role and by the administrator: the first may, or may not, and is told so."""

@@ -8,6 +8,7 @@ from luthier.platform.privileges import NEEDS, Action, Rights, makers, missing
 from luthier.platform.securables import (
     ACCOUNT,
     AI_FUNCTIONS_USER,
+    CORTEX_REST_API_USER,
     CORTEX_USER,
     GRANTABLE,
     MADE,
@@ -48,6 +49,9 @@ ABOUT = {
         (
             Action.COUNT_TOKENS,
             Action.CALL_FINETUNE,
+            Action.CALL_COMPLETE,
+            Action.CALL_TRY_COMPLETE,
+            Action.CALL_AI_COMPLETE,
             Action.CREATE_DATABASE,
             Action.CREATE_ROLE,
             Action.CREATE_USER,
@@ -119,6 +123,30 @@ def test_ai_functions_user_may_ask_and_not_tune() -> None:
     lacks = missing(Action.FINETUNE, rights(held), SCHEMA)
     assert lacks is not None
     assert lacks.on == CORTEX_USER
+
+
+def test_who_completes_by_http_alone_calls_no_function() -> None:
+    held = {**OPEN, **AI, CORTEX_REST_API_USER: {Privilege.USAGE}, MODEL: {Privilege.USAGE}}
+    assert missing(Action.COMPLETE_BASE, rights(held, models=None), BASE) is None
+    assert missing(Action.COMPLETE, rights(held), MODEL) is None
+    for action in (Action.CALL_COMPLETE, Action.CALL_AI_COMPLETE, Action.COUNT_TOKENS, Action.CALL_FINETUNE):
+        lacks = missing(action, rights(held), ACCOUNT)
+        assert lacks is not None
+        assert lacks.on == CORTEX_USER
+
+
+def test_one_function_alone() -> None:
+    held = {CORTEX_USER: {Privilege.USAGE}, ACCOUNT: {Privilege.USE_TRY_COMPLETE}}
+    assert missing(Action.CALL_TRY_COMPLETE, rights(held), ACCOUNT) is None
+    assert missing(Action.COMPLETE_BASE, rights(held, models=None), BASE) is None
+    for action in (Action.CALL_COMPLETE, Action.CALL_AI_COMPLETE, Action.COUNT_TOKENS, Action.CALL_FINETUNE):
+        lacks = missing(action, rights(held), ACCOUNT)
+        assert lacks is not None
+        assert lacks.privilege is Privilege.USE_AI_FUNCTIONS
+    held = {CORTEX_USER: {Privilege.USAGE}, ACCOUNT: {Privilege.USE_FINETUNE, Privilege.USE_COUNT_TOKENS}}
+    assert missing(Action.CALL_FINETUNE, rights(held), ACCOUNT) is None
+    assert missing(Action.COUNT_TOKENS, rights(held), ACCOUNT) is None
+    assert missing(Action.COMPLETE_BASE, rights(held, models=None), BASE) is not None
 
 
 @pytest.mark.parametrize("action", [Action.FINETUNE, Action.COMPLETE, Action.COMPLETE_BASE, Action.COUNT_TOKENS])

@@ -167,7 +167,7 @@ class Grants:
         if about.kind is ObjectKind.ROLE:
             return self._roles.find(tx, caller, about.name)
         if about.kind is ObjectKind.DATABASE_ROLE and about not in DATABASE_ROLES:
-            there = " and ".join(each.dotted for each in DATABASE_ROLES)
+            there = ", ".join(each.dotted for each in DATABASE_ROLES)
             raise NotFound(f"No database role {about.dotted}: there are {there}.")
         if about.kind is ObjectKind.BASE_MODEL and about.name != ALL_MODELS:
             return Securable(about.kind, name=self._catalog.get(about.name).name)

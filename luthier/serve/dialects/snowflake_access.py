@@ -62,7 +62,7 @@ PARAMETERS = columns("key", "value", "default", "level", "description", "type")
 
 MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
 KINDS = "DATABASE|SCHEMA|TABLE|MODEL|ROLE|USER|SHARE"
-PRIVILEGES = r"(?P<privileges>[A-Z][A-Z\s,]*?)"
+PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_\s,]*?)"
 TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
 
 

@@ -1,4 +1,4 @@
-"""Snowflake's SQL on models: SHOW MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL, DROP MODEL.
+"""Snowflake's SQL on models: SHOW MODELS, SHOW CORTEX BASE MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL, DROP MODEL.
 
 Shapes: docs.snowflake.com, SHOW MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL. Words of the statement stand in order, as
 the documentation has them; names are identifiers.
@@ -6,11 +6,14 @@ the documentation has them; names are identifiers.
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from luthier.platform.access import Caller
+from luthier.platform.base_models import is_retired
 from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
 from luthier.serve.dialects.snowflake_statements import (
@@ -38,6 +41,7 @@ MODELS = columns(
     *("created_on", "name", "model_type", "database_name", "schema_name"),
     *("owner", "comment", "versions", "default_version_name", "aliases"),
 )
+BASE_MODELS = columns("name", "lifecycle_status", "available_regions", "legacy_date", "eol_date")
 VERSIONS = columns(
     *("created_on", "name", "aliases", "database_name", "schema_name"),
     *("model_name", "is_default_version", "functions", "metadata", "user_data"),
@@ -92,6 +96,29 @@ def _show_versions(services: Services, caller: Caller, found: "re.Match[str]") -
     return pa.Table.from_pylist(rows, VERSIONS)
 
 
+def _show_base_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    """Those that the caller may ask."""
+    today, bases = datetime.now(UTC).date(), services.catalog
+    allowed = set(services.registry.accounts.may_ask(caller, [base.name for base in bases]))
+    rows = [
+        {
+            "name": base.name,
+            "lifecycle_status": "LEGACY" if base.retired else "GA",
+            "available_regions": json.dumps([services.settings.region] if base.name in services.base_models else []),
+            "eol_date": str(base.retired.after) if base.retired else None,
+        }
+        for base in bases
+        if base.name in allowed and not is_retired(base, today)
+    ]
+    return pa.Table.from_pylist(rows, BASE_MODELS)
+
+
+def _refresh_base_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+    """There is nothing to fetch: the catalog is the settings', and read when Luthier starts."""
+    services.registry.grants.check(caller, Action.ADMINISTER)
+    return pa.table({"CORTEX_BASE_MODELS_REFRESH": ["Models refreshed successfully."]})
+
+
 def _set_default(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     model = services.registry.versions.promote(caller, _asked(services, found), _version(found))
     return done(f"Model {model.model}: V{model.default_version} is the default version.")
@@ -129,6 +156,8 @@ def _version(found: "re.Match[str]") -> int | str:
 
 STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (pattern(f"SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}"), _show_models),
+    (pattern(rf"SHOW CORTEX BASE MODELS(?: IN (?:SCHEMA )?SNOWFLAKE\.MODELS)?{LIKE}"), _show_base_models),
+    (pattern(r"CALL SNOWFLAKE\.MODELS\.CORTEX_BASE_MODELS_REFRESH\(\)"), _refresh_base_models),
     (pattern(f"SHOW VERSIONS{LIKE} IN MODEL {OBJECT}{LIMIT}"), _show_versions),
     (pattern(rf"ALTER MODEL {OBJECT} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})"), _set_default),
     (pattern(rf"ALTER MODEL {OBJECT} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})"), _set_alias),

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import replace
+from functools import cache, partial
 
 import pyarrow as pa
 from starlette.types import Scope
@@ -34,6 +36,13 @@ from luthier.serve.services import Services
 
 TIMEOUT_SECONDS = 3600.0
 CORTEX = "SNOWFLAKE.CORTEX."
+CALLING = {
+    "COMPLETE": Action.CALL_COMPLETE,
+    "TRY_COMPLETE": Action.CALL_TRY_COMPLETE,
+    "AI_COMPLETE": Action.CALL_AI_COMPLETE,
+    **dict.fromkeys(("COUNT_TOKENS", "AI_COUNT_TOKENS", COUNT_DETAILED), Action.COUNT_TOKENS),
+}
+"""What a function's caller must be allowed beside what it does; each verb of FINETUNE asks for that itself."""
 MAX_RUNNING, MAX_WAITING = 32, 256
 """Statements of a gateway."""
 STATEMENTS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
@@ -102,12 +111,24 @@ def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
         made.append(_json(f"{schema}AI_COUNT_TOKENS", arities, each_row(counting), returns="BIGINT"))
         made.append(_json(f"{schema}{COUNT_DETAILED}", arities, each_row(detailed)))
     words = set(re.findall(r"\w+", text.upper()))
-    if words & {"COUNT_TOKENS", "AI_COUNT_TOKENS"}:
-        services.registry.grants.check(statement.caller, Action.COUNT_TOKENS)
     if "AI_COUNT_TOKENS" in words:
         words.add(COUNT_DETAILED)  # SQL's dialect may turn it into that
     named = [function for function in made if function.name.rpartition(".")[2] in words]
-    return {function.name: function for function in named or made}
+    return {function.name: _let_called(statement, function) for function in named or made}
+
+
+def _let_called(statement: Statement, function: SqlFunction) -> SqlFunction:
+    """Asks once a statement, when it is called: a text may have a function's name in it and not call it."""
+    action = CALLING.get(function.name.rpartition(".")[2])
+    if action is None:
+        return function
+    check = cache(partial(statement.services.registry.grants.check, statement.caller, action))
+
+    def call(columns: list[pa.Array]) -> pa.Array:
+        check()
+        return function.call(columns)
+
+    return replace(function, call=call)
 
 
 def _json(
