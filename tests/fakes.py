@@ -16,10 +16,10 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, ToolCall
 from luthier.serve.access_log import Line
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.admission import Admission
 from luthier.serve.books import line_of
 from luthier.serve.complete import Allowance, Completer, Reservation, Tally, Visit
-from luthier.serve.host_memory import AdapterStats
 from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.rates import Rates

@@ -328,7 +328,10 @@ def test_the_command_of_serving_alternates_its_sides(tmp_path: Path, monkeypatch
 
 def test_the_adapters_report_takes_the_base_model_off(settings: Settings) -> None:
     base = load_catalog(settings).get("tiny")
-    rows = {"the base model": ([10.0, 20.0, 30.0], [40.0], [5.0]), "adapters on disk": ([70.0] * 9, [80.0], [6.0, 8.0])}
+    rows = {
+        "the base model": ([10.0, 20.0, 30.0], [40.0], [5.0]),
+        "adapters in storage": ([70.0] * 9, [80.0], [6.0, 8.0]),
+    }
     text = adapters._report(base, rows, "Words.")
-    assert "| adapters on disk | 70.0, 70.0, 70.0 | 80.0, 80.0, 80.0 | 7.0, 8.0, 8.0 |" in text
+    assert "| adapters in storage | 70.0, 70.0, 70.0 | 80.0, 80.0, 80.0 | 7.0, 8.0, 8.0 |" in text
     assert "**50 ms** (p50) and **50 ms** (p99) after the base model's" in text

@@ -45,7 +45,7 @@ def place(folder: Path, content: Content, manifest: Mapping[str, object], publis
     published.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": content.files}, indent=2))
     sync(*folder.rglob("*"), folder)
-    _put_away(final, folder.with_suffix(".damaged"))
+    put_away(final, folder.with_suffix(".damaged"))
     try:
         os.replace(folder, final)
     except OSError:
@@ -73,7 +73,7 @@ def copy_published(source: Path, published: Path) -> bool:
             raise Conflict(f"The files of the model are not what was published: {fault}.")
         os.utime(part)
         sync(*part.rglob("*"), part)
-        _put_away(final, part.with_suffix(".damaged"))
+        put_away(final, part.with_suffix(".damaged"))
         os.replace(part, final)
         sync(published)
     finally:
@@ -101,7 +101,7 @@ def _is_whole(folder: Path, content: Content) -> bool:
     return all(file_sha256(files[name]) == sha256 for name, sha256 in content.files.items())
 
 
-def _put_away(final: Path, aside: Path) -> None:
+def put_away(final: Path, aside: Path) -> None:
     """A rename first: nobody finds the name with half of its files."""
     with suppress(FileNotFoundError):
         os.replace(final, aside)

@@ -14,11 +14,10 @@ from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName
-from luthier.platform.registry.artifacts import num_bytes
 from luthier.platform.registry.replication import ReplicaRows, Replicas
 from luthier.platform.replication import Replicated, Source
 from luthier.platform.settings import Region, Settings
-from luthier.platform.storage import Storage
+from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
 
 

@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     """Everything that must survive: database, tables, runs, adapters."""
     cache: Path = Field(default_factory=lambda: Path.home() / ".cache" / "luthier")
     """What can be fetched or made again: base model weights. Shared by all homes."""
+    adapter_disk: str = ""
+    """A folder on each node's own disk, for copies of the adapters that are asked; empty: one in the home."""
+    adapter_disk_gib: int = Field(16, ge=0)
+    """Of such copies on a node; 0 keeps none, and each load reads the storage."""
     database_url: str = ""
     """SQLAlchemy URL, such as postgresql+psycopg://... (luthier[postgres]); empty means SQLite in the home."""
     host: str = "127.0.0.1"
@@ -156,6 +160,10 @@ class Settings(BaseSettings):
     @cached_property
     def storage(self) -> Path:
         return self.home / "storage"
+
+    @cached_property
+    def adapter_copies(self) -> Path:
+        return Path(self.adapter_disk) if self.adapter_disk else self.home / "adapter_copies"
 
 
 @lru_cache(maxsize=1)

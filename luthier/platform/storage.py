@@ -6,6 +6,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -97,6 +98,14 @@ SHA256_BYTES = 32
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def num_bytes(folder: Path) -> int:
+    num = 0
+    with suppress(FileNotFoundError):  # it is being removed
+        for file in folder.rglob("*"):
+            num += file.stat().st_size if file.is_file() else 0
+    return num
 
 
 def sync(*paths: Path) -> None:

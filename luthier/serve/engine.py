@@ -15,11 +15,11 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, CompleteRequest, ToolUse
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.complete import Tally
 from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 from luthier.serve.engine_faults import check_grammar, client_error, refused
-from luthier.serve.host_memory import AdapterStats
-from luthier.serve.loading import Loader, Report
+from luthier.serve.loading import Loader, Surroundings
 from luthier.serve.reading import Reader, plain_choices
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
@@ -33,8 +33,10 @@ MAX_INLINE_CHARS = 8_000
 class VllmEngine:
     """One base model in vLLM, or a version with all weights of its own. Start it inside a running event loop."""
 
-    def __init__(self, base: BaseModel, weights: Path, use_gpu: bool, report: Report, own: str | None = None) -> None:
-        """`report` takes what is found of each adapter that is loaded; `own` is the version, by content hash."""
+    def __init__(
+        self, base: BaseModel, weights: Path, use_gpu: bool, around: Surroundings, own: str | None = None
+    ) -> None:
+        """`own` is the version, by content hash."""
         prepare_environment(base, weights, use_gpu)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
@@ -52,7 +54,7 @@ class VllmEngine:
         # vLLM sizes its steps by what it is started for: on large GPUs a server's are four times those of an engine.
         context = UsageContext.OPENAI_API_SERVER
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
-        self._loader = Loader(self, base, self._prompts, report)
+        self._loader = Loader(self, base, self._prompts, around)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:

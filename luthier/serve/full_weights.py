@@ -17,9 +17,9 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion, ProofState, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.admission import Admission
 from luthier.serve.complete import PATIENCE_SECONDS
-from luthier.serve.host_memory import AdapterStats
 from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
 from luthier.serve.proof import refusal

@@ -14,7 +14,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
-from luthier.serve.host_memory import AdapterStats
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.remember import Remembered
 from luthier.serve.services import Ask, Completions, Told
 

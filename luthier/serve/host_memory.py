@@ -6,39 +6,6 @@ The least recently used makes room; one in use stays, so that the engine never h
 import asyncio
 from collections import OrderedDict
 
-from luthier.platform.frozen import Frozen
-
-LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Bounds of the histogram of loads."""
-
-
-class AdapterStats(Frozen):
-    """Of one replica, since it started."""
-
-    base_model: str
-    replica: str
-    in_engine: list[int]
-    """Numbers of the versions in the slots of the engine's layers, ready for the next step."""
-    engine_tells: bool = True
-    """False: the engine did not say in time which are in its slots; all else is known without it."""
-    in_memory: list[int]
-    """In host memory, the least recently used first; all others are on disk."""
-    max_in_engine: int
-    max_in_memory: int
-    hits: int
-    """Requests that found their adapter in host memory."""
-    misses: int
-    """Requests that waited for it to be loaded."""
-    loads: int
-    evictions: int
-    refused: int
-    load_seconds: float
-    """Of all loads together: from the disk to the proof."""
-    load_buckets: list[int]
-    """How many of them took at most so long, for each of LOAD_SECONDS, and how many there were."""
-    load_ms: dict[str, float]
-    """p50 and max of the last loads."""
-
 
 class HostMemory:
     """Belongs to one event loop."""

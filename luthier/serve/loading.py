@@ -1,4 +1,4 @@
-"""Adapters on their way into an engine: room -> read, and whole on disk -> placed -> proved. One flight an adapter.
+"""Adapters on their way into an engine: room -> on disk -> read, and whole -> placed -> proved. One flight an adapter.
 
 What is wrong with one adapter is that model's error alone; other requests go on beside it.
 """
@@ -6,22 +6,21 @@ What is wrong with one adapter is that model's error alone; other requests go on
 import asyncio
 import logging
 import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from statistics import median
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from luthier.errors import Unavailable
 from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
-from luthier.serve.host_memory import LOAD_SECONDS, AdapterStats, HostMemory
+from luthier.serve.adapter_stats import AdapterStats, LoadTimes
+from luthier.serve.disk import Copy, LocalDisk
+from luthier.serve.host_memory import HostMemory
 from luthier.serve.proof import Scorer, prove, refusal
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ RETRY_SECONDS = 60.0
 POLL_SECONDS = 0.003
 TELL_SECONDS = 2.0
 """Less than whoever asks all replicas waits: one busy engine must not take the others' answers along."""
-NUM_TIMES = 256
+DISK, STORAGE = "disk", "storage"
 
 Report = Callable[[int, Proof], None]
 """Takes a version's number and what was found; it may block."""
@@ -42,6 +41,14 @@ class Workers(Scorer, Protocol):
         """What each of the engine's workers answers to a method of AdapterWorker."""
 
 
+class Surroundings(NamedTuple):
+    """What an engine's adapters need beside it."""
+
+    report: Report
+    disk: LocalDisk | None = None
+    """None: each is read where storage has it."""
+
+
 @dataclass
 class Flight:
     """One load, and who waits for it."""
@@ -50,22 +57,25 @@ class Flight:
     num_waiting: int = 0
     is_in: bool = False
     """From then on those who waited hold the adapter."""
+    source: str = STORAGE
+    """Where its files came from."""
 
 
 class Loader:
     """Belongs to one event loop."""
 
-    def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, report: Report) -> None:
-        self._engine, self._base, self._prompts, self._report = engine, base, prompts, report
+    def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, around: Surroundings) -> None:
+        self._engine, self._base, self._prompts = engine, base, prompts
+        self._report, self._disk = around
         self._memory = HostMemory(base.engine.max_cpu_loras)
+        self._in: dict[int, ModelVersion] = {}
+        """Those in memory."""
         self._flights: dict[int, Flight] = {}
         self._refusals: dict[int, tuple[float, str]] = {}
         self._told: dict[int, Proof] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._hits = self._misses = self._num_refused = 0
-        self._seconds: deque[float] = deque(maxlen=NUM_TIMES)
-        self._buckets = [0] * (len(LOAD_SECONDS) + 1)
-        self._all_seconds = 0.0
+        self._times = {source: LoadTimes() for source in (DISK, STORAGE)}
 
     async def hold(self, version: ModelVersion) -> None:
         """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be."""
@@ -101,23 +111,25 @@ class Loader:
         return places
 
     async def stats(self, replica: str) -> AdapterStats:
-        times, places = list(self._seconds) or [0.0], await self._places()
+        disk, places = self._disk, await self._places()
+        copies = await asyncio.to_thread(disk.copies) if disk else {}
         return AdapterStats(
             base_model=self._base.name,
             replica=replica,
             in_engine=places or [],
             engine_tells=places is not None,
             in_memory=self.held(),
+            on_disk=list(copies),
+            disk_bytes=sum(copies.values()),
             max_in_engine=self._base.engine.max_loras,
             max_in_memory=self._base.engine.max_cpu_loras,
+            max_disk_bytes=disk.size if disk else 0,
             hits=self._hits,
             misses=self._misses,
-            loads=sum(self._buckets),
+            loads={source: times.told() for source, times in self._times.items()},
             evictions=self._memory.evictions,
+            disk_evictions=disk.evictions if disk else 0,
             refused=self._num_refused,
-            load_seconds=self._all_seconds,
-            load_buckets=list(accumulate(self._buckets)),
-            load_ms={"p50": 1000 * median(times), "max": 1000 * max(times)},
         )
 
     def _start(self, version: ModelVersion) -> Flight:
@@ -142,9 +154,7 @@ class Loader:
             self._num_refused += 1
             self._refusals[version.number] = time.monotonic() + RETRY_SECONDS, proof.reason
             raise refusal(version, proof.reason)
-        self._seconds.append(seconds := time.perf_counter() - began)
-        self._buckets[bisect_left(LOAD_SECONDS, seconds)] += 1
-        self._all_seconds += seconds
+        self._times[flight.source].add(time.perf_counter() - began)
 
     async def _place(self, version: ModelVersion, flight: Flight) -> Proof:
         """In the engine, and held by all who wait, if it is not refused; not there if it is."""
@@ -152,15 +162,42 @@ class Loader:
         try:
             if evicted is not None:  # before anybody can ask for it again
                 await self._engine.call("drop_adapter", evicted)
-            proof = await prove(self._engine, self._prompts, version, partial(self._put, version))
+                gone = self._in.pop(evicted)
+                if self._disk:
+                    self._disk.used(gone)
+            proof = await self._proved(version, flight)
             flight.is_in = proof.state is not ProofState.REFUSED
             return proof
         finally:
             if flight.is_in:
+                self._in[version.number] = version
                 self._memory.fill(version.number, flight.num_waiting)
             else:
                 await self._engine.call("drop_adapter", version.number)
                 self._memory.forgo()
+
+    async def _proved(self, version: ModelVersion, flight: Flight) -> Proof:
+        """What is refused as the disk had it is taken from storage once more."""
+        async with self._copy(version) as copy:
+            flight.source = DISK if copy.was_there else STORAGE
+            there = version.model_copy(update={"path": str(copy.path)})
+            proof = await prove(self._engine, self._prompts, there, partial(self._put, there))
+            if proof.state is not ProofState.REFUSED:
+                return proof
+            await asyncio.to_thread(copy.discard)
+        if not copy.was_there:
+            return proof
+        await self._engine.call("drop_adapter", version.number)
+        return await self._proved(version, flight)
+
+    @asynccontextmanager
+    async def _copy(self, version: ModelVersion) -> AsyncIterator[Copy]:
+        """Its files on this node's disk, if it may keep any."""
+        copy = await asyncio.to_thread(self._disk.take, version) if self._disk else Copy(Path(version.path))
+        try:
+            yield copy
+        finally:
+            copy.close()
 
     async def _put(self, version: ModelVersion) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it."""

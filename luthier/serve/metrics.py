@@ -8,7 +8,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.platform.jobs import JobCensus
-from luthier.serve.host_memory import LOAD_SECONDS, AdapterStats
+from luthier.serve.adapter_stats import LOAD_SECONDS, AdapterStats
 
 RUNNING = {
     "step": "Optimizer steps done.",
@@ -26,7 +26,8 @@ RUNNING = {
 COUNTED = {
     "hits": "Requests that found their adapter in host memory.",
     "misses": "Requests that waited for their adapter.",
-    "evictions": "Adapters that made room for others.",
+    "evictions": "Adapters that made room for others in host memory.",
+    "disk_evictions": "Copies that made room for others on the node's disk.",
     "refused": "Loads of adapters that are not what was trained.",
 }
 """By their names in a replica's numbers."""
@@ -76,16 +77,19 @@ class _Adapters(Collector):
             for stats in self._adapters:
                 counter.add_metric((stats.base_model, stats.replica), getattr(stats, name))
             yield counter
-        loads = HistogramMetricFamily("luthier_adapter_load_seconds", "From the disk to the proof.", labels=where)
+        loads = HistogramMetricFamily("luthier_adapter_load_seconds", "To the proof.", labels=(*where, "source"))
+        size = GaugeMetricFamily("luthier_adapter_disk_bytes", "Of copies on the node's disk.", labels=where)
         counts = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*where, "tier"))
         held = GaugeMetricFamily("luthier_adapter_held", "1 for each that is there.", labels=(*where, "tier", "model"))
         for stats in self._adapters:
             replica = (stats.base_model, stats.replica)
             bounds = (*map(str, LOAD_SECONDS), "+Inf")
-            loads.add_metric(replica, list(zip(bounds, stats.load_buckets, strict=True)), stats.load_seconds)
-            tiers = (("engine", stats.in_engine), ("memory", stats.in_memory))
+            for source, each in stats.loads.items():
+                loads.add_metric((*replica, source), list(zip(bounds, each.buckets, strict=True)), each.seconds)
+            size.add_metric(replica, stats.disk_bytes)
+            tiers = (("engine", stats.in_engine), ("memory", stats.in_memory), ("disk", stats.on_disk))
             for tier, numbers in tiers if stats.engine_tells else tiers[1:]:
                 counts.add_metric((*replica, tier), len(numbers))
                 for name in (self._names[number] for number in numbers if number in self._names):
                     held.add_metric((*replica, tier, name), 1)
-        yield from (loads, counts, held)
+        yield from (loads, size, counts, held)

@@ -17,13 +17,17 @@ from starlette.types import ASGIApp
 from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.models import ModelVersion, ProofState
+from luthier.platform.queue import GIB
 from luthier.platform.registry.actor import RegistryClient
 from luthier.platform.settings import Settings
+from luthier.platform.storage import Storage
 from luthier.platform.wire import Chunk
 from luthier.serve.access_log import open_access_log
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.api import build_direct
 from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer
+from luthier.serve.disk import LocalDisk
 from luthier.serve.engine import VllmEngine
 from luthier.serve.engine_args import keep_environment
 from luthier.serve.engine_counts import Asked
@@ -31,8 +35,8 @@ from luthier.serve.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
 from luthier.serve.holders import Holders
-from luthier.serve.host_memory import AdapterStats
 from luthier.serve.leases import Leases
+from luthier.serve.loading import Surroundings
 from luthier.serve.many import Many
 from luthier.serve.proof import prove_own, refusal
 from luthier.serve.rates import Rates
@@ -134,8 +138,11 @@ class Replica(EngineReplica):
         near = NearCompletions(base.name, self)
         services = make_services(settings, registry, near, base.name, open_access_log(settings))
         self._services = with_full_weights(replace(services, is_served=Served().has), applications)
-        folder = base_model_dir(settings, base)
-        self._open(base, services, VllmEngine(base, folder, bool(ray.get_gpu_ids()), registry.proofs.report))
+        disk = LocalDisk(settings.adapter_copies, base.name, settings.adapter_disk_gib * GIB)
+        around = Surroundings(registry.proofs.report, disk if disk.size else None)
+        engine = VllmEngine(base, base_model_dir(settings, base), bool(ray.get_gpu_ids()), around)
+        self._open(base, services, engine)
+        self._renewing.append(asyncio.create_task(disk.keep_swept(Storage(settings.storage).adapters)))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The replica's HTTP; Serve asks for it once the engine has started."""
@@ -170,7 +177,7 @@ class FullReplica(EngineReplica):
 
         def start() -> VllmEngine:
             weights, use_gpu = Path(version.path), bool(ray.get_gpu_ids())
-            engine = VllmEngine(base, weights, use_gpu, registry.proofs.report, version.sha256)
+            engine = VllmEngine(base, weights, use_gpu, Surroundings(registry.proofs.report), version.sha256)
             self._open(base, services, engine)
             return engine
 

@@ -50,7 +50,7 @@ from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.versions import parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
-from luthier.serve.host_memory import AdapterStats
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
 

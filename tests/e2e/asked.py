@@ -11,7 +11,9 @@ from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof
 from luthier.platform.wire import Choice, CompleteRequest, ToolCall
 from luthier.serve.complete import Tally
+from luthier.serve.disk import LocalDisk
 from luthier.serve.engine import VllmEngine
+from luthier.serve.loading import Surroundings
 from luthier.serve.many import Many
 
 PLACES = 16
@@ -21,10 +23,10 @@ PLACES = 16
 class Asked:
     """The engine with short words for asking it, and what it reported of adapters."""
 
-    def __init__(self, base: BaseModel, base_dir: Path) -> None:
+    def __init__(self, base: BaseModel, base_dir: Path, disk: LocalDisk | None = None) -> None:
         self.base_dir = base_dir
         self.reports: dict[int, Proof] = {}
-        self.engine = VllmEngine(base, base_dir, use_gpu=False, report=self.reports.__setitem__)
+        self.engine = VllmEngine(base, base_dir, False, Surroundings(self.reports.__setitem__, disk))
 
     async def close(self) -> None:
         """Sockets and all: what vLLM leaves open may hold the process at its end."""

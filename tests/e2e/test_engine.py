@@ -22,6 +22,7 @@ from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.prompts import load_prompts
 from luthier.platform.wire import ToolUse
 from luthier.serve.complete import Tally
+from luthier.serve.disk import LocalDisk
 from luthier.serve.schemas import calls_schema
 from tests.e2e.asked import Asked
 from tests.e2e.leaving import (
@@ -61,9 +62,15 @@ def tuner(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuner:
 
 
 @pytest.fixture(scope="module")
-def asked(run: Run, tuner: Tuner) -> Iterator[Asked]:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The node's."""
+    return tmp_path_factory.mktemp("disk")
+
+
+@pytest.fixture(scope="module")
+def asked(run: Run, tuner: Tuner, disk: Path) -> Iterator[Asked]:
     async def start() -> Asked:
-        return Asked(tuner.base, tuner.base_dir)
+        return Asked(tuner.base, tuner.base_dir, LocalDisk(disk, tuner.base.name, 1 << 30))
 
     with mock.patch.dict(os.environ):
         asked = run(start())
@@ -216,10 +223,39 @@ def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: T
     assert len(after.in_memory) == places
     assert len(after.in_engine) == MAX_LORAS
     assert set(after.in_engine) <= set(after.in_memory)
-    assert after.loads - before.loads >= len(many) - places
-    assert after.evictions - before.evictions == after.loads - before.loads - (places - len(before.in_memory))
+    loads = sum(after.loads[source].count - before.loads[source].count for source in after.loads)
+    assert loads >= len(many) - places
+    assert after.evictions - before.evictions == loads - (places - len(before.in_memory))
     assert after.refused == before.refused
     assert after.hits + after.misses == before.hits + before.misses + 2 * len(many) + 1
+
+
+def test_what_left_memory_comes_from_the_nodes_disk(
+    asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion, disk: Path
+) -> None:
+    """Without storage; and from storage again, where the disk's is not what was trained."""
+    others = [tuner.changed(tuned, partial(noted, text=f"other {n}")) for n in range(tuner.base.engine.max_cpu_loras)]
+
+    async def cold() -> tuple[str, dict[str, int]]:
+        """Its answer when all others have been asked after it, and how many loads came from where until then."""
+        for each in others:
+            await asked.answer(each)
+        assert tuned.number not in asked.engine.held()
+        answer, stats = await asked.answer(tuned), await asked.engine.adapters("")
+        assert tuned.number in stats.on_disk
+        return answer, {source: loads.count for source, loads in stats.loads.items()}
+
+    alone, before = run(cold())
+    storage, away = Path(tuned.path), Path(tuned.path).with_name("away")
+    storage.rename(away)
+    assert run(cold()) == (alone, before | {"disk": before["disk"] + 1 + len(others)})
+    away.rename(storage)
+    (copy,) = disk.glob(f"*/{tuned.sha256}-{tuned.number}")
+    (copy / WEIGHTS).unlink()  # or storage's would be written over
+    (copy / WEIGHTS).write_bytes(Path(others[0].path, FINGERPRINT).read_bytes())
+    assert run(cold())[1]["storage"] == before["storage"] + 1
+    assert run(cold())[0] == alone
+    assert run(asked.reported(tuned)).state is ProofState.PROVED
 
 
 def test_a_new_version_meets_no_old_cache(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:

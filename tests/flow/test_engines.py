@@ -9,25 +9,31 @@ from luthier.cli.profile import Profile, save_profile
 from luthier.platform.models import Proof, ProofState
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.host_memory import AdapterStats
+from luthier.serve.adapter_stats import AdapterStats, Loads
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 
+LABELS = ("source", "tier", "model", "le")
+MS = {"p50": 240.0, "max": 260.0}
 STATS = AdapterStats(
     base_model="tiny",
     replica="r1",
     in_engine=[1],
     in_memory=[7, 1],
+    on_disk=[8, 1, 7],
+    disk_bytes=3000,
     max_in_engine=4,
     max_in_memory=64,
+    max_disk_bytes=9000,
     hits=5,
     misses=3,
-    loads=2,
+    loads={
+        "disk": Loads(count=2, seconds=0.5, buckets=[0, 0, 1, *[2] * 7], ms=MS),
+        "storage": Loads(count=0, seconds=0, buckets=[0] * 10, ms=MS),
+    },
     evictions=1,
+    disk_evictions=4,
     refused=1,
-    load_seconds=0.5,
-    load_buckets=[0, 0, 1, *[2] * 7],
-    load_ms={"p50": 240.0, "max": 260.0},
 )
 
 
@@ -38,41 +44,41 @@ def counted(completions: LocalCompletions, tuned: str) -> None:
 
 def test_engines_tell_which_adapters_are_where(api: TestClient, counted: None) -> None:
     (engine,) = api.get("/luthier/v1/engines").json()["engines"]
-    assert engine["in_engine"] == engine["in_memory"] == ["LUTHIER.PUBLIC.tuned@1"]
-    assert engine["others"] == 1
-    assert {name: engine[name] for name in ("replica", "hits", "misses", "load_ms")} == {
-        "replica": "r1",
-        "hits": 5,
-        "misses": 3,
-        "load_ms": {"p50": 240.0, "max": 260.0},
-    }
+    assert engine["in_engine"] == engine["in_memory"] == engine["on_disk"] == ["LUTHIER.PUBLIC.tuned@1"]
+    assert engine["others"] == {"in_engine": 0, "in_memory": 1, "on_disk": 2}
+    assert {name: engine[name] for name in ("replica", "hits", "misses")} == {"replica": "r1", "hits": 5, "misses": 3}
+    assert (engine["loads"]["disk"]["count"], engine["loads"]["disk"]["ms"]) == (2, MS)
 
 
 def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> None:
     families = text_string_to_metric_families(api.get("/metrics").text)
     samples = {
-        (sample.name, *(sample.labels[name] for name in ("tier", "model", "le") if name in sample.labels)): sample.value
+        (sample.name, *(sample.labels[name] for name in LABELS if name in sample.labels)): sample.value
         for family in families
         for sample in family.samples
-        if sample.labels.get("replica") == "r1"
+        if sample.labels.get("replica") == "r1" and sample.labels.get("source") != "storage"
     }
     assert samples == {
         ("luthier_adapter_hits_total",): 5,
         ("luthier_adapter_misses_total",): 3,
         ("luthier_adapter_evictions_total",): 1,
+        ("luthier_adapter_disk_evictions_total",): 4,
+        ("luthier_adapter_disk_bytes",): 3000,
         ("luthier_adapter_refused_total",): 1,
-        **{("luthier_adapter_load_seconds_bucket", le): 0 for le in ("0.05", "0.1")},
-        ("luthier_adapter_load_seconds_bucket", "0.25"): 1,
+        **{("luthier_adapter_load_seconds_bucket", "disk", le): 0 for le in ("0.05", "0.1")},
+        ("luthier_adapter_load_seconds_bucket", "disk", "0.25"): 1,
         **{
-            ("luthier_adapter_load_seconds_bucket", le): 2
+            ("luthier_adapter_load_seconds_bucket", "disk", le): 2
             for le in ("0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "+Inf")
         },
-        ("luthier_adapter_load_seconds_count",): 2,
-        ("luthier_adapter_load_seconds_sum",): 0.5,
+        ("luthier_adapter_load_seconds_count", "disk"): 2,
+        ("luthier_adapter_load_seconds_sum", "disk"): 0.5,
         ("luthier_adapters", "engine"): 1,
         ("luthier_adapters", "memory"): 2,
+        ("luthier_adapters", "disk"): 3,
         ("luthier_adapter_held", "engine", "LUTHIER.PUBLIC.tuned@1"): 1,
         ("luthier_adapter_held", "memory", "LUTHIER.PUBLIC.tuned@1"): 1,
+        ("luthier_adapter_held", "disk", "LUTHIER.PUBLIC.tuned@1"): 1,
     }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from luthier.errors import AdapterRefused, Unavailable
 from luthier.platform.artifacts import MANIFEST, content_of, place
 from luthier.platform.base_models import load_catalog
+from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.settings import Settings
 from luthier.serve import loading
-from luthier.serve.host_memory import LOAD_SECONDS
-from luthier.serve.loading import Loader
+from luthier.serve.adapter_stats import LOAD_SECONDS
+from luthier.serve.disk import LocalDisk
+from luthier.serve.loading import Loader, Surroundings
 from tests.factories import ADMIN
 
 SIZE = 2
@@ -74,9 +77,9 @@ class Bench:
     def __init__(self, settings: Settings, folder: Path) -> None:
         base = load_catalog(settings).get("tiny")
         base = base.model_copy(update={"engine": base.engine.model_copy(update={"max_cpu_loras": SIZE})})
-        self._folder = folder
+        self._folder, self.disk = folder / "storage", LocalDisk(folder / "disk", "tiny", 1 << 20)
         self.engine, self.reports = Engine(), list[tuple[int, ProofState, str]]()
-        self.loader = Loader(self.engine, base, Letters(), self.report)
+        self.loader = Loader(self.engine, base, Letters(), Surroundings(self.report, self.disk))
 
     def report(self, number: int, proof: Proof) -> None:
         self.reports.append((number, proof.state, proof.reason))
@@ -131,9 +134,13 @@ def test_many_who_ask_at_once_load_it_once(settings: Settings, tmp_path: Path) -
         await bench.ask(version)
         assert bench.engine.num_begun == 1
         stats = await bench.loader.stats("r")
-        assert (stats.loads, stats.misses, stats.hits, stats.in_memory, stats.in_engine) == (1, 5, 1, [1], [1])
-        assert stats.load_buckets == [*(int(stats.load_seconds <= bound) for bound in LOAD_SECONDS), 1]
-        assert 0 < stats.load_seconds == pytest.approx(stats.load_ms["p50"] / 1000)
+        assert (stats.misses, stats.hits) == (5, 1)
+        assert (stats.in_engine, stats.in_memory, stats.on_disk) == ([1], [1], [1])
+        assert 0 < stats.disk_bytes < stats.max_disk_bytes
+        loads = stats.loads["storage"]
+        assert (loads.count, stats.loads["disk"].count) == (1, 0)
+        assert loads.buckets == [*(int(loads.seconds <= bound) for bound in LOAD_SECONDS), 1]
+        assert 0 < loads.seconds == pytest.approx(loads.ms["p50"] / 1000)
         await bench.until(lambda: bench.reports)
         assert [(number, state) for number, state, _ in bench.reports] == [(1, ProofState.UNPROVED)]
 
@@ -254,6 +261,65 @@ def test_damaged_files_are_never_placed(
         change(Path(version.path))
         assert fault in await bench.refusal(version)
         assert bench.engine.num_taken == 0
+
+    run(settings, tmp_path, story)
+
+
+def test_what_left_memory_comes_back_from_the_disk_without_storage(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one, two, three = (bench.version(number) for number in (1, 2, 3))
+        for version in (one, two, one, three):
+            await bench.ask(version)
+        shutil.rmtree(tmp_path / "storage")
+        await bench.ask(two)
+        stats = await bench.loader.stats("r")
+        assert (stats.in_memory, stats.on_disk) == ([3, 2], [3, 1, 2])  # 1 was used until it left memory
+        assert {source: loads.count for source, loads in stats.loads.items()} == {"disk": 1, "storage": 3}
+        assert "missing in storage" in await bench.refusal(bench.version(4).model_copy(update={"path": "gone"}))
+
+    run(settings, tmp_path, story)
+
+
+def overwrite(file: Path) -> None:
+    """Another file in its place: storage keeps its own."""
+    file.unlink(missing_ok=True)
+    file.write_text("others")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda copy: overwrite(copy / "weights"),
+        lambda copy: (copy / "weights").unlink(),
+        lambda copy: overwrite(copy / MANIFEST),
+        lambda copy: overwrite(copy / FINGERPRINT),
+        shutil.rmtree,
+    ],
+)
+def test_a_damaged_copy_is_made_again(settings: Settings, tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    async def story(bench: Bench) -> None:
+        versions = [bench.version(number) for number in (1, 2, 3)]
+        for version in versions:
+            await bench.ask(version)
+        first = versions[0]
+        (copy,) = (tmp_path / "disk" / "tiny").glob(f"{first.sha256}-*")
+        change(copy)
+        await bench.ask(first)
+        assert (copy / "weights").read_text() == "1"
+        assert (await bench.loader.stats("r")).loads["storage"].count == 4
+        await bench.until(lambda: len(bench.reports) == 3)
+        assert {state for _, state, _ in bench.reports} == {ProofState.UNPROVED}
+
+    run(settings, tmp_path, story)
+
+
+def test_no_copy_is_kept_of_what_is_refused(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        version = bench.version(1)
+        overwrite(Path(version.path) / "weights")
+        await bench.refusal(version)
+        assert bench.engine.num_begun == 1
+        assert (await bench.loader.stats("r")).on_disk == []
 
     run(settings, tmp_path, story)
 

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import ACTIVE
 from luthier.platform.settings import Settings
-from luthier.platform.storage import Storage
+from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
 
 COLLECTED = ".collected"
@@ -86,11 +85,3 @@ def _maker(folder: Path) -> str:
     except (OSError, ValueError):
         return ""
     return str(manifest.get("job_id", ""))
-
-
-def num_bytes(folder: Path) -> int:
-    num = 0
-    with suppress(FileNotFoundError):  # it is being removed
-        for file in folder.rglob("*"):
-            num += file.stat().st_size if file.is_file() else 0
-    return num

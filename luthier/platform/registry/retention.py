@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from luthier.platform.jobs import ACTIVE
 from luthier.platform.metering import DAY_MS
-from luthier.platform.registry.artifacts import Garbage, num_bytes
+from luthier.platform.registry.artifacts import Garbage
 from luthier.platform.settings import Settings
-from luthier.platform.storage import Storage
+from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
 
 MAX_FORGOTTEN = 200

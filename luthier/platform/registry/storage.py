@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_usage
 from luthier.platform.prices import PriceList
-from luthier.platform.registry.artifacts import num_bytes
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.storage_rows import StorageRows
+from luthier.platform.storage import num_bytes
 from luthier.platform.store import Store
 
 Row = dict[str, Any]

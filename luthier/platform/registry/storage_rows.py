@@ -4,7 +4,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from luthier.platform.registry.artifacts import num_bytes
+from luthier.platform.storage import num_bytes
 from luthier.platform.store import Store
 
 

@@ -6,17 +6,19 @@ from typing import Any
 from fastapi import APIRouter
 
 from luthier.platform.access import Caller
+from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.host_memory import AdapterStats
 from luthier.serve.metrics import Adapters
 from luthier.serve.services import Services
 
 routes = APIRouter()
 
+TIERS = ("in_engine", "in_memory", "on_disk")
+
 
 @routes.get("/engines")
 async def engines(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """Each replica that answers: MODEL@VERSION in its engine's slots and in its host memory, all others on disk."""
+    """Each replica that answers: MODEL@VERSION in its engine's slots, in its host memory and on its node's disk."""
     found, names = await adapters_of(services, caller)
     return {"engines": [_row(stats, names) for stats in found]}
 
@@ -24,11 +26,12 @@ async def engines(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 async def adapters_of(services: Services, caller: Caller) -> Adapters:
     """Adapters of other accounts, and of dropped models, have no names here."""
     found = await services.completions.adapters()
-    numbers = {number for stats in found for number in (*stats.in_engine, *stats.in_memory)}
+    numbers = {number for stats in found for tier in TIERS for number in getattr(stats, tier)}
     return found, await asyncio.to_thread(services.registry.proofs.names, caller, numbers)
 
 
 def _row(stats: AdapterStats, names: dict[int, str]) -> dict[str, Any]:
     """Those without names are counted."""
-    named = {tier: [names[n] for n in getattr(stats, tier) if n in names] for tier in ("in_engine", "in_memory")}
-    return {**stats.model_dump(), **named, "others": len(stats.in_memory) - len(named["in_memory"])}
+    named = {tier: [names[n] for n in getattr(stats, tier) if n in names] for tier in TIERS}
+    others = {tier: len(getattr(stats, tier)) - len(named[tier]) for tier in TIERS}
+    return {**stats.model_dump(), **named, "others": others}
