@@ -27,7 +27,7 @@ TRAINING_FLAGS = (
     click.option("--context-length", type=int, help="Longest row in tokens."),
     click.option("--lora-rank", type=int, help="Rank of the adapter (default 16)."),
     click.option("--eval-prompt", "eval_prompts", multiple=True, help="Answered at each checkpoint; may be repeated."),
-    click.option("--budget-credits", metavar="CREDITS", help="The run stops before it costs more."),
+    click.option("--budget-credits", metavar="CREDITS", help="The most it may cost; see on_budget."),
     click.option("--continue-from", metavar="MODEL_OR_JOB", help="Whose weights the run begins with."),
     click.option("--new-version", is_flag=True, default=None, help="If the model is there, make its next version."),
     click.option("--promote", is_flag=True, default=None, help="The new version is the default once it is made."),

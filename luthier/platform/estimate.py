@@ -1,11 +1,11 @@
 """How long a run is, what it costs, and how many rows it may have: from lengths alone, as the trainer plans it."""
 
-from luthier.errors import BadDataset, InvalidInput
+from luthier.errors import BadDataset, InvalidInput, PaymentRequired
 from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
-from luthier.platform.options import Duration, Unit
-from luthier.platform.plan import Rows, auto_batch, plan
-from luthier.platform.prices import to_credits
+from luthier.platform.options import Duration, FinetuneOptions, Unit
+from luthier.platform.plan import Rows, auto_batch, is_shortened, plan, tokens_of
+from luthier.platform.prices import to_credits, to_ucr
 from luthier.platform.recipe import Terms, batch_of, tokens_of_budget
 
 
@@ -16,6 +16,7 @@ class Estimate(Frozen):
     epochs: int
     steps: int | None
     trained_tokens: int
+    is_shortened: bool
     price_version: str
     credits: str
     seconds: tuple[int, int] | None
@@ -24,25 +25,43 @@ class Estimate(Frozen):
 def estimate(lengths: Rows, num_rows: int, terms: Terms) -> Estimate:
     """For examples of these lengths, from so many rows of training and validation data."""
     options, base, prices = terms.options, terms.base, terms.prices
-    batch, budget = batch_of(options, terms.how), tokens_of_budget(options, base, prices)
+    batch = batch_of(options, terms.how)
+    budget = tokens_of_budget(options, base, prices) if options.on_budget == "shorten" else None
     if batch is None and options.duration.unit is Unit.BATCHES:
         raise InvalidInput("Option training_duration in batches needs a batch_size: auto is measured in the run.")
     check_num_rows(num_rows, _least_epochs(lengths, options.duration, budget), base)
     reckoned = batch or auto_batch(int(lengths.sum()))
     steps = plan(lengths, reckoned, options.duration, options.seed, budget)
     if not steps:
-        raise InvalidInput(f"Option budget_credits = {options.budget_credits}: it does not pay for one optimizer step.")
+        raise PaymentRequired(
+            f"Option budget_credits = {options.budget_credits}: it does not pay for one optimizer step."
+        )
     check_num_rows(num_rows, steps[-1].epoch, base)
-    trained_tokens = sum(int(lengths[step.rows].sum()) for step in steps)
+    trained_tokens = tokens_of(steps, lengths)
     return Estimate(
         duration=f"{options.duration.num}{options.duration.unit}",
         epochs=steps[-1].epoch,
         steps=len(steps) if batch else None,
         trained_tokens=trained_tokens,
+        is_shortened=is_shortened(steps, lengths, reckoned, options.duration, options.seed),
         price_version=prices.version,
         credits=str(to_credits(prices.training_ucr(base.price_class, trained_tokens))),
         seconds=_seconds(trained_tokens, terms),
     )
+
+
+def is_over_budget(options: FinetuneOptions, credits: str) -> bool:
+    """Whether a price is more than the job may cost."""
+    return options.budget_credits is not None and to_ucr(credits) > to_ucr(options.budget_credits)
+
+
+def check_budget(options: FinetuneOptions, credits: str) -> None:
+    if is_over_budget(options, credits):
+        raise PaymentRequired(
+            f"The job's budget (option budget_credits) is {options.budget_credits} credits, and this would cost "
+            f"{credits}. Raise it, train for less (max_epochs, fewer rows), or let the run end where the budget does "
+            f"(option on_budget = shorten)."
+        )
 
 
 def check_num_rows(num_rows: int, epochs: int, base: BaseModel) -> None:

@@ -17,6 +17,8 @@ from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
 from luthier.platform.base_shapes import linear_modules
 from luthier.platform.continuing import check_fits, starting_point
+from luthier.platform.datasets import Dataset
+from luthier.platform.estimate import check_budget
 from luthier.platform.jobs import Job, new_job_id, now_ms
 from luthier.platform.judge import judge
 from luthier.platform.lora import Modules, target_names
@@ -64,7 +66,7 @@ class Finetune:
             return first
         start = self._start(caller, draft)
         judged = self._judge(draft, self._read(caller, draft))
-        hashes = datasets.freeze(clean_data(judged), self._storage, draft.id)
+        hashes = datasets.freeze(_trained_on(draft, judged), self._storage, draft.id)
         return self._submit(draft.model_copy(update={"start_path": start}), judged, hashes, idempotency_key)
 
     def retune(self, caller: Caller, request: RetuneModel, idempotency_key: str | None = None) -> Job:
@@ -74,7 +76,7 @@ class Finetune:
             return first
         self._start(caller, draft)
         judged = self._judge(draft, frozen.read())
-        hashes = frozen.freeze(clean_data(judged), self._storage, draft.id)
+        hashes = frozen.freeze(_trained_on(draft, judged), self._storage, draft.id)
         return self._submit(draft, judged, hashes, idempotency_key)
 
     def dry_run(self, caller: Caller, request: CreateJob) -> DataReport:
@@ -195,6 +197,13 @@ class Finetune:
 
     def _linear(self, base: BaseModel) -> Modules:
         return linear_modules(base_model_dir(self._settings, base))
+
+
+def _trained_on(draft: Job, judged: Judged) -> Dataset:
+    """Data without faults, and a price within the job's own budget; or what is wrong with them."""
+    data = clean_data(judged)
+    check_budget(draft.options, judged.report.credits)
+    return data
 
 
 def _check_rank(options: FinetuneOptions, base: BaseModel) -> None:

@@ -108,6 +108,8 @@ class EventType(StrEnum):
     MODEL_INITIALIZED = "MODEL_INITIALIZED"
     DATA_VALIDATED = "DATA_VALIDATED"
     BATCH_SIZE = "BATCH_SIZE"
+    SHORTENED = "SHORTENED"
+    """Its budget ends the job before its duration does."""
     TRAIN_STARTED = "TRAIN_STARTED"
     TRAIN_UPDATED = "TRAIN_UPDATED"
     """Once an epoch."""
@@ -124,6 +126,10 @@ class EventType(StrEnum):
 
 
 ATTEMPT_BEGINS = (EventType.STARTED, EventType.REQUEUED)
+
+
+def shortened_words(trained_tokens: int) -> str:
+    return f"The job's budget ends the run after {trained_tokens:,} trained tokens, before its duration does"
 
 
 class Event(Frozen):

@@ -15,7 +15,8 @@ from luthier.errors import BadDataset, InvalidInput
 from luthier.platform import datasets
 from luthier.platform.base_models import retirement_warning
 from luthier.platform.datasets import Dataset
-from luthier.platform.estimate import check_num_rows, estimate
+from luthier.platform.estimate import check_num_rows, estimate, is_over_budget
+from luthier.platform.jobs import shortened_words
 from luthier.platform.measure import Measured, histogram, measure, samples
 from luthier.platform.options import Method
 from luthier.platform.recipe import Terms, batch_of
@@ -184,6 +185,11 @@ def _warnings(report: DataReport, num_rows: int, terms: Terms) -> list[str]:
             report.epochs > ADVISED_EPOCHS,
             f"{report.epochs} epochs: beyond {ADVISED_EPOCHS} a model tends to copy its data",
         ),
+        (
+            is_over_budget(terms.options, report.credits),
+            f"CREATE refuses this: it costs more than the job's budget of {terms.options.budget_credits} credits",
+        ),
+        (report.is_shortened, shortened_words(report.trained_tokens)),
         (
             terms.options.method is Method.FULL,
             "Method full: the engine of the base model will not answer with it; export it",

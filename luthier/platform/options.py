@@ -143,7 +143,9 @@ class FinetuneOptions(Frozen):
     eval_prompts: tuple[str, ...] = Field((), max_length=MAX_EVAL_PROMPTS)
     """Answered greedily at each checkpoint; the answers are kept with the model."""
     budget_credits: Annotated[str, BeforeValidator(_checked_budget)] | None = None
-    """The run stops before it costs more, with the model it has by then."""
+    """The most that the job may cost."""
+    on_budget: Literal["refuse", "shorten"] = "refuse"
+    """A job that would cost more: refused, or ended before it does, with the model it has by then."""
     continue_from: str | None = Field(None, min_length=1)
     """A model of yours, or the id of a stopped job, whose weights the run begins with."""
     new_version: bool = False
@@ -213,6 +215,8 @@ def _check_together(parsed: FinetuneOptions, given: Mapping[str, Any]) -> None:
         raise InvalidInput("Option promote: a model's first version is its default; promote is for new_version.")
     if parsed.max_workers is not None and parsed.max_workers < (parsed.num_workers or 1):
         raise InvalidInput(f"Option max_workers = {parsed.max_workers}: num_workers is more, {parsed.num_workers}.")
+    if "on_budget" in given and parsed.budget_credits is None:
+        raise InvalidInput("Option on_budget: it says what budget_credits does, and there is none.")
     for name, task in BELONGS_TO.items():
         if name in given and parsed.task_type is not task:
             raise InvalidInput(f"Option {name}: it is for task_type {task}, and this job is {parsed.task_type}.")

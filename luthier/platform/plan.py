@@ -5,7 +5,7 @@ The data report and the trainer share it, so that the tokens a run is priced at 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +38,21 @@ def plan(lengths: Rows, batch: BatchSize, duration: Duration, seed: int, max_tok
     """
     steps: list[Step] = []
     tokens = 0
-    for step in _steps(lengths, batch, seed):
-        next_tokens = tokens + int(lengths[step.rows].sum())
-        if _is_over(duration, step.epoch, len(steps), tokens) or (max_tokens is not None and next_tokens > max_tokens):
+    for step in _all_steps(lengths, batch, duration, seed):
+        tokens += int(lengths[step.rows].sum())
+        if max_tokens is not None and tokens > max_tokens:
             break
         steps.append(step)
-        tokens = next_tokens
     return steps
+
+
+def is_shortened(steps: list[Step], lengths: Rows, batch: BatchSize, duration: Duration, seed: int) -> bool:
+    """Whether there was more to do than these steps of a plan: max_tokens ended it."""
+    return any(islice(_all_steps(lengths, batch, duration, seed), len(steps), None))
+
+
+def tokens_of(steps: list[Step], lengths: Rows) -> int:
+    return sum(int(lengths[step.rows].sum()) for step in steps)
 
 
 def order_of(num_rows: int, seed: int, epoch: int) -> Rows:
@@ -64,6 +72,15 @@ def cut(lengths: Rows, batch: BatchSize) -> list[Rows]:
             start, filled = at, 0
         filled += length
     return [*runs, np.arange(start, len(lengths))] if len(lengths) else []
+
+
+def _all_steps(lengths: Rows, batch: BatchSize, duration: Duration, seed: int) -> Iterator[Step]:
+    num, tokens = 0, 0
+    for step in _steps(lengths, batch, seed):
+        if _is_over(duration, step.epoch, num, tokens):
+            return
+        yield step
+        num, tokens = num + 1, tokens + int(lengths[step.rows].sum())
 
 
 def _steps(lengths: Rows, batch: BatchSize, seed: int) -> Iterator[Step]:

@@ -67,6 +67,8 @@ class DataReport(Frozen):
     steps: int | None = None
     """None while the batch size is to be measured."""
     trained_tokens: int = 0
+    is_shortened: bool = False
+    """The job's budget ends it before its duration does."""
     price_version: str = ""
     credits: str = ""
     seconds: tuple[int, int] | None = None

@@ -67,9 +67,12 @@ def fitting(options: FinetuneOptions, base: BaseModel, linear: Modules, promote:
     """The same, as far as the base model takes them, for the next version of a model that is there.
 
     What a rank or a length exceeds is lowered; targets that the base model has not are its own; weights of another
-    base model are nothing to begin with. `linear` is empty where it is not known.
+    base model are nothing to begin with; where the base model costs more than the job's budget, the run is shorter.
+    `linear` is empty where it is not known.
     """
     fitted: dict[str, object] = {"continue_from": None, "new_version": True, "promote": promote}
+    if options.budget_credits is not None:
+        fitted["on_budget"] = "shorten"
     if options.method is not Method.FULL and options.lora_rank > base.max_rank:
         fitted["lora_rank"] = base.max_rank
         if options.lora_alpha:  # the scale stays

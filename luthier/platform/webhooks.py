@@ -43,6 +43,8 @@ class NoticeType(StrEnum):
     """A soft budget, for the first time in its period."""
     BUDGET_REFUSED = "budget.refused"
     """A hard one refused something, for the first time in its period."""
+    BUDGET_SHORTENED = "budget.shortened"
+    """A job's own ends it before its duration does."""
     BALANCE_LOW = "balance.low"
     """What is left of the balance is under the level that was set."""
     BALANCE_REFUSED = "balance.refused"

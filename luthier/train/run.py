@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TrainingFailed
-from luthier.platform.jobs import EventType
-from luthier.platform.plan import Rows, Step, plan
+from luthier.platform.jobs import EventType, shortened_words
+from luthier.platform.plan import Rows, Step, is_shortened, plan, tokens_of
 from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.rendering import Example, num_tokens
 from luthier.platform.run_files import RunFiles
@@ -131,7 +131,10 @@ class Run:
         state.batch = config.batch or state.batch
         if state.batch is None:
             state.batch = self.limit.batch_size(self.model, data.examples, data.lengths)
-        steps = plan(data.lengths, state.batch, config.duration, config.seed, config.max_trained_tokens)
+        asked = (data.lengths, state.batch, config.duration, config.seed)
+        steps = plan(*asked, config.max_trained_tokens)
         if not steps:
             raise TrainingFailed("The budget does not pay for one optimizer step. Raise budget_credits.")
+        if is_shortened(steps, *asked):
+            self.worker.note(EventType.SHORTENED, shortened_words(tokens_of(steps, data.lengths)))
         return steps

@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 from starlette.testclient import TestClient
 
-from tests.flow.conftest import CHAT, error_of
+from tests.flow.conftest import CHAT, SELECT, create, error_of
 from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
 
@@ -43,6 +43,40 @@ def test_a_soft_budget_tells_and_refuses_nothing(api: TestClient, join: Join) ->
     (budget,) = api.get(BUDGETS).json()["budgets"]
     assert budget["spent"] != "0"
     assert budget["passed_on"] is not None
+
+
+def test_a_job_that_costs_more_than_its_budget_is_refused_at_every_door(
+    api: TestClient,
+    faq: str,
+    run: Callable[..., Result],  # noqa: F811
+) -> None:
+    price = create(api, dry_run=True).json()["credits"]
+    told = f"budget (option budget_credits) is 0.000001 credits, and this would cost {price}"
+    poor = {"budget_credits": "0.000001"}
+    assert told in error_of(create(api, options=poor), 402, "insufficient_credits")
+    words = ", ".join(f"'{word}'" for word in ("CREATE", "tuned", "tiny", SELECT, "", json.dumps(poor)))
+    statement = f"SELECT SNOWFLAKE.CORTEX.FINETUNE({words})"
+    refused = api.post("/luthier/v1/sql", json={"statement": statement})
+    assert told in error_of(refused, 402, "insufficient_credits")
+    given = ("tuned", "--base-model", "tiny", "--training-data", SELECT, "--budget-credits", "0.000001")
+    result = run("finetune", "create", *given)
+    assert (result.exit_code, told in result.stderr) == (4, True)
+    dry = create(api, options=poor, dry_run=True).json()
+    assert (dry["credits"], any("CREATE refuses this" in warning for warning in dry["warnings"])) == (price, True)
+    assert api.get("/luthier/v1/jobs").json()["jobs"] == []
+    assert create(api, options={"budget_credits": price}).status_code == 201
+
+
+def test_a_job_that_its_budget_shortens_says_so(api: TestClient, faq: str) -> None:
+    price = create(api, dry_run=True).json()["credits"]
+    options = {"budget_credits": f"{float(price) / 2:.6f}", "on_budget": "shorten", "batch_size": 1}
+    job = create(api, options=options).json()
+    assert (float(job["report"]["credits"]) < float(price), job["report"]["is_shortened"]) == (True, True)
+    events = api.get(f"/luthier/v1/jobs/{job['id']}/events").json()["events"]
+    (words,) = [event["message"] for event in events if event["type"] == "SHORTENED"]
+    assert f"after {job['report']['trained_tokens']:,} trained tokens" in words
+    (notice,) = api.get("/luthier/v1/webhooks/notices").json()["notices"]
+    assert (notice["type"], notice["data"]["name"]) == ("budget.shortened", job["id"])
 
 
 def test_what_no_budget_can_be(api: TestClient, join: Join) -> None:  # noqa: F811

@@ -122,6 +122,18 @@ def test_it_is_trained_again_from_the_same_data(
     assert error_of(ask(today, "tuned@1"), 410, "base_model_retired")
 
 
+def test_its_budget_makes_it_shorter_where_the_base_costs_more(today: TestClient, job: str, registry: Registry) -> None:
+    version, done = registry.models.get(ADMIN, *_name("tuned")), registry.jobs.run(job)
+    half = f"{float(done.report['credits']) / 2:.6f}"
+    options = {**done.options.model_dump(mode="json"), "budget_credits": half, "batch_size": 1}
+    (Path(version.path) / MANIFEST).write_text(json.dumps({"options": options, "data": dict(done.report)}))
+    registry.retention._kept_ms, registry.retention._clock = 1, lambda: 2**60
+    assert registry.retention.forget() == 1
+    made = today.post("/luthier/v1/jobs/retune", json={"model": "tuned", "base_model": "newer"})
+    assert made.status_code == 201, made.text
+    assert made.json()["report"]["is_shortened"]
+
+
 def test_a_smaller_context_takes_what_fits(today: TestClient, job: str, registry: Registry) -> None:
     """By the manifest: the job is kept no more. Damaged data is told."""
     version = registry.models.get(ADMIN, *_name("tuned"))

@@ -189,9 +189,10 @@ def test_a_budget_and_a_time(api: TestClient, faq: str, registry: Registry) -> N
     whole = create(api, dry_run=True).json()
     assert whole["seconds"] is None
     budget = f"{float(whole['credits']) / 2:.6f}"
-    half = create(api, dry_run=True, options={"budget_credits": budget, "batch_size": 1}).json()
+    shorten = {"budget_credits": budget, "on_budget": "shorten", "batch_size": 1}
+    half = create(api, dry_run=True, options=shorten).json()
     assert 0 < float(half["credits"]) <= float(budget)
-    message = error_of(create(api, options={"budget_credits": "0"}), 400, "invalid_parameter_value")
+    message = error_of(create(api, options={**shorten, "budget_credits": "0"}), 402, "insufficient_credits")
     assert "does not pay for one optimizer step" in message
     for number, (speed, method) in enumerate([(10.0, "lora"), (40.0, "lora"), (99.0, "full")]):
         job_id = create(api, model=f"m{number}", options={"method": method}).json()["id"]

@@ -37,6 +37,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "on_overlong": ["truncate", "drop", "error"],
     "eval_prompts": [[], ["why?"], ["why?"] * 16],
     "budget_credits": ["0", "12.5", "0.000001", 3, 0.25, 0.00001, "999999999999"],
+    "on_budget": ["refuse", "shorten"],
     "continue_from": ["m", "m@3", "ft_1"],
     "new_version": [True, False],
     "promote": [True, False],
@@ -66,6 +67,7 @@ REFUSED: dict[str, list[Any]] = {
     "on_overlong": ["cut", True],
     "eval_prompts": [["why?"] * 17, "why?", [3], [None]],
     "budget_credits": ["-1", "1.", ".5", "0.0000001", "1e3", "much", True, -1, 1e-7, [1], "9" * 13],
+    "on_budget": ["hard", True],
     "continue_from": ["", 3],
     "new_version": [1, "true"],
     "promote": ["V3", 1],
@@ -73,7 +75,11 @@ REFUSED: dict[str, list[Any]] = {
     "num_workers": [0, 1025, "2"],
     "max_workers": [1, 1025, "2"],
 }
-NEEDS = {"dpo_beta": {"task_type": "DPO"}, "promote": {"new_version": True}}
+NEEDS = {
+    "dpo_beta": {"task_type": "DPO"},
+    "promote": {"new_version": True},
+    "on_budget": {"budget_credits": "1"},
+}
 
 
 def values(table: dict[str, list[Any]]) -> list[Any]:
@@ -137,6 +143,7 @@ def test_a_key_like_none_gets_no_guess() -> None:
         ({"method": "full", "lora_targets": "all-linear"}, "lora_targets: method full"),
         ({"dpo_beta": 0.2}, "dpo_beta: it is for task_type DPO, and this job is CHAT_COMPLETION"),
         ({"train_on": "all", "task_type": "DPO"}, "train_on: it is for task_type CHAT_COMPLETION"),
+        ({"on_budget": "shorten"}, "on_budget: it says what budget_credits does"),
         ({"seed": {1}}, "not JSON"),
         ({"continue_from": "\ud800"}, "cannot be read"),
     ],

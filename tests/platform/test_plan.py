@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.plan import Rows, Step, cut, order_of, plan
+from luthier.platform.plan import Rows, Step, cut, is_shortened, order_of, plan
 
 row_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(lambda found: np.array(found, np.int64))
 row_batches = st.integers(1, 50).map(lambda num: BatchSize(rows=num))
@@ -79,6 +79,7 @@ def test_a_budget_is_never_passed(lengths: Rows, batch: BatchSize, duration: Dur
     free, paid = plan(lengths, batch, duration, seed), plan(lengths, batch, duration, seed, budget)
     assert told(paid) == told(free[: len(paid)])
     assert tokens(lengths, paid) <= budget or not paid
+    assert is_shortened(paid, lengths, batch, duration, seed) == (len(paid) < len(free))
     if len(paid) < len(free):
         assert tokens(lengths, free[: len(paid) + 1]) > budget
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from luthier.errors import BadDataset, InvalidInput
+from luthier.errors import BadDataset, InvalidInput, PaymentRequired
 from luthier.platform import judge
+from luthier.platform.estimate import check_budget
 from luthier.platform.measure import Measured, measure
 from luthier.platform.options import BatchSize, Duration, Unit, parse_options
 from luthier.platform.prices import to_credits
@@ -101,27 +102,46 @@ def test_text_is_batched_in_contexts(terms: Make) -> None:
     assert batch_of(huge.options, huge.how.model_copy(update={"max_prompt": 120_000})) is not None
 
 
-def test_a_budget_ends_the_run(terms: Make) -> None:
+def test_a_budget_shortens_the_run(terms: Make) -> None:
     free = terms.report(table(40), max_epochs=2)
     price = PRICES.training_ucr("small", free.trained_tokens)
     budget = str(to_credits(price // 3))
-    paid = terms.report(table(40), max_epochs=2, budget_credits=budget)
+    paid = terms.report(table(40), max_epochs=2, budget_credits=budget, on_budget="shorten")
+    assert (free.is_shortened, paid.is_shortened) == (False, True)
+    assert f"after {paid.trained_tokens:,} trained tokens" in "".join(paid.warnings)
     assert 0 < paid.trained_tokens < free.trained_tokens
     assert PRICES.training_ucr("small", paid.trained_tokens) <= price // 3
     assert (paid.epochs, paid.tokens) == (1, free.tokens)
-    assert terms.report(table(40), max_epochs=2, budget_credits=str(to_credits(price))).credits == free.credits
+    enough = terms.report(table(40), max_epochs=2, budget_credits=str(to_credits(price)), on_budget="shorten")
+    assert (enough.credits, enough.is_shortened) == (free.credits, False)
+
+
+@pytest.mark.parametrize("size", [8, "auto"])
+def test_a_budget_refuses_what_costs_more(terms: Make, size: int | str) -> None:
+    free = terms.report(table(40), batch_size=size)
+    price = PRICES.training_ucr("small", free.trained_tokens)
+    for budget, is_over in ((price, False), (price - 1, True), (0, True)):
+        asked = terms(batch_size=size, budget_credits=str(to_credits(budget))).options
+        report = terms.report(table(40), batch_size=size, budget_credits=asked.budget_credits)
+        assert (report.trained_tokens, report.is_shortened) == (free.trained_tokens, False)
+        assert any("CREATE refuses this" in warning for warning in report.warnings) == is_over
+        if is_over:
+            with pytest.raises(PaymentRequired, match=rf"is {asked.budget_credits} credits, .* cost {free.credits}"):
+                check_budget(asked, report.credits)
+        else:
+            check_budget(asked, report.credits)
 
 
 @pytest.mark.parametrize("budget", ["0", "0.000001"])
 def test_a_budget_for_nothing(terms: Make, budget: str) -> None:
-    with pytest.raises(InvalidInput, match=f"budget_credits = {budget}: it does not pay for one optimizer step"):
-        terms.judged(table(40), budget_credits=budget)
+    with pytest.raises(PaymentRequired, match=f"budget_credits = {budget}: it does not pay for one optimizer step"):
+        terms.judged(table(40), budget_credits=budget, on_budget="shorten")
 
 
 def test_a_budget_counts_when_rows_are_limited(terms: Make) -> None:
     """Only epochs that are paid for are begun."""
     one = terms.report(table(60), max_epochs=1)
-    assert terms.report(table(60), max_epochs=3, budget_credits=one.credits).epochs == 1
+    assert terms.report(table(60), max_epochs=3, budget_credits=one.credits, on_budget="shorten").epochs == 1
 
 
 def test_expected_time_comes_from_the_last_runs(terms: Make) -> None:

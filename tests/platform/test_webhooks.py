@@ -16,7 +16,8 @@ from luthier.platform import posting
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.addresses import Addresses
 from luthier.platform.credits import Budget, BudgetKind, Period, Want
-from luthier.platform.jobs import now_ms
+from luthier.platform.jobs import Event, EventType, now_ms, shortened_words
+from luthier.platform.options import FinetuneOptions
 from luthier.platform.posting import Deliverer
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -164,6 +165,27 @@ def test_a_refused_job_is_told_once(registry: Registry) -> None:
         with pytest.raises(PaymentRequired):
             registry.jobs.submit(make_job(f"ft_{number}"))
     assert sorted(types(registry)) == ["balance.refused", "budget.refused"]
+
+
+def test_a_job_that_its_budget_shortens_is_told_once(registry: Registry, launcher: Launcher) -> None:
+    launcher.num_jobs = 2
+    options = FinetuneOptions(budget_credits="0.5", on_budget="shorten")
+    report = {"rows": 2, "trained_tokens": 60}
+    for job_id, is_shortened in (("ft_1", True), ("ft_2", False)):
+        job = make_job(job_id, f"LUTHIER.PUBLIC.{job_id}", options=options)
+        registry.jobs.submit(job.model_copy(update={"report": {**report, "is_shortened": is_shortened}}))
+    (notice,) = registry.webhooks.notices(ADMIN)
+    about = {"kind": "job", "name": "ft_1", "model": "LUTHIER.PUBLIC.ft_1", "granted": "0.5"}
+    assert (notice.type, notice.data) == (NoticeType.BUDGET_SHORTENED, about)
+    registry.jobs.tick()
+    told = [Event(time=1, type=EventType.SHORTENED, message=shortened_words(tokens)) for tokens in (60, 58)]
+    for _ in range(2):
+        for job_id in ("ft_1", "ft_2"):
+            registry.jobs.report(job_id, None, told)
+    for job_id in ("ft_1", "ft_2"):
+        words = [event.message for event in registry.jobs.events(ADMIN, job_id) if event.type == EventType.SHORTENED]
+        assert words == [event.message for event in told]
+    assert [notice.data["name"] for notice in registry.webhooks.notices(ADMIN)] == ["ft_2", "ft_1"]
 
 
 def test_what_a_replica_refused_is_told_once(registry: Registry) -> None:

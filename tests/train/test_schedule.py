@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.platform.jobs import shortened_words
 from luthier.platform.options import BatchSize, Duration, Unit
 from luthier.train.config import FitConfig
 from luthier.train.loop import rate_share, train, update
@@ -39,10 +40,12 @@ def test_a_duration_in_tokens_ends_with_the_step_that_reaches_it(config: FitConf
 
 
 @pytest.mark.parametrize("limit", [300, 1234])
-def test_a_budget_is_never_passed(config: FitConfig, limit: int) -> None:
+def test_a_budget_is_never_passed(config: FitConfig, tmp_path: Path, limit: int) -> None:
     expected = alone(config)
-    history = alone(config.model_copy(update={"max_trained_tokens": limit}))
+    run = Local(tmp_path / "kept")
+    history = train(config.model_copy(update={"max_trained_tokens": limit}), run.worker)
     spent = sum(record.num_tokens for record in history)
+    assert [words for kind, words in run.events if kind == "SHORTENED"] == [shortened_words(spent)]
     assert spent <= limit < spent + expected[len(history)].num_tokens
     assert history[-1].validation_loss is not None
 

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
 from luthier.platform.access import Caller
-from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import (
     ATTEMPT_BEGINS,
     Event,
@@ -23,22 +22,22 @@ from luthier.platform.jobs import (
     JobStatus,
     Progress,
     check_move,
+    shortened_words,
 )
-from luthier.platform.metering import Source, training_usage
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.options import Method
-from luthier.platform.prices import PriceList
 from luthier.platform.privileges import Action
 from luthier.platform.queue import Capacity, Limits, Queued, Room, next_jobs, positions
+from luthier.platform.registry.billing import Billing, owner_of
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.ledger import Ledger
-from luthier.platform.registry.limits import available
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.notices import Notices
 from luthier.platform.registry.paging import firsts
 from luthier.platform.registry.waiting import JobQueue
 from luthier.platform.securables import ObjectKind
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
+from luthier.platform.webhooks import NoticeType
 
 NUM_SPEEDS = 5
 MAX_SHOWN = 1_000
@@ -54,40 +53,6 @@ class Launcher(Protocol):
     def stop(self, job_id: str) -> None: ...
 
 
-class Billing:
-    """What a job's trained tokens cost, by its base model's price class: held from its start, charged at its end."""
-
-    def __init__(self, catalog: Catalog, prices: PriceList, ledger: Ledger) -> None:
-        self.catalog = catalog
-        self._prices, self._ledger, self._limits = prices, ledger, ledger.limits
-
-    def hold(self, tx: sa.Connection, job: Job) -> None:
-        """The price that the report names. PaymentRequired when the account, or a budget, has less."""
-        price_class = self.catalog.get(job.base_model).price_class
-        amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
-        self._limits.hold(tx, _owner(job), job.id, amount)
-
-    def tell_refused(self, tx: sa.Connection, job: Job) -> None:
-        """That its price was not there, of each limit that has less."""
-        price_class = self.catalog.get(job.base_model).price_class
-        amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
-        for limit in self._limits.limiting(tx, _owner(job)):
-            if available(limit) < amount:
-                self._limits.tell_refused(tx, limit)
-
-    def release(self, tx: sa.Connection, job: Job) -> None:
-        """What the job did not cost of its hold."""
-        self._limits.release(tx, job.id)
-
-    def charge(self, tx: sa.Connection, job: Job, trained_tokens: int, now: int) -> None:
-        price_class = self.catalog.get(job.base_model).price_class
-        source = Source(
-            id=job.id, function="FINETUNE", base_model=job.base_model, price_class=price_class, model=job.model
-        )
-        usage = training_usage(_owner(job), source, self._prices, trained_tokens, now)
-        self._ledger.append_in(tx, [usage.model_copy(update={"leases": (job.id,)})])
-
-
 class Jobs:
     def __init__(
         self,
@@ -101,6 +66,7 @@ class Jobs:
         self._store, self._models, self._billing = store, models, billing
         self._launcher, self._clock, self._settings = launcher, clock, settings
         self._queue, self._guard = JobQueue(store, billing.catalog), Guard(store)
+        self._notices = Notices(store, clock)
         self._jobs, self._events, self._counts = map(store.table, ("jobs", "events", "job_counts"))
 
     # what people ask
@@ -117,7 +83,7 @@ class Jobs:
     def _submit(self, job: Job, idempotency_key: str | None) -> Job:
         if first := self.precheck(job, idempotency_key):
             return first
-        with self._guard.change(_owner(job), ("job", job.id)) as tx:
+        with self._guard.change(owner_of(job), ("job", job.id)) as tx:
             row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
             row["model_name"] = _model_name(job).dotted
             self._billing.hold(tx, job)
@@ -125,6 +91,9 @@ class Jobs:
             self._note(tx, job.id, EventType.CREATED, f"Model {job.model} on {job.base_model}")
             counted = f"{job.report['rows']} rows, {job.report['trained_tokens']} tokens to train"
             self._note(tx, job.id, EventType.CHECK_PASSED, counted)
+            if job.report.get("is_shortened"):
+                words = shortened_words(job.report["trained_tokens"])
+                self._note_new(tx, job, [Event(time=self._clock(), type=EventType.SHORTENED, message=words)])
         return job
 
     def precheck(self, job: Job, idempotency_key: str | None = None) -> Job | None:
@@ -213,7 +182,7 @@ class Jobs:
             if progress and progress.step >= job.progress.step:
                 lost = 0 if progress.step > job.progress.step else job.lost
                 self._update(tx, job_id, progress=progress.model_dump(), lost=lost)
-            self._note_new(tx, job_id, events)
+            self._note_new(tx, job, events)
 
     def note(self, job_id: str, type: EventType, message: str) -> None:
         """An event of a run; told twice in one attempt it stands once."""
@@ -296,7 +265,7 @@ class Jobs:
     def _first_answer(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
         if first := self._submitted_before(tx, job, key):
             return first
-        self._models.check_tunes(tx, _owner(job), _model_name(job), job.options.new_version)
+        self._models.check_tunes(tx, owner_of(job), _model_name(job), job.options.new_version)
         self._queue.check_fits(job, self._launcher.capacity())
         return None
 
@@ -347,30 +316,30 @@ class Jobs:
     def _note(self, tx: sa.Connection, job_id: str, type: EventType, message: str) -> None:
         self._add_events(tx, job_id, [Event(time=self._clock(), type=type, message=message)])
 
-    def _note_new(self, tx: sa.Connection, job_id: str, events: Iterable[Event]) -> None:
-        """Without those that the attempt has noted already: a resumed run tells them again."""
+    def _note_new(self, tx: sa.Connection, job: Job, events: Iterable[Event]) -> None:
+        """Without those that the attempt has noted already, as a resumed run tells them again."""
         told = {(event.type, event.message): event for event in reversed(list(events))}
         if not told:
             return
         columns = self._events.c
-        begins = sa.select(sa.func.max(columns.id)).where(columns.job_id == job_id, columns.type.in_(ATTEMPT_BEGINS))
+        begins = sa.select(sa.func.max(columns.id)).where(columns.job_id == job.id, columns.type.in_(ATTEMPT_BEGINS))
+        is_of_attempt = columns.id >= sa.func.coalesce(begins.scalar_subquery(), 0)
         noted = sa.select(columns.type, columns.message).where(
-            columns.job_id == job_id,
-            columns.id >= sa.func.coalesce(begins.scalar_subquery(), 0),
+            columns.job_id == job.id,
+            sa.or_(is_of_attempt, columns.type == EventType.SHORTENED.value),  # CREATE may have told it
             columns.message.in_({message for _, message in told}),
         )
         for type, message in tx.execute(noted):
             told.pop((type, message), None)
-        self._add_events(tx, job_id, reversed(told.values()))
+        self._add_events(tx, job.id, reversed(told.values()))
+        if any(type == EventType.SHORTENED for type, _ in told):
+            about = {"kind": "job", "name": job.id, "model": job.model, "granted": job.options.budget_credits}
+            self._notices.tell(tx, NoticeType.BUDGET_SHORTENED, job.account, (job.id,), **about)
 
     def _add_events(self, tx: sa.Connection, job_id: str, events: Iterable[Event]) -> None:
         rows = [{"job_id": job_id, **event.model_dump(exclude={"id"})} for event in events]
         if rows:
             tx.execute(sa.insert(self._events), rows)
-
-
-def _owner(job: Job) -> Caller:
-    return Caller(account=job.account, user=job.owner, role=job.role, key=job.key)
 
 
 def _model_name(job: Job) -> QualifiedName:

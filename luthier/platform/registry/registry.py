@@ -10,13 +10,14 @@ from luthier.platform.registry.accounts import Accounts
 from luthier.platform.registry.artifacts import Artifacts
 from luthier.platform.registry.audit import Audit
 from luthier.platform.registry.batches import Batches
+from luthier.platform.registry.billing import Billing
 from luthier.platform.registry.budgets import Budgets
 from luthier.platform.registry.credits import Credits
 from luthier.platform.registry.databases import Databases
 from luthier.platform.registry.files import Files
 from luthier.platform.registry.grants import Grants
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.jobs import Billing, Jobs, Launcher
+from luthier.platform.registry.jobs import Jobs, Launcher
 from luthier.platform.registry.keys import Keys
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.models import Models
