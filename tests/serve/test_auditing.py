@@ -1,6 +1,7 @@
 """What a door writes into the audit, when, and how much of a flood."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,16 @@ import pytest
 from luthier.errors import NotAllowed, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.audit import Entry
-from luthier.serve.auditing import ALL_IN_MINUTE, EACH_IN_MINUTE, MAX_GROUPS, Audited, Auditor, entry_of, source_of
+from luthier.serve.auditing import (
+    ALL_IN_MINUTE,
+    EACH_IN_MINUTE,
+    MAX_GROUPS,
+    Audited,
+    Auditor,
+    entry_of,
+    entry_of_row,
+    source_of,
+)
 from tests.factories import ADMIN
 
 
@@ -64,6 +74,40 @@ def test_a_statement_says_itself_that_it_changes() -> None:
     entry = entry_of(scope_of("POST", "/luthier/v1/sql", **told), 200)
     assert entry
     assert (entry.object_kind, entry.object_name) == ("statement", "DROP MODEL m")
+
+
+def test_a_statement_whose_rows_have_told_it_tells_only_how_it_ended() -> None:
+    told = {"changes": True, "has_told": True, "action": "cancel_job", "object": ("job", "ft_2")}
+    scope = scope_of("POST", "/luthier/v1/sql", **told)
+    rows = [entry_of_row(scope, number, "cancel_job", "job", f"ft_{number}") for number in (1, 2)]
+    assert [(row.id, row.object_name, row.is_allowed, row.status) for row in rows] == [
+        ("req_1-1", "ft_1", True, 200),
+        ("req_1-2", "ft_2", True, 200),
+    ]
+    assert entry_of(scope, 200) is None
+    for status, is_allowed in ((404, False), (503, True)):
+        entry = entry_of(scope, status)
+        assert entry
+        assert (entry.id, entry.object_name, entry.is_allowed) == ("req_1", "ft_2", is_allowed)
+
+
+@pytest.mark.parametrize(
+    ("route", "given", "query", "told"),
+    [
+        ("/luthier/v1/models/{name:object}", {"name": "m"}, b"", ("model", "m")),
+        ("/luthier/v1/credits/budgets/{kind}/{name:object}", {"kind": "role", "name": "R"}, b"", ("budget", "role R")),
+        ("/v1/batches/{batch_id}/cancel", {"batch_id": "b"}, b"", ("batch", "b")),
+        ("/luthier/v1/databases", {}, b"", ("database", "")),
+        ("/luthier/v1/tables", {}, b"name=t&replace=true", ("table", "t")),
+    ],
+)
+def test_the_object_is_what_the_path_names(
+    route: str, given: dict[str, str], query: bytes, told: tuple[str, str]
+) -> None:
+    scope = {**scope_of(), "route": SimpleNamespace(path=route), "path_params": given, "query_string": query}
+    entry = entry_of(scope, 403)
+    assert entry
+    assert (entry.object_kind, entry.object_name) == told
 
 
 def test_the_source() -> None:
