@@ -8,7 +8,7 @@ from luthier.cli.render import show, show_one
 from luthier.errors import InvalidInput
 
 KINDS = click.Choice(
-    ("account", "database", "schema", "table", "model", "role", "user", "share", "database role", "base model"),
+    ("account", "database", "schema", "table", "view", "model", "role", "user", "share", "database role", "base model"),
     case_sensitive=False,
 )
 TO_USER = click.option("--to-user", metavar="USER")

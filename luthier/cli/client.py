@@ -19,6 +19,7 @@ from luthier.cli.objects import Models, Rows, Tables, quoted
 from luthier.cli.profile import load_profile
 from luthier.cli.security import Audit, Keys
 from luthier.cli.share_objects import Shares
+from luthier.cli.view_objects import Views
 from luthier.cli.webhook_objects import Webhooks
 from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
 from luthier.platform.jobs import JobStatus
@@ -49,7 +50,7 @@ class Client:
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=TIMEOUT)
         self.finetune = Finetune(self)
-        self.tables = Tables(self)
+        self.tables, self.views = Tables(self), Views(self)
         self.databases, self.schemas = Places(self, "databases"), Places(self, "schemas")
         self.models = Models(self)
         self.files = Files(self)

@@ -25,6 +25,7 @@ from luthier.cli import (
     sql,
     tables,
     usage,
+    views,
     webhooks,
 )
 from luthier.errors import LuthierError
@@ -58,6 +59,7 @@ for command in (
     models.models,
     base_models.base_models,
     tables.tables,
+    views.views,
     *databases.COMMANDS,
     keys.keys,
     audit.audit,

@@ -4,10 +4,9 @@ CREATE reads downward: name, base model, options -> rows -> report -> frozen sna
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -22,21 +21,21 @@ from luthier.platform.estimate import check_budget
 from luthier.platform.jobs import Job, new_job_id, now_ms
 from luthier.platform.judge import judge
 from luthier.platform.lora import Modules, target_names
-from luthier.platform.models import TableInfo
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.privileges import Action
 from luthier.platform.prompts import load_prompts
+from luthier.platform.querying import open_engine
 from luthier.platform.recipe import Terms, lora_of
 from luthier.platform.registry.jobs import MAX_SHOWN, Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.views import Views
 from luthier.platform.report import DataReport, Judged, clean_data
 from luthier.platform.retirement import left_to_tune
 from luthier.platform.retuning import FrozenData, fitting, frozen_data
 from luthier.platform.settings import Settings
-from luthier.platform.sql_engine import SqlEngine, TableFile
 from luthier.platform.storage import Storage
 from luthier.platform.versions import parse_model
 from luthier.platform.wire import CreateJob, RetuneModel
@@ -49,6 +48,7 @@ class Verbs(Protocol):
     """What CREATE asks of the registry."""
 
     tables: Tables
+    views: Views
     models: Models
     jobs: Jobs
 
@@ -56,7 +56,7 @@ class Verbs(Protocol):
 class Finetune:
     def __init__(self, settings: Settings, catalog: Catalog, prices: PriceList, registry: Verbs) -> None:
         self._settings, self._catalog, self._prices = settings, catalog, prices
-        self._tables, self._models, self._jobs = registry.tables, registry.models, registry.jobs
+        self._registry, self._models, self._jobs = registry, registry.models, registry.jobs
         self._storage = Storage(settings.storage)
 
     def create(self, caller: Caller, request: CreateJob, idempotency_key: str | None = None) -> Job:
@@ -170,7 +170,8 @@ class Finetune:
 
     def _read(self, caller: Caller, draft: Job) -> Rows:
         task, limit = draft.options.task_type, self._catalog.get(draft.base_model).rows_per_epoch
-        with open_engine(self._settings, self._tables.show(caller)) as engine:
+        queries = [query for query in (draft.training_data, draft.validation_data) if query.strip()]
+        with open_engine(self._settings, self._registry, caller, *queries) as engine:
             training = engine.training_rows(draft.training_data, task, limit)
             if not draft.validation_data.strip():
                 return training, None
@@ -210,9 +211,3 @@ def _check_rank(options: FinetuneOptions, base: BaseModel) -> None:
     if options.method is not Method.FULL and options.lora_rank > base.max_rank:
         rank = options.lora_rank
         raise InvalidInput(f"Option lora_rank = {rank}: {base.name} can be served up to {base.max_rank}.")
-
-
-def open_engine(settings: Settings, tables: Sequence[TableInfo], **extras: Any) -> SqlEngine:
-    """A locked SQL engine over an account's tables, in the default database and schema."""
-    files = [TableFile(parse_name(table.name, "", ""), Path(table.path)) for table in tables]
-    return SqlEngine(files, settings.database, settings.schema_name, **extras)

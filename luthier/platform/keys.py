@@ -41,6 +41,7 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/jobs", Endpoint.FINETUNING),
     ("/luthier/v1/sql", Endpoint.SQL),
     ("/luthier/v1/tables", Endpoint.TABLES),
+    ("/luthier/v1/views", Endpoint.TABLES),
     ("/luthier/v1/models", Endpoint.MODELS),
     ("/luthier/v1/base-models", Endpoint.MODELS),
     ("/luthier/v1/engines", Endpoint.MODELS),
@@ -62,6 +63,7 @@ SHOWING_WORDS = ("SHOW", "DESCRIBE", "DESC", "LIST", "CALL")
 READING_WORDS = frozenset({*SHOWING_WORDS, "SELECT", "WITH", "VALUES", "FROM", "EXPLAIN"})
 ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT"})
 ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES", "SCHEMA", "SCHEMAS", "FUTURE"}
+TABLE_WORDS = frozenset({"TABLE", "TABLES", "VIEW", "VIEWS"})
 
 
 class Scope(Frozen):
@@ -190,14 +192,14 @@ def statement_needs(sql: str) -> tuple[Endpoint | None, bool]:
         return None, False
     if first in ADMIN_WORDS or _object(words) in ADMIN_WORDS:
         return Endpoint.ADMIN, not is_reading
-    if {"MODEL", "MODELS"} & set(words[:5]):
+    if _object(words) not in TABLE_WORDS and {"MODEL", "MODELS"} & set(words[:5]):
         return Endpoint.MODELS, not is_reading
     return Endpoint.TABLES, not is_reading
 
 
 def _object(words: list[str]) -> str:
-    """What a statement makes, changes or shows: CREATE OR REPLACE TABLE is about a table."""
-    return next((word for word in words[1:] if word not in ("OR", "REPLACE")), "")
+    """What a statement makes, changes or shows: CREATE OR REPLACE SECURE VIEW is about a view."""
+    return next((word for word in words[1:] if word not in ("OR", "REPLACE", "SECURE")), "")
 
 
 def ends_by(now: int, seconds: int | None) -> int | None:

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.names import as_written
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
 
@@ -18,6 +19,45 @@ class TableInfo(Frozen):
     num_rows: int
     columns: list[str]
     created_on: int
+
+
+class ViewInfo(Frozen):
+    """A view: a query that is run with the rights of the role that owns it."""
+
+    name: str
+    """Dotted name."""
+    owner: str
+    role: str
+    query: str
+    """As it was written. Names in it without a place are looked for in the view's own schema."""
+    reads: list[str]
+    """The full names of tables and views in it, as often as they stand there."""
+    gives: list[str]
+    """The columns of the query, ..."""
+    columns: list[str]
+    """... and what they are called in the view."""
+    comment: str = ""
+    is_secure: bool = False
+    """Its query is its owner's secret, and sees no row that the view does not show."""
+    created_on: int
+
+    @property
+    def text(self) -> str:
+        """The statement that makes it; empty where the query is not told."""
+        if not self.query:
+            return ""
+        kind, columns = "SECURE VIEW" if self.is_secure else "VIEW", ", ".join(map(as_written, self.columns))
+        comment = f" COMMENT = '{escaped}'" if (escaped := self.comment.replace("'", "''")) else ""
+        return f"CREATE {kind} {self.name} ({columns}){comment} AS {self.query}"
+
+
+class Opened(Frozen):
+    """Views that somebody may read, with all that is beneath them, by full names."""
+
+    asked: tuple[str, ...] = ()
+    """Those that he may read himself."""
+    views: dict[str, ViewInfo] = {}
+    tables: dict[str, TableInfo] = {}
 
 
 INSIDE = ("job_id", "sha256", "rank", "method", "parent")

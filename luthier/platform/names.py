@@ -87,6 +87,11 @@ def quote_if_needed(key: str) -> str:
     return key if _FOLDED.fullmatch(key) else quote(key)
 
 
+def as_written(key: str) -> str:
+    """As a column's name is written, which keeps its case without quotes too."""
+    return key if _PLAIN.fullmatch(key) else quote(key)
+
+
 def _split(text: str) -> list[str]:
     """The parts between the dots that stand outside double quotes."""
     parts, at = [], 0

@@ -35,6 +35,10 @@ class Action(StrEnum):
     READ_TABLE = "read the table"
     CREATE_TABLE = "create a table there"
     DROP_TABLE = "drop or replace the table"
+    READ_VIEW = "read the view"
+    INSPECT_VIEW = "see the secure view's query"
+    CREATE_VIEW = "create a view there"
+    DROP_VIEW = "drop or replace the view"
     FINETUNE = "fine-tune a model there"
     CALL_FINETUNE = "call FINETUNE"
     SEE_JOB = "see the job"
@@ -118,6 +122,10 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.READ_TABLE: (*_OPEN, Need(Privilege.SELECT, _itself)),
     Action.CREATE_TABLE: (*_OPEN, Need(Privilege.CREATE_TABLE, _schema)),
     Action.DROP_TABLE: (*_OPEN, _OWNER),
+    Action.READ_VIEW: (*_OPEN, Need(Privilege.SELECT, _itself)),
+    Action.INSPECT_VIEW: (*_OPEN, _OWNER),
+    Action.CREATE_VIEW: (*_OPEN, Need(Privilege.CREATE_VIEW, _schema)),
+    Action.DROP_VIEW: (*_OPEN, _OWNER),
     Action.FINETUNE: (*_TUNES, Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
     Action.CALL_FINETUNE: _TUNES,
     Action.SEE_JOB: (*_TUNES, _OWNER),

@@ -24,6 +24,7 @@ class Privilege(StrEnum):
     SELECT = "SELECT"
     READ = "READ"
     CREATE_TABLE = "CREATE TABLE"
+    CREATE_VIEW = "CREATE VIEW"
     CREATE_MODEL = "CREATE MODEL"
     CREATE_DATABASE = "CREATE DATABASE"
     CREATE_SCHEMA = "CREATE SCHEMA"
@@ -51,6 +52,7 @@ class ObjectKind(StrEnum):
     DATABASE = "DATABASE"
     SCHEMA = "SCHEMA"
     TABLE = "TABLE"
+    VIEW = "VIEW"
     MODEL = "MODEL"
     ROLE = "ROLE"
     USER = "USER"
@@ -85,8 +87,15 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
         Privilege.USE_FINETUNE,
     ),
     ObjectKind.DATABASE: (Privilege.USAGE, Privilege.CREATE_SCHEMA, Privilege.IMPORTED, Privilege.OWNERSHIP),
-    ObjectKind.SCHEMA: (Privilege.USAGE, Privilege.CREATE_TABLE, Privilege.CREATE_MODEL, Privilege.OWNERSHIP),
+    ObjectKind.SCHEMA: (
+        Privilege.USAGE,
+        Privilege.CREATE_TABLE,
+        Privilege.CREATE_VIEW,
+        Privilege.CREATE_MODEL,
+        Privilege.OWNERSHIP,
+    ),
     ObjectKind.TABLE: (Privilege.SELECT, Privilege.OWNERSHIP),
+    ObjectKind.VIEW: (Privilege.SELECT, Privilege.OWNERSHIP),
     ObjectKind.MODEL: (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP),
     ObjectKind.ROLE: (Privilege.OWNERSHIP,),
     ObjectKind.USER: (Privilege.OWNERSHIP,),
@@ -96,11 +105,11 @@ GRANTABLE: dict[ObjectKind, tuple[Privilege, ...]] = {
 }
 GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
 """Who may look into a model may ask it."""
-OWNED = (ObjectKind.TABLE, ObjectKind.MODEL, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
+IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.MODEL)
+OWNED = (*IN_SCHEMA, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
 MADE = (ObjectKind.JOB, ObjectKind.BATCH, ObjectKind.FILE, ObjectKind.USAGE, ObjectKind.HISTORY)
 """Nothing is granted on these: the role that made one owns it."""
-IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.MODEL)
 PLACES = (ObjectKind.DATABASE, ObjectKind.SCHEMA)
 
 

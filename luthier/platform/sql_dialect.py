@@ -64,20 +64,30 @@ _PAID_FUNCTION = re.compile(r"(try_)?complete|finetune|count_tokens|ai_.*")
 
 def to_duckdb(sql: str) -> str:
     """One reading statement of Snowflake's SQL, gated and rendered for DuckDB. Raises InvalidSql with one line."""
+    return rendered(gated(sql))
+
+
+def gated(sql: str) -> exp.Expr:
+    """One reading statement, as the user wrote it."""
     tree = _only_query(sql, SnowflakeTypes)
     _check(tree)
-    num_paid = _paid_calls(tree)
-    rendered = _render(tree)
-    again = _only_query(rendered, "duckdb")
+    return tree
+
+
+def rendered(tree: exp.Expr) -> str:
+    """For DuckDB; the tree is used up."""
+    num_paid = paid_calls(tree)
+    text = _render(tree)
+    again = _only_query(text, "duckdb")
     _check(again)
-    repeated = _paid_calls(again) - num_paid
+    repeated = paid_calls(again) - num_paid
     if repeated:
         name = next(iter(repeated)).upper()
         raise InvalidSql(
             f"{name} inside this expression would run more than once a row: "
             f"compute it in a subquery and use its column here."
         )
-    return rendered
+    return text
 
 
 def strip_semicolon(sql: str) -> str:
@@ -158,7 +168,7 @@ def _function_names(node: exp.Func) -> list[str]:
     return [name.lower() for name in node.sql_names()]
 
 
-def _paid_calls(tree: exp.Expr) -> Counter[str]:
+def paid_calls(tree: exp.Expr) -> Counter[str]:
     return Counter(
         name for node in tree.find_all(exp.Func) for name in _function_names(node)[:1] if _PAID_FUNCTION.fullmatch(name)
     )

@@ -6,8 +6,6 @@ Safe by two fences: sql_dialect lets only reading statements through, and the co
 import json
 import re
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +21,12 @@ from duckdb.sqltypes import VARCHAR
 
 from luthier.errors import BadDataset, InvalidInput, InvalidSql, NotFound
 from luthier.platform.names import QualifiedName, parse_name, quote
+from luthier.platform.sql_clock import Clock
 from luthier.platform.sql_dialect import to_duckdb, training_query
 from luthier.platform.sql_files import BATCH_ROWS, fresh_connection, literal, lock, read_file
 from luthier.platform.tasks import ALIASES, FORMATS, TaskType, form_of, forms_text
 
-__all__ = ["SqlEngine", "SqlFunction", "TableFile", "read_file"]
+__all__ = ["SqlEngine", "SqlFunction", "TableFile", "ViewQuery", "read_file"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,18 @@ class TableFile:
 
     name: QualifiedName
     path: Path
+
+
+@dataclass(frozen=True)
+class ViewQuery:
+    """A view and the query, in DuckDB's own SQL, that stands for it."""
+
+    name: QualifiedName
+    query: str
+    paths: tuple[str, ...]
+    """Files of tables that the query reads, and nobody else here need be able to."""
+    is_secure: bool = False
+    """Nothing of the query is told."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +76,32 @@ class SqlEngine:
         schema: str,
         *,
         functions: Mapping[str, SqlFunction] | None = None,
-        views: Mapping[str, pa.Table] | None = None,
+        views: Sequence[ViewQuery] = (),
+        held: Mapping[str, pa.Table] | None = None,
+        hints: Sequence[QualifiedName] = (),
         memory_limit_mb: int = 512,
         threads: int = 1,
         timeout_seconds: float = 60.0,
     ) -> None:
-        """`database` and `schema` are folded keys; the files of `tables` must be there."""
+        """`database` and `schema` are folded keys; the files of `tables` must be there; `held` are rows in memory;
+        `hints` may be told of where a name is not there.
+        """
         self._home = f"{quote(database)}.{quote(schema)}"
-        self._paths = {str(table.path.resolve()): table.name.dotted for table in tables}
-        self._names = [table.name for table in tables] + [parse_name(name, database, schema) for name in views or {}]
+        self._paths = {path: view.name.dotted for view in views for path in view.paths}
+        self._paths |= {str(table.path.resolve()): table.name.dotted for table in tables}
+        self._names = [table.name for table in tables] + [view.name for view in views]
+        self._names += [parse_name(name, database, schema) for name in held or {}]
         self._memory_limit_mb = memory_limit_mb
         self._timeout_seconds = timeout_seconds
         self._arities = {_last(each.name): sorted(set(each.arities)) for each in (functions or {}).values()}
         self._raised: dict[str, Exception] = {}
         _refuse_twins(self._names)
+        self._names += hints
         self._root = fresh_connection(memory_limit_mb, threads)
         try:
-            self._build(tables, database, schema, functions or {}, views or {})
+            self._build(tables, database, schema, functions or {}, held or {})
+            for view in views:
+                self._add_view(view)
             lock(self._root, list(self._paths))
         except duckdb.Error as error:
             self._root.close()
@@ -92,7 +112,15 @@ class SqlEngine:
 
     def columns(self, sql: str) -> list[str]:
         """The column names of a query, found without running it."""
-        return [name for name, _ in self._describe(to_duckdb(sql))]
+        return [name for name, _ in self.described(sql)]
+
+    def described(self, sql: str) -> list[tuple[str, str]]:
+        """The same with DuckDB's types."""
+        return self._describe(to_duckdb(sql))
+
+    def gives(self, view: ViewQuery) -> list[str]:
+        """The columns of a view's query, as they are called in it."""
+        return [name for name, _ in self._describe(view.query)]
 
     def query(self, sql: str) -> pa.RecordBatchReader:
         """The rows of a query as a stream; faults met on the way are raised while reading."""
@@ -137,7 +165,7 @@ class SqlEngine:
         database: str,
         schema: str,
         functions: Mapping[str, SqlFunction],
-        views: Mapping[str, pa.Table],
+        held: Mapping[str, pa.Table],
     ) -> None:
         self._make_schema(database, schema)
         for table in tables:
@@ -147,7 +175,7 @@ class SqlEngine:
             self._root.execute(
                 f"CREATE VIEW {where} AS SELECT * FROM read_parquet({literal(str(table.path.resolve()))})"
             )
-        for name, rows in views.items():
+        for name, rows in held.items():
             self._root.register("luthier_incoming", rows)
             self._root.execute(
                 f"CREATE TABLE {self._place(parse_name(name, database, schema))} AS FROM luthier_incoming"
@@ -155,6 +183,14 @@ class SqlEngine:
             self._root.unregister("luthier_incoming")
         for function in functions.values():
             self._add_function(function, database, schema)
+
+    def _add_view(self, view: ViewQuery) -> None:
+        where = self._place(view.name)
+        try:
+            self._root.execute(f"CREATE VIEW {where} AS {view.query}")
+        except duckdb.Error as error:
+            reason = "its query does not fit what it reads" if view.is_secure else self._reason(error)
+            raise InvalidSql(f"Failure during expansion of view {view.name.dotted}: {reason}") from error
 
     def _place(self, name: QualifiedName) -> str:
         self._make_schema(name.database, name.schema)
@@ -208,7 +244,7 @@ class SqlEngine:
 
     def _describe(self, rendered: str) -> list[tuple[str, str]]:
         """Column names and DuckDB types of a rendered query."""
-        with self._root.cursor() as cursor, self._watched(cursor, _Clock(self._timeout_seconds)):
+        with self._root.cursor() as cursor, self._watched(cursor, Clock(self._timeout_seconds)):
             relation = self._relation(cursor, rendered)
             return [(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
 
@@ -221,7 +257,7 @@ class SqlEngine:
 
     def _stream(self, rendered: str) -> pa.RecordBatchReader:
         """The limit counts the engine's time alone: a slow reader of the stream does not use it up."""
-        clock, cursor = _Clock(self._timeout_seconds), self._root.cursor()
+        clock, cursor = Clock(self._timeout_seconds), self._root.cursor()
         try:
             with self._watched(cursor, clock):
                 reader = self._relation(cursor, rendered).to_arrow_reader(BATCH_ROWS)
@@ -231,7 +267,7 @@ class SqlEngine:
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(cursor, reader, clock))
 
     def _batches(
-        self, cursor: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, clock: "_Clock"
+        self, cursor: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader, clock: Clock
     ) -> Iterator[pa.RecordBatch]:
         try:
             while True:
@@ -246,7 +282,7 @@ class SqlEngine:
             cursor.close()
 
     @contextmanager
-    def _watched(self, cursor: duckdb.DuckDBPyConnection, clock: "_Clock") -> Iterator[None]:
+    def _watched(self, cursor: duckdb.DuckDBPyConnection, clock: Clock) -> Iterator[None]:
         try:
             with clock.running(cursor):
                 yield
@@ -288,34 +324,6 @@ class SqlEngine:
             return f"There is no table {name} that you can read. Close names: {', '.join(close)}."
         listed = ", ".join(each.dotted for each in self._names[:5]) or "none yet"
         return f"There is no table {name} that you can read. Tables: {listed}."
-
-
-class _Clock:
-    """The time an engine may still use, counted only while it works."""
-
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
-        self.ran_out = False
-
-    @contextmanager
-    def running(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        done, started = threading.Event(), time.monotonic()
-
-        def stop() -> None:
-            wait = max(self._left, 0.0)
-            while not done.wait(wait):  # again and again: an interrupt between two steps is lost
-                self.ran_out = True
-                cursor.interrupt()
-                wait = 0.1
-
-        watcher = threading.Thread(target=stop, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-            self._left -= time.monotonic() - started
 
 
 def _refuse_twins(names: Sequence[QualifiedName]) -> None:

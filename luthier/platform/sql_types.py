@@ -1,4 +1,5 @@
-"""Snowflake's SQL with type literals: TYPE OBJECT(a STRING, ...) becomes the response format that it stands for."""
+"""Types of SQL: TYPE OBJECT(a STRING, ...) in Snowflake's becomes the response format that it stands for; DuckDB's
+types as Snowflake calls them."""
 
 import json
 from typing import Any
@@ -27,6 +28,31 @@ class SnowflakeTypes(Snowflake):
             assert isinstance(kind, exp.DataType)
             shape = json.dumps({"type": "json", "schema": _schema(kind)})
             return exp.ParseJSON(this=exp.Literal.string(shape))
+
+
+_NAMES = {
+    **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"), "NUMBER(38,0)"),
+    **dict.fromkeys(("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"), "NUMBER(38,0)"),
+    **dict.fromkeys(("FLOAT", "DOUBLE"), "FLOAT"),
+    "VARCHAR": "VARCHAR(16777216)",
+    "BLOB": "BINARY(8388608)",
+    "TIME": "TIME(9)",
+    "JSON": "VARIANT",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ(9)",
+}
+
+
+def snowflake_type(duckdb: str) -> str:
+    """What Snowflake calls a type of DuckDB."""
+    if duckdb.endswith("]"):
+        return "ARRAY"
+    if duckdb.startswith(("STRUCT", "MAP")):
+        return "OBJECT"
+    if duckdb.startswith("DECIMAL"):
+        return duckdb.replace("DECIMAL", "NUMBER")
+    if duckdb.startswith("TIMESTAMP") and "ZONE" not in duckdb:
+        return "TIMESTAMP_NTZ(9)"
+    return _NAMES.get(duckdb, duckdb)
 
 
 def _schema(kind: exp.DataType) -> dict[str, Any]:

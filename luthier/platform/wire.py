@@ -1,6 +1,7 @@
 """Bodies of requests and replies that are not simply a noun; shared by server and clients."""
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, SkipValidation
@@ -36,6 +37,26 @@ class RetuneModel(Frozen):
 class ReplicateModel(Frozen):
     region: str
     """By its name in the setting `regions`."""
+
+
+class IfThere(StrEnum):
+    """What becomes of a view of that name."""
+
+    REFUSE = "refuse"
+    REPLACE = "replace"
+    KEEP = "keep"
+    """And nothing is made."""
+
+
+class CreateView(Frozen):
+    name: str
+    query: str
+    """Names in it without a place are looked for in the view's own schema."""
+    columns: list[str] | None = Field(None, min_length=1)
+    """None: as the query calls them."""
+    comment: str = ""
+    is_secure: bool = False
+    if_there: IfThere = IfThere.REFUSE
 
 
 class RunSql(Frozen):

@@ -43,6 +43,7 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.views import Views
 from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.replicating import Replication
 from luthier.platform.retirement import check_stands, end_of, warning_of
@@ -71,6 +72,7 @@ class Verbs(Protocol):
     audit: Audit
     databases: Databases
     tables: Tables
+    views: Views
     models: Models
     versions: Versions
     replicas: Replicas

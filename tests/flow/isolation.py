@@ -63,6 +63,12 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ),
     ("GET", f"{V1}/tables"): (ONE,),
     ("DELETE", f"{V1}/tables/{{name:object}}"): (ONE,),
+    ("POST", f"{V1}/views"): (
+        Try({"name": "mine", "query": "SELECT * FROM {table}"}),
+        Try({"name": "mine", "query": "SELECT * FROM {view}"}),
+    ),
+    ("GET", f"{V1}/views"): (ONE, Try(params={"after": "{view}"})),
+    ("DELETE", f"{V1}/views/{{name:object}}"): (ONE,),
     **{("POST", f"{V1}/{kind}"): (Try({"name": "mine"}),) for kind in ("databases", "schemas")},
     **{("GET", f"{V1}/{kind}"): (ONE,) for kind in ("databases", "schemas")},
     **{("DELETE", f"{V1}/{kind}/{{name:object}}"): (ONE, CASCADE) for kind in ("databases", "schemas")},
@@ -122,7 +128,10 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("GET", f"{V1}/grants"): (
         ONE,
         *(Try(params={key: f"{{{key[-4:]}}}"}) for key in ("to_role", "of_role", "to_user")),
-        *(Try(params={"kind": kind.upper(), "name": f"{{{kind}}}"}) for kind in ("model", "table", "role", "user")),
+        *(
+            Try(params={"kind": kind.upper(), "name": f"{{{kind}}}"})
+            for kind in ("model", "table", "view", "role", "user")
+        ),
         Try(params={"kind": "SCHEMA", "name": "public"}),
         Try(params={"future_in": "public"}),
     ),
@@ -167,6 +176,17 @@ STATEMENTS = (
     "SELECT * FROM {table}",
     "SELECT * FROM luthier.public.{table}",
     "SELECT table_name FROM information_schema.tables",
+    "SELECT * FROM {view}",
+    "CREATE VIEW mine AS SELECT * FROM {view}",
+    "CREATE OR REPLACE VIEW mine AS SELECT * FROM luthier.public.{table}",
+    "CREATE VIEW IF NOT EXISTS {view} AS SELECT * FROM {table}",
+    "DROP VIEW {view}",
+    "SHOW VIEWS",
+    "SHOW VIEWS IN SCHEMA public",
+    "DESCRIBE VIEW {view}",
+    "DESC TABLE {table}",
+    "GRANT SELECT ON VIEW {view} TO ROLE public",
+    "SHOW GRANTS ON VIEW {view}",
     "SHOW MODELS",
     "SHOW CORTEX BASE MODELS",
     "CALL SNOWFLAKE.MODELS.CORTEX_BASE_MODELS_REFRESH()",

@@ -193,6 +193,7 @@ def test_empty_states(run: Run) -> None:
     for words, hint in (
         (("finetune", "show"), "No fine-tuning jobs yet. `luthier finetune create` starts one."),
         (("tables", "list"), "No tables yet. `luthier tables create NAME FILE` uploads one."),
+        (("views", "list"), "No views yet. `luthier views create NAME QUERY` makes one."),
         (("models", "list"), "No tuned models yet. `luthier finetune create` makes one."),
         (("usage", "credits"), "No usage in this time."),
         (("sql", "SELECT 1 AS a WHERE 1 = 0"), "No rows."),
@@ -208,6 +209,25 @@ def test_tables(run: Run, data: str) -> None:
     assert "LUTHIER.PUBLIC.t" in good(run("tables", "list"))
     assert as_json(run("tables", "list", "--json"))[0]["columns"] == ["prompt", "completion"]
     assert good(run("tables", "drop", "t")) == "Dropped table LUTHIER.PUBLIC.t.\n"
+
+
+def test_views(run: Run, faq: str) -> None:
+    query = "SELECT question, answer FROM faq"
+    made = good(run("views", "create", "v", query, "--column", "prompt", "--column", "completion", "--comment", "new"))
+    assert made == "View LUTHIER.PUBLIC.v: columns prompt, completion.\n"
+    assert "already exists" in refused(run("views", "create", "v", query), 5)
+    again = as_json(run("views", "create", "v", query, "--replace", "--secure", "--json"))
+    assert (again["is_secure"], again["columns"], again["reads"]) == (
+        True,
+        ["question", "answer"],
+        ["LUTHIER.PUBLIC.FAQ"],
+    )
+    assert "LUTHIER.PUBLIC.v" in good(run("views", "list"))
+    (shown,) = as_json(run("views", "list", "--json"))
+    assert (shown["query"], shown["role"], "is_new" in shown) == (query, "ACCOUNTADMIN", False)
+    assert good(run("grants", "add", "select", "view", "v", "--to", "public"))
+    assert good(run("views", "drop", "v")) == "Dropped view LUTHIER.PUBLIC.v.\n"
+    assert "No view LUTHIER.PUBLIC.v." in refused(run("views", "drop", "v"), 3)
 
 
 def test_models(run: Run, tuned: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Names:
 
     model: str
     table: str
+    view: str
     job: str
     file_id: str
     batch: str
@@ -46,6 +47,7 @@ class Names:
 
     def path(self, route: str) -> str:
         own = self.user if "/users/" in route else self.role if "/roles/" in route else self.model
+        own = self.view if "/views/" in route else own
         own = self.table if "/tables/" in route else self.share if "/shares/" in route else own
         own = self.place if "/databases/" in route or "/schemas/" in route else own
         named = {"name:object": own, "model:path": self.model, "name:path": "tiny", "job_id": self.job}
@@ -69,6 +71,7 @@ class Names:
 MISSING = Names(
     model="othermodel",
     table="othertable",
+    view="otherview",
     job="ft_00000000-0000-4000-8000-000000000000",
     file_id="file-00000000",
     batch="batch_00000000",
@@ -98,6 +101,7 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
     place = ("DATABASE luthier", "SCHEMA luthier.public", "MODEL mysecretmodel")
     run_all(api, "CREATE SHARE mysecretshare", *(f"GRANT USAGE ON {each} TO SHARE mysecretshare" for each in place))
     run_all(api, "ALTER SHARE mysecretshare ADD ACCOUNTS = mysecretpartner")
+    run_all(api, "CREATE VIEW mysecretview AS SELECT prompt FROM mysecrettable")
     run_all(api, "CREATE DATABASE mysecretplace", "CREATE SCHEMA mysecretplace.mysecretplace")
     run_all(api, "CREATE SCHEMA mysecretplace")
     key = api.post(f"{V1}/keys", json={"name": "mysecretkey"}).json()["id"]
@@ -107,7 +111,13 @@ def first(api: TestClient, train: Callable[[str], Path]) -> Names:
 
 def _names(file: str, batch: str, job: str, key: str) -> Names:
     return Names(
-        "mysecretmodel", "mysecrettable", job, file, batch, "MYSECRETUSER", "MYSECRETROLE", key, "MYSECRETPLACE"
+        *("mysecretmodel", "mysecrettable", "mysecretview", job),
+        file,
+        batch,
+        "MYSECRETUSER",
+        "MYSECRETROLE",
+        key,
+        "MYSECRETPLACE",
     )
 
 
@@ -185,7 +195,7 @@ def check(what: str, theirs: tuple[int, str], none: tuple[int, str], first: Name
 
 def state(api: TestClient) -> list[Any]:
     """All that the first account sees of its own."""
-    paths = ("jobs", "tables", "databases", "schemas", "shares", "models", "roles", "users")
+    paths = ("jobs", "tables", "views", "databases", "schemas", "shares", "models", "roles", "users")
     paths += ("usage/completions", "parameters")
     told = [api.get(f"{V1}/{path}").json() for path in paths]
     return [*told, api.get(f"{V1}/models/mysecretmodel/history").json(), api.get("/v1/files").json()["data"][-1]]

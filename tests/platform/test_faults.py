@@ -19,13 +19,14 @@ from luthier.platform.batches import BatchStatus, Report, Step
 from luthier.platform.credits import Budget, BudgetKind, Want
 from luthier.platform.jobs import ACTIVE, JobError
 from luthier.platform.keys import NewKey
-from luthier.platform.models import ImportedModel, TableInfo
+from luthier.platform.models import ImportedModel, TableInfo, ViewInfo
 from luthier.platform.names import QualifiedName
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
+from luthier.platform.wire import IfThere
 from luthier.serve.dialects.native_audit import walk
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
 from tests.fakes import Launcher
@@ -33,7 +34,7 @@ from tests.platform.test_batches import make_batch, make_file
 
 Rows = dict[str, list[dict[str, Any]]]
 OLD = QualifiedName("LUTHIER", "PUBLIC", "OLD", "OLD")
-TABLE = QualifiedName("D", "PUBLIC", "T", "D.PUBLIC.T")
+TABLE, VIEW = (QualifiedName("D", "PUBLIC", each, f"D.PUBLIC.{each}") for each in "TV")
 DATABASE, MODEL = Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.MODEL, *OLD.parts)
 INFO = TableInfo(name="D.PUBLIC.T", owner="admin", path="t.parquet", num_rows=1, columns=["a"], created_on=1)
 CREATED = Entry(id="req_1", time=1, account="main", user="admin", action="verb", is_allowed=True, status=200)
@@ -69,6 +70,11 @@ def want(id: str, turn: int, total: int) -> Want:
     return Want(id=id, account="main", turn=turn, total_ucr=total, need_ucr=total)
 
 
+def view(created_on: int) -> ViewInfo:
+    fields = {"owner": ADMIN.user, "role": ADMIN.role, "query": "SELECT a FROM t", "gives": ["a"], "columns": ["a"]}
+    return ViewInfo(name=VIEW.display, reads=[TABLE.dotted], created_on=created_on, **fields)
+
+
 def imported(sha: str) -> ImportedModel:
     given: dict[str, Any] = {"base_model": "tiny", "rank": 8, "task_type": TaskType.CHAT_COMPLETION, "created_on": 1}
     return ImportedModel(**given, path=f"adapter-{sha}", sha256=sha * 32)
@@ -97,6 +103,8 @@ VERBS: dict[str, Callable[[Registry], object]] = {
     "drop a model": lambda registry: registry.models.drop(ADMIN, OLD),
     "drop a version": lambda registry: registry.models.drop(ADMIN, OLD, 2),
     "drop a table": lambda registry: registry.tables.drop(ADMIN, TABLE),
+    "replace a view": lambda registry: registry.views.create(ADMIN, VIEW, view(2), IfThere.REPLACE),
+    "drop a view": lambda registry: registry.views.drop(ADMIN, VIEW),
     "make a database": lambda registry: registry.databases.create(ADMIN, Securable(ObjectKind.DATABASE, "E")),
     "drop a database": lambda registry: registry.databases.drop(ADMIN, DATABASE, cascade=True),
     "grant": lambda registry: registry.grants.grant(ADMIN, Granted((Privilege.USAGE, Privilege.READ), MODEL), "R"),
@@ -173,6 +181,7 @@ def place(settings: Settings) -> Place:
     registry.roles.grant(ADMIN, "R", Securable(ObjectKind.USER, name="U"))
     registry.databases.create(ADMIN, DATABASE)
     registry.tables.create(ADMIN, TABLE, INFO)
+    registry.views.create(ADMIN, VIEW, view(1))
     registry.grants.grant(ADMIN, Granted((Privilege.SELECT,), Securable(ObjectKind.TABLE, *TABLE.parts)), "R")
     registry.keys.create(ADMIN, NewKey(id="key_1", hash="h1", prefix="lt_1"))
     registry.files.create(make_file())

@@ -26,6 +26,7 @@ from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.views import Views
 from luthier.platform.securables import (
     ACCOUNT,
     AI_FUNCTIONS_USER,
@@ -169,7 +170,9 @@ class GrantsMachine(Machine):
         self.grants = Grants(store, guard, self.roles, Catalog({}), lambda: 1)
         self.accounts = Accounts(store, guard, Catalog({}), lambda: 1)
         self.models, self.versions = Models(store, lambda: 1), Versions(store, lambda: 1)
-        self.databases = Databases(store, guard, (Tables(store, guard), self.models), HOME, lambda: 1)
+        self.databases = Databases(
+            store, guard, (Tables(store, guard), Views(store, guard), self.models), HOME, lambda: 1
+        )
         self.plain = {account: Plain() for account in ACCOUNTS}
 
     @initialize()

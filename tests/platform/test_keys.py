@@ -260,6 +260,11 @@ def test_a_completion_and_what_is_read_change_nothing(method: str) -> None:
         ("SHOW FUTURE GRANTS IN SCHEMA s", (Endpoint.ADMIN, False)),
         ("CREATE OR REPLACE SHARE s", (Endpoint.ADMIN, True)),
         ("CREATE OR REPLACE TABLE t AS SELECT 1", (Endpoint.TABLES, True)),
+        ("CREATE OR REPLACE SECURE VIEW v AS SELECT 1", (Endpoint.TABLES, True)),
+        ("CREATE VIEW model AS SELECT 1", (Endpoint.TABLES, True)),
+        ("DROP VIEW users", (Endpoint.TABLES, True)),
+        ("SHOW VIEWS LIKE 'model'", (Endpoint.TABLES, False)),
+        ("DESCRIBE VIEW v", (Endpoint.TABLES, False)),
         ("", (Endpoint.TABLES, True)),
     ],
 )

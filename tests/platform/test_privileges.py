@@ -24,6 +24,7 @@ from luthier.platform.securables import (
 
 MODEL = Securable(ObjectKind.MODEL, "D", "S", "M", owner="OWNER")
 TABLE = Securable(ObjectKind.TABLE, "D", "S", "T", owner="OWNER")
+VIEW = Securable(ObjectKind.VIEW, "D", "S", "V", owner="OWNER")
 BASE = Securable(ObjectKind.BASE_MODEL, name="tiny")
 JOB = Securable(ObjectKind.JOB, name="ft_1", owner="OWNER")
 USED = Securable(ObjectKind.USAGE, owner="OWNER")
@@ -35,6 +36,10 @@ ABOUT = {
     Action.READ_TABLE: TABLE,
     Action.DROP_TABLE: TABLE,
     Action.CREATE_TABLE: SCHEMA,
+    Action.READ_VIEW: VIEW,
+    Action.INSPECT_VIEW: VIEW,
+    Action.DROP_VIEW: VIEW,
+    Action.CREATE_VIEW: SCHEMA,
     Action.CREATE_MODEL: SCHEMA,
     Action.FINETUNE: SCHEMA,
     Action.CREATE_SCHEMA: SCHEMA,

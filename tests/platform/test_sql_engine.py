@@ -61,7 +61,7 @@ def engine(tmp_path: Path) -> Iterator[SqlEngine]:
         table_file(tmp_path, 'other."my schema".t', rows.slice(0, 1)),
     ]
     with SqlEngine(
-        tables, "LUTHIER", "PUBLIC", functions=FUNCTIONS, views={USAGE: pa.table({"TOKENS": [7]})}, timeout_seconds=20
+        tables, "LUTHIER", "PUBLIC", functions=FUNCTIONS, held={USAGE: pa.table({"TOKENS": [7]})}, timeout_seconds=20
     ) as opened:
         yield opened
 

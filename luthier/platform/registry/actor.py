@@ -48,6 +48,7 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.views import Views
 from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.settings import Settings
 from luthier.platform.webhooks import Delivery, Outcome
@@ -78,6 +79,7 @@ LONG_READS = {
     "retention": {"orphans"},
     "storage": {"due"},
     "usage": {"sums", "page"},
+    "views": {"show", "open"},
     "webhooks": {"notices"},
 }
 """Verbs that only read, and may take long: the more rows there are, or files to be looked through."""
@@ -128,6 +130,7 @@ class RegistryClient:
         self.audit = cast(Audit, _Part("audit"))
         self.databases = cast(Databases, _Part("databases"))
         self.tables = cast(Tables, _Part("tables"))
+        self.views = cast(Views, _Part("views"))
         self.models = cast(Models, _Part("models"))
         self.versions = cast(Versions, _Part("versions"))
         self.replicas = cast(Replicas, _Part("replicas"))

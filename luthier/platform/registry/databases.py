@@ -15,6 +15,7 @@ from luthier.platform.registry.models import Models
 from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.views import Views
 from luthier.platform.securables import RESERVED, SHARED_SCHEMA, ObjectKind, Securable
 from luthier.platform.store import Store
 
@@ -37,13 +38,13 @@ class Databases:
         self,
         store: Store,
         guard: Guard,
-        holds: tuple[Tables, Models],
+        holds: tuple[Tables, Views, Models],
         home: Securable,
         clock: Callable[[], int],
     ) -> None:
         """`home` is the schema in which names without one are looked for; every account has it."""
         self._store, self._guard, self._home, self._clock = store, guard, home, clock
-        self._tables, self._models = holds
+        self._tables, self._views, self._models = holds
         self._rows, self._shares = PlaceRows(store), ShareRows(store)
         with store.transaction() as tx:
             for account in self._rows.homeless(tx, home):
@@ -76,12 +77,16 @@ class Databases:
                 raise InvalidInput(f"{place} is where names without one are looked for: it stays.")
             if self._models.are_made_in(tx, caller, place):
                 raise Conflict(f"A job is making a model in {place}. Wait for it, or cancel it.")
-            tables, models = self._tables.rows_in(tx, caller, place), self._models.rows_in(tx, caller, place)
-            if (tables or models) and not cascade:
-                held = f"{len(tables)} tables and {len(models)} models"
+            tables, views, models = (
+                held.rows_in(tx, caller, place) for held in (self._tables, self._views, self._models)
+            )
+            if (tables or views or models) and not cascade:
+                held = f"{len(tables)} tables, {len(views)} views and {len(models)} models"
                 raise Conflict(f"{place} has {held} in it. Drop them first, or say CASCADE (--cascade).")
             for model in models:
                 self._models.remove(tx, caller, model)
+            for view in views:
+                self._views.remove(tx, caller, view)
             gone = [self._tables.remove(tx, caller, table) for table in tables]
             self._rows.end(tx, caller.account, place)
         return gone

@@ -13,7 +13,7 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, is_on, securable
-from luthier.platform.registry.objects import lies_in, no_model, no_table
+from luthier.platform.registry.objects import lies_in, no_model, no_table, no_view
 from luthier.platform.registry.place_rows import PlaceRows, no_place
 from luthier.platform.registry.roles import Roles, no_role, no_user
 from luthier.platform.registry.share_rows import ShareRows, place_in
@@ -195,7 +195,8 @@ class Grants:
         if about.kind in PLACES:
             return no_place(about)
         name = QualifiedName(about.database, about.schema, about.name, about.dotted)
-        return no_model(name) if about.kind is ObjectKind.MODEL else no_table(name)
+        in_schema = {ObjectKind.MODEL: no_model, ObjectKind.VIEW: no_view}
+        return in_schema.get(about.kind, no_table)(name)
 
     def _check_imported(self, tx: sa.Connection, caller: Caller, granted: Granted) -> None:
         """On a database that was made of a share IMPORTED PRIVILEGES are granted, and on others they are not."""

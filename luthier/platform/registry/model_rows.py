@@ -1,7 +1,7 @@
 """Rows of models and versions: found by name, added, and made nouns of. No verbs: those stand in models.py."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import is_named, no_model, object_row
+from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named, no_model, object_row
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.storage_rows import StorageRows
@@ -24,8 +24,6 @@ from luthier.platform.versions import Wanted
 
 IMPORT = "import_"
 """Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
-
-NAME_PARTS = ("database", "schema", "name")
 
 Row = dict[str, Any]
 
@@ -214,7 +212,7 @@ class ModelRows:
             joined = sa.join(first, self.models, sa.and_(self.models.c.account == caller.account, *same))
             query = sa.select(self.models).select_from(joined)
         parts = [self.models.c[part] for part in NAME_PARTS]
-        query = query.where(_is_behind(parts, after)).order_by(*parts).limit(limit)
+        query = query.where(is_behind(parts, after)).order_by(*parts).limit(limit)
         return [dict(row) for row in tx.execute(query).mappings()]
 
     def shared(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None) -> list[Row]:
@@ -230,7 +228,7 @@ class ModelRows:
         found = []
         for table, its in ((self.models, (self.models.c.role == role,)), (grants, is_on)):
             parts = [table.c[part] for part in NAME_PARTS]
-            query = sa.select(*parts).where(table.c.account == caller.account, *its, _is_behind(parts, after))
+            query = sa.select(*parts).where(table.c.account == caller.account, *its, is_behind(parts, after))
             found.append(query.distinct().order_by(*parts).limit(limit).subquery())
         return sa.select(sa.union(*(sa.select(each) for each in found)).subquery())
 
@@ -288,10 +286,6 @@ def _taken(name: QualifiedName) -> Conflict:
         f"Model {name.display} is there already. Choose another name, drop it (luthier models drop), or make "
         f"a new version of it (--new-version, option new_version)."
     )
-
-
-def _is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
-    return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
 
 
 def _described(model: Row, version: ModelVersion, num_versions: int, aliases: dict[str, int]) -> Model:

@@ -1,13 +1,16 @@
-"""What tables and models share: a row in account > database > schema, found by its folded name."""
+"""What tables, views and models share: a row in account > database > schema, found by its folded name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import ModelNotFound, NotFound
+from luthier.errors import Conflict, ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName
-from luthier.platform.securables import Securable
+from luthier.platform.securables import ObjectKind, Securable
+
+NAME_PARTS = ("database", "schema", "name")
 
 
 def object_row(caller: Caller, name: QualifiedName, created_on: int) -> dict[str, Any]:
@@ -39,6 +42,16 @@ def lies_in(table: sa.Table, account: str, place: Securable) -> sa.ColumnElement
     return sa.and_(table.c.account == account, table.c.database == place.database, *schema)
 
 
+def is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
+
+
+def check_no_other(tx: sa.Connection, others: sa.Table, kind: ObjectKind, caller: Caller, name: QualifiedName) -> None:
+    """Conflict when the name is one of the other kind's: a schema's tables and views share their names."""
+    if tx.execute(sa.select(others.c.id).where(is_named(others, caller, name))).first():
+        raise Conflict(f"Object '{name.dotted}' already exists as {kind}. Choose another name, or drop it first.")
+
+
 def no_model(name: QualifiedName) -> ModelNotFound:
     """The one answer for a model that is not there, and for one that the caller may not see."""
     return ModelNotFound(f"No model {name.display}. `luthier models list` shows those there are.")
@@ -46,3 +59,7 @@ def no_model(name: QualifiedName) -> ModelNotFound:
 
 def no_table(name: QualifiedName) -> NotFound:
     return NotFound(f"No table {name.display}. `luthier tables list` shows those there are.")
+
+
+def no_view(name: QualifiedName) -> NotFound:
+    return NotFound(f"No view {name.display}. `luthier views list` shows those there are.")

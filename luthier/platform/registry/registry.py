@@ -34,6 +34,7 @@ from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.usage import UsageReader
 from luthier.platform.registry.users import Users
 from luthier.platform.registry.versions import Versions
+from luthier.platform.registry.views import Views
 from luthier.platform.registry.webhooks import Webhooks
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings, configs_dir
@@ -62,9 +63,9 @@ class Registry:
         self.users = Users(store, guard, self.roles, clock)
         self.grants = Grants(store, guard, self.roles, catalog, clock)
         self.shares = Shares(store, guard, self.grants, clock)
-        self.tables = Tables(store, guard)
+        self.tables, self.views = Tables(store, guard), Views(store, guard)
         self.models = Models(store, clock)
-        self.databases = Databases(store, guard, (self.tables, self.models), home, clock)
+        self.databases = Databases(store, guard, (self.tables, self.views, self.models), home, clock)
         self.versions = Versions(store, clock)
         self.replicas = Replicas(store, settings, catalog)
         self.artifacts = Artifacts(store, settings, clock)

@@ -15,7 +15,14 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
 from luthier.platform.store import Store
 
-OWNED_BY_ROLE = {"tables": "role", "models": "role", "jobs": "role", "batches": "role", "files": "role"}
+OWNED_BY_ROLE = {
+    "tables": "role",
+    "views": "role",
+    "models": "role",
+    "jobs": "role",
+    "batches": "role",
+    "files": "role",
+}
 OWNED_BY_ROLE |= {"roles": "owner", "users": "owner", "shares": "owner"}
 """Tables of the store, and the column that names the owner."""
 

@@ -11,7 +11,7 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import is_named, lies_in, no_table, object_row
+from luthier.platform.registry.objects import check_no_other, is_named, lies_in, no_table, object_row
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
@@ -23,8 +23,8 @@ Row = dict[str, Any]
 class Tables:
     def __init__(self, store: Store, guard: Guard) -> None:
         self._store, self._guard = store, guard
-        self._tables, self._grants, self._places = store.table("tables"), GrantRows(store), PlaceRows(store)
-        self._shares = ShareRows(store)
+        self._tables, self._views = store.table("tables"), store.table("views")
+        self._grants, self._places, self._shares = GrantRows(store), PlaceRows(store), ShareRows(store)
 
     def precheck(self, caller: Caller, name: QualifiedName) -> None:
         """NotAllowed before a file comes that could not be kept."""
@@ -53,7 +53,7 @@ class Tables:
                 self._drop(tx, caller, name, dict(old))
             tx.execute(sa.insert(self._tables).values(**row))
             self._grants.begin(tx, caller, Securable.named(ObjectKind.TABLE, name), info.created_on)
-        return _to_table(dict(old)) if old else None
+        return to_table(dict(old)) if old else None
 
     def show(self, caller: Caller) -> list[TableInfo]:
         """Those that the caller may read."""
@@ -61,7 +61,7 @@ class Tables:
         with self._store.reading() as tx:
             rows = [dict(row) for row in tx.execute(query.order_by(self._tables.c.display)).mappings()]
             allowed = self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
-        return [_to_table(row) for row in allowed]
+        return [to_table(row) for row in allowed]
 
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""
@@ -79,7 +79,7 @@ class Tables:
         """Whoever asks: that is decided by then."""
         self._grants.end(tx, caller.account, securable(ObjectKind.TABLE, row))
         tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
-        return _to_table(row)
+        return to_table(row)
 
     def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: Row) -> TableInfo:
         table = securable(ObjectKind.TABLE, row)
@@ -90,8 +90,9 @@ class Tables:
         self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
         self._shares.check_own(tx, caller.account, name.database)
         self._places.check_there(tx, caller.account, in_schema(name))
+        check_no_other(tx, self._views, ObjectKind.VIEW, caller, name)
 
 
-def _to_table(row: Row) -> TableInfo:
+def to_table(row: Row) -> TableInfo:
     kept = {key: row[key] for key in ("owner", "path", "num_rows", "columns", "created_on")}
     return TableInfo(name=row["display"], **kept)

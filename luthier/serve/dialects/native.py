@@ -42,6 +42,7 @@ from luthier.serve.dialects import (
     native_shares,
     native_usage,
     native_versions,
+    native_views,
     native_webhooks,
 )
 from luthier.serve.dialects.snowflake_sql import run_sql
@@ -293,6 +294,7 @@ v1.include_router(native_export.routes)
 v1.include_router(native_access.routes)
 v1.include_router(native_shares.routes)
 v1.include_router(native_databases.routes)
+v1.include_router(native_views.routes)
 v1.include_router(native_keys.routes)
 v1.include_router(native_audit.routes)
 v1.include_router(native_limits.routes)

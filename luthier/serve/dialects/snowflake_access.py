@@ -14,6 +14,7 @@ from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.securables import (
+    IN_SCHEMA,
     Granted,
     ObjectKind,
     Privilege,
@@ -61,7 +62,8 @@ USERS = columns("name", "created_on", "login_name", "display_name", "comment", "
 PARAMETERS = columns("key", "value", "default", "level", "description", "type")
 
 MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
-KINDS = "DATABASE|SCHEMA|TABLE|MODEL|ROLE|USER|SHARE"
+KINDS = "DATABASE|SCHEMA|TABLE|VIEW|MODEL|ROLE|USER|SHARE"
+KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_\s,]*?)"
 TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
 
@@ -230,7 +232,7 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     *both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<to_kind>ROLE|USER) (?P<to>{IDENTIFIER})", _grant_role),
     *both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}", granting(grant_on)),
     *both(
-        f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> {TO_ROLE}",
+        f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>{KINDS_IN_SCHEMA}) IN SCHEMA (?P<name>{NAME}) <TO> {TO_ROLE}",
         granting(grant_in_schema),
     ),
     *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) (?P<name>{NAME}) <TO> {TO_ROLE}", granting(grant_on)),

@@ -15,9 +15,9 @@ from functools import cache, partial
 import pyarrow as pa
 from starlette.types import Scope
 
-from luthier.platform.finetune import open_engine
 from luthier.platform.keys import Endpoint, Session, statement_needs
 from luthier.platform.privileges import Action
+from luthier.platform.querying import open_engine
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.admission import Admission
@@ -27,6 +27,7 @@ from luthier.serve.dialects.snowflake_databases import database_statement
 from luthier.serve.dialects.snowflake_limits import limit_views
 from luthier.serve.dialects.snowflake_models import model_statement
 from luthier.serve.dialects.snowflake_shares import share_statement
+from luthier.serve.dialects.snowflake_views import view_statement
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -65,20 +66,19 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
-    for statements in (model_statement, access_statement, share_statement, database_statement):
+    for statements in (model_statement, access_statement, share_statement, database_statement, view_statement):
         if (answer := statements(services, caller, text)) is not None:
             return answer
-    views = {}
+    held = {}
     if "ACCOUNT_USAGE" in text.upper():
         statement.session.check(Endpoint.USAGE, False)
-        views = usage_views(services.registry.usage, caller, text)
+        held = usage_views(services.registry.usage, caller, text)
         audit = audit_views(services, caller, text)
         if audit:
             statement.session.check(Endpoint.ADMIN, False)
-        views |= audit | limit_views(services, caller, text)
-    tables = services.registry.tables.show(caller)
-    extras = {"functions": _functions(statement, text), "views": views, "timeout_seconds": TIMEOUT_SECONDS}
-    with open_engine(services.settings, tables, **extras) as engine:
+        held |= audit | limit_views(services, caller, text)
+    extras = {"functions": _functions(statement, text), "held": held, "timeout_seconds": TIMEOUT_SECONDS}
+    with open_engine(services.settings, services.registry, caller, text, **extras) as engine:
         return engine.table(text)
 
 

@@ -1,0 +1,127 @@
+"""Rows of views, and what is beneath them, each as its owner's role may read it. No verbs: those stand in views.py."""
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+
+from luthier.errors import InvalidSql
+from luthier.platform.access import Caller
+from luthier.platform.models import Opened, ViewInfo
+from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import Guard, Row, securable
+from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named
+from luthier.platform.registry.tables import to_table
+from luthier.platform.securables import ObjectKind
+from luthier.platform.store import Store
+
+MAX_VIEWS = 256
+"""Beneath one statement."""
+MAX_DEPTH = 16
+"""Views over views."""
+MAX_READS = 256
+"""Tables that a view reads in the end, each as often as it does."""
+MAX_NAMES = 1_000
+"""Tables and views of one statement."""
+READING = {ObjectKind.TABLE: Action.READ_TABLE, ObjectKind.VIEW: Action.READ_VIEW}
+
+
+class ViewRows:
+    def __init__(self, store: Store, guard: Guard) -> None:
+        self._guard = guard
+        self.views, self.tables = store.table("views"), store.table("tables")
+
+    def find(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
+        row = tx.execute(sa.select(self.views).where(is_named(self.views, caller, name))).mappings().first()
+        return dict(row) if row else None
+
+    def page(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int) -> list[Row]:
+        """Views of the account behind a name, in the order of names, whoever may read them."""
+        parts = [self.views.c[part] for part in NAME_PARTS]
+        its = (self.views.c.account == caller.account, is_behind(parts, after))
+        query = sa.select(self.views).where(*its).order_by(*parts).limit(limit)
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    def readable(
+        self, tx: sa.Connection, caller: Caller, kind: ObjectKind, names: Iterable[QualifiedName]
+    ) -> dict[str, Row]:
+        """Tables or views of these names that the caller may read, by full names."""
+        wanted, table = set(names), self.views if kind is ObjectKind.VIEW else self.tables
+        if len(wanted) > MAX_NAMES:
+            raise InvalidSql(f"{len(wanted)} tables and views are read here: at most {MAX_NAMES} are allowed.")
+        query = sa.select(table).where(
+            table.c.account == caller.account, table.c.name.in_({each.name for each in wanted})
+        )
+        rows = [row for row in map(dict, tx.execute(query).mappings()) if named(row) in wanted]
+        allowed = self._guard.allowed(tx, caller, READING[kind], kind, rows) if rows else []
+        return {named(row).dotted: row for row in allowed}
+
+    def open(self, tx: sa.Connection, caller: Caller, asked: dict[str, Row]) -> Opened:
+        """With all that is beneath. InvalidSql where something there is gone, or is closed to who owns the view."""
+        views, waiting = dict(asked), list(asked)
+        tables: dict[str, Row] = {}
+        while waiting:
+            view = views[waiting.pop()]
+            owner = Caller(account=view["account"], user=view["owner"], role=view["role"])
+            reads = [parse_name(name, "", "") for name in view["reads"]]
+            found = {kind: self.readable(tx, owner, kind, reads) for kind in READING}
+            self._check_all(tx, caller, view, {*found[ObjectKind.TABLE], *found[ObjectKind.VIEW]})
+            tables |= found[ObjectKind.TABLE]
+            waiting += [name for name in found[ObjectKind.VIEW] if name not in views]
+            views = {**found[ObjectKind.VIEW], **views}
+            if len(views) > MAX_VIEWS:
+                raise InvalidSql(f"More than {MAX_VIEWS} views are beneath what is read here: read fewer at a time.")
+        return Opened(
+            asked=tuple(asked),
+            views={name: to_view(row) for name, row in views.items()},
+            tables={name: to_table(row) for name, row in tables.items()},
+        )
+
+    def told(self, tx: sa.Connection, caller: Caller, rows: Sequence[Row]) -> list[ViewInfo]:
+        """A secure view's query is told to who has the role that owns it."""
+        hidden = {"query": "", "reads": [], "gives": []}
+        return [
+            to_view({**row, **({} if not row["is_secure"] or self._may_inspect(tx, caller, row) else hidden)})
+            for row in rows
+        ]
+
+    def _check_all(self, tx: sa.Connection, caller: Caller, view: Row, found: set[str]) -> None:
+        lost = next((name for name in view["reads"] if name not in found), None)
+        if lost is None:
+            return
+        what = f"Object '{lost}'" if not view["is_secure"] or self._may_inspect(tx, caller, view) else "What it reads"
+        raise InvalidSql(
+            f"Failure during expansion of view {view['display']}: {what} does not exist or not authorized."
+        )
+
+    def _may_inspect(self, tx: sa.Connection, caller: Caller, view: Row) -> bool:
+        return self._guard.may(tx, caller, Action.INSPECT_VIEW, securable(ObjectKind.VIEW, view))
+
+
+def named(row: Row) -> QualifiedName:
+    return QualifiedName(*(row[part] for part in NAME_PARTS))
+
+
+def to_view(row: Row) -> ViewInfo:
+    return ViewInfo(name=row["display"], **{key: row[key] for key in ViewInfo.model_fields if key != "name"})
+
+
+def check_size(opened: Opened) -> Opened:
+    """A view is written out where it stands, so that what is beneath counts each time."""
+    known = dict.fromkeys(opened.tables, (0, 1))
+
+    def weigh(name: str, num_above: int) -> tuple[int, int]:
+        """How deep it is, and how many tables it reads."""
+        if name not in known and num_above < MAX_DEPTH:
+            beneath = [weigh(each, num_above + 1) for each in opened.views[name].reads]
+            known[name] = (1 + max((deep for deep, _ in beneath), default=0), sum(num for _, num in beneath) or 1)
+        if name not in known or num_above + known[name][0] > MAX_DEPTH:
+            raise InvalidSql(f"Views over views are more than {MAX_DEPTH} deep here: read what is beneath them.")
+        return known[name]
+
+    for name in opened.asked:
+        _, num = weigh(name, 0)
+        if num > MAX_READS:
+            view = opened.views[name].name
+            raise InvalidSql(f"View {view} reads {num} tables, views beneath it counted: at most {MAX_READS}.")
+    return opened
