@@ -1,9 +1,11 @@
 """Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from typing import Literal
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Any, Literal
 
 from luthier.errors import ContextTooLong, LuthierError, Unavailable
 from luthier.platform.access import Caller
@@ -20,11 +22,12 @@ from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.admission import Admission
 from luthier.serve.books import line_of
 from luthier.serve.complete import Allowance, Completer, Reservation, Tally, Visit
+from luthier.serve.known import Epoch
 from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.rates import Rates
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask
+from luthier.serve.services import Ask, Verbs
 from luthier.serve.tool_calls import ForcedCalls
 
 
@@ -36,6 +39,44 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Way:
+    """To a registry. What is asked is counted; a test shuts it: nothing is answered; or says that it is away."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.asked: Counter[str] = Counter()
+        self.is_away = False
+        self._is_open = threading.Event()
+        self._is_open.set()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """What was asked meanwhile is answered at the end."""
+        self._is_open.clear()
+        try:
+            yield
+        finally:
+            self._is_open.set()
+
+    def __getattr__(self, part: str) -> "_PartOfWay":
+        return _PartOfWay(self, part)
+
+    def call(self, part: str, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.asked[f"{part}.{verb}"] += 1
+        assert self._is_open.wait(60)
+        if self.is_away:
+            raise Unavailable("The registry does not answer.")
+        return getattr(getattr(self._registry, part), verb)(*args, **kwargs)
+
+
+class _PartOfWay:
+    def __init__(self, way: Way, part: str) -> None:
+        self._way, self._part = way, part
+
+    def __getattr__(self, verb: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._way.call(self._part, verb, args, kwargs)
 
 
 class Launcher:
@@ -209,17 +250,19 @@ class Books:
 class LocalCompletions:
     """What the engines' replicas do, in this process: resolve, complete, settle straight into the ledger."""
 
-    def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine) -> None:
+    def __init__(self, settings: Settings, registry: Verbs, engine: EchoEngine, epoch: Epoch | None = None) -> None:
+        """`epoch` is that of the door, where one process has both."""
+        epoch = epoch or Epoch(registry.versions.epoch)
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
         self.is_ready = True
         self.warmed: list[int] = []
         self.broken: set[int] = set()
         """Numbers of versions that no engine can load."""
-        self.leases = Leases(registry.credits, f"replica_{id(self)}")
-        self.rates = Rates(registry.rates, f"replica_{id(self)}")
+        self.leases = Leases(registry.credits, f"replica_{id(self)}", epoch.clock)
+        self.rates = Rates(registry.rates, f"replica_{id(self)}", epoch.clock)
         self.books = Books(lambda record: registry.ledger.append([record]), self.leases, self.rates)
         self.stats: list[AdapterStats] = []
-        resolver = Resolver(settings, catalog, registry.versions)
+        resolver = Resolver(settings, catalog, registry.versions, epoch)
         self._completers = {base.name: Completer(base, resolver, Many(engine), prices, self.books) for base in catalog}
 
     def admission(self, base_model: str) -> Admission:

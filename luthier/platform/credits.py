@@ -19,6 +19,9 @@ ACCOUNT = ""
 """The scope of an account's balance."""
 LEASE_MS = 30_000
 """So long a replica may spend under a lease that it does not renew."""
+ALONE_SECONDS = 25.0
+"""So long, by its own clock, a process goes on without the registry: it spends under its leases, and lets in whom it
+knows. Less than LEASE_MS, as clocks differ and a request takes its time."""
 GRACE_MS = 3_600_000
 """So long after its end a lease is kept for usage on its way, unless its holder's heir says that none is."""
 BATCH_GRACE_MS = 300_000

@@ -158,8 +158,6 @@ class Serving(Frozen):
     """The default before this one."""
     lately: tuple[ModelVersion, ...] = ()
     """What it meant until moments ago."""
-    epoch: str = ""
-    """As long as the registry's is the same, so is all of this."""
 
 
 class Change(Frozen):

@@ -6,7 +6,7 @@ Knows no rules: those stand in registry.py.
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ QUIET = {
     "files",
     "job_counts",
     "jobs",
-    "keys",
     "limits",
     "notices",
     "proofs",
@@ -45,7 +44,7 @@ QUIET = {
     "usage",
     "webhooks",
 }
-"""Written all the time, and of no weight for what a name means and who may ask it."""
+"""Written all the time, and of no weight for whom a key lets in, what a name means and who may ask it."""
 
 
 class Store:
@@ -74,15 +73,15 @@ class Store:
         return self.tables.tables[name]
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """One write transaction: all or nothing."""
+    def transaction(self, quiet: Collection[str] = ()) -> Iterator[sa.Connection]:
+        """One write transaction: all or nothing. What it writes to `quiet` tables is of no such weight either."""
         written: set[str] = set()
         try:
             with self.engine.begin() as connection:
                 connection.info[WRITTEN] = written
                 yield connection
         finally:
-            if not written <= QUIET:  # after the commit: it is never the newer one with older rows
+            if not written <= QUIET.union(quiet):  # after the commit: it is never the newer one with older rows
                 self.note_change()
 
     def note_change(self) -> None:

@@ -41,7 +41,7 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     told = "Fine-tune and serve language models."
     app = FastAPI(title="Luthier", version=version("luthier"), description=told, lifespan=lifespan)
     app.state.services = services
-    app.state.keys = KeyCheck(services.registry, oidc=make_oidc(services.settings, services.registry))
+    app.state.keys = KeyCheck(services.registry, services.epoch, make_oidc(services.settings, services.registry))
     app.state.auditor = Auditor(services.registry.audit.append)
     app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))
     app.add_middleware(Audited, auditor=app.state.auditor)

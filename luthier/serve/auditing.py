@@ -22,6 +22,7 @@ from luthier.platform.audit import MAX_TEXT, Entry, asked
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import endpoint_of, is_change
 from luthier.serve.faults import error_response
+from luthier.serve.silence import NEW_PATIENCE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,10 @@ class Auditor:
         self._minute: asyncio.Task[None] | None = None
 
     async def write(self, entry: Entry) -> None:
-        """Returns when it is kept, or counted."""
+        """Returns when it is kept, or counted. A refusal waits for a silent registry no longer than who is unknown."""
         if entry.is_allowed or self._has_room(entry):
-            await asyncio.to_thread(self._append, [entry])
+            async with asyncio.timeout(None if entry.is_allowed else NEW_PATIENCE_SECONDS):
+                await asyncio.to_thread(self._append, [entry])
         else:
             self._count(entry)
 

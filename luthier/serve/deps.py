@@ -1,7 +1,5 @@
 """What every route asks for: the services, and the caller behind the key. The one place that lets somebody in."""
 
-import time
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -11,13 +9,13 @@ from luthier.errors import NotAuthenticated
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import Endpoint, Session, endpoint_of, is_change
+from luthier.serve.known import Epoch, Known
 from luthier.serve.last_use import LastUse
-from luthier.serve.oidc import Oidc, is_token
-from luthier.serve.remember import Remembered
+from luthier.serve.oidc import Oidc, Tokens, is_token
 from luthier.serve.services import Services, Verbs
 
-SOFT_SECONDS, FRESH_SECONDS = 2.5, 5.0
-"""A revoked key works for at most FRESH_SECONDS; one that expires ends at its time."""
+FRESH_SECONDS = 5.0
+"""A revoked key works for at most so long; one that expires ends at its time."""
 REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES, Endpoint.ADMIN)
 """A change there makes, asks or gives away models that are not named in the request's path."""
 KEYS = "/luthier/v1/keys"
@@ -27,23 +25,19 @@ ROLE_HEADERS = (b"luthier-role", b"x-snowflake-role")
 """Name the role to act in, within the key's own; without them it is that."""
 WHO = (AUTHORIZATION, *ROLE_HEADERS)
 Asked = tuple[str, str | None]
-"""A key's hash or a token, and the role to act in."""
+"""A key's hash, and the role to act in."""
 
 
 class KeyCheck:
-    """Keys and tokens to sessions, remembered for a moment; unknown ones are never remembered."""
+    """Keys and tokens to sessions, known from the first request on (known.py); unknown ones are asked each time."""
 
-    def __init__(self, registry: Verbs, clock: Callable[[], float] = time.monotonic, oidc: Oidc | None = None) -> None:
-        def by_key(asked: Asked) -> Session:
+    def __init__(self, registry: Verbs, epoch: Epoch, oidc: Oidc | None = None) -> None:
+        def ask(asked: Asked) -> Session:
             return registry.keys.authenticate(*asked)
 
-        def by_token(asked: Asked) -> Session:
-            assert oidc
-            return oidc.session(*asked)
-
-        self._keys = Remembered(by_key, SOFT_SECONDS, FRESH_SECONDS, clock)
-        self._tokens = Remembered(by_token, SOFT_SECONDS, FRESH_SECONDS, clock) if oidc else None
-        self._used = LastUse(registry.keys.used, clock)
+        self._keys = Known(epoch, ask, registry.keys.authenticate_all, FRESH_SECONDS)
+        self._tokens = Tokens(oidc, registry.keys, epoch, FRESH_SECONDS) if oidc else None
+        self._used = LastUse(registry.keys.used, epoch.clock)
 
     async def open(self, scope: Scope) -> Session:
         """Who sent the request, if his key is for it. He is noted in its state, also where he is refused."""
@@ -73,7 +67,7 @@ class KeyCheck:
         if not key:
             raise NotAuthenticated("No API key. Send the header `Authorization: Bearer KEY`.")
         if self._tokens is not None and is_token(key):
-            session = await self._tokens.get((key, role))
+            session = await self._tokens.session(key, role)
         else:
             session = await self._keys.get((hash_key(key), role))
         if session.expires_on is not None and session.expires_on <= now_ms():

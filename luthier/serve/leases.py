@@ -11,11 +11,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, cast
 
 from luthier.platform.access import Caller
-from luthier.platform.credits import GRACE_MS, LEASE_MS, Granted, Renewal, Want, refusal
-from luthier.serve.leasing import Lease, Leasing, Purse, Taken
+from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Want, refusal
+from luthier.serve.leasing import RENEW_SECONDS, Lease, Leasing, Purse, Taken
 
-MARGIN_SECONDS = 5.0
-"""So long before its end a lease is spent under no more."""
 UCR = "ucr"
 
 
@@ -24,6 +22,8 @@ class Verbs(Protocol):
 
 
 class _Purse(Purse):
+    PERIODS = round(ALONE_SECONDS / RENEW_SECONDS) + 1  # while nobody renews it, too
+
     def __init__(self, account: str, scope: str, clock: Callable[[], float]) -> None:
         super().__init__(UCR, clock)
         self.account, self.scope = account, scope
@@ -51,7 +51,7 @@ class _Purse(Purse):
         lease = self.lease
         lease.left, lease.told = granted.left_ucr, sent
         lease.total = granted.total_ucr
-        lease.ends = sent + LEASE_MS / 1000 - MARGIN_SECONDS
+        lease.ends = sent + ALONE_SECONDS
 
     def refused(self, amount: int) -> Exception:
         self._num_refused += 1

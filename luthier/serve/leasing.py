@@ -7,14 +7,18 @@ there first. Credits (leases.py) and rates (rates.py) differ in what a lease is 
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from heapq import nlargest
+from typing import ClassVar, Generic, TypeVar
 
 from luthier.errors import Unavailable
+from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS, Silence
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +30,12 @@ SURE_SECONDS = 0.25
 """Who is refused asks for the others of this time, too."""
 QUIET_SECONDS = 600.0
 """Who asked nothing for so long pays for his next request with a call, and leaves nothing leased."""
+MAX_KNOWN = 10_000
+"""Of more those who asked last."""
 RESERVE = 4
 """A quiet lease has room for so many of the largest requests of late."""
+FADES = 0.9955
+"""A request's size in that, with each renewal: after QUIET_SECONDS there is room for one still."""
 UNKNOWN = 2**62
 """What the registry has left, before it was asked."""
 
@@ -55,12 +63,15 @@ class Lease:
 class Purse(ABC):
     """One limit's lease, and who waits for more."""
 
+    PERIODS: ClassVar[int] = 2
+    """Between two renewals: there is room for so many at the pace of the last."""
+
     def __init__(self, unit: str, clock: Callable[[], float]) -> None:
         self.unit, self._clock = unit, clock
         self.lease = Lease()
         self.flight: asyncio.Task[None] | None = None
         self.waiting = 0
-        self._taken, self._pace, self._largest, self._taken_at = 0, 0, 0, clock()
+        self._taken, self._pace, self._largest, self._taken_at = 0, 0, 0.0, clock()
 
     @abstractmethod
     def refused(self, amount: int) -> Exception:
@@ -107,7 +118,7 @@ class Purse(ABC):
     def breathe(self) -> None:
         """A period is over."""
         self._pace, self._taken = max(self._taken, self._pace // 2), 0
-        self._largest = max(self._largest * 63 // 64, 1)
+        self._largest = max(self._largest * FADES, 1)
 
     def _aim(self, lease: Lease, waiting: int) -> tuple[int, int]:
         """What a lease is to be, and what of it somebody waits for.
@@ -125,8 +136,9 @@ class Purse(ABC):
         """Of room, beside what is taken and waited for. Near the end of a limit others may need it more."""
         if self.is_quiet:
             return 0
-        plenty = max(2 * self._pace, 2 * self._taken, RESERVE * max(self._largest, self.waiting))
-        return plenty if lease.left > plenty else max(self._pace, self._taken)
+        pace, largest = max(self._pace, self._taken), max(self._largest, self.waiting)
+        plenty = max(self.PERIODS * pace, math.ceil(RESERVE * largest))
+        return plenty if lease.left > plenty else pace
 
 
 class Taken(Generic[Who]):
@@ -173,6 +185,7 @@ class Leasing(ABC, Generic[Who]):
         self._known: dict[Who, Known] = {}
         self._looks: dict[Who, asyncio.Task[None]] = {}
         self._purses: dict[Hashable, Purse] = {}
+        self._silence = Silence(clock)
         self._is_away = False
 
     @abstractmethod
@@ -215,7 +228,8 @@ class Leasing(ABC, Generic[Who]):
     async def renew_all(self) -> None:
         """Leases as they are used, and what limits those who asked of late, in one call."""
         now = self._clock()
-        self._known = {who: known for who, known in self._known.items() if now - known.seen < QUIET_SECONDS}
+        lately = ((who, known) for who, known in self._known.items() if now - known.seen < QUIET_SECONDS)
+        self._known = dict(nlargest(MAX_KNOWN, lately, key=lambda each: each[1].seen))
         purses = [purse for purse in self._purses.values() if purse.flight is None]
         for purse in purses:
             purse.breathe()
@@ -227,13 +241,13 @@ class Leasing(ABC, Generic[Who]):
 
     async def _limits(self, who: Who) -> tuple[Hashable, ...]:
         known, now = self._known.get(who), self._clock()
-        if known is None or now - known.asked > KNOWN_SECONDS:
-            try:
-                await asyncio.shield(self._look(who))
-            except Unavailable:
-                if known is None:
-                    raise
-            known = self._known[who]
+        if known is None:
+            await self._silence.wait(self._look(who), NEW_PATIENCE_SECONDS)
+        elif now - known.asked > KNOWN_SECONDS and self._silence.seconds < PATIENCE_SECONDS:
+            with suppress(Unavailable):
+                await self._silence.wait(self._look(who), PATIENCE_SECONDS)
+        known = self._known.get(who) or known
+        assert known
         known.seen = now
         return known.limits
 
@@ -243,7 +257,7 @@ class Leasing(ABC, Generic[Who]):
 
     def _look(self, who: Who) -> asyncio.Task[None]:
         if who not in self._looks:
-            look = self._looks[who] = asyncio.create_task(self._renew([], [who]))
+            look = self._looks[who] = asyncio.create_task(self._ask([], [who]))
             look.add_done_callback(lambda done: self._landed(done, lambda: self._looks.pop(who)))
         return self._looks[who]
 
@@ -264,10 +278,10 @@ class Leasing(ABC, Generic[Who]):
         purse.waiting += amount
         try:
             if purse.flight:  # it was sent before this call
-                await asyncio.shield(purse.flight)
+                await self._silence.wait(purse.flight, PATIENCE_SECONDS)
                 if purse.room >= amount:
                     return
-            await asyncio.shield(purse.flight or self._start([purse]))
+            await self._silence.wait(purse.flight or self._start([purse]), PATIENCE_SECONDS)
         finally:
             purse.waiting -= amount
         if purse.room < amount and purse.lacks(amount):
@@ -275,7 +289,7 @@ class Leasing(ABC, Generic[Who]):
 
     def _start(self, purses: list[Purse], asking: Sequence[Who] = ()) -> asyncio.Task[None]:
         """One flight at a time for each purse: so its asks reach the registry in their order, or are told apart."""
-        flight = asyncio.create_task(self._renew(purses, asking))
+        flight = asyncio.create_task(self._ask(purses, asking))
         for purse in purses:
             purse.flight = flight
 
@@ -285,6 +299,10 @@ class Leasing(ABC, Generic[Who]):
 
         flight.add_done_callback(lambda done: self._landed(done, land))
         return flight
+
+    async def _ask(self, purses: Sequence[Purse], asking: Sequence[Who]) -> None:
+        with self._silence.question():
+            await self._renew(purses, asking)
 
     @staticmethod
     def _landed(flight: asyncio.Task[None], then: Callable[[], object]) -> None:

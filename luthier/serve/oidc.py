@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 import jwt
@@ -17,7 +17,10 @@ import jwt
 from luthier.errors import NotAllowed, NotAuthenticated, Unavailable
 from luthier.platform.keys import Session
 from luthier.platform.names import fold
+from luthier.platform.registry.keys import Keys
 from luthier.platform.settings import Settings
+from luthier.serve.known import Epoch, Known
+from luthier.serve.remember import Remembered
 from luthier.serve.services import Verbs
 
 log = logging.getLogger(__name__)
@@ -30,12 +33,22 @@ REFETCH_SECONDS = 30.0
 """For a key that nobody knows, they are fetched at most so often."""
 FETCH_TIMEOUT_SECONDS = 5.0
 MAX_BYTES = 1 << 20
+Who = tuple[str, str, tuple[str, ...]]
+"""Account, user, and the roles that a token names."""
 DISCOVERY = "/.well-known/openid-configuration"
 
 
 def is_token(key: str) -> bool:
     """Whether it looks like a JWT: three parts, the first of them an object in base64."""
     return key.startswith("eyJ") and key.count(".") == 2
+
+
+class Proven(NamedTuple):
+    """What a token says that is accepted."""
+
+    who: Who
+    expires_on: int
+    """Epoch milliseconds."""
 
 
 class Oidc:
@@ -45,22 +58,20 @@ class Oidc:
         self._settings, self._registry = settings, registry
         self._keys = ProviderKeys(settings, clock)
 
-    def session(self, token: str, role: str | None = None) -> Session:
-        """What a token opens, in a role that its user has; NotAuthenticated says what is wrong with it."""
+    def proven(self, token: str) -> Proven:
+        """Whom a token names, without a question to the registry; NotAuthenticated says what is wrong with it."""
         settings = self._settings
         claims = self._claims(token)
         user = claims.get(settings.oidc_user_claim)
         if not isinstance(user, str) or not user:
             raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
-        session = self._registry.keys.session_of(
-            settings.oidc_account or settings.account,
-            user,
-            self._roles(claims),
-            settings.oidc_issuer if settings.oidc_create_users else None,
-        )
-        if role and fold(role) != session.caller.role:
-            raise NotAllowed(f"User {user} acts as {session.caller.role} by this token, not as {role}.")
-        return session.model_copy(update={"expires_on": (int(claims["exp"]) + LEEWAY_SECONDS) * 1000})
+        who = (settings.oidc_account or settings.account, user, self._roles(claims))
+        return Proven(who, (int(claims["exp"]) + LEEWAY_SECONDS) * 1000)
+
+    def session(self, who: Who) -> Session:
+        """What a token opens to whom it names, in a role that he has."""
+        settings = self._settings
+        return self._registry.keys.session_of(*who, settings.oidc_issuer if settings.oidc_create_users else None)
 
     def _claims(self, token: str) -> dict[str, Any]:
         settings = self._settings
@@ -80,11 +91,26 @@ class Oidc:
         except jwt.PyJWTError as error:
             raise NotAuthenticated(f"The token is not accepted: {error}.") from error
 
-    def _roles(self, claims: dict[str, Any]) -> list[str]:
+    def _roles(self, claims: dict[str, Any]) -> tuple[str, ...]:
         """Those that the claim names, by the settings' table where it has them."""
         told = claims.get(self._settings.oidc_role_claim) if self._settings.oidc_role_claim else None
         names = [told] if isinstance(told, str) else told if isinstance(told, list) else []
-        return [self._settings.oidc_roles.get(name, name) for name in names if isinstance(name, str)]
+        return tuple(self._settings.oidc_roles.get(name, name) for name in names if isinstance(name, str))
+
+
+class Tokens:
+    """Tokens to sessions: what they prove is looked at here, what their users may is known (known.py)."""
+
+    def __init__(self, oidc: Oidc, keys: Keys, epoch: Epoch, fresh_seconds: float) -> None:
+        self._proven = Remembered(oidc.proven, fresh_seconds / 2, fresh_seconds, epoch.clock)
+        self._sessions = Known(epoch, oidc.session, keys.sessions_of, fresh_seconds)
+
+    async def session(self, token: str, role: str | None = None) -> Session:
+        who, expires_on = await self._proven.get(token)
+        session = await self._sessions.get(who)
+        if role and fold(role) != session.caller.role:
+            raise NotAllowed(f"User {who[1]} acts as {session.caller.role} by this token, not as {role}.")
+        return session.model_copy(update={"expires_on": expires_on})
 
 
 class ProviderKeys:

@@ -1,9 +1,9 @@
-"""Answers of the registry, remembered for a moment, so that many callers at once ask it once."""
+"""Answers that many wait for are asked once; and remembered for a moment."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
 
@@ -11,6 +11,39 @@ MAX_KEYS = 10_000
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+class Flights(Generic[Key, Value]):
+    """Questions on their way, one at a time for each key. Belongs to one event loop."""
+
+    def __init__(self, fetch: Callable[[Key], Coroutine[Any, Any, Value]]) -> None:
+        self._fetch = fetch
+        self._flights: dict[Key, asyncio.Task[Value]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def ask(self, key: Key) -> Value:
+        joined = self._flights.get(key)
+        try:
+            return await asyncio.shield(joined or self.start(key))
+        except LuthierError:
+            if joined is None:
+                raise
+        # The refusal answers a question from before this call: what came about in between must be found.
+        return await asyncio.shield(self.start(key))
+
+    def start(self, key: Key) -> asyncio.Task[Value]:
+        """Or the one that has started."""
+        if key not in self._flights:
+            flight = self._flights[key] = asyncio.create_task(self._fetch(key))
+            flight.add_done_callback(lambda done: self._land(key, done))
+        return self._flights[key]
+
+    def _land(self, key: Key, flight: asyncio.Task[Value]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # looked at: nobody may be waiting for it
 
 
 class Remembered(Generic[Key, Value]):
@@ -21,17 +54,12 @@ class Remembered(Generic[Key, Value]):
     """
 
     def __init__(
-        self,
-        ask: Callable[[Key], Value],
-        soft: float,
-        hard: float,
-        clock: Callable[[], float] = time.monotonic,
-        still: Callable[[Value], Awaitable[bool]] | None = None,
+        self, ask: Callable[[Key], Value], soft: float, hard: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`ask` may block: it runs in a thread. `still` says that an old answer would be given again."""
-        self._ask, self._soft, self._hard, self._clock, self._still = ask, soft, hard, clock, still
+        """`ask` may block: it runs in a thread."""
+        self._ask, self._soft, self._hard, self._clock = ask, soft, hard, clock
         self._known: dict[Key, tuple[float, Value]] = {}
-        self._flights: dict[Key, asyncio.Task[Value]] = {}
+        self._flights = Flights(self._fetch)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -39,32 +67,11 @@ class Remembered(Generic[Key, Value]):
     async def get(self, key: Key) -> Value:
         at, value = self._known.get(key, (None, None))
         age = self._hard if at is None else self._clock() - at
-        if age < self._soft:
-            return value  # type: ignore[return-value] # it was known
-        if value is not None and self._still and await self._still(value):
-            return value
-        joined = self._flights.get(key)
-        flight = joined or self._start(key)
-        if age < self._hard:
-            return value  # type: ignore[return-value]
-        try:
-            return await asyncio.shield(flight)
-        except LuthierError:
-            if joined is None:
-                raise
-        # The refusal answers a question from before this call: what came about in between must be found.
-        return await asyncio.shield(self._flights.get(key) or self._start(key))
-
-    def _start(self, key: Key) -> asyncio.Task[Value]:
-        flight = asyncio.create_task(self._fetch(key))
-        self._flights[key] = flight
-        flight.add_done_callback(lambda done: self._land(key, done))
-        return flight
-
-    def _land(self, key: Key, flight: asyncio.Task[Value]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # looked at: nobody may be waiting for it
+        if age >= self._hard:
+            return await self._flights.ask(key)
+        if age >= self._soft:
+            self._flights.start(key)
+        return value  # type: ignore[return-value] # it was known
 
     async def _fetch(self, key: Key) -> Value:
         asked_at = self._clock()

@@ -52,6 +52,7 @@ from luthier.platform.versions import parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.adapter_stats import AdapterStats
+from luthier.serve.known import Epoch
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
 
@@ -149,6 +150,7 @@ class Services:
     finetune: Finetune
     imports: Imports
     replication: Replication
+    epoch: Epoch
     resolver: Resolver
     model_rights: ModelRights
     completions: Completions
@@ -240,6 +242,7 @@ def make_services(
 ) -> Services:
     """The parts, put together over a registry and something that answers, for all base models or `only` one."""
     catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")
+    epoch = Epoch(registry.versions.epoch)
     return Services(
         settings=settings,
         catalog=catalog,
@@ -248,8 +251,9 @@ def make_services(
         finetune=Finetune(settings, catalog, prices, registry),
         imports=Imports(settings, catalog, registry),
         replication=Replication(settings, catalog, registry),
-        resolver=Resolver(settings, catalog, registry.versions),
-        model_rights=ModelRights(registry.accounts),
+        epoch=epoch,
+        resolver=Resolver(settings, catalog, registry.versions, epoch),
+        model_rights=ModelRights(registry.accounts, epoch),
         completions=completions,
         access_log=access_log,
         only=only,

@@ -1,6 +1,7 @@
-"""Rate limits and webhooks on a real cluster: through its doors, in its replicas, and over a killed registry."""
+"""Limits and webhooks on a real cluster: through its doors, in its replicas, and over a killed registry."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -14,6 +15,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 LIMIT = 6
 ASK = {"model": BASE, "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
 KNOWN_SECONDS = 15.0
+HANGING_SECONDS = 4.0
+"""With a machine's own slowness."""
 
 
 def limit_told(cluster: LiveCluster) -> str | None:
@@ -55,6 +58,26 @@ def is_free(cluster: LiveCluster) -> bool:
         return limit_told(cluster) is None
     except openai.RateLimitError:
         return False
+
+
+def test_who_is_known_is_answered_while_the_registry_is_killed(cluster: LiveCluster) -> None:
+    """Of an account with a balance: no completion fails, and none hangs."""
+    account = cluster.client.accounts.create("thrifty")
+    cluster.client.credits.top_up("1", account="thrifty")
+    door = cluster.openai.with_options(api_key=account["api_key"])
+    door.chat.completions.create(**ASK)  # type: ignore[call-overload]
+    slowest, num = 0.0, 0
+    with ThreadPoolExecutor() as beside:
+        cluster.kill(REGISTRY)
+        back = beside.submit(cluster.client.credits.balance, "thrifty")
+        while not back.done():
+            began = time.monotonic()
+            door.chat.completions.create(**ASK)  # type: ignore[call-overload]
+            slowest, num = max(slowest, time.monotonic() - began), num + 1
+    print(f"{num} answers without a registry, the slowest took {slowest:.2f} s")
+    assert back.result()["is_limited"]
+    assert num > 1
+    assert slowest < HANGING_SECONDS
 
 
 def test_a_killed_registry_delivers_what_it_had_noticed(cluster: LiveCluster) -> None:

@@ -22,6 +22,7 @@ from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.books import ReplicaBooks
 from luthier.serve.complete import Completer, Tally
 from luthier.serve.holders import Holders
+from luthier.serve.known import Epoch
 from luthier.serve.leases import Leases
 from luthier.serve.rates import Rates
 from luthier.serve.resolver import Resolver
@@ -77,7 +78,8 @@ async def serve(home: Path, base_folder: Path, moment: str, after: int) -> None:
     books = ReplicaBooks(spool, Leases(registry.credits, holders.name), Rates(registry.rates, holders.name), None)
     books.settle = deadly(books.settle, moment, "settle", after)  # type: ignore[method-assign, assignment]
     catalog = load_catalog(settings)
-    resolver, prices = Resolver(settings, catalog, registry.versions), load_prices(configs_dir() / "prices.toml")
+    resolver = Resolver(settings, catalog, registry.versions, Epoch(registry.versions.epoch))
+    prices = load_prices(configs_dir() / "prices.toml")
     completer = Completer(catalog.get("tiny"), resolver, Counting(home / MADE), prices, books)
     spool.start()
 

@@ -8,9 +8,9 @@ import pytest
 
 from luthier.errors import PaymentRequired, Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.credits import LEASE_MS, Renewal, Want
+from luthier.platform.credits import ALONE_SECONDS, Renewal, Want
 from luthier.platform.registry.registry import Registry
-from luthier.serve.leases import MARGIN_SECONDS, Leases, Reservation
+from luthier.serve.leases import Leases, Reservation
 from luthier.serve.leasing import KNOWN_SECONDS, QUIET_SECONDS, SURE_SECONDS
 from tests.factories import ADMIN, make_record
 from tests.fakes import Clock
@@ -209,7 +209,7 @@ def test_without_the_registry_a_lease_works_on_until_its_end(registry: Registry,
         running = await replica.reserve(100)
         await landed(replica)
         replica.line.is_cut = True
-        replica.clock.now += LEASE_MS / 1000 - MARGIN_SECONDS - 0.1
+        replica.clock.now += ALONE_SECONDS - 0.1
         late = await replica.reserve(100)
         replica.clock.now += 0.2
         with pytest.raises(Unavailable):

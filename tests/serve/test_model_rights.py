@@ -13,6 +13,7 @@ from luthier.platform.securables import CORTEX_USER, PUBLIC, Granted, ObjectKind
 from luthier.platform.settings import Settings
 from luthier.serve import deps, model_rights, resolver
 from luthier.serve.deps import KeyCheck
+from luthier.serve.known import Epoch
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
 from tests.factories import ADMIN, make_finished, make_job
@@ -29,6 +30,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def epoch(analyst: Registry, clock: Clock) -> Epoch:
+    return Epoch(analyst.versions.epoch, clock)
+
+
+@pytest.fixture
 def analyst(registry: Registry) -> Registry:
     registry.users.create(ADMIN, ANN.user)
     registry.roles.create(ADMIN, ANN.role)
@@ -38,11 +44,11 @@ def analyst(registry: Registry) -> Registry:
 
 
 def test_a_thousand_completions_are_one_question(
-    analyst: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    analyst: Registry, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, asked = analyst.accounts.check_asks, []
     monkeypatch.setattr(analyst.accounts, "check_asks", lambda *about: asked.append(about) or check(*about))
-    rights = ModelRights(analyst.accounts, clock)
+    rights = ModelRights(analyst.accounts, epoch)
 
     async def complete() -> None:
         await asyncio.gather(*(rights.check(ANN, "tiny") for _ in range(1_000)))
@@ -52,8 +58,8 @@ def test_a_thousand_completions_are_one_question(
     assert asked == [(ANN, "tiny")]
 
 
-def test_cortex_user_ends_in_time_and_begins_at_once(analyst: Registry, clock: Clock) -> None:
-    rights = ModelRights(analyst.accounts, clock)
+def test_cortex_user_ends_in_time_and_begins_at_once(analyst: Registry, clock: Clock, epoch: Epoch) -> None:
+    rights = ModelRights(analyst.accounts, epoch)
     asyncio.run(rights.check(ANN, "tiny"))
     analyst.grants.revoke(ADMIN, CORTEX, PUBLIC)
     clock.now += model_rights.FRESH_SECONDS * 1.01
@@ -64,13 +70,15 @@ def test_cortex_user_ends_in_time_and_begins_at_once(analyst: Registry, clock: C
     asyncio.run(rights.check(ANN, "tiny"))
 
 
-def test_a_tuned_model_ends_in_time_and_begins_at_once(analyst: Registry, clock: Clock, settings: Settings) -> None:
+def test_a_tuned_model_ends_in_time_and_begins_at_once(
+    analyst: Registry, clock: Clock, epoch: Epoch, settings: Settings
+) -> None:
     analyst.jobs.submit(make_job())
     analyst.jobs.tick()
     analyst.jobs.finish("ft_1", make_finished())
     model = Securable(ObjectKind.MODEL, "LUTHIER", "PUBLIC", "TUNED")
     usage = [Granted((Privilege.USAGE,), on) for on in (model.in_database, model.in_schema, model)]
-    names = Resolver(settings, load_catalog(settings), analyst.versions, clock)
+    names = Resolver(settings, load_catalog(settings), analyst.versions, epoch)
     with pytest.raises(ModelNotFound, match="Unknown model 'tuned'"):
         asyncio.run(names.resolve(ANN, "tuned"))
     for each in usage:
@@ -83,8 +91,8 @@ def test_a_tuned_model_ends_in_time_and_begins_at_once(analyst: Registry, clock:
     assert asyncio.run(names.resolve(ADMIN, "tuned")).version == 1
 
 
-def test_a_role_that_is_taken_ends_in_time(analyst: Registry, clock: Clock) -> None:
-    keys = KeyCheck(analyst, clock)
+def test_a_role_that_is_taken_ends_in_time(analyst: Registry, clock: Clock, epoch: Epoch) -> None:
+    keys = KeyCheck(analyst, epoch)
 
     async def role_of(asked: str | None = None) -> str:
         return (await keys.session("Bearer ann", asked)).caller.role

@@ -20,6 +20,7 @@ from luthier.platform.registry.audit import Search
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.deps import KeyCheck
+from luthier.serve.known import Epoch
 from luthier.serve.oidc import KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, Oidc
 from tests.factories import ADMIN, KEY, make_settings
 from tests.fakes import Clock
@@ -58,9 +59,15 @@ def oidc(registry: Registry, home: Path, provider: Provider, clock: Clock) -> Oi
     return oidc_of(registry, home, provider, clock)
 
 
+def session_of(oidc: Oidc, token: str) -> Session:
+    """What a token opens."""
+    proven = oidc.proven(token)
+    return oidc.session(proven.who).model_copy(update={"expires_on": proven.expires_on})
+
+
 def test_a_good_token(oidc: Oidc, provider: Provider) -> None:
     claims = provider.claims()
-    session = oidc.session(provider.token())
+    session = session_of(oidc, provider.token())
     assert session == Session(caller=ADMIN, expires_on=(claims["exp"] + LEEWAY_SECONDS) * 1000)
 
 
@@ -68,10 +75,10 @@ def test_a_good_token(oidc: Oidc, provider: Provider) -> None:
 def test_algorithms(registry: Registry, home: Path, provider: Provider, clock: Clock, algorithm: str) -> None:
     provider.add_key("b", algorithm)
     accepting = oidc_of(registry, home, provider, clock, oidc_algorithms=(algorithm,))
-    assert accepting.session(provider.token("b")).caller == ADMIN
+    assert session_of(accepting, provider.token("b")).caller == ADMIN
     other = oidc_of(registry, home, provider, clock, oidc_algorithms=("ES384",))
     with pytest.raises(NotAuthenticated, match=f"signed by {algorithm}, which is not accepted"):
-        other.session(provider.token("b"))
+        session_of(other, provider.token("b"))
 
 
 NOW = int(time.time())
@@ -94,30 +101,30 @@ BAD_CLAIMS = {
 def test_a_claim_that_is_not_right(oidc: Oidc, provider: Provider, what: str) -> None:
     claims, told = BAD_CLAIMS[what]
     with pytest.raises(NotAuthenticated, match=told):
-        oidc.session(provider.token(**claims))
+        session_of(oidc, provider.token(**claims))
 
 
 def test_a_clock_that_is_a_little_off(oidc: Oidc, provider: Provider) -> None:
     now = int(time.time())
-    assert oidc.session(provider.token(exp=now - LEEWAY_SECONDS // 2, nbf=now - 60))
-    assert oidc.session(provider.token(nbf=now + LEEWAY_SECONDS // 2))
+    assert session_of(oidc, provider.token(exp=now - LEEWAY_SECONDS // 2, nbf=now - 60))
+    assert session_of(oidc, provider.token(nbf=now + LEEWAY_SECONDS // 2))
 
 
 def test_one_of_several_audiences(oidc: Oidc, provider: Provider) -> None:
-    assert oidc.session(provider.token(aud=["another", AUDIENCE]))
+    assert session_of(oidc, provider.token(aud=["another", AUDIENCE]))
 
 
 def test_a_changed_token(oidc: Oidc, provider: Provider) -> None:
     head, _, signature = provider.token().split(".")
     forged = unsigned(provider.claims(sub="other"), {}).split(".")[1]
     with pytest.raises(NotAuthenticated, match="Signature verification failed"):
-        oidc.session(f"{head}.{forged}.{signature}")
+        session_of(oidc, f"{head}.{forged}.{signature}")
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "HS256", "", None, 7])
 def test_no_signature(oidc: Oidc, provider: Provider, algorithm: Any) -> None:
     with pytest.raises(NotAuthenticated):
-        oidc.session(unsigned(provider.claims(), {"alg": algorithm, "kid": "a", "typ": "JWT"}))
+        session_of(oidc, unsigned(provider.claims(), {"alg": algorithm, "kid": "a", "typ": "JWT"}))
     assert provider.num_fetched == 0
 
 
@@ -132,26 +139,26 @@ def test_the_public_key_is_no_shared_secret(registry: Registry, home: Path, prov
             mac = hmac.new(secret, signed.encode(), hashlib.sha256).digest()
             token = f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
             with pytest.raises(NotAuthenticated):
-                oidc_of(registry, home, provider, clock).session(token)
+                session_of(oidc_of(registry, home, provider, clock), token)
 
 
 def test_a_shared_secret_among_the_keys_signs_nothing(oidc: Oidc, provider: Provider) -> None:
     provider.published.append({"kty": "oct", "kid": "s", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0", "alg": "RS256"})
     with pytest.raises(NotAuthenticated, match=r"a key \(s\) that the identity provider does not have"):
-        oidc.session(provider.token(headers={"kid": "s"}))
+        session_of(oidc, provider.token(headers={"kid": "s"}))
 
 
 @pytest.mark.parametrize("told", [{"use": "enc"}, {"alg": "RS512"}])
 def test_a_key_for_something_else(oidc: Oidc, provider: Provider, told: dict[str, Any]) -> None:
     provider.add_key("b", **told)
     with pytest.raises(NotAuthenticated, match="does not have"):
-        oidc.session(provider.token("b"))
+        session_of(oidc, provider.token("b"))
 
 
 def test_a_key_under_the_name_of_another(oidc: Oidc, provider: Provider) -> None:
     provider.add_key("evil", publish=False)
     with pytest.raises(NotAuthenticated, match="Signature verification failed"):
-        oidc.session(provider.token("evil", headers={"kid": "a"}))
+        session_of(oidc, provider.token("evil", headers={"kid": "a"}))
 
 
 def test_a_token_that_brings_its_own_key(oidc: Oidc, provider: Provider) -> None:
@@ -162,7 +169,7 @@ def test_a_token_that_brings_its_own_key(oidc: Oidc, provider: Provider) -> None
         "x5u": "http://127.0.0.1:1",
     }
     with pytest.raises(NotAuthenticated):
-        oidc.session(provider.token("evil", headers=own))
+        session_of(oidc, provider.token("evil", headers=own))
     assert provider.num_fetched == 1
 
 
@@ -176,7 +183,7 @@ def test_a_weak_key(oidc: Oidc, provider: Provider) -> None:
     provider.published.append({**RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), "kid": "weak"})
     token = jwt.encode(provider.claims(), private, "RS256", {"kid": "weak"})
     with pytest.raises(NotAuthenticated, match="below the minimum"):
-        oidc.session(token)
+        session_of(oidc, token)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +191,7 @@ def test_a_weak_key(oidc: Oidc, provider: Provider) -> None:
 )
 def test_no_token_at_all(oidc: Oidc, token: str) -> None:
     with pytest.raises(NotAuthenticated):
-        oidc.session(token)
+        session_of(oidc, token)
 
 
 # the provider's keys
@@ -192,65 +199,65 @@ def test_no_token_at_all(oidc: Oidc, token: str) -> None:
 
 def test_keys_are_fetched_once(oidc: Oidc, provider: Provider) -> None:
     for _ in range(5):
-        oidc.session(provider.token())
+        session_of(oidc, provider.token())
     assert provider.num_fetched == 1
 
 
 def test_a_rotated_key(oidc: Oidc, provider: Provider, clock: Clock) -> None:
-    oidc.session(provider.token())
+    session_of(oidc, provider.token())
     provider.add_key("b", "ES256")
     clock.now += REFETCH_SECONDS
-    assert oidc.session(provider.token("b")).caller == ADMIN
-    assert oidc.session(provider.token("a")).caller == ADMIN
+    assert session_of(oidc, provider.token("b")).caller == ADMIN
+    assert session_of(oidc, provider.token("a")).caller == ADMIN
     assert provider.num_fetched == 2
 
 
 def test_unknown_keys_are_asked_for_at_most_so_often(oidc: Oidc, provider: Provider, clock: Clock) -> None:
-    oidc.session(provider.token())
+    session_of(oidc, provider.token())
     provider.add_key("gone", publish=False)
     for _ in range(3):
         clock.now += REFETCH_SECONDS
         for _ in range(20):
             with pytest.raises(NotAuthenticated, match="does not have"):
-                oidc.session(provider.token("gone"))
+                session_of(oidc, provider.token("gone"))
     assert provider.num_fetched == 4
 
 
 def test_a_withdrawn_key_ends_in_the_stated_time(oidc: Oidc, provider: Provider, clock: Clock) -> None:
     provider.add_key("b")
     token = provider.token("b")
-    assert oidc.session(token)
+    assert session_of(oidc, token)
     del provider.published[1]
     clock.now += KEEP_SECONDS
     with pytest.raises(NotAuthenticated, match="does not have"):
-        oidc.session(token)
+        session_of(oidc, token)
 
 
 def test_a_provider_that_is_down(oidc: Oidc, provider: Provider, clock: Clock) -> None:
     provider.is_down = True
     with pytest.raises(Unavailable, match="keys cannot be fetched"):
-        oidc.session(provider.token())
+        session_of(oidc, provider.token())
     provider.is_down = False
     clock.now += REFETCH_SECONDS
-    assert oidc.session(provider.token())
+    assert session_of(oidc, provider.token())
     provider.is_down = True
     clock.now += KEEP_SECONDS - 1
-    assert oidc.session(provider.token())
+    assert session_of(oidc, provider.token())
     clock.now += 1
     with pytest.raises(Unavailable):
-        oidc.session(provider.token())
+        session_of(oidc, provider.token())
 
 
 def test_a_discovery_document_of_another_issuer(oidc: Oidc, provider: Provider) -> None:
     provider.issuer_told = "https://evil.example"
     with pytest.raises(Unavailable):
-        oidc.session(provider.token())
+        session_of(oidc, provider.token())
 
 
 def test_keys_at_an_address_of_their_own(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
     given = {"oidc_issuer": "https://issuer.example", "oidc_jwks_url": f"{provider.issuer}/keys"}
     oidc = oidc_of(registry, home, provider, clock, **given)
-    assert oidc.session(provider.token(iss="https://issuer.example")).caller == ADMIN
+    assert session_of(oidc, provider.token(iss="https://issuer.example")).caller == ADMIN
 
 
 # users and roles
@@ -258,8 +265,9 @@ def test_keys_at_an_address_of_their_own(registry: Registry, home: Path, provide
 
 def test_new_users(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
     oidc = oidc_of(registry, home, provider, clock, oidc_create_users=True)
-    assert oidc.session(provider.token(sub="bob")).caller == Caller(account=ADMIN.account, user="bob", role="PUBLIC")
-    oidc.session(provider.token(sub="bob"))
+    bob = Caller(account=ADMIN.account, user="bob", role="PUBLIC")
+    assert session_of(oidc, provider.token(sub="bob")).caller == bob
+    session_of(oidc, provider.token(sub="bob"))
     (row,) = registry.audit.show(ADMIN, Search(user="bob"))
     assert (row.action, row.object_kind, row.object_name, row.source) == ("create_user", "user", "bob", provider.issuer)
 
@@ -268,11 +276,11 @@ def test_new_users(registry: Registry, home: Path, provider: Provider, clock: Cl
 def test_roles(registry: Registry, home: Path, provider: Provider, clock: Clock, told: Any) -> None:
     given = {"oidc_role_claim": "groups", "oidc_roles": {"boss": "ACCOUNTADMIN"}, "oidc_user_claim": "email"}
     oidc = oidc_of(registry, home, provider, clock, **given)
-    assert oidc.session(provider.token(groups=told, email="admin", sub="x")).caller.role == "ACCOUNTADMIN"
+    assert session_of(oidc, provider.token(groups=told, email="admin", sub="x")).caller.role == "ACCOUNTADMIN"
 
 
 def test_keys_and_tokens_at_one_door(registry: Registry, oidc: Oidc, provider: Provider) -> None:
-    check = KeyCheck(registry, oidc=oidc)
+    check = KeyCheck(registry, Epoch(registry.versions.epoch), oidc)
 
     async def both() -> list[Caller]:
         return [(await check.session(f"Bearer {each}")).caller for each in (KEY, provider.token())]
@@ -280,7 +288,7 @@ def test_keys_and_tokens_at_one_door(registry: Registry, oidc: Oidc, provider: P
     by_key, by_token = asyncio.run(both())
     assert (by_key.identity, by_token) == (ADMIN.identity, ADMIN)
     with pytest.raises(NotAuthenticated, match="not known here"):
-        asyncio.run(KeyCheck(registry).session(f"Bearer {provider.token()}"))
+        asyncio.run(KeyCheck(registry, Epoch(registry.versions.epoch)).session(f"Bearer {provider.token()}"))
 
 
 # settings

@@ -50,7 +50,7 @@ def remembered(source: Source, clock: Clock) -> Remembered[str, str]:
 
 async def landed(remembered: Remembered[str, str]) -> None:
     """Until what is being fetched is there."""
-    while remembered._flights:
+    while len(remembered._flights):
         await asyncio.sleep(0.001)
 
 

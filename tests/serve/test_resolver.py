@@ -3,19 +3,22 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from luthier.errors import NotFound, Unavailable
 from luthier.platform.base_models import load_catalog
+from luthier.platform.credits import ALONE_SECONDS
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.serve.known import Epoch
 from luthier.serve.resolver import FRESH_SECONDS, Resolver
+from luthier.serve.services import Verbs
 from tests.factories import ADMIN, make_finished, make_job, make_record
-from tests.fakes import Clock
+from tests.fakes import Clock, Way
 
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 
@@ -27,7 +30,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def resolver(settings: Settings, registry: Registry, clock: Clock) -> Resolver:
-    return Resolver(settings, load_catalog(settings), registry.versions, clock)
+    verbs = cast(Verbs, Way(registry))  # as they are when they are asked
+    return Resolver(settings, load_catalog(settings), verbs.versions, Epoch(verbs.versions.epoch, clock))
 
 
 def make_model(registry: Registry, job_id: str = "ft_1", model: str = "LUTHIER.PUBLIC.TUNED") -> None:
@@ -176,18 +180,19 @@ def test_a_change_is_heeded_in_time(resolver: Resolver, registry: Registry, cloc
     assert job_of(resolver) == "ft_1"
 
 
-def test_a_known_name_outlives_no_registry(
+def test_a_known_name_outlives_the_registry_by_as_long_as_a_lease(
     resolver: Resolver, registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model(registry)
+    assert job_of(resolver) == "ft_1"
     assert job_of(resolver) == "ft_1"
 
     def away() -> None:
         raise Unavailable("The registry does not answer.")
 
     monkeypatch.setattr(registry.versions, "epoch", away)
-    clock.now += FRESH_SECONDS * 0.99
+    clock.now += ALONE_SECONDS - 0.1
     assert job_of(resolver) == "ft_1"
-    clock.now += FRESH_SECONDS * 0.02
+    clock.now += 0.2
     with pytest.raises(Unavailable):
         job_of(resolver)

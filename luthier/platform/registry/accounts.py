@@ -1,16 +1,17 @@
 """Verbs on accounts and their parameters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, InvalidInput, NotAllowed
+from luthier.errors import Conflict, InvalidInput, LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
 from luthier.platform.keys import new_key_id
 from luthier.platform.privileges import Action, Rights, missing
+from luthier.platform.registry.again import each
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.place_rows import PlaceRows
@@ -100,6 +101,9 @@ class Accounts:
         lacks = missing(Action.COMPLETE_BASE, self._model_rights(caller), _base(base_model))
         if lacks:
             raise NotAllowed(lacks.sentence(caller.role, Action.COMPLETE_BASE))
+
+    def check_asks_all(self, asked: Sequence[tuple[Caller, str]]) -> list[LuthierError | None]:
+        return each(self.check_asks, asked)
 
     def may_ask(self, caller: Caller, base_models: Iterable[str]) -> list[str]:
         """Those of them that he may."""

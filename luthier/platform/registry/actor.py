@@ -68,17 +68,20 @@ READERS = 4
 """Long reads at a time."""
 READ_TIMEOUT_SECONDS = 120.0
 LONG_READS = {
+    "accounts": {"check_asks_all"},
     "audit": {"show", "page"},
     "batches": {"show"},
     "files": {"show"},
     "grants": {"to_role", "on", "of_role", "to_user", "future"},
     "jobs": {"show"},
+    "keys": {"authenticate_all", "sessions_of"},
     "ledger": {"records", "totals"},
     "models": {"show"},
     "reconcile": {"report"},
     "retention": {"orphans"},
     "storage": {"due"},
     "usage": {"sums", "page"},
+    "versions": {"serving_all"},
     "views": {"show", "open"},
     "webhooks": {"notices"},
 }

@@ -25,10 +25,13 @@ class Identities:
             entry = Entry(id=f"user_{uuid.uuid4().hex}", time=now, **who, **what, is_allowed=True, status=200)
             self._guard.tell(tx, entry)
 
-    def check_user(self, tx: sa.Connection, account: str, user: str) -> None:
+    def has_user(self, tx: sa.Connection, account: str, user: str) -> bool:
         columns = self._users.c
-        found = tx.execute(sa.select(columns.name).where(columns.account == account, columns.name == user)).first()
-        if found is None:
+        query = sa.select(columns.name).where(columns.account == account, columns.name == user)
+        return tx.execute(query).first() is not None
+
+    def check_user(self, tx: sa.Connection, account: str, user: str) -> None:
+        if not self.has_user(tx, account, user):
             raise NotFound(f"No user {user!r} in this account.")
 
     def roles_within(self, tx: sa.Connection, account: str, role: str) -> frozenset[str]:

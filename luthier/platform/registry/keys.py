@@ -1,19 +1,20 @@
 """Verbs on API keys: make, show, rotate, revoke, and whom one opens the door to. Secrets never come here."""
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotAllowed, NotAuthenticated, NotFound
+from luthier.errors import Conflict, LuthierError, NotAllowed, NotAuthenticated, NotFound
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import KeyInfo, NewKey, Scope, Session
 from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
+from luthier.platform.registry.again import each
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
 from luthier.platform.securables import role_key
@@ -41,21 +42,29 @@ class Keys:
             raise _ended(session.caller, _expired(row), row["expires_on"])
         return session.model_copy(update={"caller": self._as(session.caller, role)})
 
-    def session_of(self, account: str, user: str, roles: list[str], issuer: str | None = None) -> Session:
+    def authenticate_all(self, asked: Sequence[tuple[str, str | None]]) -> list[Session | LuthierError]:
+        return each(self.authenticate, asked)
+
+    def session_of(self, account: str, user: str, roles: Sequence[str], issuer: str | None = None) -> Session:
         """What another proof of who he is opens: the first of the roles that he has, else his default one.
 
         Without an `issuer` no user is made of it.
         """
-        with self._store.transaction() as tx:
-            if issuer is not None:
+        with self._store.reading() as tx:
+            is_known = self._identities.has_user(tx, account, user)
+        if not is_known and issuer is None:
+            raise NotAuthenticated(f"The token is good, but {user!r} is no user here. Have one created.")
+        if not is_known and issuer is not None:
+            with self._store.transaction() as tx:
                 self._identities.create(tx, account, user, issuer, self._clock())
-            try:
-                self._identities.check_user(tx, account, user)
-            except NotFound as error:
-                raise NotAuthenticated(f"The token is good, but {user!r} is no user here. Have one created.") from error
+        with self._store.reading() as tx:
             held = self._identities.roles_of(tx, account, user)
             role = next((role for role in roles if role in held), self._identities.default_role(tx, account, user))
             return Session(caller=Caller(account=account, user=user, role=role))
+
+    def sessions_of(self, asked: Sequence[tuple[str, str, Sequence[str]]]) -> list[Session | LuthierError]:
+        """Of users that are there."""
+        return each(self.session_of, asked)
 
     def create(self, caller: Caller, new: NewKey) -> KeyInfo:
         """A key of the account's admin is for whom and what he says; of others for themselves, and no wider."""
@@ -113,7 +122,7 @@ class Keys:
     def used(self, times: Mapping[str, int]) -> None:
         """When keys were last used, as a door has seen it."""
         columns = self._keys.c
-        with self._store.transaction() as tx:
+        with self._store.transaction(quiet=("keys",)) as tx:
             for key_id, time in times.items():
                 is_later = sa.or_(columns.last_used_on.is_(None), columns.last_used_on < time)
                 tx.execute(sa.update(self._keys).where(columns.id == key_id, is_later).values(last_used_on=time))

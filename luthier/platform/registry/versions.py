@@ -3,16 +3,17 @@
 Every change is a row that stays, also when the model is dropped.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, InvalidInput
+from luthier.errors import Conflict, InvalidInput, LuthierError
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import Change, Model, ModelVersion, Serving, VersionInfo
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
+from luthier.platform.registry.again import each
 from luthier.platform.registry.model_rows import ModelRows, Row, name_of
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
@@ -49,12 +50,11 @@ class Versions:
 
     def serving(self, caller: Caller, name: QualifiedName, version: Wanted = None) -> Serving:
         """What answers for a name, when this caller asks."""
-        epoch = self.epoch()  # before the rows: they may be newer than it says, never older
         with self._store.reading() as tx:
             model = self._rows.get(tx, caller, name, Action.COMPLETE)
             default = self._rows.version(tx, model, version)
             if version is not None:
-                return Serving(default=default, epoch=epoch)
+                return Serving(default=default)
             before, _ = self._before(tx, model)
             canary = self._rows.numbered(tx, model, model["canary_version"])
             return Serving(
@@ -63,11 +63,13 @@ class Versions:
                 share=model["canary_share"] or 0.0,
                 before=before,
                 lately=self._lately(tx, model),
-                epoch=epoch,
             )
 
+    def serving_all(self, asked: Sequence[tuple[Caller, QualifiedName, Wanted]]) -> list[Serving | LuthierError]:
+        return each(self.serving, asked)
+
     def epoch(self) -> str:
-        """Another one after each change to what names mean, or to who may ask them. Costs no query."""
+        """Another one after each change to whom keys let in, what names mean or who may ask them. Costs no query."""
         return self._store.epoch
 
     def history(self, caller: Caller, name: QualifiedName) -> list[Change]:
