@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 
 from luthier.serve.complete import Tally
 from tests.e2e.asked import PLACES, Asked
-from tests.e2e.live import LONG
+from tests.e2e.live import LONG, SECONDS
 
 
 async def a_crowd_leaves(asked: Asked) -> None:
@@ -50,6 +50,23 @@ async def a_client_leaves_a_stream(asked: Asked, n: int) -> None:
     await asked.made_more_than(handed_over)
     await stream.aclose()
     assert 5 <= handed_over < tally.completion < LONG * n
+    asked.check_idle()
+
+
+async def a_client_that_does_not_read_holds_nobody_up(asked: Asked) -> None:
+    """Half of the engine's places are its own, and it takes one piece; the others' streams go on to their ends. What
+    was generated for it is counted when it leaves."""
+    before, n = engine_tokens(), PLACES // 2
+    slow = asked.ask("stream", tally := Tally(), max_tokens=LONG, n=n)
+    await anext(slow)
+    taken, others = tally.completion, [Tally() for _ in range(n)]
+    async with asyncio.timeout(SECONDS):
+        await asyncio.gather(*(asked.streamed(each, max_tokens=LONG) for each in others))
+    assert [each.completion for each in others] == [LONG] * n
+    assert tally.completion == taken
+    await slow.aclose()
+    assert taken < tally.completion <= n * LONG
+    assert engine_tokens() - before == tally.completion + n * LONG
     asked.check_idle()
 
 

@@ -29,6 +29,7 @@ from tests.e2e.leaving import (
     a_client_leaves_a_stream,
     a_client_leaves_at_any_moment,
     a_client_leaves_before_the_whole_answer,
+    a_client_that_does_not_read_holds_nobody_up,
     a_crowd_leaves,
     live_requests_go_before_batches,
     sample,
@@ -93,6 +94,7 @@ def test_the_engine(asked: Asked, run: Run) -> None:
     run(tools_are_called(asked))
     run(what_cannot_fit_is_never_tokenised(asked))
     run(a_crowd_leaves(asked))
+    run(a_client_that_does_not_read_holds_nobody_up(asked))
     for n in (1, 2):
         run(a_client_leaves_a_stream(asked, n))
         run(a_client_leaves_before_the_whole_answer(asked, n))
