@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from luthier.cli.front import clear_away, haproxy_binary, instruct, lay_out
+from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_root_alive, ray_environment, start_ray
@@ -81,13 +81,14 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)
-        cluster = _begin(settings, catalog, address, say)
-        try:
-            return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
-        except BaseException:
-            say("stopping what was started")
-            _end(settings, cluster)
-            raise
+        with claimed_ports(settings) as ports:
+            cluster = _begin(settings, catalog, address, say, ports)
+            try:
+                return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
+            except BaseException:
+                say("stopping what was started")
+                _end(settings, cluster)
+                raise
 
 
 def down(settings: Settings) -> bool:
@@ -183,7 +184,8 @@ def _content(settings: Settings, catalog: Catalog) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say) -> Cluster:
+def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say, ports: range) -> Cluster:
+    """`ports` are for what only this machine reaches."""
     cluster_id = uuid.uuid4().hex
     binary = haproxy_binary() if address is None else None
     root_pid = None
@@ -191,7 +193,7 @@ def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say) 
         if binary is None:
             say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
         say("starting Ray")
-        root_pid = _start_ray(settings, catalog, cluster_id, binary)
+        root_pid = _start_ray(settings, catalog, cluster_id, binary, ports)
     cluster = Cluster(
         id=cluster_id,
         address=address or f"127.0.0.1:{settings.ray_port}",
@@ -206,13 +208,13 @@ def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say) 
     return cluster
 
 
-def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: str | None) -> int:
+def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: str | None, ports: range) -> int:
     """With HAProxy in front, if there is one."""
     from luthier.serve import haproxy_shim
 
     try:
         shim = Path(haproxy_shim.__file__)
-        environment = lay_out(settings, catalog, cluster_id, haproxy, shim) if haproxy else {}
+        environment = lay_out(settings, catalog, cluster_id, haproxy, shim, ports) if haproxy else {}
         return start_ray(settings, cluster_id, environment)
     except BaseException:
         clear_away(settings, cluster_id)

@@ -12,7 +12,8 @@ import shutil
 import socket
 import sys
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from luthier.errors import ClusterError
@@ -38,7 +39,9 @@ def haproxy_binary() -> str | None:
         return None
 
 
-def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, shim: Path) -> dict[str, str]:
+def lay_out(
+    settings: Settings, catalog: Catalog, cluster_id: str, binary: str, shim: Path, ports: range
+) -> dict[str, str]:
     """Makes the folders and what Ray starts as HAProxy; the environment that the cluster's processes need for it."""
     folder, sockets = _folder(settings), _socket_folder(cluster_id)
     shutil.rmtree(folder, ignore_errors=True)
@@ -46,7 +49,7 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
     sockets.mkdir(mode=0o700)
     instruct(settings, catalog, binary)
     launcher = _write_launcher(settings, shim)
-    *replicas, metrics, statistics, fallback = _block(settings)
+    *replicas, metrics, statistics, fallback = ports
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
@@ -78,6 +81,21 @@ def lay_out(settings: Settings, catalog: Catalog, cluster_id: str, binary: str, 
         # A replica that goes is reached until HAProxy has heard of it, which takes seconds on a busy machine.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
     }
+
+
+@contextmanager
+def claimed_ports(settings: Settings) -> Iterator[range]:
+    """A block whose ports are free, and which no other `up` of the machine gets until this one has taken them: its last
+    port is bound meanwhile. Where no block is wholly free, one is drawn: replicas step over a port that is taken.
+    """
+    own = {settings.port, settings.ray_port, settings.dashboard_port}
+    blocks = [block for block in random.sample(BLOCKS, len(BLOCKS)) if own.isdisjoint(block)]
+    for block in blocks:
+        with closing(socket.socket()) as claim:
+            if _binds(claim, block[-1]) and all(_is_free(port) for port in block[:-1]):
+                yield block[:-1]
+                return
+    yield blocks[0][:-1]
 
 
 def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
@@ -128,17 +146,14 @@ def _write_launcher(settings: Settings, shim: Path) -> Path:
     return launcher
 
 
-def _block(settings: Settings) -> range:
-    """Ports that are free just now: two clusters are not likely to meet. Replicas step over one that is taken later."""
-    own = {settings.port, settings.ray_port, settings.dashboard_port}
-    blocks = [block for block in random.sample(BLOCKS, len(BLOCKS)) if own.isdisjoint(block)]
-    return next((block for block in blocks if all(_is_free(port) for port in block)), blocks[0])
+def _binds(probe: socket.socket, port: int) -> bool:
+    try:
+        probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:
     with closing(socket.socket()) as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+        return _binds(probe, port)

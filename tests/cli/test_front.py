@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def lay_out(settings: Settings, cluster_id: str = ID, binary: str = "/bin/echo") -> dict[str, str]:
-    return front.lay_out(settings, load_catalog(settings), cluster_id, binary, SHIM)
+    with front.claimed_ports(settings) as ports:
+        return front.lay_out(settings, load_catalog(settings), cluster_id, binary, SHIM, ports)
 
 
 def mode(path: Path) -> int:
@@ -116,11 +118,22 @@ def test_haproxy_hears_what_has_changed(settings: Settings, temp: Path) -> None:
 def test_two_clusters_share_nothing(settings: Settings, temp: Path, tmp_path: Path) -> None:
     other = settings.model_copy(update={"home": tmp_path / "other"})
     shutil.copytree(settings.home, other.home)
-    mine, theirs = lay_out(settings), lay_out(other, OTHER_ID)
+    with front.claimed_ports(settings) as ports:  # as long as `up` is at work
+        mine = front.lay_out(settings, load_catalog(settings), ID, "/bin/echo", SHIM, ports)
+        theirs = lay_out(other, OTHER_ID)
     names = [name for name in mine if name.endswith(("_PORT", "_PATH", "_FILE", "_BASE", "_LOC"))]
     ports = [name for name in names if "DIRECT_INGRESS" not in name]
     assert len(names) == 11
     assert [name for name in ports if mine[name] == theirs[name]] == []
+
+
+def test_each_block_of_ports_is_claimed_once(settings: Settings) -> None:
+    with ExitStack() as stack:
+        claimed = [stack.enter_context(front.claimed_ports(settings)) for _ in range(5)]
+        ports = {port for block in claimed for port in block}
+        assert len(ports) == sum(map(len, claimed))
+    with front.claimed_ports(settings) as again:
+        assert len(again) == front.PORTS_A_BLOCK - 1
 
 
 def test_the_ports_of_the_settings_are_left_alone(settings: Settings, temp: Path) -> None:
@@ -172,7 +185,7 @@ class Begun:
         return 1
 
     def begin(self, settings: Settings, address: str | None = None) -> cluster.Cluster:
-        return cluster._begin(settings, load_catalog(settings), address, self.said.append)
+        return cluster._begin(settings, load_catalog(settings), address, self.said.append, range(20000, 20499))
 
 
 def test_up_has_haproxy_in_front(settings: Settings, temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
