@@ -5,6 +5,7 @@ then, ACCOUNTADMIN none.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -142,13 +143,19 @@ class Guard:
         self, tx: sa.Connection, account: str, *first: str, also: tuple[str, ...] = (PUBLIC,)
     ) -> frozenset[str]:
         """These roles, if they are there, and all that are granted to them."""
+        asked_for = {"its_account": account, "first": [*also, *first]}
+        return frozenset(tx.execute(self._reachable, asked_for).scalars())
+
+    @cached_property
+    def _reachable(self) -> sa.Select[Any]:
+        """To build it takes longer than to ask it."""
         roles, granted = self._roles.c, self._role_grants
-        start = sa.select(roles.name).where(roles.account == account, roles.name.in_((*also, *first)))
-        held = start.cte("held", recursive=True)
+        account: sa.BindParameter[str] = sa.bindparam("its_account")
+        first: sa.BindParameter[list[str]] = sa.bindparam("first", expanding=True)
+        held = sa.select(roles.name).where(roles.account == account, roles.name.in_(first)).cte("held", recursive=True)
         joined = sa.join(granted, held, granted.c.grantee == held.c.name)
         to_role = (granted.c.account == account, granted.c.granted_to == ObjectKind.ROLE.value)
-        held = held.union(sa.select(granted.c.role).select_from(joined).where(*to_role))
-        return frozenset(tx.execute(sa.select(held.c.name)).scalars())
+        return sa.select(held.union(sa.select(granted.c.role).select_from(joined).where(*to_role)).c.name)
 
     def rights(self, tx: sa.Connection, caller: Caller, about: Securable) -> Rights:
         """What the caller holds on an object and on what it lies in."""
