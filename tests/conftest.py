@@ -2,10 +2,11 @@
 
 import gc
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,12 +17,15 @@ from tests.factories import add_admin, make_settings
 from tests.fakes import Launcher
 
 if TYPE_CHECKING:
+    from tests.machines import Bench
     from tests.postgres import Server
 
 # Ray reads these when it is imported: only loopback listeners, no usage reports, workers at normal priority.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+
+SEED = "hypothesis seed"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """All that was imported stays: to look through it again at every collection takes a third of the time of a test."""
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The seeds of the state machines: with --hypothesis-seed each does the same again."""
+    for report in (each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])):
+        for number in (value for name, value in report.user_properties if name == SEED):
+            terminalreporter.write_line(f"{SEED} of {report.nodeid}: {number}")
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +91,23 @@ def postgres() -> Iterator["Server"]:
 
     with started() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bench(request: pytest.FixtureRequest) -> Iterator["Bench"]:
+    """For state machines."""
+    from tests.machines import Bench, Watched, memory
+
+    given = request.config.getoption("hypothesis_seed")
+    number = int(given) if given else secrets.randbits(32)
+    request.node.user_properties.append((SEED, number))
+    if request.param == "sqlite":
+        yield Bench(memory(), number, is_slow=False)
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        store = Watched(url)
+        yield Bench(store, number, is_slow=True)
+        store.engine.dispose()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

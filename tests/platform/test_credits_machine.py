@@ -5,7 +5,6 @@ The rules of platform/credits.py must hold after every step, and every sum must 
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 from unittest import mock
 
@@ -16,7 +15,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
@@ -25,24 +23,15 @@ from luthier.platform.jobs import ACTIVE, JobError, JobStatus
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
 from tests.fakes import Launcher
-from tests.forging import empty
-from tests.machines import Machine, at_length
-from tests.postgres import Server
+from tests.machines import Bench, Length, Machine, Watched
 
 MARGIN_MS = 5_000
-NUM_EXAMPLES, NUM_STEPS = 62, 210
+LENGTH, WHERE_SLOW = Length(28, 500, at_least=10_000), Length(2, 200, at_least=200)
 Rows = list[dict[str, Any]]
 numbers = st.integers(0, 3)
 amounts = st.integers(0, 60)
-
-
-@lru_cache(maxsize=1)
-def memory() -> Store:
-    """One for all runs, as its migrations take longer than a run."""
-    return Store("sqlite://")
 
 
 @dataclass
@@ -70,12 +59,10 @@ class Replica:
 
 
 class CreditsMachine(Machine):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
         self.now, self.num = 1_000_000, 0
         self.launcher = Launcher(num_jobs=2)
-        self.store = store = memory()
-        empty(store)
         settings = Settings(database_url="sqlite://")
         with mock.patch("luthier.platform.registry.registry.Store", return_value=store):
             self.registry = Registry(settings, self.launcher, lambda: self.now)
@@ -281,13 +268,13 @@ class CreditsMachine(Machine):
         assert self.registry.ledger.append(records) == len(records)
         self.sent += records
 
+    def look(self) -> list[Rows]:
+        with self.store.reading() as tx:
+            return [[dict(row) for row in tx.execute(query).mappings()] for query in self.looks]
+
     @invariant()
     def all_of_it(self) -> None:
-        """In one look, as looking takes most of the time."""
-        with self.store.reading() as tx:
-            limits, reservations, usage, jobs = (
-                [dict(row) for row in tx.execute(query).mappings()] for query in self.looks
-            )
+        limits, reservations, usage, jobs = self.looked_up(self.look)
         self.sums_are_those_of_their_parts(limits, reservations, usage)
         self.nobody_counts_on_more_than_there_is({row["id"]: row["amount_ucr"] for row in reservations})
         active = {row["id"] for row in jobs}
@@ -328,19 +315,5 @@ class CreditsMachine(Machine):
         return None
 
 
-TestCreditsMachine = CreditsMachine.TestCase
-TestCreditsMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
-
-
-def test_over_postgresql(postgres: Server) -> None:
-    """The same rules, fewer steps: each statement goes over a socket."""
-    few = at_length(3, 60)
-    with postgres.database() as url:
-        store = Store(url)
-        with mock.patch(f"{__name__}.memory", return_value=store):
-            run_state_machine_as_test(CreditsMachine, settings=few)
-        store.engine.dispose()
-
-
-def test_that_it_ran_ten_thousand_steps() -> None:
-    assert CreditsMachine.steps >= 10_000
+def test_credits(bench: Bench) -> None:
+    bench.run(CreditsMachine, LENGTH, WHERE_SLOW)

@@ -2,9 +2,10 @@
 plainest way who may do what.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import sqlalchemy as sa
 from hypothesis import strategies as st
@@ -40,12 +41,10 @@ from luthier.platform.securables import (
     Scope,
     Securable,
 )
-from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
-from tests.forging import empty
-from tests.machines import Machine, at_length
+from tests.machines import Bench, Length, Machine, Watched
 
-NUM_EXAMPLES, NUM_STEPS = 56, 220
+LENGTH, WHERE_SLOW = Length(26, 500, at_least=10_000), Length(2, 200, at_least=200)
 ACCOUNTS = ("main", "other")
 ROLES = ("A", "B", "C", "E")
 USERS = ("U", "V")
@@ -79,12 +78,6 @@ anybody = st.sampled_from((*ROLES, PUBLIC))
 models = st.sampled_from(MODELS)
 privileges = st.sampled_from((Privilege.USAGE, Privilege.READ))
 places = st.sampled_from((DATABASE, SCHEMA))
-
-
-@lru_cache(maxsize=1)
-def memory() -> Store:
-    """One for all runs, as its migrations take longer than a run."""
-    return Store("sqlite://")
 
 
 def model(name: str) -> Securable:
@@ -157,10 +150,8 @@ class Plain:
 
 
 class GrantsMachine(Machine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = store = memory()
-        empty(store)
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
         guard = Guard(store)
         self.access = Access(store, guard)
         for account in ACCOUNTS:
@@ -342,13 +333,12 @@ class GrantsMachine(Machine):
 
     @rule(at=accounts, name=anybody, of=models)
     def ask(self, at: str, name: str, of: str) -> None:
-        self._check(at, name, of)
+        self._check(at, name, (of,))
 
     def teardown(self) -> None:
         for at, plain in self.plain.items():
             for name in (*ROLES, PUBLIC, ADMIN_ROLE):
-                for of in MODELS:
-                    self._check(at, name, of)
+                self._check(at, name, MODELS)
                 self._check_places(at, name)
                 self._check_calls(at, name)
             with self.store.reading() as tx:
@@ -359,18 +349,18 @@ class GrantsMachine(Machine):
             assert {user.name for user in self.users.show(admin(at))} == {ADMIN_USER, *plain.users}
             assert left == FIRST_GRANTS + len(plain.held) + len(plain.future), "no grant is left of what is gone"
 
-    def _check(self, at: str, name: str, of: str) -> None:
-        plain, caller, about = self.plain[at], Caller(account=at, user="u", role=name), named(of)
-        told: dict[Privilege, Callable[[], object]] = {
-            Privilege.USAGE: lambda: self.models.get(caller, about),
-            Privilege.READ: lambda: self.versions.show(caller, about),
-            Privilege.OWNERSHIP: lambda: self.versions.end_canary(caller, about),
+    def _check(self, at: str, name: str, models: Sequence[str]) -> None:
+        plain, caller = self.plain[at], Caller(account=at, user="u", role=name)
+        told: dict[Privilege, Callable[[Caller, QualifiedName], object]] = {
+            Privilege.USAGE: self.models.get,
+            Privilege.READ: self.versions.show,
+            Privilege.OWNERSHIP: self.versions.end_canary,
         }
-        for action, verb in told.items():
-            expected = plain.may(name, action, of)
-            raises(expected, verb) if expected else verb()
-        is_listed = of in {each.model for each in self.models.show(caller)}
-        assert is_listed == (plain.may(name, Privilege.USAGE, of) is None)
+        for of, (action, verb) in itertools.product(models, told.items()):
+            do, expected = partial(verb, caller, named(of)), plain.may(name, action, of)
+            raises(expected, do) if expected else do()
+        listed = {each.model for each in self.models.show(caller)}
+        assert listed == {of for of in MODELS if plain.may(name, Privilege.USAGE, of) is None}
 
     def _check_places(self, at: str, name: str) -> None:
         plain, caller = self.plain[at], Caller(account=at, user="u", role=name)
@@ -427,9 +417,5 @@ def raises(kind: type[LuthierError], verb: Callable[[], object]) -> None:
     raise AssertionError(f"no {kind.__name__}")
 
 
-TestGrants = GrantsMachine.TestCase
-TestGrants.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
-
-
-def test_that_it_ran_ten_thousand_steps() -> None:
-    assert GrantsMachine.steps >= 10_000
+def test_grants(bench: Bench) -> None:
+    bench.run(GrantsMachine, LENGTH, WHERE_SLOW)

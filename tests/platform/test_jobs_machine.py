@@ -19,14 +19,12 @@ from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress
 from tests.fakes import Launcher
-from tests.forging import empty
-from tests.machines import Machine, at_length
+from tests.machines import Bench, Length, Machine, Watched
 from tests.platform.test_jobs import ALLOWED, FINAL
 
-NUM_EXAMPLES, NUM_STEPS = 56, 220
+LENGTH, WHERE_SLOW = Length(23, 500, at_least=10_000), Length(2, 200, at_least=200)
 MAX_ATTEMPTS = 2
 KEPT_DAYS = 3
 DAY_MS = 24 * 3_600_000
@@ -38,21 +36,14 @@ lately = st.integers(0, 4)
 
 
 @lru_cache(maxsize=1)
-def memory() -> Store:
-    """One for all runs, as its migrations take longer than a run."""
-    return Store("sqlite://")
-
-
-@lru_cache(maxsize=1)
 def catalog() -> Catalog:
     return load_catalog(Settings())
 
 
 class JobsMachine(Machine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.store, self.now, self.launcher = memory(), 1_000_000, Launcher(num_jobs=2)
-        empty(self.store)
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
+        self.now, self.launcher = 1_000_000, Launcher(num_jobs=2)
         self.restart(False)
         add_admin(self.registry)
         self.registry.credits.top_up(ADMIN, "main", 400, "k")
@@ -167,11 +158,13 @@ class JobsMachine(Machine):
 
     # what must hold
 
+    def look(self) -> dict[str, list[Row]]:
+        with self.store.reading() as tx:
+            return {name: [dict(row) for row in tx.execute(query).mappings()] for name, query in self.looks.items()}
+
     @invariant()
     def all_of_it(self) -> None:
-        """In one look, as looking takes most of the time."""
-        with self.store.reading() as tx:
-            rows = {name: [dict(row) for row in tx.execute(query).mappings()] for name, query in self.looks.items()}
+        rows = self.looked_up(self.look)
         jobs = {row["id"]: row for row in rows["jobs"]}
         self._moves(jobs)
         for job in jobs.values():
@@ -216,9 +209,5 @@ class JobsMachine(Machine):
         assert bills == {id: job["trained_tokens"] for id, job in self.known.items() if job["trained_tokens"]}
 
 
-TestJobsMachine = JobsMachine.TestCase
-TestJobsMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
-
-
-def test_that_it_ran_ten_thousand_steps() -> None:
-    assert JobsMachine.steps >= 10_000
+def test_the_life_of_jobs(bench: Bench) -> None:
+    bench.run(JobsMachine, LENGTH, WHERE_SLOW)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
 
 from luthier.errors import Conflict, NotAllowed, NotFound
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
@@ -22,9 +22,8 @@ from luthier.platform.registry.roles import Roles
 from luthier.platform.registry.shares import Shares
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
-from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
-from tests.machines import at_length
+from tests.machines import Bench, Length, Machine, Watched
 from tests.platform.test_grants_machine import raises
 
 PROVIDERS, CONSUMER, ROLE = ("one", "two"), "three", "R"
@@ -65,10 +64,9 @@ class Plain:
         return found
 
 
-class SharesMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        store = Store("sqlite:///:memory:")
+class SharesMachine(Machine):
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
         guard = Guard(store)
         access = Access(store, guard)
         for number, account in enumerate((*PROVIDERS, CONSUMER)):
@@ -176,6 +174,12 @@ class SharesMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_reaches_what_it_is_given_and_no_more(self) -> None:
+        self.looked_up(self._check_all)
+
+    def teardown(self) -> None:
+        self._check_all()
+
+    def _check_all(self) -> None:
         reached = self.plain.reached()
         member = Caller(account=CONSUMER, user="u", role=ROLE)
         his = {name for name in reached if name.partition(".")[0] in self.plain.imported}
@@ -217,5 +221,5 @@ def place(kind: ObjectKind, model: str) -> Securable:
     return {ObjectKind.DATABASE: about.in_database, ObjectKind.SCHEMA: about.in_schema}.get(kind, about)
 
 
-TestShares = SharesMachine.TestCase
-TestShares.settings = at_length(8, 30)
+def test_shares(bench: Bench) -> None:
+    bench.run(SharesMachine, Length(8, 100, at_least=400), Length(2, 60, at_least=50))

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from hypothesis import strategies as st
@@ -22,25 +21,16 @@ from luthier.platform.models import Resolved
 from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
 from luthier.serve import leasing, rates
 from luthier.serve.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
-from tests.forging import empty
-from tests.machines import Machine, at_length
+from tests.machines import Bench, Length, Machine, Watched
 
-NUM_EXAMPLES, NUM_STEPS = 40, 100
+LENGTH, WHERE_SLOW = Length(40, 100, at_least=1_000), Length(2, 60, at_least=50)
 START_MS = 1_000 * MINUTE_MS
 FIRST = {Unit.REQUESTS: 7, Unit.TOKENS: 100}
 MODEL = Resolved(name="m", base_model="m")
-num_let_in = 0
-num_refused = 0
-
-
-@lru_cache(maxsize=1)
-def memory() -> Store:
-    return Store("sqlite://")
 
 
 @dataclass
@@ -81,12 +71,13 @@ class Replica:
 
 
 class RatesMachine(Machine):
-    def __init__(self) -> None:
-        super().__init__()
+    num_let_in: ClassVar[int] = 0
+    num_refused: ClassVar[int] = 0
+
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
         self.now, self.num = 0.0, 0
         self.there = self.back = 0.001
-        store = memory()
-        empty(store)
         with mock.patch("luthier.platform.registry.registry.Store", return_value=store):
             self.registry = Registry(Settings(database_url="sqlite://"), Launcher(), self.clock)
         add_admin(self.registry)
@@ -159,17 +150,16 @@ class RatesMachine(Machine):
             self.ask_one(number % 3, key, tokens)
 
     def ask_one(self, number: int, key: str | None, tokens: int) -> None:
-        global num_let_in, num_refused  # noqa: PLW0603
         caller = Caller(account="main", user="u", role="r", key=key)
         try:
             self.run(self.taken(self.replicas[number], caller, tokens))
         except Unavailable:
             return
         except RateLimited as error:
-            num_refused += 1
+            RatesMachine.num_refused += 1
             self.check_when(error)
             return
-        num_let_in += 1
+        RatesMachine.num_let_in += 1
 
     def check_when(self, error: RateLimited) -> None:
         """Then it is another minute; what never fits has no such time."""
@@ -240,11 +230,7 @@ class RatesMachine(Machine):
             assert num <= self.cap(minute, unit), f"{num} {unit} in minute {minute}"
 
 
-TestRatesMachine = RatesMachine.TestCase
-TestRatesMachine.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
-
-
-def test_that_it_let_in_and_refused_often() -> None:
-    assert RatesMachine.steps >= 1_000
-    assert num_let_in >= 50
-    assert num_refused >= 50
+def test_rates(bench: Bench) -> None:
+    RatesMachine.num_let_in = RatesMachine.num_refused = 0
+    bench.run(RatesMachine, LENGTH, WHERE_SLOW)
+    assert min(RatesMachine.num_let_in, RatesMachine.num_refused) >= RatesMachine.num_steps // 100
