@@ -37,7 +37,6 @@ from luthier.serve.dialects.snowflake_statements import (
     STARTS,
     TEXT,
     Answer,
-    answered,
     columns,
     created,
     done,
@@ -66,11 +65,6 @@ KINDS = "DATABASE|SCHEMA|TABLE|VIEW|MODEL|ROLE|USER|SHARE"
 KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_\s,]*?)"
 TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
-
-
-def access_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """What a statement on access answers; None when it is none."""
-    return answered(STATEMENTS, services, caller, statement)
 
 
 def _create_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:

@@ -21,7 +21,6 @@ from luthier.serve.dialects.snowflake_statements import (
     NAME,
     STARTS,
     Answer,
-    answered,
     columns,
     created,
     dropped,
@@ -34,11 +33,6 @@ DATABASES = columns("created_on", "name", "is_default", "is_current", "origin", 
 SCHEMAS = columns("created_on", "name", "is_default", "is_current", "database_name", "owner", "comment")
 IN_DATABASE = f"(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?"
 KIND, PLACE = "(?P<kind>DATABASE|SCHEMA)", f"(?P<name>{NAME})"
-
-
-def database_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """What a statement on databases and schemas answers; None when it is none."""
-    return answered(STATEMENTS, services, caller, statement)
 
 
 def _create(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:

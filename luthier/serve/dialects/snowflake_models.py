@@ -24,7 +24,6 @@ from luthier.serve.dialects.snowflake_statements import (
     NAME,
     STARTS,
     Answer,
-    answered,
     columns,
     done,
     pattern,
@@ -46,11 +45,6 @@ VERSIONS = columns(
     *("created_on", "name", "aliases", "database_name", "schema_name"),
     *("model_name", "is_default_version", "functions", "metadata", "user_data"),
 )
-
-
-def model_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """What a statement on models answers; None when it is none."""
-    return answered(STATEMENTS, services, caller, statement)
 
 
 def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:

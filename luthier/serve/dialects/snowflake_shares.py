@@ -28,7 +28,6 @@ from luthier.serve.dialects.snowflake_statements import (
     IF_NOT_EXISTS,
     NAME,
     Answer,
-    answered,
     columns,
     created,
     done,
@@ -49,11 +48,6 @@ ACCOUNT = r'(?:"(?:[^"]|"")*"|[\w$-]+)'
 ACCOUNTS = rf"(?P<accounts>{ACCOUNT}(?:\s*,\s*{ACCOUNT})*)"
 SHARE = f"(?P<share>{IDENTIFIER})"
 PROVIDED = rf"(?P<provider>{ACCOUNT})\s*\.\s*{SHARE}"
-
-
-def share_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """What a statement on shares answers; None when it is none."""
-    return answered(STATEMENTS, services, caller, statement)
 
 
 def account_key(written: str) -> str:

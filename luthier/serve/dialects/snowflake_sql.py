@@ -21,13 +21,16 @@ from luthier.platform.querying import open_engine
 from luthier.platform.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql_engine import SqlFunction
 from luthier.serve.admission import Admission
-from luthier.serve.dialects.snowflake_access import access_statement
+from luthier.serve.dialects import (
+    snowflake_access,
+    snowflake_databases,
+    snowflake_models,
+    snowflake_shares,
+    snowflake_views,
+)
 from luthier.serve.dialects.snowflake_audit import audit_views
-from luthier.serve.dialects.snowflake_databases import database_statement
 from luthier.serve.dialects.snowflake_limits import limit_views
-from luthier.serve.dialects.snowflake_models import model_statement
-from luthier.serve.dialects.snowflake_shares import share_statement
-from luthier.serve.dialects.snowflake_views import view_statement
+from luthier.serve.dialects.snowflake_statements import Statements, answered
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -46,9 +49,18 @@ CALLING = {
 """What a function's caller must be allowed beside what it does; each verb of FINETUNE asks for that itself."""
 MAX_RUNNING, MAX_WAITING = 32, 256
 """Statements of a gateway."""
-STATEMENTS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
+THREADS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
 """Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
 PLACES = Admission(MAX_RUNNING, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
+
+STATEMENTS: Statements = (
+    *snowflake_models.STATEMENTS,
+    *snowflake_access.STATEMENTS,
+    *snowflake_shares.STATEMENTS,
+    *snowflake_databases.STATEMENTS,
+    *snowflake_views.STATEMENTS,
+)
+"""All but queries, in the order in which they are tried."""
 
 
 async def run_sql(services: Services, session: Session, statement: str, scope: Scope) -> pa.Table:
@@ -60,15 +72,14 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
     loop, context = asyncio.get_running_loop(), copy_context()
     running = Statement(services, session, ids, loop, scope, context)
     with PLACES.place(session.caller.account, 1):
-        return await loop.run_in_executor(STATEMENTS, context.copy().run, _run, statement, running)
+        return await loop.run_in_executor(THREADS, context.copy().run, _run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
-    for statements in (model_statement, access_statement, share_statement, database_statement, view_statement):
-        if (answer := statements(services, caller, text)) is not None:
-            return answer
+    if (answer := answered(STATEMENTS, services, caller, text)) is not None:
+        return answer
     held = {}
     if "ACCOUNT_USAGE" in text.upper():
         statement.session.check(Endpoint.USAGE, False)

@@ -36,11 +36,16 @@ _TYPES = dict.fromkeys(("created_on", "shared_on"), pa.timestamp("ms", tz="UTC")
 
 def answered(statements: Statements, services: Services, caller: Caller, statement: str) -> pa.Table | None:
     """None when it is none of them."""
-    text = strip_semicolon(statement)
-    for words, answer in statements:
-        if found := words.fullmatch(text):
-            return _left(services, answer(services, caller, found), found.groupdict())
+    if meant := meaning(statements, statement):
+        found, answer = meant
+        return _left(services, answer(services, caller, found), found.groupdict())
     return None
+
+
+def meaning(statements: Statements, statement: str) -> tuple["re.Match[str]", Answer] | None:
+    """The first that fits, and what answers it."""
+    text = strip_semicolon(statement)
+    return next(((found, answer) for words, answer in statements if (found := words.fullmatch(text))), None)
 
 
 def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> pa.Table:
@@ -48,7 +53,7 @@ def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> 
     if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):
         return table
     rows = table.to_pylist()
-    name = "name" if "name" in table.schema.names else "key"
+    name = next(each for each in ("name", "key", "role") if each in table.schema.names)
     if like := words.get("like"):
         rows = [row for row in rows if _like(text_of(like)).fullmatch(row[name])]
     if database := words.get("in_database"):

@@ -24,7 +24,6 @@ from luthier.serve.dialects.snowflake_statements import (
     NAME,
     STARTS,
     Answer,
-    answered,
     columns,
     created,
     dropped,
@@ -43,11 +42,6 @@ DESCRIBED = columns(
 )
 VIEW = f"(?P<name>{NAME})"
 COLUMN_LIST = rf"(?:\s*\(\s*(?P<columns>{IDENTIFIER}(?:\s*,\s*{IDENTIFIER})*)\s*\))?"
-
-
-def view_statement(services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """What a statement on views answers; None when it is none."""
-    return answered(STATEMENTS, services, caller, statement)
 
 
 def _create(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
