@@ -63,8 +63,9 @@ def make_job(job_id: str = "ft_1", model: str = "LUTHIER.PUBLIC.TUNED", **given:
     return Job(**{**fields, **given})
 
 
-def make_progress(step: int = 1, total_steps: int = 4, trained_tokens: int = 10) -> Progress:
-    return Progress(step=step, total_steps=total_steps, epoch=1, training_loss=2.0, trained_tokens=trained_tokens)
+def make_progress(step: int = 1, total_steps: int = 4, trained_tokens: int = 10, **given: Any) -> Progress:
+    fields = {"step": step, "total_steps": total_steps, "trained_tokens": trained_tokens}
+    return Progress(**{**fields, "epoch": 1, "training_loss": 2.0, **given})
 
 
 def make_finished(path: Path | str = "adapter", **given: Any) -> FinishedModel:

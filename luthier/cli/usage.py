@@ -11,7 +11,7 @@ from luthier.cli.options import AS_JSON, parse_time
 from luthier.cli.render import show
 
 COLUMNS = {
-    "finetuning": ("time", "source_id", "base_model", "model", "trained_tokens", "credits"),
+    "finetuning": ("time", "source_id", "base_model", "model", "trained_tokens", "evaluated_tokens", "credits"),
     "completions": ("time", "function", "model", "prompt_tokens", "completion_tokens", "credits"),
     "storage": ("time", "stored_bytes", "price_version", "credits"),
     "credits": ("kind",),
@@ -22,7 +22,7 @@ HELP = {
     "storage": "Every day of storage, or sums.",
     "credits": "Sums of all kinds.",
 }
-SUMS = ("records", "prompt_tokens", "completion_tokens", "trained_tokens", "credits")
+SUMS = ("records", "prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "credits")
 GROUPS = ("model", "base_model", "function", "user", "role", "key", "query", "day", "hour")
 SINCE = click.option("--since", help="From this date or time on.")
 UNTIL = click.option("--until", help="Before this date or time.")

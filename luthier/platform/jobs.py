@@ -52,6 +52,8 @@ class Progress(Frozen):
     training_loss: float | None = None
     validation_loss: float | None = None
     trained_tokens: int = 0
+    evaluated_tokens: int = 0
+    """Of validation rows, and of eval_prompts with their answers, each time that they were asked."""
     tokens_per_second: float | None = None
     mfu: float | None = None
     """Model FLOPs utilization, 0.0 to 1.0; on a known GPU only."""
@@ -90,6 +92,7 @@ class Job(Frozen):
     progress: Progress = Progress()
     error: JobError | None = None
     trained_tokens: int | None = None
+    evaluated_tokens: int | None = None
     training_loss: float | None = None
     validation_loss: float | None = None
     created_on: int
@@ -167,6 +170,7 @@ class FinishedModel(Frozen):
     method: Method = Method.LORA
     task_type: TaskType = TaskType.CHAT_COMPLETION
     trained_tokens: int
+    evaluated_tokens: int = 0
     training_loss: float
     validation_loss: float
 

@@ -38,6 +38,8 @@ class UsageRecord(Frozen):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     trained_tokens: int = 0
+    evaluated_tokens: int = 0
+    """By a training run, beside what it trained; they cost nothing."""
     stored_bytes: int = 0
     """Of an account's models at an average moment of a day."""
     price_version: str
@@ -63,7 +65,10 @@ class Source(Frozen):
     version: int | None = None
 
 
-def training_usage(caller: Caller, source: Source, prices: PriceList, trained_tokens: int, time: int) -> UsageRecord:
+def training_usage(
+    caller: Caller, source: Source, prices: PriceList, tokens: tuple[int, int], time: int
+) -> UsageRecord:
+    """`tokens` are (trained, evaluated), from the trainer."""
     return UsageRecord(
         kind=UsageKind.TRAINING,
         source_id=source.id,
@@ -71,9 +76,10 @@ def training_usage(caller: Caller, source: Source, prices: PriceList, trained_to
         function=source.function,
         base_model=source.base_model,
         model=source.model,
-        trained_tokens=trained_tokens,
+        trained_tokens=tokens[0],
+        evaluated_tokens=tokens[1],
         price_version=prices.version,
-        amount_ucr=prices.training_ucr(source.price_class, trained_tokens),
+        amount_ucr=prices.training_ucr(source.price_class, tokens[0]),
         time=time,
     )
 

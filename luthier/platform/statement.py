@@ -13,7 +13,7 @@ from luthier.platform.prices import to_credits
 
 Format = Literal["csv", "cloudevents"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "cloudevents": "application/x-ndjson"}
-COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "stored_bytes")
+COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "stored_bytes")
 COLUMNS = (
     *("time", "kind", "source_id", "account", "user", "role", "function", "base_model", "model", "version"),
     *COUNTS,

@@ -1,5 +1,7 @@
 """Greedy answers of a model in training, to prompts that its user wants to watch."""
 
+from typing import NamedTuple
+
 from luthier.platform.prompts import Prompts
 from luthier.platform.rendering import Rendering
 from luthier.train.config import FitConfig
@@ -8,7 +10,13 @@ from luthier.train.model import TunedModel
 MAX_NEW_TOKENS = 64
 
 
-def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_tokens: int) -> tuple[str, ...]:
+class Answers(NamedTuple):
+    texts: tuple[str, ...] = ()
+    num_tokens: int = 0
+    """Of prompts and answers."""
+
+
+def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_tokens: int) -> Answers:
     """One answer to each of the run's eval_prompts, asked as its task asks. CREATE lets none be empty or long."""
     rows = [asked(text, prompts, config.rendering) for text in config.eval_prompts]
     at_once = max(1, max_pass_tokens // (max(len(ids) for ids in rows) + MAX_NEW_TOKENS))
@@ -17,7 +25,7 @@ def answer(model: TunedModel, prompts: Prompts, config: FitConfig, max_pass_toke
     for start in range(0, len(rows), at_once):
         written += model.generate(rows[start : start + at_once], MAX_NEW_TOKENS, prompts.eos_id)
     model.module.train()
-    return tuple(prompts.decode(ids) for ids in written)
+    return Answers(tuple(prompts.decode(ids) for ids in written), sum(map(len, [*rows, *written])))
 
 
 def asked(text: str, prompts: Prompts, how: Rendering) -> list[int]:

@@ -93,6 +93,8 @@ class StepRecord(Frozen):
     """To the eval_prompts, at a checkpoint."""
     num_tokens: int
     """Prompt and completion tokens that went through the model."""
+    evaluated_tokens: int = 0
+    """Of validation rows, and of eval_prompts and their answers, behind this step."""
 
 
 class FitResult(Frozen):
@@ -100,6 +102,7 @@ class FitResult(Frozen):
     """Holds model/: an adapter in PEFT's format, or weights in Hugging Face's."""
     history: tuple[StepRecord, ...]
     trained_tokens: int
+    evaluated_tokens: int = 0
     training_loss: float
     """Mean over the steps of the last epoch."""
     validation_loss: float | None

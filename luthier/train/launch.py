@@ -103,6 +103,7 @@ def _result(config: FitConfig, history: list[StepRecord]) -> FitResult:
         checkpoint_dir=_files(config).checkpoints()[-1],
         history=tuple(history),
         trained_tokens=sum(record.num_tokens for record in history),
+        evaluated_tokens=sum(record.evaluated_tokens for record in history),
         training_loss=sum(record.training_loss for record in last) / len(last),
         validation_loss=history[-1].validation_loss,
         fingerprint=_files(config).fingerprint,

@@ -11,7 +11,7 @@ from torch import Tensor
 from luthier.errors import TrainingFailed
 from luthier.platform.jobs import EventType
 from luthier.platform.run_files import write_whole
-from luthier.train.answers import answer
+from luthier.train.answers import Answers, answer
 from luthier.train.checkpoint import snapshot
 from luthier.train.config import FitConfig, StepRecord
 from luthier.train.fingerprint import fingerprint
@@ -43,8 +43,9 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
             update(run, rate)
             is_last = number == num_steps
             has_checkpoint = step.ends_epoch or is_last or number % config.checkpoint_steps == 0
-            held_out = evaluate(run) if run.validation and (step.ends_epoch or is_last) else None
+            held_out, evaluated = evaluate(run) if run.validation and (step.ends_epoch or is_last) else (None, 0)
             check_number(held_out or 0.0, "validation loss", number, num_steps)
+            answers = _answers(run) if has_checkpoint else Answers()
             record = StepRecord(
                 step=number,
                 epoch=step.epoch,
@@ -53,7 +54,8 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
                 num_tokens=tokens,
                 learning_rate=rate,
                 gradient_norm=norm,
-                answers=_answers(run) if has_checkpoint else (),
+                answers=answers.texts,
+                evaluated_tokens=evaluated + answers.num_tokens,
             )
             state.history.append(record)
             worker.report(record, num_steps)
@@ -100,8 +102,8 @@ def update(run: Run, rate: float) -> None:
     run.optimizer.step()
 
 
-def evaluate(run: Run) -> float:
-    """Mean loss over all workers' shares of the validation rows."""
+def evaluate(run: Run) -> tuple[float, int]:
+    """Mean loss over all workers' shares of the validation rows, and their tokens."""
     assert run.validation
     reference = run.validation.reference
     batch = run.validation.share(range(len(run.validation.examples)), run.worker)
@@ -109,8 +111,8 @@ def evaluate(run: Run) -> float:
     with torch.no_grad():
         sums = run.team.together(lambda: run.limit.passes(batch, lambda parts: _sums(run, parts, reference)))
     run.model.module.train()
-    total, num = run.team.sum(torch.tensor(sums, dtype=torch.float64)).tolist()
-    return float(total / max(num, 1))
+    total, num, tokens = run.team.sum(torch.tensor([*sums, batch.num_tokens], dtype=torch.float64)).tolist()
+    return float(total / max(num, 1)), int(tokens)
 
 
 def _sums(run: Run, parts: list[Batch], reference: Tensor | None) -> tuple[float, int]:
@@ -125,10 +127,10 @@ def _sums(run: Run, parts: list[Batch], reference: Tensor | None) -> tuple[float
     return total, num
 
 
-def _answers(run: Run) -> tuple[str, ...]:
+def _answers(run: Run) -> Answers:
     """Rank 0's; the others help where weights are shared."""
     if not run.config.eval_prompts or not (run.team.rank == 0 or run.team.mesh):
-        return ()
+        return Answers()
     return answer(run.model, run.prompts, run.config, run.limit.max_tokens)
 
 

@@ -51,6 +51,7 @@ class _Sums:
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=SMOOTHING_STEPS))
     validation_loss: float | None = None
     tokens: int = 0
+    evaluated: int = 0
 
     def add(self, record: StepRecord) -> bool:
         """False for a step that was added before."""
@@ -59,6 +60,7 @@ class _Sums:
         self.last = record
         self.losses.append(record.training_loss)
         self.tokens += record.num_tokens
+        self.evaluated += record.evaluated_tokens
         self.validation_loss = record.validation_loss if record.validation_loss is not None else self.validation_loss
         return True
 
@@ -145,6 +147,7 @@ class Reporter:
             training_loss=sum(sums.losses) / len(sums.losses),
             validation_loss=sums.validation_loss,
             trained_tokens=sums.tokens,
+            evaluated_tokens=sums.evaluated,
             tokens_per_second=speed,
             mfu=self._folder.mfu(speed),
             seconds_left=(num_steps - sums.last.step) * seconds / num if num else None,

@@ -38,6 +38,7 @@ def publish(job: Job, base: BaseModel, config: FitConfig, fit: FitResult, storag
         method=config.method,
         task_type=config.rendering.task_type,
         trained_tokens=fit.trained_tokens,
+        evaluated_tokens=fit.evaluated_tokens,
         training_loss=fit.training_loss,
         validation_loss=fit.validation_loss,
     )
@@ -88,6 +89,7 @@ def _manifest(job: Job, base: BaseModel, config: FitConfig, fit: FitResult) -> d
         "lora": None if config.method is Method.FULL else config.lora.model_dump(mode="json"),
         "seed": config.seed,
         "trained_tokens": fit.trained_tokens,
+        "evaluated_tokens": fit.evaluated_tokens,
         "training_loss": fit.training_loss,
         "validation_loss": fit.validation_loss,
         "versions": {

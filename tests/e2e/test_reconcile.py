@@ -53,10 +53,11 @@ def test_equal_after_requests_and_each_change_is_found(cluster: LiveCluster, fir
     with changed(cluster, f"UPDATE usage SET amount_ucr = amount_ucr + 1 WHERE id = {LAST}"):
         assert differences(cluster) == {("completions", "amount_ucr", ""): -1}
     with changed(cluster, f"DELETE FROM usage WHERE source_id = '{first_job.id}'"):
-        tokens = first_job.describe()["trained_tokens"]
+        job = first_job.describe()
         assert differences(cluster) == {
-            ("training", "trained_tokens", first_job.id): tokens,
-            ("manifests", "trained_tokens", ""): tokens,
+            (check, what, note): job[what]
+            for check, note in (("training", first_job.id), ("manifests", ""))
+            for what in ("trained_tokens", "evaluated_tokens")
         }
     columns = "kind, account, user, role, function, base_model, model, prompt_tokens, completion_tokens, trained_tokens"
     columns += ", stored_bytes, price_version, amount_ucr, time"

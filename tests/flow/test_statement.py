@@ -46,7 +46,9 @@ def test_csv_has_every_record_and_exact_amounts(api: TestClient, registry: Regis
 
 def test_the_same_record_in_two_kinds_is_two_events(api: TestClient, registry: Registry) -> None:
     same = {"source_id": "x", "account": "main"}
-    registry.ledger.append([make_record(**same), make_record(kind=UsageKind.TRAINING, trained_tokens=7, **same)])
+    registry.ledger.append(
+        [make_record(**same), make_record(kind=UsageKind.TRAINING, trained_tokens=7, evaluated_tokens=3, **same)]
+    )
     text = api.get(PATH, params={"format": "cloudevents"}).text
     events = [JSONFormat().read(CloudEvent, line) for line in text.splitlines()]
     keys = {(event.get_source(), event.get_id()) for event in events}
@@ -54,7 +56,8 @@ def test_the_same_record_in_two_kinds_is_two_events(api: TestClient, registry: R
     assert {event.get_type() for event in events} == {"luthier.usage.completion", "luthier.usage.training"}
     (training,) = [event.get_data() for event in events if event.get_type().endswith("training")]
     assert isinstance(training, dict)
-    assert (training["trained_tokens"], training["amount_ucr"], training["credits"]) == (7, 1, "0.000001")
+    assert (training["trained_tokens"], training["evaluated_tokens"]) == (7, 3)
+    assert (training["amount_ucr"], training["credits"]) == (1, "0.000001")
     assert events[0].get_specversion() == "1.0"
     assert events[0].get_time().isoformat() == "1970-01-01T00:00:01+00:00"  # type: ignore[union-attr] # it has one
     assert api.get(PATH, params={"format": "cloudevents"}).text == text

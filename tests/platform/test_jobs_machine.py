@@ -60,7 +60,7 @@ class JobsMachine(Machine):
         self.looks = {
             "jobs": sa.select(jobs),
             "versions": sa.select(versions.c.job_id),
-            "usage": sa.select(usage.c.source_id, usage.c.trained_tokens, usage.c.amount_ucr),
+            "usage": sa.select(usage.c.source_id, usage.c.trained_tokens, usage.c.evaluated_tokens, usage.c.amount_ucr),
             "limits": sa.select(limits),
             "holds": sa.select(reservations),
             "ends": ended.group_by(events.c.job_id),
@@ -143,13 +143,17 @@ class JobsMachine(Machine):
     @rule(which=lately, step=st.integers(0, 4))
     def report(self, which: int, step: int) -> None:
         """A step, or a checkpoint; that of a run which went back is an old one."""
-        self.attempt(self.registry.jobs.report, self.id(which), make_progress(step, trained_tokens=15 * step))
+        self.attempt(
+            self.registry.jobs.report,
+            self.id(which),
+            make_progress(step, trained_tokens=15 * step, evaluated_tokens=4 * step),
+        )
 
     @rule(which=lately, tokens=st.sampled_from([60, 60, 45]))
     def finish(self, which: int, tokens: int) -> None:
         """Told again it may say something else, as the supervisor that was thought lost."""
         job_id = self.id(which)
-        made = make_finished(trained_tokens=tokens, sha256=job_id)
+        made = make_finished(trained_tokens=tokens, evaluated_tokens=tokens // 3, sha256=job_id)
         self.attempt(self.registry.jobs.finish, job_id, made)
 
     @rule(which=lately, billable=st.booleans())
@@ -204,9 +208,11 @@ class JobsMachine(Machine):
         assert limit["reserved_ucr"] == sum(hold["amount_ucr"] for hold in holds)
         assert limit["spent_ucr"] == sum(row["amount_ucr"] for row in rows["usage"])
         assert limit["spent_ucr"] + limit["reserved_ucr"] <= limit["granted_ucr"] + limit["overrun_ucr"]
-        bills = {row["source_id"]: row["trained_tokens"] for row in rows["usage"]}
+        counts = ("trained_tokens", "evaluated_tokens")
+        bills = {row["source_id"]: [row[name] for name in counts] for row in rows["usage"]}
         assert len(bills) == len(rows["usage"]), "each job is charged once"
-        assert bills == {id: job["trained_tokens"] for id, job in self.known.items() if job["trained_tokens"]}
+        paid = {id: job for id, job in self.known.items() if job["trained_tokens"]}
+        assert bills == {id: [job[name] for name in counts] for id, job in paid.items()}
 
 
 def test_the_life_of_jobs(bench: Bench) -> None:

@@ -23,7 +23,7 @@ from tests.factories import ADMIN, make_record
 pytestmark = pytest.mark.stores
 
 PRICES = load_prices(configs_dir() / "prices.toml")
-COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
+COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "amount_ucr")
 amounts = st.integers(0, 10**12)
 contents = st.fixed_dictionaries(
     {
@@ -156,4 +156,4 @@ def _source(source_id: str) -> Source:
 
 
 def _training(source_id: str, tokens: int) -> UsageRecord:
-    return training_usage(ADMIN, _source(source_id), PRICES, tokens, 7)
+    return training_usage(ADMIN, _source(source_id), PRICES, (tokens, 0), 7)

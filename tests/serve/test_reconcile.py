@@ -149,34 +149,44 @@ def test_lines_of_batches_are_no_replicas(registry: Registry, folder: Path) -> N
     assert differences(report, "batches") == {"lines": -1}
 
 
-def trained(registry: Registry, folder: Path, manifest_tokens: int) -> None:
+def trained(registry: Registry, folder: Path, **manifest: int) -> None:
     folder.mkdir()
-    (folder / "luthier.json").write_text(json.dumps({"trained_tokens": manifest_tokens}))
+    (folder / "luthier.json").write_text(json.dumps({"trained_tokens": 60, **manifest}))
     registry.jobs.submit(make_job())
     registry.jobs.tick()
-    registry.jobs.finish("ft_1", make_finished(folder))
+    registry.jobs.finish("ft_1", make_finished(folder, evaluated_tokens=21))
 
 
 def test_trained_tokens_are_those_of_job_and_manifest(registry: Registry, tmp_path: Path) -> None:
-    trained(registry, tmp_path / "adapter", 60)
+    trained(registry, tmp_path / "adapter", evaluated_tokens=21)
     report = registry.reconcile.report()
-    told = [(each.check, each.counted, each.ledger) for each in report.checks if each.what == "trained_tokens"]
-    assert (told, report.is_equal) == ([("training", 60, 60), ("manifests", 60, 60)], True)
+    for what, tokens in (("trained_tokens", 60), ("evaluated_tokens", 21)):
+        told = [(each.check, each.counted, each.ledger) for each in report.checks if each.what == what]
+        assert (told, report.is_equal) == ([("training", tokens, tokens), ("manifests", tokens, tokens)], True)
+
+
+def test_a_manifest_of_before_they_were_counted_tells_nothing_of_evaluations(
+    registry: Registry, tmp_path: Path
+) -> None:
+    trained(registry, tmp_path / "adapter")
+    report = registry.reconcile.report()
+    assert (differences(report, "manifests"), report.is_equal) == ({"trained_tokens": 0}, True)
 
 
 def test_a_manifest_that_tells_otherwise_is_found(registry: Registry, tmp_path: Path) -> None:
-    trained(registry, tmp_path / "adapter", 61)
+    trained(registry, tmp_path / "adapter", trained_tokens=61, evaluated_tokens=19)
     report = registry.reconcile.report()
-    assert (differences(report, "manifests"), report.is_equal) == ({"trained_tokens": 1}, False)
+    found = {"trained_tokens": 1, "evaluated_tokens": 2}
+    assert (differences(report, "manifests"), report.is_equal) == (found, False)
 
 
 def test_a_job_without_its_bill_is_found_by_name(registry: Registry, settings: Settings, tmp_path: Path) -> None:
-    trained(registry, tmp_path / "adapter", 60)
+    trained(registry, tmp_path / "adapter")
     store = Store(settings.store_url)
     with store.transaction() as tx, forging(tx, "usage"):
         tx.execute(sa.delete(store.table("usage")).where(store.table("usage").c.kind == UsageKind.TRAINING.value))
-    (check,) = [each for each in registry.reconcile.report().checks if each.check == "training"]
-    assert (check.difference, check.note) == (60, "ft_1")
+    checks = [each for each in registry.reconcile.report().checks if each.check == "training"]
+    assert [(each.difference, each.note) for each in checks] == [(60, "ft_1"), (21, "ft_1")]
 
 
 def tokens(prompt: int, completion: int) -> Totals:

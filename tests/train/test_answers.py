@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
-from luthier.train.answers import MAX_NEW_TOKENS, answer
+from luthier.train.answers import MAX_NEW_TOKENS, answer, asked
 from luthier.train.config import FitConfig
 from luthier.train.loop import train
 from tests.train.conftest import for_task
@@ -57,12 +57,16 @@ def test_prompts_in_several_groups_are_answered_alike(config: FitConfig, update:
     config = config.model_copy(update={"eval_prompts": ASKED, **update})
     run = silent_run(config)
     at_once, by_one = (answer(run.model, run.prompts, config, limit) for limit in (8192, 1))
-    assert len(at_once) == 3
-    assert all(at_once)
+    assert len(at_once.texts) == 3
+    assert all(at_once.texts)
+    assert at_once.num_tokens > sum(len(asked(text, run.prompts, config.rendering)) for text in ASKED)
     if not update:  # rounding may turn a tie
         assert at_once == by_one
 
 
 def test_answering_changes_nothing(config: FitConfig) -> None:
-    asked = alone(config.model_copy(update={"eval_prompts": ASKED}))
-    assert [r.model_copy(update={"answers": ()}) for r in asked] == alone(config)
+    answering, silent = alone(config.model_copy(update={"eval_prompts": ASKED})), alone(config)
+    measured = {"answers", "evaluated_tokens"}
+    assert [r.model_dump(exclude=measured) for r in answering] == [r.model_dump(exclude=measured) for r in silent]
+    for ours, theirs in zip(answering, silent, strict=True):
+        assert (ours.evaluated_tokens > theirs.evaluated_tokens) == bool(ours.answers)

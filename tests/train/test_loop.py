@@ -5,7 +5,7 @@ import pytest
 from luthier.errors import BadDataset
 from luthier.train.config import FitConfig
 from luthier.train.loop import train
-from tests.train.local import Local, alone, assert_same
+from tests.train.local import Local, alone, assert_same, silent_run
 
 
 def test_a_run_learns_evaluates_and_keeps_checkpoints(config: FitConfig, tmp_path: Path) -> None:
@@ -16,6 +16,9 @@ def test_a_run_learns_evaluates_and_keeps_checkpoints(config: FitConfig, tmp_pat
     held_out = {r.step: r.validation_loss for r in history if r.validation_loss is not None}
     assert list(held_out) == [5, 10, 15]
     assert held_out[15] < held_out[5] < history[0].training_loss
+    assert {r.step: r.evaluated_tokens > 0 for r in history} == {r.step: r.step in held_out for r in history}
+    held_out_tokens = int(silent_run(config).validation.lengths.sum())  # type: ignore[union-attr]
+    assert {r.evaluated_tokens for r in history} == {0, held_out_tokens}
     assert len({sum(r.num_tokens for r in history if r.epoch == epoch) for epoch in (1, 2, 3)}) == 1
     assert run.reported == [(step, 15) for step in range(1, 16)]
     assert sorted(int(p.name) for p in run.folder.iterdir()) == [2, 4, 5, 6, 8, 10, 12, 14, 15]

@@ -100,6 +100,7 @@ def test_a_killed_worker_changes_nothing(config: FitConfig, tmp_path: Path) -> N
     assert [r.training_loss for r in result.history] == pytest.approx([r.training_loss for r in expected], abs=1e-3)
     assert result.validation_loss == pytest.approx(expected[-1].validation_loss, abs=1e-3)
     assert result.trained_tokens == sum(r.num_tokens for r in expected)
+    assert result.evaluated_tokens == sum(r.evaluated_tokens for r in expected) > 0
     assert (result.checkpoint_dir / "model" / "adapter_model.safetensors").is_file()
     seen = {p.name: StepRecord.model_validate_json(p.read_text()) for p in (tmp_path / "steps").iterdir()}
     assert seen == {f"{r.step} of {last}": r for r in result.history}

@@ -46,7 +46,13 @@ def reporter(reports: Reports, config: FitConfig) -> Reporter:
 
 def met(step: int, loss: float = 1.0, validation: float | None = None, seconds: float | None = 2.0) -> TimedStep:
     record = StepRecord(
-        step=step, epoch=1, training_loss=loss, validation_loss=validation, num_tokens=10, learning_rate=1e-3
+        step=step,
+        epoch=1,
+        training_loss=loss,
+        validation_loss=validation,
+        num_tokens=10,
+        evaluated_tokens=7,
+        learning_rate=1e-3,
     )
     return TimedStep(record, 1_000 + step, seconds)
 
@@ -70,7 +76,7 @@ def test_a_step_that_arrives_twice_counts_once(reports: Reports, reporter: Repor
     reporter(News([met(1, 2.0), met(2, 1.0)], 4))
     reporter(News([met(2, 1.0), met(3, 0.0, validation=0.5)], 4))
     last = reports.seen[-1]
-    assert (last.step, last.total_steps, last.trained_tokens) == (3, 4, 30)
+    assert (last.step, last.total_steps, last.trained_tokens, last.evaluated_tokens) == (3, 4, 30, 21)
     assert last.training_loss == 1.0
     assert last.validation_loss == 0.5
     assert rows(config)["step"] == [1, 2, 3]

@@ -36,12 +36,13 @@ class Billing:
         """What the job did not cost of its hold."""
         self._limits.release(tx, job.id)
 
-    def charge(self, tx: sa.Connection, job: Job, trained_tokens: int, now: int) -> None:
+    def charge(self, tx: sa.Connection, job: Job, tokens: tuple[int, int], now: int) -> None:
+        """`tokens` are (trained, evaluated)."""
         price_class = self.catalog.get(job.base_model).price_class
         source = Source(
             id=job.id, function="FINETUNE", base_model=job.base_model, price_class=price_class, model=job.model
         )
-        usage = training_usage(owner_of(job), source, self._prices, trained_tokens, now)
+        usage = training_usage(owner_of(job), source, self._prices, tokens, now)
         self._ledger.append_in(tx, [usage.model_copy(update={"leases": (job.id,)})])
 
 

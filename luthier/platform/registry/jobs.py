@@ -197,7 +197,7 @@ class Jobs:
             check_move(job_id, job.status, JobStatus.SUCCESS)
             now = self._clock()
             version = self._models.publish(tx, job, _model_name(job), made, now)
-            self._billing.charge(tx, job, made.trained_tokens, now)
+            self._billing.charge(tx, job, (made.trained_tokens, made.evaluated_tokens), now)
             self._billing.release(tx, job)
             self._update(
                 tx,
@@ -205,6 +205,7 @@ class Jobs:
                 status=JobStatus.SUCCESS.value,
                 finished_on=now,
                 trained_tokens=made.trained_tokens,
+                evaluated_tokens=made.evaluated_tokens,
                 training_loss=made.training_loss,
                 validation_loss=made.validation_loss,
             )
@@ -276,11 +277,12 @@ class Jobs:
         if job.status is to:
             return job
         check_move(job_id, job.status, to)
-        now, tokens = self._clock(), job.progress.trained_tokens if billable else 0
-        if tokens:
-            self._billing.charge(tx, job, tokens, now)
+        now, done = self._clock(), job.progress
+        trained, evaluated = (done.trained_tokens, done.evaluated_tokens) if billable else (0, 0)
+        if trained:
+            self._billing.charge(tx, job, (trained, evaluated), now)
         self._billing.release(tx, job)
-        ended = {"status": to.value, "finished_on": now, "trained_tokens": tokens}
+        ended = {"status": to.value, "finished_on": now, "trained_tokens": trained, "evaluated_tokens": evaluated}
         self._update(tx, job_id, **ended, error=error.model_dump() if error else None)
         self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
         return self._find(job_id, tx)

@@ -18,7 +18,7 @@ from luthier.platform.store import Store
 GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "key", "query", "day", "hour"]
 HOUR_MS = 3_600_000
 _PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
-COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr")
+COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "amount_ucr")
 
 
 class Ledger:

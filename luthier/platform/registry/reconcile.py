@@ -18,6 +18,8 @@ from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
 from luthier.platform.store import Store
 
 BATCH_LINES = "batch\\_%"
+TRAINER = ("trained_tokens", "evaluated_tokens")
+"""What a trainer counts."""
 MAX_NAMES = 500
 """In one query."""
 
@@ -85,7 +87,7 @@ class Reconcile:
             checks = [
                 *self._completions(tx, counted, notes),
                 *self._lines(tx),
-                *self._trainings(tx),
+                *(check for what in TRAINER for check in self._trainings(tx, what)),
                 *self._manifests(tx, notes),
                 *self._limits(tx),
             ]
@@ -166,11 +168,11 @@ class Reconcile:
 
     # training
 
-    def _trainings(self, tx: sa.Connection) -> Iterator[Check]:
+    def _trainings(self, tx: sa.Connection, what: str) -> Iterator[Check]:
         """Jobs that ended against their bills."""
         jobs, usage = self._jobs.c, self._usage.c
         same = sa.and_(usage.kind == UsageKind.TRAINING.value, usage.source_id == jobs.id)
-        counted, billed = sa.func.coalesce(jobs.trained_tokens, 0), sa.func.coalesce(usage.trained_tokens, 0)
+        counted, billed = sa.func.coalesce(jobs[what], 0), sa.func.coalesce(usage[what], 0)
         joined = sa.outerjoin(self._jobs, self._usage, same)
         sums = sa.select(
             jobs.base_model,
@@ -183,28 +185,30 @@ class Reconcile:
             sides = (int(row["counted"]), 0, int(row["ledger"]), int(row["off"]))
             off = sa.select(jobs.id).select_from(joined).where(counted != billed, jobs.finished_on.is_not(None))
             names = [each["id"] for each in _rows(tx, off.limit(5))] if row["off"] else []
-            yield _check("training", row["base_model"], "trained_tokens", *sides, ", ".join(names))
+            yield _check("training", row["base_model"], what, *sides, ", ".join(names))
 
     def _manifests(self, tx: sa.Connection, notes: list[str]) -> Iterator[Check]:
         """The manifests of versions that jobs made against the bills of those jobs. Replicas' are in another region."""
         versions, usage = self._versions.c, self._usage.c
         same = sa.and_(usage.kind == UsageKind.TRAINING.value, usage.source_id == versions.job_id)
-        query = sa.select(versions.job_id, versions.base_model, versions.path, usage.trained_tokens)
+        query = sa.select(versions.base_model, versions.path, *(usage[what] for what in TRAINER))
         of_model = sa.join(self._versions, self._models, versions.model_id == self._models.c.id)
         made = query.select_from(sa.outerjoin(of_model, self._usage, same)).where(self._models.c.replica_of.is_(None))
-        sides: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        sides: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         num_without = 0
         is_import = versions.job_id.startswith(IMPORT, autoescape=True)
         for row in _rows(tx, made.where(~is_import)):
-            trained, billed = _trained_tokens(Path(row["path"])), row["trained_tokens"] or 0
-            num_without += trained is None
-            if trained is not None:
-                side = sides[row["base_model"]]
-                sides[row["base_model"]] = [side[0] + trained, side[1] + billed, side[2] + abs(trained - billed)]
+            told = _manifest(Path(row["path"]))
+            num_without += "trained_tokens" not in told
+            for what in TRAINER:
+                if what in told:
+                    counted, billed = told[what], row[what] or 0
+                    for at, number in enumerate((counted, billed, abs(counted - billed))):
+                        sides[row["base_model"], what][at] += number
         if num_without:
             notes.append(f"{num_without} versions have no manifest that tells trained tokens.")
-        for base_model, (counted, ledger, off) in sorted(sides.items()):
-            yield _check("manifests", base_model, "trained_tokens", counted, 0, ledger, off)
+        for (base_model, what), (counted, ledger, off) in sorted(sides.items()):
+            yield _check("manifests", base_model, what, counted, 0, ledger, off)
 
 
 _SUMMED = ("prompt_tokens", "completion_tokens", "amount_ucr")
@@ -243,9 +247,9 @@ def _check(check: str, of: str, what: str, counted: int, waiting: int, ledger: i
     )
 
 
-def _trained_tokens(folder: Path) -> int | None:
+def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
-        return None
-    return manifest.get("trained_tokens")
+        return {}
+    return manifest
