@@ -54,7 +54,7 @@ VERBS = (
 GOAL_RATIO, GOAL_RECORDS = 1.5, 20_000
 """DESIGN.md's: p50 at the most rows against that at the fewest; records a second."""
 NO_GOAL = ("METERING_HISTORY",)
-"""Adds up every record of an account: in the cluster the reader does, beside the verbs of others."""
+"""Adds up every hour of an account: in the cluster the reader does, beside the verbs of others."""
 
 
 class Idle:

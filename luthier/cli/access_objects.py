@@ -41,7 +41,7 @@ class Named:
         self._client, self._kind = client, kind
 
     def list(self) -> Rows:
-        return _rows(self._client.call("GET", f"{V1}/{self._kind}"), self._kind)
+        return self._client.pages(f"{V1}/{self._kind}", self._kind)
 
     def drop(self, name: str) -> Row:
         """The keys of a user are revoked; what a role owned is the caller's role's from then on."""
@@ -89,7 +89,7 @@ class Grants:
     def list(self, **of: str | None) -> Rows:
         """One of to_role, of_role, to_user, future_in, or kind and name; without any, the roles of one's own user."""
         asked = {key: value for key, value in of.items() if value is not None}
-        return _rows(self._client.call("GET", f"{V1}/grants", params=asked), "grants")
+        return self._client.pages(f"{V1}/grants", "grants", **asked)
 
     def _change(self, path: str, privileges: Sequence[str], what: dict[str, str]) -> int:
         body = {"privileges": list(privileges), **what}

@@ -108,13 +108,7 @@ class Client:
         """`kind`: finetuning, completions, storage or credits; times in epoch milliseconds; sums when grouped."""
         given = {"since": since, "until": until, "group_by": list(group_by)}
         params = {name: value for name, value in given.items() if value not in (None, [])}
-        usage: Rows = []
-        while True:
-            page = self.call("GET", f"/luthier/v1/usage/{kind}", params=params)
-            usage += page["usage"]
-            if "next" not in page:
-                return usage
-            params = {**params, "after": page["next"]}
+        return self.pages(f"/luthier/v1/usage/{kind}", "usage", **params)
 
     def statement(self, since: int | None = None, until: int | None = None, format: str = "csv") -> Iterator[bytes]:
         """The account's ledger in pieces, as `csv` or as `cloudevents` in JSON lines; times in epoch milliseconds."""
@@ -141,6 +135,16 @@ class Client:
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
         """One request; its JSON, or the error it stands for."""
         return self._send(method, path, **kwargs).json()
+
+    def pages(self, path: str, name: str, /, **params: Any) -> Rows:
+        """All rows of a list that comes in pages."""
+        rows: Rows = []
+        while True:
+            page = self.call("GET", path, params=params)
+            rows += page[name]
+            if "next" not in page:
+                return rows
+            params = {**params, "after": page["next"]}
 
     def download(self, path: str, file: Path, on_bytes: Callable[[int], None] | None = None) -> None:
         """`on_bytes` is told how many there are, as they come."""

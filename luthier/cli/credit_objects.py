@@ -33,8 +33,7 @@ class Credits:
         return told
 
     def topups(self, account: str | None = None) -> Rows:
-        rows: Rows = self._client.call("GET", "/luthier/v1/credits/topups", params=_of(account))["topups"]
-        return rows
+        return self._client.pages("/luthier/v1/credits/topups", "topups", **_of(account))
 
     def limit(self, account: str | None = None) -> dict[str, Any]:
         """The account spends no more than its balance from now on."""
@@ -49,8 +48,7 @@ class Credits:
 
     def budgets(self) -> Rows:
         """Of the account's roles, users and keys."""
-        rows: Rows = self._client.call("GET", BUDGETS)["budgets"]
-        return rows
+        return self._client.pages(BUDGETS, "budgets")
 
     def set_budget(
         self, kind: str, name: str, credits: str, period: str = "none", is_hard: bool = True
@@ -72,8 +70,7 @@ class Limits:
         self._client = client
 
     def list(self) -> Rows:
-        rows: Rows = self._client.call("GET", LIMITS)["limits"]
-        return rows
+        return self._client.pages(LIMITS, "limits")
 
     def set(
         self,

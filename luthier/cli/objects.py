@@ -41,8 +41,7 @@ class Tables:
         return table
 
     def list(self) -> Rows:
-        tables: Rows = self._client.call("GET", "/luthier/v1/tables")["tables"]
-        return tables
+        return self._client.pages("/luthier/v1/tables", "tables")
 
     def drop(self, name: str) -> dict[str, Any]:
         table: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/tables/{quoted(name)}")
@@ -76,14 +75,7 @@ class Models:
 
     def list(self) -> Rows:
         """All of them, by name."""
-        models: Rows = []
-        params: dict[str, str] = {}
-        while True:
-            page = self._client.call("GET", "/luthier/v1/models", params=params)
-            models += page["models"]
-            if "next" not in page:
-                return models
-            params = {"after": page["next"]}
+        return self._client.pages("/luthier/v1/models", "models")
 
     def get(self, name: str) -> Row:
         return self._ask("GET", self._path(name))
@@ -149,8 +141,7 @@ class Models:
 
     def history(self, name: str) -> Rows:
         """Who changed what the name means, and when; oldest first."""
-        history: Rows = self._client.call("GET", self._path(name, "history"))["history"]
-        return history
+        return self._client.pages(self._path(name, "history"), "history")
 
     def promote(self, name: str, version: Version, warm: bool = True) -> Row:
         """Makes a version the default, which answers requests that name the model alone. A canary ends.

@@ -33,8 +33,7 @@ class Keys:
         return key
 
     def list(self) -> Rows:
-        keys: Rows = self._client.call("GET", KEYS)["keys"]
-        return keys
+        return self._client.pages(KEYS, "keys")
 
     def revoke(self, key_id: str) -> Row:
         key: Row = self._client.call("DELETE", f"{KEYS}/{quoted(key_id)}")

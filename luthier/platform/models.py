@@ -163,6 +163,8 @@ class Serving(Frozen):
 class Change(Frozen):
     """Who changed what a model's name means, and when."""
 
+    id: int = 0
+    """Grows; 0 until it is kept."""
     time: int
     user: str
     role: str

@@ -1,6 +1,7 @@
 """What a caller may read, opened for his queries: tables, and the views that they name; and views made of queries."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import Opened, ViewInfo
 from luthier.platform.names import QualifiedName, fold, parse_name, quote
-from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.tables import Tables, all_tables
 from luthier.platform.registry.views import Views
 from luthier.platform.settings import Settings
 from luthier.platform.sql_dialect import strip_semicolon
@@ -28,12 +29,16 @@ class Verbs(Protocol):
     def views(self) -> Views: ...
 
 
-def open_engine(settings: Settings, registry: Verbs, caller: Caller, *queries: str, **extras: Any) -> SqlEngine:
-    """A locked SQL engine over the caller's tables, and the views that the queries name, in the default schema."""
+def open_engine(
+    settings: Settings, registry: Verbs, caller: Caller, *queries: str, more: Sequence[TableFile] = (), **extras: Any
+) -> SqlEngine:
+    """A locked SQL engine over the caller's tables and more of them, and the views that the queries name, in the
+    default schema."""
     database, schema = settings.database, settings.schema_name
     names = list(dict.fromkeys(name for query in queries for name in tables_in(query, database, schema)))
     opened = registry.views.open(caller, names) if names else Opened()
-    files = [TableFile(parse_name(table.name, "", ""), Path(table.path)) for table in registry.tables.show(caller)]
+    tables = all_tables(registry.tables, caller)
+    files = [*(TableFile(parse_name(table.name, "", ""), Path(table.path)) for table in tables), *more]
     hints: list[QualifiedName] = []
     if not {*names} <= {*(file.name for file in files), *(parse_name(view, "", "") for view in opened.asked)}:
         hints = [parse_name(view.name, "", "") for view in registry.views.show(caller)]

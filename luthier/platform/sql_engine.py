@@ -35,6 +35,8 @@ class TableFile:
 
     name: QualifiedName
     path: Path
+    select: str = "SELECT * FROM {rows}"
+    """What makes the table of the file's rows."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,10 @@ class SqlEngine:
         for table in tables:
             if not table.path.is_file():
                 raise NotFound(f"The file of table {table.name.dotted} is missing: upload the table again.")
-            where = self._place(table.name)
-            self._root.execute(
-                f"CREATE VIEW {where} AS SELECT * FROM read_parquet({literal(str(table.path.resolve()))})"
-            )
-        for name, rows in held.items():
-            self._root.register("luthier_incoming", rows)
+            rows = f"read_parquet({literal(str(table.path.resolve()))})"
+            self._root.execute(f"CREATE VIEW {self._place(table.name)} AS {table.select.replace('{rows}', rows)}")
+        for name, incoming in held.items():
+            self._root.register("luthier_incoming", incoming)
             self._root.execute(
                 f"CREATE TABLE {self._place(parse_name(name, database, schema))} AS FROM luthier_incoming"
             )

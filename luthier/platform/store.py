@@ -42,6 +42,7 @@ QUIET = {
     "reservations",
     "topups",
     "usage",
+    "usage_hours",
     "webhooks",
 }
 """Written all the time, and of no weight for whom a key lets in, what a name means and who may ask it."""
@@ -115,6 +116,16 @@ class Store:
         if self.engine.dialect.name == "postgresql":
             return _insert_missing_postgres(connection, table, values)
         return connection.execute(sa.insert(table).prefix_with("OR IGNORE"), values).rowcount
+
+    def copy_missing(self, connection: sa.Connection, name: str, rows: sa.Select[Any]) -> None:
+        """Inserts the rows of a query, by the names of its columns, whose unique keys are not there yet."""
+        names, table = [column.name for column in rows.selected_columns], self.table(name)
+        if self.engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert
+
+            connection.execute(insert(table).from_select(names, rows).on_conflict_do_nothing())
+        else:
+            connection.execute(sa.insert(table).prefix_with("OR IGNORE").from_select(names, rows))
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:

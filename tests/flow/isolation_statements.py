@@ -11,6 +11,7 @@ from pathlib import Path
 from luthier.platform.securables import GRANTABLE, ObjectKind
 from luthier.platform.sql_dialect import _OPEN_INFORMATION_SCHEMA, COUNT_DETAILED
 from luthier.serve import dialects
+from luthier.serve.dialects.account_usage import FILES
 from luthier.serve.dialects.snowflake_access import KINDS, KINDS_IN_SCHEMA
 from luthier.serve.dialects.usage_views import VIEWS
 
@@ -32,7 +33,7 @@ OBJECTS = {
 def views() -> list[str]:
     """Of ACCOUNT_USAGE: those of the usage, and what other files of the dialects name."""
     text = "".join(file.read_text() for file in sorted(Path(dialects.__path__[0]).glob("*.py")))
-    return sorted({*VIEWS, *re.findall(rf"{re.escape(ACCOUNT_USAGE)}\.(\w+)", text)})
+    return sorted({*VIEWS, *FILES, *re.findall(rf"{re.escape(ACCOUNT_USAGE)}\.(\w+)", text)})
 
 
 def _granted(verb: str, kinds: Iterable[str], grantee: str) -> list[str]:

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
+from luthier.serve.dialects.usage_files import FILE_VIEWS
 from luthier.serve.dialects.usage_views import VIEWS
 from tests.factories import make_record
 from tests.flow.test_usage_views import SCHEMA, fill, view
@@ -114,7 +115,7 @@ def test_columns_are_snowflakes(api: TestClient, registry: Registry, name: str, 
 
 
 def test_these_are_all(api: TestClient) -> None:
-    assert set(SNOWFLAKE) == set(VIEWS)
+    assert set(SNOWFLAKE) == {*VIEWS, *FILE_VIEWS}
 
 
 @pytest.mark.parametrize("name", [name for name, columns in SNOWFLAKE.items() if "START_TIME" in columns])

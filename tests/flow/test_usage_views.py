@@ -11,6 +11,11 @@ from luthier.platform.metering import UsageKind
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import Selection
+from luthier.platform.settings import Settings
+from luthier.platform.storage import Storage
+from luthier.serve.dialects import view_files
+from luthier.serve.dialects.account_usage import AUDIT
+from luthier.serve.dialects.usage_files import FILE_VIEWS
 from luthier.serve.dialects.usage_views import VIEWS
 from tests.factories import ADMIN, make_record
 from tests.flow.conftest import sql
@@ -18,6 +23,7 @@ from tests.flow.conftest import sql
 pytestmark = pytest.mark.stores
 
 SCHEMA = "SNOWFLAKE.ACCOUNT_USAGE"
+NAMES = (*VIEWS, *FILE_VIEWS)
 STRANGER_KEY = "lt_stranger"
 
 
@@ -51,10 +57,8 @@ def fill(registry: Registry, account: str = "main") -> None:
 
 def test_all_of_a_view(api: TestClient, registry: Registry) -> None:
     fill(registry)
-    for name, expected in VIEWS.items():
-        table = view(api, f"select * from {SCHEMA.lower()}.{name.lower()}")
-        assert table.column_names == list(expected.columns), name
-        assert table.num_rows, name
+    for name in NAMES:
+        assert view(api, f"select * from {SCHEMA.lower()}.{name.lower()}").num_rows, name
 
 
 def test_sums_of_functions_by_hour(api: TestClient, registry: Registry) -> None:
@@ -107,6 +111,64 @@ def test_rest_requests_one_by_one(api: TestClient, registry: Registry) -> None:
     assert [tuple(map(str, row.values())) for row in rows] == [("req_cmain", "5", "2"), ("batch_dmain-7", "5", "2")]
 
 
+def refused(api: TestClient, statement: str) -> str:
+    response = api.post("/luthier/v1/sql", json={"statement": statement})
+    assert response.status_code == 422, response.text
+    return str(response.json()["error"]["message"])
+
+
+@pytest.mark.parametrize("name", FILE_VIEWS)
+def test_too_many_rows_are_narrowed_by_time(
+    api: TestClient, registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, hour = 24 * HOUR_MS, HOUR_MS
+    for number in range(7):
+        function = "CHAT_COMPLETIONS" if "REST" in name else "COMPLETE"
+        registry.ledger.append([make_record(f"req_{number}-0", function=function, time=number * day + hour)])
+    monkeypatch.setattr(view_files, "MAX_ROWS", 5)
+    monkeypatch.setattr(view_files, "PAGE", 2)
+    column = (*FILE_VIEWS[name].times, "")[0]
+    told = refused(api, f"SELECT COUNT(*) FROM {SCHEMA}.{name}")
+    assert f"{name} has more than 5 rows to be read. " in told
+    if not column:
+        assert "CORTEX_AI_FUNCTIONS_USAGE_HISTORY has the same by hours" in told
+        return
+    assert f"WHERE {column} >= " in told
+    since = f"SELECT COUNT(*) FROM {SCHEMA}.{name} AS v WHERE v.{column} >= '1970-01-04'"
+    assert sql(api, since) == 4
+    assert sql(api, f"{since} AND {column} < '1970-01-06'") == 2
+
+
+def test_a_long_audit_is_narrowed_by_time(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        assert api.post("/luthier/v1/roles", json={"name": f"R{number}"}).status_code == 201
+    monkeypatch.setattr(view_files, "MAX_ROWS", 5)
+    monkeypatch.setattr("luthier.serve.dialects.snowflake_audit.MAX_PAGE", 2)
+    statement = f"SELECT COUNT(*) FROM {SCHEMA}.{AUDIT}"
+    assert "WHERE EVENT_TIME >= " in refused(api, statement)
+    assert sql(api, f"{statement} WHERE EVENT_TIME < DATEADD(day, -1, CURRENT_TIMESTAMP())") == 0
+    monkeypatch.setattr(view_files, "MAX_ROWS", 100)
+    assert sql(api, statement) >= 6
+
+
+def test_no_file_of_a_view_is_left(api: TestClient, registry: Registry, settings: Settings) -> None:
+    fill(registry)
+    assert view(api, f"SELECT * FROM {SCHEMA}.CORTEX_REST_API_USAGE_HISTORY").num_rows
+    refused(api, f"SELECT nothing FROM {SCHEMA}.CORTEX_REST_API_USAGE_HISTORY")
+    assert list(Storage(settings.storage).uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FILE_VIEWS)
+def test_parts_are_one_whole(api: TestClient, registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(registry)
+    statement = f"SELECT * FROM {SCHEMA}.{name}"
+    whole = sorted(view(api, statement).to_pylist(), key=str)
+    for most in ("MAX_PART", "MAX_PAGE"):
+        monkeypatch.setattr(f"luthier.platform.registry.usage.{most}", 1)
+    monkeypatch.setattr(view_files, "PAGE", 1)
+    assert sorted(view(api, statement).to_pylist(), key=str) == whole
+
+
 def test_metering(api: TestClient, registry: Registry) -> None:
     fill(registry)
     by_hour = view(api, f"SELECT * FROM {SCHEMA}.METERING_HISTORY").to_pylist()
@@ -120,7 +182,7 @@ def test_metering(api: TestClient, registry: Registry) -> None:
     assert sum(row["CREDITS_USED"] for row in by_hour) == sum(row["CREDITS_BILLED"] for row in by_day)
 
 
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nobody_sees_another_account(api: TestClient, registry: Registry, name: str) -> None:
     registry.access.add_admin_key("other", hash_key(STRANGER_KEY), "lt_str")
     fill(registry, "other")

@@ -1,20 +1,31 @@
 """Many rows cost no verb more than few: pages, counts that are kept, and no query that reads a whole table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from luthier.errors import NotFound
 from luthier.platform.access import Caller
+from luthier.platform.credits import Budget, BudgetKind, Period
 from luthier.platform.jobs import JobStatus
-from luthier.platform.names import parse_name, quote
+from luthier.platform.keys import NewKey
+from luthier.platform.metering import UsageKind
+from luthier.platform.models import TableInfo
+from luthier.platform.names import QualifiedName, parse_name, quote
+from luthier.platform.rates import RateLimit
+from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.models import all_models
+from luthier.platform.registry.paging import all_pages
+from luthier.platform.registry.rates import place_of
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import SUMS, Selection
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
+from luthier.platform.store import Store, downgrade, upgrade
 from tests.factories import ADMIN, make_finished, make_job, make_record
 from tests.fakes import Launcher
 
@@ -43,9 +54,9 @@ def analyst(registry: Registry) -> Caller:
     return ANALYST
 
 
-def tuned(registry: Registry, *names: str) -> None:
+def tuned(registry: Registry, *names: str, schema: str = "PUBLIC") -> None:
     for name in names:
-        registry.jobs.submit(make_job(f"ft_{name}", f"LUTHIER.PUBLIC.{quote(name)}"))
+        registry.jobs.submit(make_job(f"ft_{name}", f"LUTHIER.{schema}.{quote(name)}"))
     registry.jobs.tick()
     for name in names:
         registry.jobs.finish(f"ft_{name}", make_finished(name, sha256=name))
@@ -70,11 +81,117 @@ def test_pages_of_models_are_all_of_them_once(registry: Registry, analyst: Calle
             pages += [model.model for model in page]
         assert [parse_name(name, "", "").name for name in pages] == sorted(his)
         monkeypatch.setattr("luthier.platform.registry.models.MIN_READ", 2)
-        monkeypatch.setattr("luthier.platform.registry.models.MAX_SHOWN", 2)  # what is looked through in one query
+        for module in ("models", "paging"):  # what is looked through in one query
+            monkeypatch.setattr(f"luthier.platform.registry.{module}.MAX_SHOWN", 2)
         assert shown(registry, caller) == sorted(his)[:2]
         assert [model.model for model in all_models(registry.models, caller, 100)] == pages
         assert [model.model for model in all_models(registry.models, caller, 3)] == pages[:3]
         monkeypatch.undo()
+
+
+def made_of_each(registry: Registry) -> None:
+    """Users, roles, keys, tables and top-ups, some of them Ann's role's."""
+    registry.users.create(ADMIN, ANALYST.user, ANALYST.role)
+    registry.roles.grant(ADMIN, ANALYST.role, Securable(ObjectKind.USER, name=ANALYST.user))
+    for name in ("A", "b", "C"):
+        registry.users.create(ADMIN, f"USER_{name}")
+        registry.roles.create(ADMIN, f"ROLE_{name}")
+        registry.keys.create(ADMIN, NewKey(id=f"key_{name}", hash=name, prefix="lt_"))
+        registry.credits.top_up(ADMIN, "main", 5, f"topup {name}")
+        table = QualifiedName(*SCHEMA, name, f"LUTHIER.PUBLIC.{quote(name)}")
+        info = {"name": table.display, "path": f"{name}.parquet", "num_rows": 1, "columns": ["a"]}
+        registry.tables.create(ADMIN, table, TableInfo(**info, owner="admin", created_on=1))
+    for on in (Securable(ObjectKind.USER, name="USER_b"), Securable(ObjectKind.ROLE, name="ROLE_C")):
+        give(registry, Privilege.OWNERSHIP, on)
+    for name in ("A", "b"):
+        give(registry, Privilege.SELECT, Securable(ObjectKind.TABLE, *SCHEMA, name))
+
+
+def test_lists_come_in_pages(registry: Registry, analyst: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_of_each(registry)
+    lists: dict[str, tuple[Any, Callable[[Any], str]]] = {
+        "users": (registry.users.show, lambda user: user.name),
+        "roles": (registry.roles.show, lambda role: role.name),
+        "keys": (registry.keys.show, lambda key: key.id),
+        "tables": (registry.tables.show, lambda table: table.name),
+        "topups": (lambda caller, *page: registry.credits.topups(caller, None, *page), lambda topup: topup.key),
+    }
+    num = {}
+    for caller in (ADMIN, analyst):
+        for kind, (show, key) in lists.items():
+            whole = show(caller)
+            num[kind, caller.role] = len(whole)
+            pages: list[Any] = []
+            while page := show(caller, 2, key(pages[-1]) if pages else None):
+                assert len(page) <= 2
+                pages += page
+            assert pages == whole, kind
+            with monkeypatch.context() as patched:
+                for module in ("paging", "tables", "users"):
+                    patched.setattr(f"luthier.platform.registry.{module}.MAX_SHOWN", 2)
+                assert show(caller, 3) == whole[:2], kind
+                assert all_pages(partial(show, caller), key, 100) == whole
+                assert all_pages(partial(show, caller), key, 3) == whole[:3]
+    assert num == {
+        **{("users", ADMIN.role): 5, ("roles", ADMIN.role): 6, ("keys", ADMIN.role): 4, ("tables", ADMIN.role): 3},
+        **{("users", analyst.role): 2, ("roles", analyst.role): 3, ("keys", analyst.role): 0},
+        **{("tables", analyst.role): 2, ("topups", ADMIN.role): 3, ("topups", analyst.role): 3},
+    }
+    with pytest.raises(NotFound):
+        registry.keys.show(ADMIN, 2, "key_of_nobody")
+    assert registry.users.get(analyst, "USER_b").owner == analyst.role
+    with pytest.raises(NotFound):
+        registry.users.get(analyst, "USER_A")
+
+
+def test_grants_budgets_and_changes_come_in_pages(registry: Registry, analyst: Caller) -> None:
+    made_of_each(registry)
+    tuned(registry, "A")
+    name = parse_name("luthier.public.a", "", "")
+    for alias in ("X", "Y", "Z"):
+        registry.versions.set_alias(ADMIN, name, alias, 1)
+    for role in ("ROLE_A", "ROLE_b"):
+        registry.roles.grant(ADMIN, role, Securable(ObjectKind.ROLE, name=analyst.role))
+        give(registry, Privilege.SELECT, Securable(ObjectKind.TABLE, *SCHEMA, "A"), role)
+    for kind, of in ((BudgetKind.ROLE, "ROLE_A"), (BudgetKind.ROLE, "ROLE_b"), (BudgetKind.USER, "USER_A")):
+        registry.budgets.set(ADMIN, Budget(kind=kind, name=of, granted_ucr=5, period=Period.DAY))
+    grants, table = registry.grants, Securable(ObjectKind.TABLE, *SCHEMA, "A")
+    lists: list[tuple[Callable[..., Sequence[Any]], int]] = [
+        (partial(grants.to_role, ADMIN, analyst.role), 8),
+        (partial(grants.on, ADMIN, table), 4),
+        (partial(grants.of_role, ADMIN, "ROLE_A"), 1),
+        (partial(grants.to_user, ADMIN, ANALYST.user), 1),
+    ]
+    for show, num in lists:
+        whole = show()
+        assert len(whole) == num
+        for limit in (1, 2, 3):
+            assert [row for skip in range(0, num + 1, limit) for row in show(limit, skip)] == whole
+        assert show(5, num) == []
+    budgets, changes = registry.budgets.show(ADMIN), registry.versions.history(ADMIN, name)
+    for model in ("a", "b", "c"):
+        registry.rates.set(ADMIN, RateLimit(model=model, requests=5, tokens=6))
+    rates = registry.rates.show(ADMIN)
+    assert [limit.model for limit in rates] == ["a", "b", "c"]
+    assert registry.rates.show(ADMIN, 2) == rates[:2]
+    assert registry.rates.show(ADMIN, 2, place_of(rates[1])) == rates[2:]
+    assert [budget.name for budget in budgets] == ["ROLE_A", "ROLE_b", "USER_A"]
+    assert registry.budgets.show(ADMIN, 2) == budgets[:2]
+    assert registry.budgets.show(ADMIN, 2, "role:ROLE_b") == budgets[2:]
+    assert [change.verb for change in changes] == ["CREATE_VERSION", *["SET_ALIAS"] * 3]
+    assert registry.versions.history(ADMIN, name, 2, changes[1].id) == changes[2:]
+
+
+def test_as_many_queries_for_long_lists_as_for_short(registry: Registry, analyst: Caller) -> None:
+    shows = (registry.users.show, registry.roles.show, registry.keys.show, registry.tables.show)
+    counts = []
+    for fill in (lambda: None, lambda: made_of_each(registry)):
+        fill()
+        for show in shows:
+            with statements(registry.models._store) as sent:
+                show(ADMIN)
+            counts.append(len(sent))
+    assert counts[: len(shows)] == counts[len(shows) :]
 
 
 def test_what_a_role_owns_is_between_what_it_was_granted(registry: Registry, analyst: Caller) -> None:
@@ -156,6 +273,37 @@ def test_the_counts_of_jobs_are_those_of_the_rows(registry: Registry, settings: 
     store.engine.dispose()
 
 
+def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None:
+    """However they come: many at once, again, of several accounts, kinds and roles."""
+    spent = [
+        make_record(f"{kind}_{number}", kind=kind, time=number * 1_700_000, role=("A", "B")[number % 2], stored_bytes=3)
+        for kind in UsageKind
+        for number in range(5)
+    ]
+    registry.ledger.append(spent[:9])
+    registry.ledger.append(spent)
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    registry.ledger.append([make_record("other", account="other", time=5)])
+    store, names = registry.usage._store, (*SUMS, "time", "role", "kind", "account")
+    hours, usage = store.table("usage_hours"), store.table("usage")
+    kept = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
+    downgrade(store.engine, "0050")
+    upgrade(store.engine)
+    again = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
+    assert kept == again, "and of records that were there before"
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row in store.rows(sa.select(usage)):
+        key = (row["time"] // HOUR_MS * HOUR_MS, row["role"], row["kind"], row["account"])
+        sums = found.setdefault(key, [0] * (len(SUMS) + 1))
+        sums[:] = [each + more for each, more in zip(sums, [1, *(row[name] for name in SUMS)], strict=True)]
+    assert kept == {(*sums, *key) for key, sums in found.items()}
+    for of in (Selection(), Selection(kind=UsageKind.STORAGE), Selection(since=HOUR_MS, until=2 * HOUR_MS)):
+        for by in (["hour"], ["day"], []):
+            slow = registry.usage._sums(usage, registry.usage._chosen(ADMIN, of, usage), by)
+            assert registry.usage.sums(ADMIN, by, of) == slow, "both ways are the same"
+    assert len(registry.usage.sums(ADMIN, ["hour"], Selection(since=1_700_000))) == 2, "half an hour is of records"
+
+
 @contextmanager
 def statements(store: Store) -> Iterator[list[tuple[str, Any]]]:
     """What is sent to the store meanwhile."""
@@ -180,6 +328,55 @@ def test_as_many_queries_for_many_models_as_for_one(registry: Registry, analyst:
                 registry.models.show(caller)
             counts.append(len(sent))
     assert counts[:2] == counts[2:]
+
+
+def test_as_many_statements_on_many_objects_as_on_one(registry: Registry, analyst: Caller) -> None:
+    """GRANT and REVOKE on all models or tables of a schema, to a role and to a share; and DROP SCHEMA ... CASCADE."""
+    registry.shares.create(ADMIN, "S")
+    use = (Privilege.USAGE,)
+    registry.shares.grant(ADMIN, Granted(use, Securable(ObjectKind.DATABASE, "LUTHIER")), "S")
+    counts = []
+    for schema, names in (("ONE", ("A",)), ("MANY", ("B", "C", "D", "E"))):
+        place = Securable(ObjectKind.SCHEMA, "LUTHIER", schema)
+        registry.databases.create(ADMIN, place)
+        tuned(registry, *names, schema=schema)
+        for name in names:
+            table = QualifiedName("LUTHIER", schema, f"T{name}", f"LUTHIER.{schema}.T{name}")
+            info = TableInfo(
+                name=table.display, owner="admin", path=f"{name}.parquet", num_rows=1, columns=["a"], created_on=1
+            )
+            registry.tables.create(ADMIN, table, info)
+        models = Granted(use, Securable(ObjectKind.MODEL, "LUTHIER", schema), Scope.ALL)
+        tables = Granted((Privilege.SELECT,), Securable(ObjectKind.TABLE, "LUTHIER", schema), Scope.ALL)
+        with statements(registry.models._store) as sent:
+            for granted in (models, tables):
+                assert registry.grants.grant(ADMIN, granted, analyst.role) == len(names)
+            assert registry.grants.grant(ADMIN, models, analyst.role) == len(names), "again"
+            assert registry.shares.grant(ADMIN, models, "S") == len(names)
+        held = [each.name for each in registry.grants.to_role(ADMIN, analyst.role) if f".{schema}." in each.name]
+        assert len(held) == 2 * len(names)
+        with statements(registry.models._store) as more:
+            assert registry.grants.revoke(ADMIN, models, analyst.role) == len(names)
+            assert registry.shares.revoke(ADMIN, models, "S") == len(names)
+            gone = registry.databases.drop(ADMIN, place, cascade=True)
+        assert sorted(each.path for each in gone) == [f"{name}.parquet" for name in names]
+        counts.append(len(sent) + len(more))
+    assert counts[0] == counts[1]
+    assert shown(registry, ADMIN) == []
+    changes = registry.versions.history(ADMIN, QualifiedName("LUTHIER", "MANY", "C"))
+    assert [change.verb for change in changes] == ["CREATE_VERSION", "DROP"]
+
+
+def test_all_that_one_may_grant_on_is_what_his_roles_own(registry: Registry, analyst: Caller) -> None:
+    tuned(registry, "A", "B", "C")
+    registry.roles.create(ADMIN, "OTHER")
+    give(registry, Privilege.OWNERSHIP, Securable(ObjectKind.MODEL, *SCHEMA, "B"))
+    models = Granted((Privilege.READ, Privilege.USAGE), Securable(ObjectKind.MODEL, *SCHEMA), Scope.ALL)
+    assert registry.grants.grant(analyst, models, "OTHER") == 1
+    assert {each.name for each in registry.grants.to_role(ADMIN, "OTHER")} == {"LUTHIER.PUBLIC.B"}
+    assert registry.grants.grant(ADMIN, models, "OTHER") == 3
+    assert registry.grants.revoke(analyst, models, "OTHER") == 1
+    assert {each.name for each in registry.grants.to_role(ADMIN, "OTHER")} == {"LUTHIER.PUBLIC.A", "LUTHIER.PUBLIC.C"}
 
 
 def test_no_verb_reads_a_whole_table(registry: Registry, analyst: Caller, settings: Settings) -> None:

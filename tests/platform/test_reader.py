@@ -11,9 +11,14 @@ import sqlalchemy as sa
 
 from luthier.errors import Unavailable
 from luthier.platform.access import hash_key
+from luthier.platform.credits import Budget, BudgetKind, Period
+from luthier.platform.rates import RateLimit
 from luthier.platform.registry.actor import LONG_READS, LongReader, RegistryClient, start_registry, stop_registry
+from luthier.platform.registry.audit import Search
+from luthier.platform.registry.paging import Page
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import Selection
+from luthier.platform.securables import ObjectKind
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, KEY, make_job, make_record
@@ -32,6 +37,23 @@ def test_the_reader_finds_what_was_written_and_writes_nothing(registry: Registry
         reader.call("jobs", "cancel", (ADMIN, "ft_1"), {})
     for part, verbs in LONG_READS.items():
         assert all(hasattr(getattr(registry, part), verb) for verb in verbs), part
+
+
+@pytest.mark.stores
+def test_every_list_can_be_read_there(registry: Registry, settings: Settings) -> None:
+    """Nothing in them writes or locks."""
+    registry.credits.limit(ADMIN, "main")
+    registry.rates.set(ADMIN, RateLimit(model="tiny", requests=5))
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.USER, name="admin", granted_ucr=5, period=Period.DAY))
+    reader, of = LongReader(settings, Launcher()), {"databases": (ObjectKind.DATABASE,), "files": (Page(limit=5),)}
+    of |= {"batches": (Page(limit=5),), "audit": (Search(),)}
+    for part, verbs in LONG_READS.items():
+        if "show" in verbs and part != "versions":
+            args = (ADMIN, *of.get(part, ()))
+            assert reader.call(part, "show", args, {}) == getattr(registry, part).show(*args), part
+    assert reader.call("credits", "topups", (ADMIN,), {}) == []
+    assert reader.call("webhooks", "notices", (ADMIN,), {}) == []
+    assert reader.call("usage", "part", (ADMIN, ["query"], Selection()), {}) == ([], None)
 
 
 @pytest.mark.stores

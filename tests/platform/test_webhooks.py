@@ -320,6 +320,19 @@ def test_what_a_dead_server_did_not_take_in_days_is_given_up(
     assert [deliver(registry), deliver(registry)] == [1, 0]
 
 
+def test_notices_come_in_pages(registry: Registry) -> None:
+    add(registry, "https://example.com/")
+    for number in range(5):
+        registry.webhooks.test(ADMIN, "wh_1", f"n{number}")
+    whole = registry.webhooks.notices(ADMIN)
+    pages = registry.webhooks.notices(ADMIN, 2)
+    assert len(pages) == 2
+    while page := registry.webhooks.notices(ADMIN, 2, pages[-1].id):
+        pages += page
+    assert pages == whole
+    assert len(whole) == 5
+
+
 def test_a_gone_server_gets_nothing_of_what_waits(registry: Registry, receiver: Receiver) -> None:
     receiver.statuses = [410]
     add(registry, receiver.url)

@@ -10,6 +10,7 @@ from luthier.platform.credits import ACCOUNT, Budget, BudgetKind, Period, budget
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import UNTOLD, Limits, Row
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.store import Store
 
 
@@ -39,11 +40,11 @@ class Budgets:
             self._limits.update(tx, caller.account, scope, **wanted, period_began=began, **told)
             return self._get(tx, caller, scope)
 
-    def show(self, caller: Caller) -> list[Budget]:
-        with self._store.transaction() as tx:
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Budget]:
+        """By kinds and names, from behind a scope."""
+        with self._store.reading() as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
-            rows = self._limits.of_accounts(tx, [caller.account])
-            return [_budget(row) for row in rows if row["scope"] != ACCOUNT]
+            return [_budget(row) for row in self._limits.read(tx, caller.account, limit, after or ACCOUNT)]
 
     def drop(self, caller: Caller, kind: BudgetKind, name: str) -> Budget:
         """From now on nothing but the account's balance limits its owner."""

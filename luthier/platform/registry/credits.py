@@ -10,6 +10,7 @@ from luthier.platform.credits import ACCOUNT, GRACE_MS, LEASE_MS, Balance, Grant
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits, available
+from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import PLATFORM
 from luthier.platform.store import Store
 
@@ -84,14 +85,19 @@ class Credits:
                 self._limits.update(tx, caller.account, ACCOUNT, alert_ucr=ucr, low_on=None)
         return self.balance(caller)
 
-    def topups(self, caller: Caller, account: str | None = None) -> list[TopUp]:
-        """Newest first."""
+    def topups(
+        self, caller: Caller, account: str | None = None, limit: int = MAX_SHOWN, after: str | None = None
+    ) -> list[TopUp]:
+        """Newest first, from behind the one of a key."""
         account = account or caller.account
         if account != caller.account:
             self._check_platform(caller)
         columns = self._topups.c
-        query = sa.select(self._topups).where(columns.account == account).order_by(columns.number.desc())
-        return [TopUp(**{name: row[name] for name in TopUp.model_fields}) for row in self._store.rows(query)]
+        its = sa.select(self._topups).where(columns.account == account)
+        with self._store.reading() as tx:
+            page = numbered_page(tx, its, columns.number, columns.key, limit, after)
+            rows = tx.execute(page).mappings()
+            return [TopUp(**{name: row[name] for name in TopUp.model_fields}) for row in rows]
 
     # what replicas ask
 

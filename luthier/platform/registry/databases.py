@@ -8,16 +8,18 @@ import sqlalchemy as sa
 from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.models import TableInfo
 from luthier.platform.privileges import Action, Rights
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
+from luthier.platform.registry.objects import lies_in
 from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
 from luthier.platform.registry.share_rows import ShareRows
-from luthier.platform.registry.tables import Tables
+from luthier.platform.registry.tables import Gone, Tables
 from luthier.platform.registry.views import Views
 from luthier.platform.securables import RESERVED, SHARED_SCHEMA, ObjectKind, Securable
 from luthier.platform.store import Store
+
+HELD = ("tables", "views", "models")
 
 
 class Place(Frozen):
@@ -68,7 +70,7 @@ class Databases:
                 raise Conflict(f"{place} is there already. Choose another name.")
         return False
 
-    def drop(self, caller: Caller, place: Securable, cascade: bool = False) -> list[TableInfo]:
+    def drop(self, caller: Caller, place: Securable, cascade: bool = False) -> list[Gone]:
         """With `cascade` also what lies in it; the tables that are gone, whose files are to be removed."""
         with self._guard.change(caller) as tx:
             self._rows.check_there(tx, caller.account, place)
@@ -77,17 +79,13 @@ class Databases:
                 raise InvalidInput(f"{place} is where names without one are looked for: it stays.")
             if self._models.are_made_in(tx, caller, place):
                 raise Conflict(f"A job is making a model in {place}. Wait for it, or cancel it.")
-            tables, views, models = (
-                held.rows_in(tx, caller, place) for held in (self._tables, self._views, self._models)
-            )
-            if (tables or views or models) and not cascade:
-                held = f"{len(tables)} tables, {len(views)} views and {len(models)} models"
+            num_tables, num_views, num_models = (self._rows.num_in(tx, caller.account, place, name) for name in HELD)
+            if (num_tables or num_views or num_models) and not cascade:
+                held = f"{num_tables} tables, {num_views} views and {num_models} models"
                 raise Conflict(f"{place} has {held} in it. Drop them first, or say CASCADE (--cascade).")
-            for model in models:
-                self._models.remove(tx, caller, model)
-            for view in views:
-                self._views.remove(tx, caller, view)
-            gone = [self._tables.remove(tx, caller, table) for table in tables]
+            self._models.remove(tx, caller, lies_in(self._store.table("models"), caller.account, place))
+            self._views.remove(tx, caller, place)
+            gone = self._tables.remove(tx, caller, place)
             self._rows.end(tx, caller.account, place)
         return gone
 

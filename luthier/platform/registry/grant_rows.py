@@ -7,8 +7,12 @@ import sqlalchemy as sa
 
 from luthier.platform.access import Caller
 from luthier.platform.registry.guard import is_on
-from luthier.platform.securables import ObjectKind, Privilege, Securable
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable
 from luthier.platform.store import Store
+
+PARTS = ("kind", "database", "schema", "name")
+Objects = sa.Select[Any]
+"""What is granted on, as a query of these parts: one object, or as many as there are."""
 
 
 class GrantRows:
@@ -33,25 +37,24 @@ class GrantRows:
         ]
         self._store.insert_missing(tx, "grants", rows)
 
-    def remove(
-        self,
-        tx: sa.Connection,
-        account: str,
-        on: Iterable[tuple[Privilege, Securable]],
-        grantee: str,
-        is_future: bool = False,
-    ) -> None:
+    def add_all(self, tx: sa.Connection, by: Caller, granted: Granted, on: Objects, grantee: str, now: int) -> None:
+        """A statement for each privilege, however many objects there are; OWNERSHIP is passed on otherwise."""
+        given = {"account": by.account, "grantee": grantee, "granted_by": by.role, "created_on": now}
+        for privilege in (each for each in granted.privileges if each is not Privilege.OWNERSHIP):
+            row = {**given, "privilege": privilege.value, "is_future": granted.scope is Scope.FUTURE}
+            self._store.copy_missing(tx, "grants", on.add_columns(*literals(self.grants, row)))
+
+    def remove_all(self, tx: sa.Connection, account: str, granted: Granted, on: Objects, grantee: str) -> None:
         columns = self.grants.c
-        for privilege, place in on:
-            tx.execute(
-                sa.delete(self.grants).where(
-                    columns.account == account,
-                    columns.grantee == grantee,
-                    columns.privilege == privilege.value,
-                    columns.is_future == is_future,
-                    is_on(self.grants, place),
-                )
+        tx.execute(
+            sa.delete(self.grants).where(
+                columns.account == account,
+                columns.grantee == grantee,
+                columns.privilege.in_([each.value for each in granted.privileges]),
+                columns.is_future == (granted.scope is Scope.FUTURE),
+                is_among(self.grants, on),
             )
+        )
 
     def begin(self, tx: sa.Connection, owner: Caller, made: Securable, now: int) -> None:
         """A table or model has been made: the schema's future grants are on it from now on."""
@@ -87,6 +90,27 @@ class GrantRows:
         is_owner = columns.privilege == Privilege.OWNERSHIP.value
         tx.execute(sa.delete(self.grants).where(columns.account == by.account, is_owner, is_on(self.grants, on)))
         self.add(tx, by, [(Privilege.OWNERSHIP, on)], grantee, now)
+
+
+def objects(on: Securable) -> Objects:
+    """One."""
+    parts: Iterable[sa.Label[Any]] = (sa.literal(value).label(name) for name, value in place_of(on).items())
+    return sa.select(*parts)
+
+
+def objects_of(kind: ObjectKind, table: sa.Table, *which: sa.ColumnElement[bool]) -> Objects:
+    """Tables or models."""
+    parts = (table.c[name] for name in PARTS[1:])
+    return sa.select(sa.literal(kind.value).label(PARTS[0]), *parts).where(*which)
+
+
+def is_among(grants: sa.Table, on: Objects) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*(grants.c[name] for name in PARTS)).in_(on)
+
+
+def literals(table: sa.Table, row: Mapping[str, Any]) -> Iterable[sa.Label[Any]]:
+    """Values for columns of a table, beside those that a query gives."""
+    return (sa.literal(value, table.c[name].type).label(name) for name, value in row.items())
 
 
 def place_of(on: Securable) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Verbs on grants of privileges to roles: given, revoked, shown."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +12,10 @@ from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
-from luthier.platform.registry.grant_rows import GrantRows
-from luthier.platform.registry.guard import Guard, is_on, securable
+from luthier.platform.registry.grant_rows import GrantRows, Objects, objects, objects_of
+from luthier.platform.registry.guard import Guard, is_on
 from luthier.platform.registry.objects import lies_in, no_model, no_table, no_view
+from luthier.platform.registry.paging import MAX_SHOWN, Part, joined_page
 from luthier.platform.registry.place_rows import PlaceRows, no_place
 from luthier.platform.registry.roles import Roles, no_role, no_user
 from luthier.platform.registry.share_rows import ShareRows, place_in
@@ -68,95 +70,99 @@ class Grants:
         """By who owns it, or may manage all grants; on how many objects it is now. OWNERSHIP passes on."""
         check_grantable(granted.on.kind, granted.privileges)
         with self._guard.change(caller) as tx:
-            objects = self.grantable(tx, caller, granted)
+            objects, num = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
             self._check_imported(tx, caller, granted)
             if granted.is_ownership:
-                self._pass_on(tx, caller, granted, objects, role)
-            privileges = [each for each in granted.privileges if each is not Privilege.OWNERSHIP]
-            pairs = [(privilege, on) for on in objects for privilege in privileges]
-            self._rows.add(tx, caller, pairs, role, self._clock(), granted.scope is Scope.FUTURE)
-        return len(objects)
+                self._pass_on(tx, caller, granted.on, role)
+            self._rows.add_all(tx, caller, granted, objects, role, self._clock())
+        return num
 
     def revoke(self, caller: Caller, granted: Granted, role: str) -> int:
         check_grantable(granted.on.kind, granted.privileges)
         if granted.is_ownership:
             raise InvalidInput(f"OWNERSHIP of a {granted.on.kind} is not revoked: grant it to another role.")
         with self._guard.change(caller) as tx:
-            objects = self.grantable(tx, caller, granted)
+            objects, num = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
-            pairs = [(privilege, on) for on in objects for privilege in granted.privileges]
-            self._rows.remove(tx, caller.account, pairs, role, granted.scope is Scope.FUTURE)
-        return len(objects)
+            self._rows.remove_all(tx, caller.account, granted, objects, role)
+        return num
 
     def check(self, caller: Caller, action: Action) -> None:
         """NotAllowed unless the caller may do this in his account."""
         with self._store.reading() as tx:
             self._guard.check(tx, caller, action)
 
-    # what is shown
+    # what is shown: of each so many, behind as many as are skipped
 
-    def to_role(self, caller: Caller, role: str) -> list[Grant]:
+    def to_role(self, caller: Caller, role: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
         """What a role that the caller has holds by itself."""
         with self._store.reading() as tx:
             self._check_seen(tx, caller, role)
             columns = self._grants.c
-            its = (columns.account == caller.account, columns.grantee == role, ~columns.is_future)
-            found = [_to_grant(row) for row in self._read(tx, its)]
-            owned = [each for kind in OWNED for each in self._ownerships(tx, caller, kind, role=role)]
-            members = self._role_rows(tx, caller, granted_to=ObjectKind.ROLE.value, grantee=role)
-            return [*found, *owned, *(_usage(each) for each in members)]
+            found = self._granted(columns.account == caller.account, columns.grantee == role, ~columns.is_future)
+            owned = [self._ownerships(caller, kind, self._owner(kind) == role) for kind in OWNED]
+            members = self._role_rows(caller, granted_to=ObjectKind.ROLE.value, grantee=role)
+            return joined_page(tx, [found, *owned, (members, _usage)], limit, skip)
 
-    def on(self, caller: Caller, about: Securable) -> list[Grant]:
+    def on(self, caller: Caller, about: Securable, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
         """What is granted on an object that the caller may see."""
         with self._store.reading() as tx:
-            found = self._seen(tx, caller, about)
-            its = (self._grants.c.account == caller.account, is_on(self._grants, found), ~self._grants.c.is_future)
-            owned = self._ownerships(tx, caller, about.kind, about=found) if about.kind in OWNED else []
+            found, columns = self._seen(tx, caller, about), self._grants.c
+            is_owned = about.kind in OWNED
+            owned = [self._ownerships(caller, about.kind, *self._is(caller, found))] if is_owned else []
+            given = self._granted(columns.account == caller.account, is_on(self._grants, found), ~columns.is_future)
             to_shares = (self._shares.grants.c.account == caller.account, is_on(self._shares.grants, found))
-            given = [shared(row) for row in self._shares.granted(tx, *to_shares)]
-            return [*owned, *(_to_grant(row) for row in self._read(tx, its)), *given]
+            return joined_page(tx, [*owned, given, (self._shares.given(*to_shares), shared)], limit, skip)
 
-    def of_role(self, caller: Caller, role: str) -> list[RoleGrant]:
+    def of_role(self, caller: Caller, role: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[RoleGrant]:
         """Who has a role."""
         with self._store.reading() as tx:
             self._check_seen(tx, caller, role)
-            return self._role_rows(tx, caller, role=role)
+            return joined_page(tx, [(self._role_rows(caller, role=role), _to_role_grant)], limit, skip)
 
-    def to_user(self, caller: Caller, user: str) -> list[RoleGrant]:
+    def to_user(self, caller: Caller, user: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[RoleGrant]:
         """His roles, for himself and for who may see all grants."""
         with self._store.reading() as tx:
             if user != caller.user and not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
                 raise no_user(user)
             self._roles.find(tx, caller, user, ObjectKind.USER)
-            return self._role_rows(tx, caller, granted_to=ObjectKind.USER.value, grantee=user)
+            rows = self._role_rows(caller, granted_to=ObjectKind.USER.value, grantee=user)
+            return joined_page(tx, [(rows, _to_role_grant)], limit, skip)
 
-    def future(self, caller: Caller, schema: Securable) -> list[Grant]:
+    def future(self, caller: Caller, schema: Securable, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
         """What will be granted on objects of a schema, for who may grant it."""
         columns = self._grants.c
         its = (columns.account == caller.account, columns.is_future, columns.database == schema.database)
         with self._store.reading() as tx:
             self._check_grants_in(tx, caller, schema)
-            return [_to_grant(row) for row in self._read(tx, (*its, columns.schema == schema.schema))]
+            return joined_page(tx, [self._granted(*its, columns.schema == schema.schema)], limit, skip)
 
     # what is granted on
 
-    def grantable(self, tx: sa.Connection, caller: Caller, granted: Granted) -> list[Securable]:
-        """The objects that are meant, which the caller may grant privileges on."""
+    def grantable(self, tx: sa.Connection, caller: Caller, granted: Granted) -> tuple[Objects, int]:
+        """The objects that are meant, which the caller may grant privileges on, and how many they are."""
         about = granted.on
         if granted.scope is Scope.ONE:
             found = self._find(tx, caller, about)
             self._guard.check(tx, caller, Action.GRANT, found, lambda: self._none(about))
-            return [found]
+            return objects(found), 1
         if about.kind not in IN_SCHEMA or granted.is_ownership:
             raise InvalidInput(f"{granted.scope} is for {' and '.join(IN_SCHEMA)} in a schema, and not for OWNERSHIP.")
         if granted.scope is Scope.FUTURE:
             self._check_grants_in(tx, caller, about.in_schema)
-            return [about]
+            return objects(about), 1
+        return self._all_in(tx, caller, about)
+
+    def _all_in(self, tx: sa.Connection, caller: Caller, about: Securable) -> tuple[Objects, int]:
+        """Who may grant on a table or model is decided by its owner: by so many decisions as there are owners."""
         table = self._owned[about.kind]
-        query = sa.select(table).where(lies_in(table, caller.account, about))
-        rows = [dict(row) for row in tx.execute(query).mappings()]
-        return [securable(about.kind, row) for row in self._guard.allowed(tx, caller, Action.GRANT, about.kind, rows)]
+        in_place, owner = lies_in(table, caller.account, about), self._owner(about.kind)
+        owners = tx.execute(sa.select(owner).where(in_place).distinct()).scalars().all()
+        rows = [{"database": about.database, "schema": about.schema, "name": "", "role": each} for each in owners]
+        allowed = self._guard.allowed(tx, caller, Action.GRANT, about.kind, rows)
+        query = objects_of(about.kind, table, in_place, owner.in_([row["role"] for row in allowed]))
+        return query, tx.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
 
     def _check_grants_in(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
         self._guard.check(tx, caller, Action.GRANT, schema)
@@ -208,48 +214,32 @@ class Grants:
         elif Privilege.IMPORTED in granted.privileges and not self._shares.is_imported(tx, caller.account, on.database):
             raise InvalidInput(f"{Privilege.IMPORTED} are on a database that was made of a share: {on} was not.")
 
-    def _pass_on(
-        self, tx: sa.Connection, caller: Caller, granted: Granted, objects: Iterable[Securable], role: str
-    ) -> None:
-        for on in objects:
-            if on.kind is ObjectKind.ROLE and on.name in SYSTEM_ROLES:
-                raise InvalidInput(f"Role {on.name} belongs to every account: nobody else owns it.")
-            if on.kind not in OWNED:
-                self._rows.replace_owner(tx, caller, on, role, self._clock())
-                continue
-            table = self._owned[on.kind]
-            tx.execute(sa.update(table).where(*self._is(caller, on)).values({self._owner(on.kind).name: role}))
+    def _pass_on(self, tx: sa.Connection, caller: Caller, on: Securable, role: str) -> None:
+        if on.kind is ObjectKind.ROLE and on.name in SYSTEM_ROLES:
+            raise InvalidInput(f"Role {on.name} belongs to every account: nobody else owns it.")
+        if on.kind not in OWNED:
+            self._rows.replace_owner(tx, caller, on, role, self._clock())
+            return
+        table = self._owned[on.kind]
+        tx.execute(sa.update(table).where(*self._is(caller, on)).values({self._owner(on.kind).name: role}))
 
     # rows
 
-    def _read(self, tx: sa.Connection, its: Iterable[sa.ColumnElement[bool]]) -> list[dict[str, Any]]:
-        rows = tx.execute(sa.select(self._grants).where(*its).order_by(self._grants.c.id)).mappings()
-        return [dict(row) for row in rows]
+    def _granted(self, *its: sa.ColumnElement[bool]) -> Part[Grant]:
+        return sa.select(self._grants).where(*its).order_by(self._grants.c.id), _to_grant
 
-    def _ownerships(
-        self,
-        tx: sa.Connection,
-        caller: Caller,
-        kind: ObjectKind,
-        role: str | None = None,
-        about: Securable | None = None,
-    ) -> list[Grant]:
-        table, owner = self._owned[kind], self._owner(kind)
-        query = sa.select(table, owner.label("owned_by")).where(table.c.account == caller.account)
-        if role is not None:
-            query = query.where(owner == role)
-        if about is not None:
-            query = query.where(*self._is(caller, about))
-        rows = tx.execute(query.order_by(table.c.created_on)).mappings()
-        return [_ownership(kind, dict(row)) for row in rows]
+    def _ownerships(self, caller: Caller, kind: ObjectKind, *its: sa.ColumnElement[bool]) -> Part[Grant]:
+        table = self._owned[kind]
+        query = sa.select(table, self._owner(kind).label("owned_by")).where(table.c.account == caller.account, *its)
+        places = [table.c[name] for name in ("database", "schema") if name in table.c]
+        return query.order_by(table.c.created_on, table.c.name, *places), partial(_ownership, kind)
 
-    def _role_rows(self, tx: sa.Connection, caller: Caller, **its: str) -> list[RoleGrant]:
+    def _role_rows(self, caller: Caller, **its: str) -> sa.Select[Any]:
         columns = self._role_grants.c
         query = sa.select(self._role_grants).where(
             columns.account == caller.account, *(columns[name] == value for name, value in its.items())
         )
-        rows = tx.execute(query.order_by(columns.created_on, columns.role, columns.grantee)).mappings()
-        return [_to_role_grant(dict(row)) for row in rows]
+        return query.order_by(columns.created_on, columns.role, columns.granted_to, columns.grantee)
 
     def _check_seen(self, tx: sa.Connection, caller: Caller, role: str) -> None:
         found = self._roles.find(tx, caller, role)
@@ -313,15 +303,15 @@ def _ownership(kind: ObjectKind, row: dict[str, Any]) -> Grant:
     )
 
 
-def _usage(member: RoleGrant) -> Grant:
+def _usage(row: dict[str, Any]) -> Grant:
     """A role that is granted to a role, as SHOW GRANTS TO ROLE has it."""
     return Grant(
-        created_on=member.created_on,
+        created_on=row["created_on"],
         privilege=Privilege.USAGE.value,
         granted_on=ObjectKind.ROLE.value,
-        name=member.role,
-        grantee_name=member.grantee_name,
-        granted_by=member.granted_by,
+        name=row["role"],
+        grantee_name=row["grantee"],
+        granted_by=row["granted_by"],
     )
 
 

@@ -17,6 +17,7 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.again import each
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
+from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import role_key
 from luthier.platform.store import Store
 
@@ -85,11 +86,12 @@ class Keys:
             self._check_may_give(tx, own, given)
             return self._insert(tx, caller, new, given)
 
-    def show(self, caller: Caller) -> list[KeyInfo]:
-        """The admin is shown all of the account, others their own; newest first."""
-        columns = self._keys.c
-        query = sa.select(self._keys).where(*self._reach(caller))
-        return [_info(row) for row in self._store.rows(query.order_by(columns.created_on.desc(), columns.id))]
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[KeyInfo]:
+        """The admin is shown all of the account, others their own; newest first, from behind a key's id."""
+        columns, its = self._keys.c, sa.select(self._keys).where(*self._reach(caller))
+        with self._store.reading() as tx:
+            page = numbered_page(tx, its, columns.created_on, columns.id, limit, after)
+            return [_info(dict(row)) for row in tx.execute(page).mappings()]
 
     def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
         """From now on it opens nothing; doors that know it have heard within seconds."""

@@ -86,10 +86,10 @@ class Ledger:
             raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")
 
 
-def seen_usage(store: Store, guard: Guard, caller: Caller) -> sa.ColumnElement[bool]:
+def seen_usage(store: Store, guard: Guard, caller: Caller, table: str = "usage") -> sa.ColumnElement[bool]:
     """What the caller's roles used; of the whole account for who may see that."""
     with store.reading() as tx:
-        return guard.made(tx, caller, Action.READ_USAGE, ObjectKind.USAGE, store.table("usage"))
+        return guard.made(tx, caller, Action.READ_USAGE, ObjectKind.USAGE, store.table(table))
 
 
 def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:

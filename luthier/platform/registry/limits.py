@@ -16,6 +16,7 @@ from luthier.platform.credits import ACCOUNT, Period, period_start, refusal, sco
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.notices import Notices
+from luthier.platform.registry.paging import named_page
 from luthier.platform.store import Store
 from luthier.platform.webhooks import NoticeType
 
@@ -48,6 +49,12 @@ class Limits:
         query = sa.select(self._limits).where(columns.account.in_(sorted(set(accounts)))).with_for_update()
         rows = [dict(row) for row in tx.execute(query.order_by(columns.account, columns.scope)).mappings()]
         return [self._begun(tx, row) for row in rows]
+
+    def read(self, tx: sa.Connection, account: str, limit: int, after: str) -> list[Row]:
+        """Those of an account behind a scope, each in its present period; nothing is written."""
+        its = sa.select(self._limits).where(self._limits.c.account == account)
+        rows = tx.execute(named_page(its, self._limits.c.scope, limit, after)).mappings()
+        return [{**row, **self._fresh(dict(row))} for row in rows]
 
     def find(self, tx: sa.Connection, account: str, scope: str) -> Row | None:
         return next((row for row in self.of_accounts(tx, [account]) if row["scope"] == scope), None)
@@ -204,13 +211,18 @@ class Limits:
 
     def _begun(self, tx: sa.Connection, row: Row) -> Row:
         """A budget whose period is over begins a new one."""
-        began = period_start(Period(row["period"]), self._clock())
-        if began <= row["period_began"]:
+        fresh = self._fresh(row)
+        if not fresh:
             return row
-        fresh = {"period_began": began, "spent_ucr": 0, "overrun_ucr": 0, **UNTOLD}
         fresh |= {"after_number": self._last_number(tx), "before_ucr": 0}
         self.update(tx, row["account"], row["scope"], **fresh)
         return {**row, **fresh}
+
+    def _fresh(self, row: Row) -> Row:
+        began = period_start(Period(row["period"]), self._clock())
+        if began <= row["period_began"]:
+            return {}
+        return {"period_began": began, "spent_ucr": 0, "overrun_ucr": 0, **UNTOLD}
 
     def _last_number(self, tx: sa.Connection) -> int:
         """Of the ledger: what comes behind it is spent, what was there is not."""

@@ -1,7 +1,7 @@
 """Rows of models and versions: found by name, added, and made nouns of. No verbs: those stand in models.py."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named, no_model, object_row
+from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named, name_parts, no_model, object_row
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.storage_rows import StorageRows
@@ -211,7 +211,7 @@ class ModelRows:
             same = [self.models.c[part] == first.c[part] for part in NAME_PARTS]
             joined = sa.join(first, self.models, sa.and_(self.models.c.account == caller.account, *same))
             query = sa.select(self.models).select_from(joined)
-        parts = [self.models.c[part] for part in NAME_PARTS]
+        parts = name_parts(self.models)
         query = query.where(is_behind(parts, after)).order_by(*parts).limit(limit)
         return [dict(row) for row in tx.execute(query).mappings()]
 
@@ -227,7 +227,7 @@ class ModelRows:
         is_on = (grants.c.grantee == role, grants.c.kind == ObjectKind.MODEL.value, ~grants.c.is_future)
         found = []
         for table, its in ((self.models, (self.models.c.role == role,)), (grants, is_on)):
-            parts = [table.c[part] for part in NAME_PARTS]
+            parts = name_parts(table)
             query = sa.select(*parts).where(table.c.account == caller.account, *its, is_behind(parts, after))
             found.append(query.distinct().order_by(*parts).limit(limit).subquery())
         return sa.select(sa.union(*(sa.select(each) for each in found)).subquery())
@@ -256,25 +256,27 @@ class ModelRows:
     def update(self, tx: sa.Connection, model: Row, **values: Any) -> None:
         tx.execute(sa.update(self.models).where(self.models.c.id == model["id"]).values(**values))
 
-    def drop(self, tx: sa.Connection, model: Row) -> None:
-        """The row; its versions are forgotten before."""
-        self.grants.end(tx, model["account"], securable(ObjectKind.MODEL, model))
-        tx.execute(sa.delete(self.models).where(self.models.c.id == model["id"]))
-
     def note(self, tx: sa.Connection, caller: Caller, model: Row, change: Change, **chain: int | None) -> int:
         """Keeps a change for as long as the database lives; its id. `chain` is what a rollback goes back by."""
-        row = {**change.model_dump(), "account": caller.account, "model": name_of(model).dotted, **chain}
+        row = {**change.model_dump(exclude={"id"}), "account": caller.account, "model": name_of(model).dotted, **chain}
         inserted = tx.execute(sa.insert(self.changes).values(**row))
         assert inserted.inserted_primary_key is not None
         return int(inserted.inserted_primary_key[0])
 
-    def forget(self, tx: sa.Connection, model: Row, versions: list[ModelVersion], now: int) -> None:
-        """From now on their files wait to be collected."""
-        for version in versions:
-            tx.execute(sa.delete(self.dropped).where(self.dropped.c.sha256 == version.sha256))
-            tx.execute(sa.insert(self.dropped).values(sha256=version.sha256, time=now))
-            tx.execute(sa.delete(self.versions).where(self.versions.c.number == version.number))
-            self._storage.end(tx, model["account"], version.sha256, now)
+    def note_all(self, tx: sa.Connection, caller: Caller, names: Iterable[QualifiedName], change: Change) -> None:
+        shared = {**change.model_dump(exclude={"id"}), "account": caller.account}
+        if rows := [{**shared, "model": name.dotted} for name in names]:
+            tx.execute(sa.insert(self.changes), rows)
+
+    def forget(self, tx: sa.Connection, account: str, which: sa.ColumnElement[bool], now: int) -> None:
+        """Versions of an account; from now on their files wait to be collected."""
+        versions, dropped = self.versions.c, self.dropped.c
+        digests = sa.select(versions.sha256).where(which)
+        self._storage.end(tx, account, sa.select(versions.number).where(which), digests, now)
+        tx.execute(sa.delete(self.dropped).where(dropped.sha256.in_(digests)))
+        fresh = digests.distinct().add_columns(sa.literal(now, dropped.time.type))
+        tx.execute(sa.insert(self.dropped).from_select(["sha256", "time"], fresh))
+        tx.execute(sa.delete(self.versions).where(which))
 
 
 def _is_closed(rights: Rights, about: Securable) -> bool:

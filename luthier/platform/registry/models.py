@@ -1,7 +1,7 @@
 """Verbs on tuned models: show, make, drop. Which of its versions a model's name means: versions.py."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -11,15 +11,15 @@ from luthier.platform.jobs import FinishedModel, Job, now_ms
 from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
+from luthier.platform.registry.guard import securable
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
-from luthier.platform.registry.objects import lies_in
+from luthier.platform.registry.objects import name_parts
+from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.versions import Versions
-from luthier.platform.securables import Securable
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
 
-MAX_SHOWN = 1_000
-"""Models of one answer."""
 MIN_READ = 20
 """Candidates of one query: not all of them may be seen."""
 
@@ -64,26 +64,26 @@ class Models:
             model = self._rows.get(tx, caller, name, Action.DROP_MODEL)
             gone = self._rows.described(tx, model, version)
             if version is None:
-                self.remove(tx, caller, model)
+                self._rows.grants.end(tx, caller.account, securable(ObjectKind.MODEL, model))
+                self.remove(tx, caller, self._rows.models.c.id == model["id"])
             else:
                 _check_unused(gone)
-                self._rows.forget(tx, model, [gone], self._clock())
+                self._rows.forget(tx, caller.account, self._rows.versions.c.number == gone.number, self._clock())
                 self._versions.note(tx, caller, model, "DROP_VERSION", gone.version)
         return gone
-
-    def rows_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Row]:
-        query = sa.select(self._rows.models).where(lies_in(self._rows.models, caller.account, place))
-        return [dict(row) for row in tx.execute(query).mappings()]
 
     def are_made_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> bool:
         """Whether a job makes one there."""
         return any(place in (name.in_schema, name.in_database) for name in self._rows.made_now(tx, caller))
 
-    def remove(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
-        """Whoever asks: that is decided by then."""
-        self._rows.forget(tx, model, self._rows.versions_of(tx, model), self._clock())
-        self._rows.drop(tx, model)
-        self._versions.note(tx, caller, model, "DROP", None)
+    def remove(self, tx: sa.Connection, caller: Caller, which: sa.ColumnElement[bool]) -> None:
+        """Whoever asks, and what is granted on them: that is decided by then. As many statements for all as for one."""
+        models, versions = self._rows.models, self._rows.versions.c
+        names = [QualifiedName(*row) for row in tx.execute(sa.select(*name_parts(models)).where(which))]
+        is_theirs = versions.model_id.in_(sa.select(models.c.id).where(which))
+        self._rows.forget(tx, caller.account, is_theirs, self._clock())
+        tx.execute(sa.delete(models).where(which))
+        self._versions.note_dropped(tx, caller, names)
 
     def precheck_import(self, caller: Caller, name: QualifiedName, new_version: bool = False) -> None:
         """Conflict when the name is taken, but by an import: the next may be the same again."""
@@ -170,16 +170,9 @@ class Models:
         return [self._rows.described(tx, model, number) for number in numbers if model]
 
 
-def all_models(models: Models, caller: Caller, most: int) -> Iterator[Model]:
-    """Page by page, so that the registry answers others in between; at most so many."""
-    after: str | None = None
-    while most > 0:
-        page = models.show(caller, min(most, MAX_SHOWN), after)
-        yield from page
-        most -= len(page)
-        if len(page) < MAX_SHOWN:
-            break
-        after = page[-1].model
+def all_models(models: Models, caller: Caller, most: int) -> list[Model]:
+    """At most so many."""
+    return all_pages(lambda limit, after: models.show(caller, limit, after), lambda model: model.model, most)
 
 
 def _check_unused(version: Model) -> None:

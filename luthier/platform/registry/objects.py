@@ -36,14 +36,19 @@ def is_named(table: sa.Table, caller: Caller, name: QualifiedName) -> sa.ColumnE
     )
 
 
+def name_parts(table: sa.Table) -> list[sa.ColumnElement[Any]]:
+    return [table.c[part] for part in NAME_PARTS]
+
+
+def is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
+    """In the order of names."""
+    return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
+
+
 def lies_in(table: sa.Table, account: str, place: Securable) -> sa.ColumnElement[bool]:
     """In a database, or in a schema."""
     schema = [table.c.schema == place.schema] if place.schema else []
     return sa.and_(table.c.account == account, table.c.database == place.database, *schema)
-
-
-def is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
-    return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
 
 
 def check_no_other(tx: sa.Connection, others: sa.Table, kind: ObjectKind, caller: Caller, name: QualifiedName) -> None:

@@ -1,7 +1,7 @@
 """Pages of a list: so many rows from behind the last that the reader has seen."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -9,12 +9,66 @@ from luthier.errors import NotFound
 from luthier.platform.frozen import Frozen
 from luthier.platform.store import Store
 
+MAX_SHOWN = 1_000
+"""Rows of one answer."""
+Shown = TypeVar("Shown")
+Part = tuple[sa.Select[Any], Callable[[dict[str, Any]], Shown]]
+"""A list: its rows in their order, and what is made of each."""
+
 
 class Page(Frozen):
     limit: int
     after: str | None = None
     """An id; None: from the start."""
     oldest_first: bool = False
+
+
+def all_pages(show: Callable[[int, str | None], list[Shown]], key: Callable[[Shown], str], most: int) -> list[Shown]:
+    """One after the other, so that others are answered in between; at most so many rows."""
+    rows: list[Shown] = []
+    while len(rows) < most:
+        page = show(min(most - len(rows), MAX_SHOWN), key(rows[-1]) if rows else None)
+        rows += page
+        if len(page) < MAX_SHOWN:
+            break
+    return rows
+
+
+def named_page(query: sa.Select[Any], name: sa.ColumnElement[str], limit: int, after: str | None) -> sa.Select[Any]:
+    """In the order of names."""
+    behind = query if after is None else query.where(name > after)
+    return behind.order_by(name).limit(min(limit, MAX_SHOWN))
+
+
+def numbered_page(
+    tx: sa.Connection,
+    query: sa.Select[Any],
+    order: sa.ColumnElement[int],
+    id: sa.ColumnElement[str],
+    limit: int,
+    after: str | None,
+) -> sa.Select[Any]:
+    """Newest first, by a number that later rows have more of; rows with the same by their ids."""
+    if after is not None:
+        last = tx.execute(query.with_only_columns(order).where(id == after)).scalar()
+        if last is None:
+            raise NotFound(f"There is nothing {after!r} for the list to go on after.")
+        query = query.where(sa.or_(order < last, sa.and_(order == last, id > after)))
+    return query.order_by(order.desc(), id).limit(min(limit, MAX_SHOWN))
+
+
+def joined_page(tx: sa.Connection, parts: Sequence[Part[Shown]], limit: int, skip: int) -> list[Shown]:
+    """Of lists one behind the other, so many rows behind as many as are skipped."""
+    rows: list[Shown] = []
+    for query, told in parts:
+        left = min(limit, MAX_SHOWN) - len(rows)
+        found = [told(dict(row)) for row in tx.execute(query.offset(skip).limit(left)).mappings()] if left else []
+        if skip and not found:
+            skip -= tx.execute(sa.select(sa.func.count()).select_from(query.order_by(None).subquery())).scalar_one()
+        else:
+            skip = 0
+        rows += found
+    return rows
 
 
 def page_rows(

@@ -8,7 +8,7 @@ from luthier.errors import LuthierError, NotFound
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.objects import lies_in
-from luthier.platform.securables import ObjectKind, Privilege, Securable
+from luthier.platform.securables import IN_SCHEMA, PLACES, ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
 
@@ -43,10 +43,17 @@ class PlaceRows:
         if not tx.execute(sa.select(self.places.c.account).where(self.is_it(account, place))).first():
             raise no_place(place)
 
+    def num_in(self, tx: sa.Connection, account: str, place: Securable, table: str) -> int:
+        """Tables or models."""
+        its = lies_in(self._store.table(table), account, place)
+        return tx.execute(sa.select(sa.func.count()).where(its)).scalar_one()
+
     def end(self, tx: sa.Connection, account: str, place: Securable) -> None:
         """With its schemas, and all that is granted there, now and in future."""
-        for table in (self.places, self._grants.grants, self._grants.shared):
-            tx.execute(sa.delete(table).where(lies_in(table, account, place)))
+        tx.execute(sa.delete(self.places).where(lies_in(self.places, account, place)))
+        for table in (self._grants.grants, self._grants.shared):
+            is_object = table.c.kind.in_([kind.value for kind in (*PLACES, *IN_SCHEMA)])
+            tx.execute(sa.delete(table).where(is_object, lies_in(table, account, place)))
         if place.kind is ObjectKind.DATABASE:
             columns = self._imported.c
             tx.execute(sa.delete(self._imported).where(columns.account == account, columns.name == place.database))

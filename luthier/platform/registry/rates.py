@@ -26,11 +26,17 @@ from luthier.platform.rates import (
     limits_on,
 )
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.store import Store
 
 MUCH = 2**62
 KEPT_MINUTES = 60
 """Longer than any clock is set back; then a minute's leases are forgotten."""
+
+
+def place_of(limit: RateLimit) -> str:
+    """In the list of an account's."""
+    return f"{limit.key or ANY}:{limit.model or ANY}"
 
 
 class Rates:
@@ -57,10 +63,18 @@ class Rates:
                     tx.execute(sa.insert(self._limits).values(**row, unit=unit.value, allowed=allowed))
         return limit
 
-    def show(self, caller: Caller) -> list[RateLimit]:
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[RateLimit]:
+        """By keys, then models, from behind a place."""
+        columns = self._limits.c
+        named = sa.tuple_(columns.key, columns.model)
+        query = sa.select(columns.key, columns.model).where(columns.account == caller.account).distinct()
+        if after is not None:
+            key, _, model = after.partition(":")
+            query = query.where(named > sa.tuple_(key, model))
         with self._store.reading() as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
-            return self._all(tx, caller)
+            page = query.order_by(columns.key, columns.model).limit(min(limit, MAX_SHOWN)).subquery()
+            return self._all(tx, caller, named.in_(sa.select(page.c.key, page.c.model)))
 
     def policies(self, caller: Caller) -> list[RateLimit]:
         """Of models, whoever asks them. Who may not see the account's usage is told of base models alone."""
@@ -87,7 +101,7 @@ class Rates:
         minute, passed = divmod(self._clock(), MINUTE_MS)
         with self._store.transaction() as tx:
             accounts = {*(each.account for each in asking), *(want.name.account for want in wants)}
-            limits = self._of_accounts(tx, accounts)
+            limits = self._of_accounts(tx, accounts, are_locked=True)
             if wants:
                 tx.execute(sa.delete(self._leases).where(self._leases.c.minute < minute - KEPT_MINUTES))
             grants = [self._grant(tx, holder, want, minute, dict(limits)) for want in wants]
@@ -121,16 +135,19 @@ class Rates:
 
     # rows
 
-    def _all(self, tx: sa.Connection, caller: Caller) -> list[RateLimit]:
+    def _all(self, tx: sa.Connection, caller: Caller, *its: sa.ColumnElement[bool]) -> list[RateLimit]:
         found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for (_, key, model, unit), allowed in self._of_accounts(tx, [caller.account]):
+        for (_, key, model, unit), allowed in self._of_accounts(tx, [caller.account], *its):
             found[key, model][unit] = allowed
         return [RateLimit(key=key or None, model=model or None, **units) for (key, model), units in found.items()]
 
-    def _of_accounts(self, tx: sa.Connection, accounts: Iterable[str]) -> list[Limited]:
+    def _of_accounts(
+        self, tx: sa.Connection, accounts: Iterable[str], *its: sa.ColumnElement[bool], are_locked: bool = False
+    ) -> list[Limited]:
         """Locked against who takes of the same at once, where the store has several writers."""
         columns = self._limits.c
-        query = sa.select(self._limits).where(columns.account.in_(sorted(set(accounts)))).with_for_update()
+        query = sa.select(self._limits).where(columns.account.in_(sorted(set(accounts))), *its)
+        query = query.with_for_update() if are_locked else query
         rows = tx.execute(query.order_by(columns.account, columns.key, columns.model, columns.unit))
         return [Limited(RateName(row.account, row.key, row.model, Unit(row.unit)), row.allowed) for row in rows]
 

@@ -98,7 +98,8 @@ class ReplicaRows:
             there = {_identity(each): each for each in self._rows.versions_of(tx, model)}
             wanted = {_identity(each): each for each in source.versions}
             gone = [version for key, version in there.items() if key not in wanted]
-            self._rows.forget(tx, model, gone, now)
+            is_gone = self._rows.versions.c.number.in_([each.number for each in gone])
+            self._rows.forget(tx, model["account"], is_gone, now)
             new = [version for key, version in wanted.items() if key not in there]
             for each in new:
                 row = {field: getattr(each, field) for field in COPIED}

@@ -12,6 +12,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
 from luthier.platform.store import Store
 
@@ -103,18 +104,17 @@ class Roles:
             is_it = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee == of.name)
             tx.execute(sa.delete(self._role_grants).where(columns.account == caller.account, *is_it))
 
-    def show(self, caller: Caller) -> list[Role]:
-        """Those that the caller's user may take, and what they own; all for who may see all grants."""
-        columns = self._roles.c
-        query = sa.select(self._roles).where(columns.account == caller.account).order_by(columns.name)
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Role]:
+        """Those that the caller's user may take, and what they own; all for who may see all grants. By their names."""
         with self._store.reading() as tx:
-            rows = [dict(row) for row in tx.execute(query).mappings()]
-            inherited = self._guard.roles(tx, caller)
-            if not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
-                his = self._access.roles_of(tx, caller.account, caller.user) | inherited
-                rows = [row for row in rows if row["name"] in his or row["owner"] in inherited]
-            counts = self._counts(tx, caller.account)
-            return [_to_role(row, caller, inherited, counts) for row in rows]
+            return self._told(tx, caller, named_page(self._seen(tx, caller), self._roles.c.name, limit, after))
+
+    def get(self, caller: Caller, name: str) -> Role:
+        with self._store.reading() as tx:
+            found = self._told(tx, caller, self._seen(tx, caller).where(self._roles.c.name == name))
+        if not found:
+            raise no_role(name)
+        return found[0]
 
     def find(self, tx: sa.Connection, caller: Caller, name: str, kind: ObjectKind = ObjectKind.ROLE) -> Securable:
         """A role, or a user; NotFound if there is none of that name in the account."""
@@ -146,12 +146,28 @@ class Roles:
         is_its = (owned.c.account == to.account, owned.c[column] == role)
         tx.execute(sa.update(owned).where(*is_its).values({column: to.role}))
 
-    def _counts(self, tx: sa.Connection, account: str) -> dict[tuple[str, str, str], int]:
+    def _seen(self, tx: sa.Connection, caller: Caller) -> sa.Select[Any]:
+        columns = self._roles.c
+        query = sa.select(self._roles).where(columns.account == caller.account)
+        if self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+            return query
+        inherited = self._guard.roles(tx, caller)
+        his = self._access.roles_of(tx, caller.account, caller.user) | inherited
+        return query.where(sa.or_(columns.name.in_(sorted(his)), columns.owner.in_(sorted(inherited))))
+
+    def _told(self, tx: sa.Connection, caller: Caller, query: sa.Select[Any]) -> list[Role]:
+        rows = [dict(row) for row in tx.execute(query).mappings()]
+        counts = self._counts(tx, caller.account, [row["name"] for row in rows])
+        inherited = self._guard.roles(tx, caller)
+        return [_to_role(row, caller, inherited, counts) for row in rows]
+
+    def _counts(self, tx: sa.Connection, account: str, names: list[str]) -> dict[tuple[str, str, str], int]:
         """By (column, name, kind of grantee)."""
         columns = self._role_grants.c
         found: dict[tuple[str, str, str], int] = {}
         for column in (columns.role, columns.grantee):
-            query = sa.select(column, columns.granted_to, sa.func.count()).where(columns.account == account)
+            query = sa.select(column, columns.granted_to, sa.func.count())
+            query = query.where(columns.account == account, column.in_(names))
             for name, kind, count in tx.execute(query.group_by(column, columns.granted_to)):
                 found[column.name, name, kind] = count
         return found

@@ -12,8 +12,8 @@ from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName, quote_if_needed
 from luthier.platform.privileges import Action, Rights, missing
-from luthier.platform.registry.grant_rows import place_of
-from luthier.platform.registry.guard import is_on, securable
+from luthier.platform.registry.grant_rows import Objects, is_among, literals
+from luthier.platform.registry.guard import securable
 from luthier.platform.securables import ObjectKind, Privilege, Securable
 from luthier.platform.store import Store
 
@@ -47,24 +47,26 @@ class ShareRows:
             own[on] = own.get(on, frozenset()) | {Privilege(row["privilege"])}
         return {share: Rights(frozenset(), own) for share, own in held.items()}
 
-    def add(self, tx: sa.Connection, by: Caller, share_id: int, objects: Iterable[Securable], now: int) -> None:
+    def add(self, tx: sa.Connection, by: Caller, share_id: int, on: Objects, now: int) -> None:
         made = {"share_id": share_id, "account": by.account, "granted_by": by.role, "created_on": now}
-        rows = [{**made, **place_of(on), "privilege": Privilege.USAGE.value} for on in objects]
-        self.store.insert_missing(tx, "share_grants", list(rows))
+        row = {**made, "privilege": Privilege.USAGE.value}
+        self.store.copy_missing(tx, "share_grants", on.add_columns(*literals(self.grants, row)))
 
-    def remove(self, tx: sa.Connection, share_id: int, objects: Iterable[Securable]) -> None:
+    def remove(self, tx: sa.Connection, share_id: int, about: Securable, on: Objects) -> None:
         """What lies in a database goes with it."""
         columns = self.grants.c
-        for on in objects:
-            its = columns.database == on.database if on.kind is ObjectKind.DATABASE else is_on(self.grants, on)
-            tx.execute(sa.delete(self.grants).where(columns.share_id == share_id, its))
+        is_all = about.kind is ObjectKind.DATABASE
+        its = columns.database == about.database if is_all else is_among(self.grants, on)
+        tx.execute(sa.delete(self.grants).where(columns.share_id == share_id, its))
 
     def granted(self, tx: sa.Connection, *its: sa.ColumnElement[bool]) -> list[Row]:
-        """With the share's name and account."""
+        return [dict(row) for row in tx.execute(self.given(*its)).mappings()]
+
+    def given(self, *its: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """With the share's name."""
         joined = sa.join(self.grants, self.shares, self.shares.c.id == self.grants.c.share_id)
         name = self.shares.c.name.label("share_name")
-        query = sa.select(self.grants, name).select_from(joined).where(*its).order_by(self.grants.c.id)
-        return [dict(row) for row in tx.execute(query).mappings()]
+        return sa.select(self.grants, name).select_from(joined).where(*its).order_by(self.grants.c.id)
 
     # what an account reaches
 

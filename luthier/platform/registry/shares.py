@@ -111,19 +111,19 @@ class Shares:
         _check_shareable(granted)
         with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
-            objects = self._grants.grantable(tx, caller, granted)
+            objects, num = self._grants.grantable(tx, caller, granted)
             self._check_place(tx, caller, share, granted.on)
             self._rows.add(tx, caller, share["id"], objects, self._clock())
-        return len(objects)
+        return num
 
     def revoke(self, caller: Caller, granted: Granted, name: str) -> int:
         """Of a database with all that is in it."""
         _check_shareable(granted)
         with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
-            objects = self._grants.grantable(tx, caller, granted)
-            self._rows.remove(tx, share["id"], objects)
-        return len(objects)
+            objects, num = self._grants.grantable(tx, caller, granted)
+            self._rows.remove(tx, share["id"], granted.on, objects)
+        return num
 
     def grants(self, caller: Caller, name: str) -> list[Grant]:
         """SHOW GRANTS TO SHARE."""

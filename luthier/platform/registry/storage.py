@@ -61,7 +61,7 @@ class StorageMeter:
         return found
 
     def _size(self, span: Row) -> int:
-        if span["num_bytes"] is not None:
+        if span["until"] is not None and span["num_bytes"] is not None:
             return int(span["num_bytes"])
         if span["sha256"] not in self._sizes and Path(span["path"]).is_dir():
             self._sizes[span["sha256"]] = num_bytes(Path(span["path"]))

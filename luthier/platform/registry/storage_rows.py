@@ -7,6 +7,10 @@ import sqlalchemy as sa
 from luthier.platform.storage import num_bytes
 from luthier.platform.store import Store
 
+Numbers = sa.Select[tuple[int]]
+Digests = sa.Select[tuple[str]]
+"""Of versions, as queries."""
+
 
 class StorageRows:
     """Versions of an account with the same files have one span: from the first of them to the end of the last."""
@@ -17,17 +21,21 @@ class StorageRows:
 
     def begin(self, tx: sa.Connection, account: str, sha256: str, path: str, now: int) -> None:
         """A version has these files; another one may have them already."""
-        row = {"account": account, "sha256": sha256, "path": path, "since": now}
+        size = num_bytes(Path(path)) if Path(path).is_dir() else None
+        row = {"account": account, "sha256": sha256, "path": path, "since": now, "num_bytes": size}
         self._store.insert_missing(tx, "storage_spans", [row])
 
-    def end(self, tx: sa.Connection, account: str, sha256: str, now: int) -> None:
-        """A version that had these files is gone; another one may have them still."""
+    def end(self, tx: sa.Connection, account: str, gone: Numbers, digests: Digests, now: int) -> None:
+        """These versions, with these files, are about to go; others may have the same still."""
         versions, spans = self._versions.c, self.spans.c
         joined = sa.join(self._versions, self._models, versions.model_id == self._models.c.id)
         others = sa.select(versions.number).select_from(joined)
-        if tx.execute(others.where(self._models.c.account == account, versions.sha256 == sha256).limit(1)).first():
-            return
-        is_it = sa.and_(spans.account == account, spans.sha256 == sha256, spans.until.is_(None))
-        for path in tx.execute(sa.select(spans.path).where(is_it)).scalars().all():
-            ended = {"until": now, "num_bytes": num_bytes(Path(path))}
-            tx.execute(sa.update(self.spans).where(is_it).values(**ended))
+        others = others.where(self._models.c.account == account, versions.sha256 == spans.sha256)
+        is_last = ~others.where(versions.number.not_in(gone)).exists()
+        is_open = (spans.account == account, spans.until.is_(None), spans.sha256.in_(digests))
+        ended = sa.update(self.spans).where(*is_open, is_last).values(until=now)
+        rows = tx.execute(ended.returning(spans.id, spans.path, spans.num_bytes)).all()
+        sizes = [{"one": id, "size": num_bytes(Path(path))} for id, path, known in rows if known is None]
+        if sizes:  # begun before they were measured
+            measured = sa.update(self.spans).where(spans.id == sa.bindparam("one"))
+            tx.execute(measured.values(num_bytes=sa.bindparam("size")), sizes)

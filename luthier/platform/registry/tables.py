@@ -1,23 +1,41 @@
 """Verbs on tables of training data."""
 
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.models import TableInfo
-from luthier.platform.names import QualifiedName
+from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import check_no_other, is_named, lies_in, no_table, object_row
+from luthier.platform.registry.objects import (
+    NAME_PARTS,
+    check_no_other,
+    is_behind,
+    is_named,
+    lies_in,
+    name_parts,
+    no_table,
+    object_row,
+)
+from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
+
+
+class Gone(NamedTuple):
+    """A table that was dropped with what it lay in."""
+
+    name: str
+    path: str
 
 
 class Tables:
@@ -55,13 +73,20 @@ class Tables:
             self._grants.begin(tx, caller, Securable.named(ObjectKind.TABLE, name), info.created_on)
         return to_table(dict(old)) if old else None
 
-    def show(self, caller: Caller) -> list[TableInfo]:
-        """Those that the caller may read."""
-        query = sa.select(self._tables).where(self._tables.c.account == caller.account)
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[TableInfo]:
+        """Those that the caller may read, by their folded names."""
+        limit, behind = min(limit, MAX_SHOWN), parse_name(after, "", "") if after is not None else None
+        parts, seen = name_parts(self._tables), list[Row]()
+        query = sa.select(self._tables).where(self._tables.c.account == caller.account).order_by(*parts)
         with self._store.reading() as tx:
-            rows = [dict(row) for row in tx.execute(query.order_by(self._tables.c.display)).mappings()]
-            allowed = self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
-        return [to_table(row) for row in allowed]
+            while len(seen) < limit:
+                some = query.where(is_behind(parts, behind)).limit(MAX_SHOWN)
+                rows = [dict(row) for row in tx.execute(some).mappings()]
+                seen += self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
+                if len(rows) < MAX_SHOWN:
+                    break
+                behind = QualifiedName(*(rows[-1][part] for part in NAME_PARTS))
+        return [to_table(row) for row in seen[:limit]]
 
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""
@@ -71,26 +96,29 @@ class Tables:
                 raise no_table(name)
             return self._drop(tx, caller, name, dict(row))
 
-    def rows_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Row]:
-        query = sa.select(self._tables).where(lies_in(self._tables, caller.account, place))
-        return [dict(row) for row in tx.execute(query).mappings()]
-
-    def remove(self, tx: sa.Connection, caller: Caller, row: Row) -> TableInfo:
-        """Whoever asks: that is decided by then."""
-        self._grants.end(tx, caller.account, securable(ObjectKind.TABLE, row))
-        tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
-        return to_table(row)
+    def remove(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Gone]:
+        """All that lie there, whoever asks, and what is granted on them: that is decided by then."""
+        columns, is_there = self._tables.c, lies_in(self._tables, caller.account, place)
+        gone = sa.delete(self._tables).where(is_there).returning(columns.display, columns.path)
+        return [Gone(*row) for row in tx.execute(gone)]
 
     def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: Row) -> TableInfo:
         table = securable(ObjectKind.TABLE, row)
         self._guard.check(tx, caller, Action.DROP_TABLE, table, lambda: no_table(name))
-        return self.remove(tx, caller, row)
+        self._grants.end(tx, caller.account, table)
+        tx.execute(sa.delete(self._tables).where(self._tables.c.id == row["id"]))
+        return to_table(row)
 
     def _check_place(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         self._guard.check(tx, caller, Action.CREATE_TABLE, in_schema(name))
         self._shares.check_own(tx, caller.account, name.database)
         self._places.check_there(tx, caller.account, in_schema(name))
         check_no_other(tx, self._views, ObjectKind.VIEW, caller, name)
+
+
+def all_tables(tables: Tables, caller: Caller) -> list[TableInfo]:
+    """What a statement may name."""
+    return all_pages(lambda limit, after: tables.show(caller, limit, after), lambda table: table.name, sys.maxsize)
 
 
 def to_table(row: Row) -> TableInfo:

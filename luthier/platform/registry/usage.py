@@ -9,12 +9,15 @@ from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.ledger import COUNTS, GroupBy, group_key, seen_usage
+from luthier.platform.registry.ledger import COUNTS, HOUR_MS, GroupBy, group_key, seen_usage
 from luthier.platform.store import Store
 
 SUMS = (*COUNTS, "stored_bytes")
+FOREVER_MS = 2**62
 MAX_PAGE = 10_000
 """Records of one call: a page takes the registry about a tenth of a second."""
+MAX_PART = 20_000
+"""Records that one call adds up, where the sums may be as many."""
 
 
 class Selection(Frozen):
@@ -25,35 +28,66 @@ class Selection(Frozen):
     """Empty: by all."""
     but: tuple[str, ...] = ()
     since: int = 0
-    until: int = 2**62
+    until: int = FOREVER_MS
+
+    @property
+    def has_whole_hours(self) -> bool:
+        """And all records in them, so that the sums are kept."""
+        is_whole = self.since % HOUR_MS == 0 and (self.until % HOUR_MS == 0 or self.until >= FOREVER_MS)
+        return is_whole and not self.functions and not self.but
 
 
 class UsageReader:
     """Of the caller's own account, always, and there what he may see."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self._usage, self._guard = store, store.table("usage"), Guard(store)
+        self._store, self._guard = store, Guard(store)
+        self._usage, self._hours = store.table("usage"), store.table("usage_hours")
 
     def sums(self, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> list[dict[str, Any]]:
         """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
-        keys = [group_key(self._usage, name) for name in group_by]
-        sums = [sa.func.sum(self._usage.c[name]).label(name) for name in SUMS]
-        query = sa.select(*keys, sa.func.count().label("records"), *sums).where(*self._chosen(caller, of))
+        by_hour = of.has_whole_hours and {"hour", "day"}.issuperset(group_by)
+        usage = self._hours if by_hour else self._usage
+        return self._sums(usage, self._chosen(caller, of, usage), group_by)
+
+    def _sums(
+        self, usage: sa.Table, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[GroupBy]
+    ) -> list[dict[str, Any]]:
+        keys = [group_key(usage, name) for name in group_by]
+        sums = [sa.func.sum(usage.c[name]).label(name) for name in SUMS]
+        records = sa.func.sum(usage.c.records) if usage is self._hours else sa.func.count()
+        query = sa.select(*keys, records.label("records"), *sums).where(*chosen)
         rows = self._store.rows(query.group_by(*group_by).order_by(*group_by))
-        return [{**row, **{name: int(row[name]) for name in SUMS}} for row in rows if row["records"]]
+        return [{**row, **{name: int(row[name]) for name in ("records", *SUMS)}} for row in rows if row["records"]]
+
+    def part(
+        self, caller: Caller, group_by: Sequence[GroupBy], of: Selection, after: int = 0
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """Sums of so many records behind a number, and the number behind which the next part begins, if there is one.
+
+        What is grouped may be in two parts.
+        """
+        columns, chosen = self._usage.c, self._chosen(caller, of, self._usage)
+        some = sa.select(columns.id).where(*chosen, columns.id > after).order_by(columns.id).limit(MAX_PART).subquery()
+        with self._store.reading() as tx:
+            num, last = tx.execute(sa.select(sa.func.count(), sa.func.max(some.c.id)).select_from(some)).one()
+        if not num:
+            return [], None
+        sums = self._sums(self._usage, [*chosen, columns.id > after, columns.id <= last], group_by)
+        return sums, last if num == MAX_PART else None
 
     def page(
         self, caller: Caller, of: Selection, after: int = 0, limit: int = MAX_PAGE
     ) -> list[tuple[int, UsageRecord]]:
         """Records with their numbers, in the order in which they came; those behind a number."""
         columns = self._usage.c
-        query = sa.select(self._usage).where(*self._chosen(caller, of), columns.id > after)
+        query = sa.select(self._usage).where(*self._chosen(caller, of, self._usage), columns.id > after)
         rows = self._store.rows(query.order_by(columns.id).limit(min(limit, MAX_PAGE)))
         return [(row.pop("id"), UsageRecord(**row)) for row in rows]
 
-    def _chosen(self, caller: Caller, of: Selection) -> list[sa.ColumnElement[bool]]:
-        columns = self._usage.c
-        seen = seen_usage(self._store, self._guard, caller)
+    def _chosen(self, caller: Caller, of: Selection, usage: sa.Table) -> list[sa.ColumnElement[bool]]:
+        columns = usage.c
+        seen = seen_usage(self._store, self._guard, caller, usage.name)
         chosen = [seen, columns.time >= of.since, columns.time < of.until]
         if of.kind:
             chosen.append(columns.kind == of.kind.value)
@@ -62,6 +96,14 @@ class UsageReader:
         if of.but:
             chosen.append(columns.function.not_in(of.but))
         return chosen
+
+
+def sums_of(usage: UsageReader, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> Iterator[dict[str, Any]]:
+    """By parts: the same group may come more than once."""
+    after: int | None = 0
+    while after is not None:
+        sums, after = usage.part(caller, group_by, of, after)
+        yield from sums
 
 
 def records_of(usage: UsageReader, caller: Caller, of: Selection) -> Iterator[UsageRecord]:

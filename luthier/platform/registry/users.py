@@ -1,6 +1,7 @@
 """Verbs on users: made, dropped, shown."""
 
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -9,6 +10,7 @@ from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.registry.roles import Roles, no_user
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
@@ -60,13 +62,27 @@ class Users:
             is_he = (self._users.c.account == caller.account, self._users.c.name == name)
             tx.execute(sa.delete(self._users).where(*is_he))
 
-    def show(self, caller: Caller) -> list[User]:
-        """Oneself, and those that one's roles own; all for who may see all grants."""
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[User]:
+        """Oneself, and those that one's roles own; all for who may see all grants. By their names."""
+        with self._store.reading() as tx:
+            page = named_page(self._seen(tx, caller), self._users.c.name, limit, after)
+            return [_to_user(dict(row)) for row in tx.execute(page).mappings()]
+
+    def get(self, caller: Caller, name: str) -> User:
+        with self._store.reading() as tx:
+            row = tx.execute(self._seen(tx, caller).where(self._users.c.name == name)).mappings().first()
+        if row is None:
+            raise no_user(name)
+        return _to_user(dict(row))
+
+    def _seen(self, tx: sa.Connection, caller: Caller) -> sa.Select[Any]:
         columns = self._users.c
         query = sa.select(self._users).where(columns.account == caller.account)
-        with self._store.reading() as tx:
-            if not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
-                roles = sorted(self._guard.roles(tx, caller))
-                query = query.where(sa.or_(columns.name == caller.user, columns.owner.in_(roles)))
-            rows = tx.execute(query.order_by(columns.name)).mappings()
-            return [User(**{field: row[field] for field in User.model_fields}) for row in rows]
+        if self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+            return query
+        roles = sorted(self._guard.roles(tx, caller))
+        return query.where(sa.or_(columns.name == caller.user, columns.owner.in_(roles)))
+
+
+def _to_user(row: dict[str, Any]) -> User:
+    return User(**{field: row[field] for field in User.model_fields})

@@ -3,7 +3,7 @@
 Every change is a row that stays, also when the model is dropped.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.again import each
 from luthier.platform.registry.model_rows import ModelRows, Row, name_of
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 from luthier.platform.versions import Wanted
@@ -72,16 +73,19 @@ class Versions:
         """Another one after each change to whom keys let in, what names mean or who may ask them. Costs no query."""
         return self._store.epoch
 
-    def history(self, caller: Caller, name: QualifiedName) -> list[Change]:
-        """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did."""
+    def history(self, caller: Caller, name: QualifiedName, limit: int = MAX_SHOWN, after: int = 0) -> list[Change]:
+        """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did.
+
+        From behind a change's id.
+        """
         changes = self._rows.changes
         with self._store.reading() as tx:
             mine = self._rows.guard.made(tx, caller, Action.READ_HISTORY, ObjectKind.HISTORY, changes)
             if self._rows.is_seen(tx, caller, name):
                 self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
                 mine = changes.c.account == caller.account
-            its = sa.select(changes).where(mine, changes.c.model == name.dotted)
-            rows = tx.execute(its.order_by(changes.c.id)).mappings().all()
+            its = sa.select(changes).where(mine, changes.c.model == name.dotted, changes.c.id > after)
+            rows = tx.execute(its.order_by(changes.c.id).limit(min(limit, MAX_SHOWN))).mappings().all()
         return [Change(**{field: row[field] for field in Change.model_fields}) for row in rows]
 
     def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
@@ -172,6 +176,10 @@ class Versions:
             time=self._clock(), user=caller.user, role=caller.role, verb=verb, version=version, detail=detail
         )
         return self._rows.note(tx, caller, model, change, **chain)
+
+    def note_dropped(self, tx: sa.Connection, caller: Caller, names: Iterable[QualifiedName]) -> None:
+        change = Change(time=self._clock(), user=caller.user, role=caller.role, verb="DROP", version=None, detail="")
+        self._rows.note_all(tx, caller, names, change)
 
     def _end_canary(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
         self.note(tx, caller, model, "END_CANARY", model["canary_version"])

@@ -84,19 +84,15 @@ class Views:
                 raise no_view(name)
             self._drop(tx, caller, name, row)
 
-    def rows_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Row]:
-        query = sa.select(self._rows.views).where(lies_in(self._rows.views, caller.account, place))
-        return [dict(row) for row in tx.execute(query).mappings()]
-
-    def remove(self, tx: sa.Connection, caller: Caller, row: Row) -> None:
-        """Whoever asks: that is decided by then."""
-        self._grants.end(tx, caller.account, securable(ObjectKind.VIEW, row))
-        tx.execute(sa.delete(self._rows.views).where(self._rows.views.c.id == row["id"]))
+    def remove(self, tx: sa.Connection, caller: Caller, place: Securable) -> None:
+        """All that lie there, whoever asks, and what is granted on them: that is decided by then."""
+        tx.execute(sa.delete(self._rows.views).where(lies_in(self._rows.views, caller.account, place)))
 
     def _drop(self, tx: sa.Connection, caller: Caller, name: QualifiedName, row: Row) -> None:
         about = securable(ObjectKind.VIEW, row)
         self._guard.check(tx, caller, Action.DROP_VIEW, about, lambda: no_view(name))
-        self.remove(tx, caller, row)
+        self._grants.end(tx, caller.account, about)
+        tx.execute(sa.delete(self._rows.views).where(self._rows.views.c.id == row["id"]))
 
     def _check_place(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> None:
         self._guard.check(tx, caller, Action.CREATE_VIEW, in_schema(name))

@@ -13,6 +13,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.notices import Notices
 from luthier.platform.registry.outbox import Outbox
+from luthier.platform.registry.paging import numbered_page
 from luthier.platform.store import Store
 from luthier.platform.webhooks import (
     MAX_TESTS,
@@ -79,13 +80,14 @@ class Webhooks:
                 self._notices.put(tx, notice, only=id)
         return notice
 
-    def notices(self, caller: Caller, limit: int = 100) -> list[NoticeInfo]:
-        """Newest first, and how far each has come."""
+    def notices(self, caller: Caller, limit: int = 100, after: str | None = None) -> list[NoticeInfo]:
+        """Newest first, and how far each has come; from behind a notice's id."""
         columns, told = self._told.c, defaultdict(list)
         query = sa.select(self._told).where(columns.account == caller.account)
         with self._store.reading() as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
-            rows = tx.execute(query.order_by(columns.number.desc()).limit(limit)).mappings().all()
+            page = numbered_page(tx, query, columns.number, columns.id, limit, after)
+            rows = tx.execute(page).mappings().all()
             ids = [row["id"] for row in rows]
             for row in tx.execute(sa.select(self._deliveries).where(self._deliveries.c.notice.in_(ids))).mappings():
                 told[row["notice"]].append(_fields(DeliveryState, dict(row)))

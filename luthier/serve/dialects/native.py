@@ -23,6 +23,7 @@ from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 from luthier.platform.registry.audit import Time
 from luthier.platform.registry.ledger import GroupBy
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.registry.usage import MAX_PAGE, Selection
 from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, ReplicateModel, RetuneModel, RunSql, native_description
@@ -46,6 +47,7 @@ from luthier.serve.dialects import (
     native_webhooks,
 )
 from luthier.serve.dialects.snowflake_sql import run_sql
+from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
@@ -56,7 +58,6 @@ v1 = APIRouter(prefix="/luthier/v1")
 
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 Groups = Annotated[list[GroupBy] | None, Query()]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @dataclass
@@ -108,7 +109,9 @@ def retune_model(
 
 
 @v1.get("/jobs")
-def show_jobs(caller: CallerOf, services: ServicesOf, before: str | None = None, limit: Limit = 1000) -> dict[str, Any]:
+def show_jobs(
+    caller: CallerOf, services: ServicesOf, before: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
     """FINETUNE('SHOW'), newest first; `next` is the `before` of the next page."""
     jobs = services.finetune.show(caller, limit, before)
     more = {"next": jobs[-1].id} if len(jobs) == limit else {}
@@ -140,8 +143,12 @@ async def upload_table(
 
 
 @v1.get("/tables")
-def list_tables(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return {"tables": [table.model_dump(exclude={"path"}) for table in services.registry.tables.show(caller)]}
+def list_tables(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
+    """By their names."""
+    tables = services.registry.tables.show(caller, limit, after)
+    return paged("tables", tables, limit, lambda table: table.name, lambda table: table.model_dump(exclude={"path"}))
 
 
 @v1.delete(f"/tables/{NAME}")
@@ -173,7 +180,7 @@ async def import_model(
 
 @v1.get("/models")
 def list_models(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = 1000
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
 ) -> dict[str, Any]:
     """By their names; `next` is the `after` of the next page."""
     models = services.registry.models.show(caller, limit, after)

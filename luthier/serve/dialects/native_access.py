@@ -1,14 +1,19 @@
 """The native API on who may do what: /luthier/v1/accounts, /users, /roles, /grants, /parameters."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 
 from luthier.errors import InvalidInput
-from luthier.platform.access import KEY_PREFIX, hash_key, new_key
+from luthier.platform.access import KEY_PREFIX, Caller, hash_key, new_key
 from luthier.platform.frozen import Frozen
 from luthier.platform.registry.accounts import AccountKey
+from luthier.platform.registry.grants import Grant, RoleGrant
+from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.registry.roles import Role
+from luthier.platform.registry.users import User
 from luthier.platform.securables import (
     Granted,
     ObjectKind,
@@ -21,6 +26,7 @@ from luthier.platform.securables import (
     user_key,
 )
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
@@ -116,12 +122,16 @@ def create_user(request: Request, body: NewUser, caller: CallerOf, services: Ser
     request.state.object = ("user", user_key(body.name))
     name, role = user_key(body.name), role_key(body.default_role) if body.default_role else None
     services.registry.users.create(caller, name, role, body.comment)
-    return next(each.model_dump() for each in services.registry.users.show(caller) if each.name == name)
+    return services.registry.users.get(caller, name).model_dump()
 
 
 @routes.get("/users")
-def list_users(caller: CallerOf, services: ServicesOf) -> Rows:
-    return {"users": [each.model_dump() for each in services.registry.users.show(caller)]}
+def list_users(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
+    """By their names."""
+    users = services.registry.users.show(caller, limit, after)
+    return paged("users", users, limit, lambda user: user.name, User.model_dump)
 
 
 @routes.delete(f"/users/{NAME}")
@@ -137,12 +147,16 @@ def create_role(request: Request, body: NewRole, caller: CallerOf, services: Ser
     request.state.object = ("role", role_key(body.name))
     name = role_key(body.name)
     services.registry.roles.create(caller, name, body.comment)
-    return next(each.model_dump() for each in services.registry.roles.show(caller) if each.name == name)
+    return services.registry.roles.get(caller, name).model_dump()
 
 
 @routes.get("/roles")
-def list_roles(caller: CallerOf, services: ServicesOf) -> Rows:
-    return {"roles": [each.model_dump() for each in services.registry.roles.show(caller)]}
+def list_roles(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
+    """By their names."""
+    roles = services.registry.roles.show(caller, limit, after)
+    return paged("roles", roles, limit, lambda role: role.name, Role.model_dump)
 
 
 @routes.delete(f"/roles/{NAME}")
@@ -171,18 +185,16 @@ def revoke_role(request: Request, name: str, body: Member, caller: CallerOf, ser
 
 
 @routes.get("/grants")
-def show_grants(caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, Depends()]) -> Rows:
+def show_grants(
+    caller: CallerOf,
+    services: ServicesOf,
+    shown: Annotated[Shown, Depends()],
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Limit = MAX_SHOWN,
+) -> dict[str, Any]:
     """SHOW GRANTS; without a question, the roles of the caller's user."""
-    grants, database = services.registry.grants, services.settings.database
-    if shown.to_role:
-        return _told(grants.to_role(caller, role_key(shown.to_role)))
-    if shown.of_role:
-        return _told(grants.of_role(caller, role_key(shown.of_role)))
-    if shown.future_in:
-        return _told(grants.future(caller, parse_in_schema(ObjectKind.SCHEMA, shown.future_in, database)))
-    if shown.kind:
-        return _told(grants.on(caller, _securable(services, shown.kind, shown.name)))
-    return _told(grants.to_user(caller, user_key(shown.to_user) if shown.to_user else caller.user))
+    rows = _shown(services, caller, shown, limit, after)
+    return paged("grants", rows, limit, lambda _last: str(after + limit), lambda row: row.model_dump())
 
 
 @routes.post("/grants")
@@ -216,5 +228,14 @@ def _securable(services: Services, kind: ObjectKind, name: str) -> Securable:
     return parse_securable(kind, name, services.settings.database, services.settings.schema_name)
 
 
-def _told(rows: list[Any]) -> Rows:
-    return {"grants": [row.model_dump() for row in rows]}
+def _shown(services: Services, caller: Caller, shown: Shown, *page: int) -> Sequence[Grant | RoleGrant]:
+    grants, database = services.registry.grants, services.settings.database
+    if shown.to_role:
+        return grants.to_role(caller, role_key(shown.to_role), *page)
+    if shown.of_role:
+        return grants.of_role(caller, role_key(shown.of_role), *page)
+    if shown.future_in:
+        return grants.future(caller, parse_in_schema(ObjectKind.SCHEMA, shown.future_in, database), *page)
+    if shown.kind:
+        return grants.on(caller, _securable(services, shown.kind, shown.name), *page)
+    return grants.to_user(caller, user_key(shown.to_user) if shown.to_user else caller.user, *page)

@@ -5,11 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from pydantic import AfterValidator, Field, field_validator
 
-from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp
+from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import to_credits, to_ucr
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 
 routes = APIRouter()
@@ -43,9 +45,16 @@ def show_credits(caller: CallerOf, services: ServicesOf, account: str | None = N
 
 
 @routes.get("/credits/topups")
-def show_topups(caller: CallerOf, services: ServicesOf, account: str | None = None) -> dict[str, Any]:
+def show_topups(
+    caller: CallerOf,
+    services: ServicesOf,
+    account: str | None = None,
+    after: str | None = None,
+    limit: Limit = MAX_SHOWN,
+) -> dict[str, Any]:
     """Newest first."""
-    return {"topups": [_topup_told(each) for each in services.registry.credits.topups(caller, account)]}
+    topups = services.registry.credits.topups(caller, account, limit, after)
+    return paged("topups", topups, limit, lambda topup: topup.key, _topup_told)
 
 
 @routes.post("/credits/topups", status_code=201)
@@ -90,9 +99,12 @@ class BudgetBody(Frozen):
 
 
 @routes.get("/credits/budgets")
-def show_budgets(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def show_budgets(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
     """Of the account's roles, users and keys."""
-    return {"budgets": [_budget_told(each) for each in services.registry.budgets.show(caller)]}
+    budgets = services.registry.budgets.show(caller, limit, after)
+    return paged("budgets", budgets, limit, lambda budget: budget_scope(budget.kind, budget.name), _budget_told)
 
 
 @routes.put(BUDGET)

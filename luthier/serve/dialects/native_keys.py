@@ -12,12 +12,15 @@ from luthier.platform.keys import (
     DEFAULT_GRACE_S,
     MAX_GRACE_S,
     Endpoint,
+    KeyInfo,
     NewKey,
     Scope,
     ends_by,
     new_key_id,
 )
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 from luthier.serve.services import Services
 
 routes = APIRouter(prefix="/keys")
@@ -66,9 +69,12 @@ def create_key(request: Request, body: CreateKey, caller: CallerOf, services: Se
 
 
 @routes.get("")
-def list_keys(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def list_keys(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
     """Of the account for its admin, else the caller's own; newest first."""
-    return {"keys": [key.model_dump() for key in services.registry.keys.show(caller)]}
+    keys = services.registry.keys.show(caller, limit, after)
+    return paged("keys", keys, limit, lambda key: key.id, KeyInfo.model_dump)
 
 
 @routes.delete("/{key_id}")

@@ -6,17 +6,23 @@ from fastapi import APIRouter, Request
 
 from luthier.platform.access import Caller
 from luthier.platform.rates import RateLimit
+from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.registry.rates import place_of
 from luthier.platform.versions import parse_model
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 from luthier.serve.services import Services
 
 routes = APIRouter(prefix="/limits")
 
 
 @routes.get("")
-def list_limits(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def list_limits(
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
     """Of the account's keys and models."""
-    return {"limits": [limit.model_dump() for limit in services.registry.rates.show(caller)]}
+    limits = services.registry.rates.show(caller, limit, after)
+    return paged("limits", limits, limit, place_of, RateLimit.model_dump)
 
 
 @routes.put("")

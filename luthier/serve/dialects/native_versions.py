@@ -9,11 +9,13 @@ from fastapi import APIRouter
 from luthier.errors import Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.models import Model, ModelVersion
+from luthier.platform.models import Change, Model, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.options import Method
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_model, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
@@ -57,10 +59,12 @@ def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str
 
 
 @routes.get(f"/models/{NAME}/history")
-def show_history(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def show_history(
+    name: str, caller: CallerOf, services: ServicesOf, after: int = 0, limit: Limit = MAX_SHOWN
+) -> dict[str, Any]:
     """Who changed what the name means, and when; oldest first."""
-    changes = services.registry.versions.history(caller, _model(services, name))
-    return {"history": [change.model_dump() for change in changes]}
+    changes = services.registry.versions.history(caller, _model(services, name), limit, after)
+    return paged("history", changes, limit, lambda change: str(change.id), Change.model_dump)
 
 
 @routes.post(f"/models/{NAME}/promote")

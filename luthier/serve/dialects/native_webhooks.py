@@ -2,15 +2,16 @@
 
 import uuid
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import Field
 
 from luthier.platform.addresses import Addresses
 from luthier.platform.frozen import Frozen
 from luthier.platform.webhooks import NoticeType, new_webhook_id
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Limit, paged
 
 routes = APIRouter(prefix="/webhooks")
 
@@ -52,8 +53,8 @@ def test_webhook(webhook_id: str, caller: CallerOf, services: ServicesOf) -> dic
 
 @routes.get("/notices")
 def list_notices(
-    caller: CallerOf, services: ServicesOf, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = 100
 ) -> dict[str, Any]:
     """Newest first, and how far each has come on its way to each webhook."""
-    notices = services.registry.webhooks.notices(caller, limit)
-    return {"notices": [each.model_dump(mode="json") for each in notices]}
+    notices = services.registry.webhooks.notices(caller, limit, after)
+    return paged("notices", notices, limit, lambda notice: notice.id, lambda notice: notice.model_dump(mode="json"))

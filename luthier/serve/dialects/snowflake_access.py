@@ -6,6 +6,7 @@ USERS, CORTEX_MODELS_ALLOWLIST.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow as pa
 from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
+from luthier.platform.registry.paging import MAX_SHOWN, Shown, all_pages
 from luthier.platform.securables import (
     IN_SCHEMA,
     Granted,
@@ -33,6 +35,7 @@ from luthier.serve.dialects.snowflake_statements import (
     IF_NOT_EXISTS,
     LIKE,
     LIMIT,
+    MAX_ROWS,
     NAME,
     STARTS,
     TEXT,
@@ -41,6 +44,7 @@ from luthier.serve.dialects.snowflake_statements import (
     created,
     done,
     dropped,
+    most_rows,
     pattern,
     text_of,
 )
@@ -142,32 +146,36 @@ def _no_grant_option(_services: Services, _caller: Caller, _found: "re.Match[str
 
 
 def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    grants, words = services.registry.grants, found.groupdict()
+    grants, words, most = services.registry.grants, found.groupdict(), most_rows(found)
     if role := words["to_role"]:
-        return table(GRANTS, grants.to_role(caller, role_key(role)))
+        return table(GRANTS, _all(most, partial(grants.to_role, caller, role_key(role))))
     if role := words["of_role"]:
-        return table(ROLE_GRANTS, grants.of_role(caller, role_key(role)))
+        return table(ROLE_GRANTS, _all(most, partial(grants.of_role, caller, role_key(role))))
     if kind := words["kind"]:
-        return table(GRANTS, grants.on(caller, _securable(services, _kind(kind), words["name"] or "")))
+        on = _securable(services, _kind(kind), words["name"] or "")
+        return table(GRANTS, _all(most, partial(grants.on, caller, on)))
     user = words["to_user"]
-    return table(ROLE_GRANTS, grants.to_user(caller, user_key(user) if user else caller.user))
+    return table(ROLE_GRANTS, _all(most, partial(grants.to_user, caller, user_key(user) if user else caller.user)))
 
 
 def _show_future_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     schema = _securable(services, ObjectKind.SCHEMA, found["name"])
-    rows = [each.model_dump() for each in services.registry.grants.future(caller, schema)]
+    rows = [each.model_dump() for each in _all(MAX_ROWS, partial(services.registry.grants.future, caller, schema))]
     renamed = [{**row, "grant_on": row["granted_on"], "grant_to": row["granted_to"]} for row in rows]
     return pa.Table.from_pylist(renamed, FUTURE_GRANTS)
 
 
-def _show_roles(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
-    users = {user.name: user.default_role for user in services.registry.users.show(caller)}
-    rows = [each.model_dump() for each in services.registry.roles.show(caller)]
-    return pa.Table.from_pylist([{**row, "is_default": row["name"] == users.get(caller.user)} for row in rows], ROLES)
+def _show_roles(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    default, roles = services.registry.users.get(caller, caller.user).default_role, services.registry.roles
+    shown = all_pages(lambda limit, after: roles.show(caller, limit, after), lambda role: role.name, most_rows(found))
+    rows = [{**each.model_dump(), "is_default": each.name == default} for each in shown]
+    return pa.Table.from_pylist(rows, ROLES)
 
 
-def _show_users(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
-    rows = [each.model_dump() for each in services.registry.users.show(caller)]
+def _show_users(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    users = services.registry.users
+    shown = all_pages(lambda limit, after: users.show(caller, limit, after), lambda user: user.name, most_rows(found))
+    rows = [each.model_dump() for each in shown]
     names = ("login_name", "display_name")
     return pa.Table.from_pylist(
         [{**row, **dict.fromkeys(names, row["name"]), "disabled": False} for row in rows], USERS
@@ -187,6 +195,17 @@ def _unset_parameter(services: Services, caller: Caller, found: "re.Match[str]")
 def _show_parameters(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
     rows = [{"key": key, "value": value} for key, value in services.registry.accounts.parameters(caller).items()]
     return pa.Table.from_pylist(rows, PARAMETERS)
+
+
+def _all(most: int, show: Callable[[int, int], Sequence[Shown]]) -> list[Shown]:
+    """Page by page, at most so many."""
+    rows: list[Shown] = []
+    while len(rows) < most:
+        page = show(min(most - len(rows), MAX_SHOWN), len(rows))
+        rows += page
+        if len(page) < MAX_SHOWN:
+            break
+    return rows
 
 
 def _securable(services: Services, kind: ObjectKind, name: str) -> Securable:

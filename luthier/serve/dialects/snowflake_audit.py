@@ -1,13 +1,15 @@
 """SNOWFLAKE.ACCOUNT_USAGE.LUTHIER_AUDIT_HISTORY: the audit as a view. The name is ours: Snowflake's fit none."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from luthier.platform.access import Caller
-from luthier.platform.audit import AuditRow
 from luthier.platform.registry.audit import MAX_PAGE, Search
+from luthier.platform.sql_times import FOREVER_MS, Times
+from luthier.serve.dialects.view_files import FileView, Row, by_time
 from luthier.serve.services import Services
 
-AUDIT_VIEW = "SNOWFLAKE.ACCOUNT_USAGE.LUTHIER_AUDIT_HISTORY"
 COLUMNS = {
     "EVENT_NUMBER": ("number", pa.int64()),
     "EVENT_TIME": ("time", pa.timestamp("ms", tz="UTC")),
@@ -27,21 +29,21 @@ COLUMNS = {
 }
 
 
-def audit_views(services: Services, caller: Caller, text: str) -> dict[str, pa.Table]:
-    """The view, where the statement names it."""
-    if AUDIT_VIEW.rpartition(".")[2] not in text.upper():
-        return {}
-    rows = _all(services, caller)
-    columns = {name: pa.array([getattr(row, field) for row in rows], kind) for name, (field, kind) in COLUMNS.items()}
-    return {AUDIT_VIEW: pa.table(columns)}
-
-
-def _all(services: Services, caller: Caller) -> list[AuditRow]:
+def _rows(services: Services, caller: Caller, times: Times) -> Iterator[Row]:
     """Newest first."""
-    rows: list[AuditRow] = []
+    search = Search(since=max(0, times.since), until=max(0, min(times.until, FOREVER_MS)), limit=MAX_PAGE)
     while True:
-        before = rows[-1].number if rows else None
-        page = services.registry.audit.show(caller, Search(before=before, limit=MAX_PAGE))
-        rows += page
+        page = services.registry.audit.show(caller, search)
+        for row in page:
+            yield {name: getattr(row, field) for name, (field, _) in COLUMNS.items()}
         if len(page) < MAX_PAGE:
-            return rows
+            return
+        search = search.model_copy(update={"before": page[-1].number})
+
+
+AUDIT_VIEW = FileView(
+    kept=pa.schema([(name, kind) for name, (_, kind) in COLUMNS.items()]),
+    rows=_rows,
+    times=("EVENT_TIME",),
+    narrow=by_time("EVENT_TIME"),
+)

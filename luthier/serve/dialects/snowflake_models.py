@@ -26,15 +26,13 @@ from luthier.serve.dialects.snowflake_statements import (
     Answer,
     columns,
     done,
+    most_rows,
     pattern,
 )
 from luthier.serve.services import Services
 
 OBJECT = f"(?P<model>{NAME})"
 VERSION = rf"(?P<version>{IDENTIFIER})"
-MAX_SHOWN = 10_000
-"""Rows of a SHOW, as in Snowflake."""
-
 
 MODELS = columns(
     *("created_on", "name", "model_type", "database_name", "schema_name"),
@@ -47,9 +45,9 @@ VERSIONS = columns(
 )
 
 
-def _show_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+def _show_models(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     rows = []
-    models = list(all_models(services.registry.models, caller, MAX_SHOWN))
+    models = all_models(services.registry.models, caller, most_rows(found))
     numbers = services.registry.versions.numbers([model for model in models if not model.origin])
     for model in models:
         name = parse_name(model.model, "", "")

@@ -28,14 +28,12 @@ from luthier.serve.dialects import (
     snowflake_shares,
     snowflake_views,
 )
-from luthier.serve.dialects.snowflake_audit import audit_views
-from luthier.serve.dialects.snowflake_limits import limit_views
+from luthier.serve.dialects.account_usage import account_usage
 from luthier.serve.dialects.snowflake_statements import Statements, answered
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
-from luthier.serve.dialects.usage_views import usage_views
 from luthier.serve.services import Services
 
 TIMEOUT_SECONDS = 3600.0
@@ -80,17 +78,10 @@ def _run(text: str, statement: Statement) -> pa.Table:
     _let_in(text, statement)
     if (answer := answered(STATEMENTS, services, caller, text)) is not None:
         return answer
-    held = {}
-    if "ACCOUNT_USAGE" in text.upper():
-        statement.session.check(Endpoint.USAGE, False)
-        held = usage_views(services.registry.usage, caller, text)
-        audit = audit_views(services, caller, text)
-        if audit:
-            statement.session.check(Endpoint.ADMIN, False)
-        held |= audit | limit_views(services, caller, text)
-    extras = {"functions": _functions(statement, text), "held": held, "timeout_seconds": TIMEOUT_SECONDS}
-    with open_engine(services.settings, services.registry, caller, text, **extras) as engine:
-        return engine.table(text)
+    with account_usage(services, statement.session, text) as usage:
+        extras = {"functions": _functions(statement, text), "held": usage.views, "timeout_seconds": TIMEOUT_SECONDS}
+        with open_engine(services.settings, services.registry, caller, text, more=usage.files, **extras) as engine:
+            return engine.table(text)
 
 
 def _let_in(text: str, statement: Statement) -> None:

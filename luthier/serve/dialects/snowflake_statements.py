@@ -14,6 +14,8 @@ from luthier.platform.names import fold, parse_schema
 from luthier.platform.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
 
+MAX_ROWS = 10_000
+"""Of a SHOW, as in Snowflake."""
 IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
 TEXT = r"'(?:[^']|'')*'"
@@ -69,6 +71,14 @@ def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> 
     if limit := words.get("limit"):
         rows = rows[: int(limit)]
     return pa.Table.from_pylist(rows, table.schema)
+
+
+def most_rows(found: "re.Match[str]") -> int:
+    """That a SHOW needs: what its LIMIT says, where nothing else leaves some of them out."""
+    words = found.groupdict()
+    if words["limit"] is None or any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "after")):
+        return MAX_ROWS
+    return min(int(words["limit"]), MAX_ROWS)
 
 
 def _like(written: str) -> "re.Pattern[str]":

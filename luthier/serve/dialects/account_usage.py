@@ -1,0 +1,57 @@
+"""SNOWFLAKE.ACCOUNT_USAGE: what a statement names of it, opened for the engine."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from luthier.platform.keys import Endpoint, Session
+from luthier.platform.sql_engine import TableFile
+from luthier.platform.storage import Storage
+from luthier.serve.dialects.snowflake_audit import AUDIT_VIEW
+from luthier.serve.dialects.snowflake_limits import limit_views
+from luthier.serve.dialects.usage_files import FILE_VIEWS
+from luthier.serve.dialects.usage_views import VIEWS
+from luthier.serve.dialects.view_files import SCHEMA
+from luthier.serve.services import Services
+
+AUDIT = "LUTHIER_AUDIT_HISTORY"
+FILES = {**FILE_VIEWS, AUDIT: AUDIT_VIEW}
+
+
+class Opened(NamedTuple):
+    views: dict[str, pa.Table]
+    files: list[TableFile]
+    """There until the statement ends."""
+
+
+@contextmanager
+def account_usage(services: Services, session: Session, statement: str) -> Iterator[Opened]:
+    """Of a schema of which it names no view, all without rows: so the error can say which one may have been meant."""
+    words, caller = set(re.findall(r"\w+", statement.upper())), session.caller
+    if "ACCOUNT_USAGE" not in words:
+        yield Opened({}, [])
+        return
+    session.check(Endpoint.USAGE, False)
+    if AUDIT in words:
+        session.check(Endpoint.ADMIN, False)
+    views = {name: view.table(services.registry.usage, caller) for name, view in VIEWS.items() if name in words}
+    if words.isdisjoint((*VIEWS, *FILES)):
+        views = {name: pa.table({"none": pa.array([], pa.string())}) for name in (*VIEWS, *FILES)}
+    with _folder(services) as folder:
+        files = [view.write(services, caller, name, statement, folder) for name, view in FILES.items() if name in words]
+        shown = {f"{SCHEMA}.{name}": table for name, table in views.items()}
+        yield Opened(shown | limit_views(services, caller, statement), files)
+
+
+@contextmanager
+def _folder(services: Services) -> Iterator[Path]:
+    """On a disk that has room, and what a gateway leaves there when it is killed is swept."""
+    uploads = Storage(services.settings.storage).uploads
+    uploads.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="views-", dir=uploads) as folder:
+        yield Path(folder)
