@@ -4,13 +4,14 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0060"
-down_revision = "0050"
+down_revision = "0055"
 branch_labels = None
 depends_on = None
 
 HOUR_MS = 3_600_000
 KEY = ("account", "kind", "role", "time")
-SUMS = ("records", "prompt_tokens", "completion_tokens", "trained_tokens", "amount_ucr", "stored_bytes")
+TOKENS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens")
+SUMS = ("records", *TOKENS, "amount_ucr", "stored_bytes")
 COLUMNS = ", ".join((*KEY, *SUMS))
 MORE = "ON CONFLICT (account, kind, role, time) DO UPDATE SET " + ", ".join(
     f"{name} = usage_hours.{name} + excluded.{name}" for name in SUMS
