@@ -58,14 +58,23 @@ PLAIN = [(-0.4, -0.5, -0.6)]
 
 
 @pytest.mark.parametrize("rounding", [0.0, 0.037, 0.2])
-@pytest.mark.parametrize(("applied", "is_proved"), [(1.0, True), (0.4, False), (0.09, False), (0.0, False)])
+@pytest.mark.parametrize(
+    ("applied", "is_proved"), [(1.0, True), (0.68, False), (0.4, False), (0.09, False), (0.0, False)]
+)
 def test_what_a_small_effect_proves(rounding: float, applied: float, is_proved: bool) -> None:
-    """However much rounding explains: an adapter that is applied by less than half is never proved."""
+    """However much rounding explains: an adapter that is applied by less than three quarters is never proved."""
     base = off(PLAIN, rounding)
     tuned = off(base, 0.3 * applied)
     assert (REAL.fault(tuned, base) is None and REAL.doubt(tuned, base) is None) is is_proved
     if applied < 0.1:
         assert "it answers like its base model" in (REAL.fault(tuned, base) or "")
+
+
+def test_what_rounding_explains_of_a_small_effect_is_proved() -> None:
+    base = off(PLAIN, 0.075)
+    tuned = off(base, 0.3 * 0.8)
+    assert REAL.fault(tuned, base) is None
+    assert REAL.doubt(tuned, base) is None
 
 
 def test_what_rounding_may_hide_is_doubted() -> None:
