@@ -23,11 +23,10 @@ from luthier.platform.registry.views import Views
 from luthier.platform.securables import HOME, Granted, ObjectKind, Privilege, Securable
 from luthier.platform.wire import IfThere
 from tests.factories import ADMIN
-from tests.forging import empty
-from tests.machines import Machine, at_length
-from tests.platform.test_grants_machine import memory, raises
+from tests.machines import Bench, Length, Machine, Watched
+from tests.platform.test_grants_machine import raises
 
-NUM_EXAMPLES, NUM_STEPS = 40, 150
+LENGTH, WHERE_SLOW = Length(40, 150, 3_000), Length(10, 60, 300)
 ROLES = ("A", "B")
 NAMES = ("T", "U", "V", "W", "X")
 
@@ -42,10 +41,8 @@ class Plain(NamedTuple):
 
 
 class ViewsMachine(Machine):
-    def __init__(self) -> None:
-        super().__init__()
-        store = memory()
-        empty(store)
+    def __init__(self, store: Watched) -> None:
+        super().__init__(store)
         guard = Guard(store)
         Access(store, guard).add_admin_key(ADMIN.account, "hash", "lt_")
         self.roles = Roles(store, guard, Access(store, guard), lambda: 1)
@@ -199,9 +196,5 @@ def on(name: str, there: Plain) -> Securable:
     return Securable.named(ObjectKind.TABLE if there.reads is None else ObjectKind.VIEW, full(name))
 
 
-TestViews = ViewsMachine.TestCase
-TestViews.settings = at_length(NUM_EXAMPLES, NUM_STEPS)
-
-
-def test_that_it_ran_thousands_of_steps() -> None:
-    assert ViewsMachine.steps >= NUM_EXAMPLES * NUM_STEPS // 2
+def test_views(bench: Bench) -> None:
+    bench.run(ViewsMachine, LENGTH, WHERE_SLOW)
