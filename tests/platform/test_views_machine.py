@@ -31,6 +31,7 @@ ROLES = ("A", "B")
 NAMES = ("T", "U", "V", "W", "X")
 
 names = st.sampled_from(NAMES)
+table_names, view_names = st.sampled_from(NAMES[:2]), st.sampled_from(NAMES[1:])
 roles = st.sampled_from((*ROLES, ADMIN_ROLE))
 
 
@@ -60,8 +61,11 @@ class ViewsMachine(Machine):
             self.grants.grant(ADMIN, Granted((Privilege.USAGE,), HOME.in_database), role)
             self.grants.grant(ADMIN, Granted((Privilege.USAGE, Privilege.CREATE_VIEW), HOME), role)
         self.make_table("T")
+        for name, beneath in (("V", "T"), ("W", "V")):
+            self.make_view(ADMIN_ROLE, name, (beneath,), IfThere.REFUSE)
+            self.change_select(name, "A", True)
 
-    @rule(name=names)
+    @rule(name=table_names)
     def make_table(self, name: str) -> None:
         info = TableInfo(name=name, owner="admin", path=f"{name}.parquet", num_rows=1, columns=["a"], created_on=1)
         there, verb = self.there.get(name), lambda: self.tables.create(ADMIN, full(name), info)
@@ -71,7 +75,7 @@ class ViewsMachine(Machine):
         elif there.reads is not None:
             raises(Conflict, verb)
 
-    @rule(name=names)
+    @rule(name=table_names)
     def drop_table(self, name: str) -> None:
         there, verb = self.there.get(name), lambda: self.tables.drop(ADMIN, full(name))
         if there is None or there.reads is not None:
@@ -80,7 +84,7 @@ class ViewsMachine(Machine):
             verb()
             self._forget(name)
 
-    @rule(by=roles, name=names, reads=st.lists(names, max_size=3).map(tuple), if_there=st.sampled_from(IfThere))
+    @rule(by=roles, name=view_names, reads=st.lists(names, max_size=3).map(tuple), if_there=st.sampled_from(IfThere))
     def make_view(self, by: str, name: str, reads: tuple[str, ...], if_there: IfThere) -> None:
         self.num_made += 1
         view = ViewInfo(
