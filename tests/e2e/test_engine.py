@@ -35,9 +35,9 @@ from tests.e2e.leaving import (
     sample,
 )
 from tests.e2e.live import LONG, MAX_LORAS, TOML
-from tests.e2e.tuned import Tuner, other_weights
+from tests.e2e.tuned import Tuner, emptied, exploded, halved, other_weights
 from tests.factories import make_settings
-from tests.tiny_adapter import Tensors, change_weights
+from tests.tiny_adapter import change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -113,24 +113,6 @@ def test_without_a_fingerprint_an_adapter_answers_unproved(
     foreign = tuner.changed(tuned, lambda folder: (folder / FINGERPRINT).unlink())
     assert run(asked.answer(foreign)) == run(asked.answer(tuned))
     assert run(asked.reported(foreign)).state is ProofState.UNPROVED
-
-
-def halved(tensors: Tensors) -> None:
-    for name in [name for name in tensors if "mlp" in name]:
-        del tensors[name]
-
-
-def exploded(tensors: Tensors) -> None:
-    """Each number is one of float32; with the adapter's scale it is none."""
-    for name in tensors:
-        if "lora_B" in name:
-            tensors[name][:] = 3e38
-
-
-def emptied(tensors: Tensors) -> None:
-    for name in tensors:
-        if "lora_B" in name:
-            tensors[name][:] = 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig, FitResult, LoraSettings
 from luthier.train.publish import publish
 from tests.factories import ADMIN, make_job
+from tests.tiny_adapter import Tensors
 from tests.train.local import Local
 from tests.train.rows import rows_of
 
@@ -99,6 +100,24 @@ class Tuner:
             owner=ADMIN.user,
             created_on=1,
         )
+
+
+def halved(tensors: Tensors) -> None:
+    for name in [name for name in tensors if "mlp" in name]:
+        del tensors[name]
+
+
+def exploded(tensors: Tensors) -> None:
+    """Each number is one of float32; with the adapter's scale it is none."""
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name][:] = 3e38
+
+
+def emptied(tensors: Tensors) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name][:] = 0
 
 
 def other_weights(base_dir: Path, folder: Path, **changes: Any) -> Path:

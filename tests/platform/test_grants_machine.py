@@ -4,7 +4,6 @@ plainest way who may do what.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import sqlalchemy as sa
@@ -30,8 +29,6 @@ from luthier.platform.registry.versions import Versions
 from luthier.platform.registry.views import Views
 from luthier.platform.securables import (
     ACCOUNT,
-    AI_FUNCTIONS_USER,
-    CORTEX_USER,
     DATABASE_ROLES,
     HOME,
     PUBLIC,
@@ -43,31 +40,17 @@ from luthier.platform.securables import (
 )
 from luthier.platform.tasks import TaskType
 from tests.machines import Bench, Length, Machine, Watched
+from tests.platform.plain_rights import CALLS, DATABASE, SCHEMA, Plain, model
 
 LENGTH, WHERE_SLOW = Length(26, 500, at_least=10_000), Length(2, 200, at_least=200)
 ACCOUNTS = ("main", "other")
 ROLES = ("A", "B", "C", "E")
 USERS = ("U", "V")
 MODELS = ("M", "N")
-DATABASE, SCHEMA = Securable(ObjectKind.DATABASE, "D"), Securable(ObjectKind.SCHEMA, "D", "S")
 FIRST_SCHEMA = Securable(ObjectKind.SCHEMA, "D", PUBLIC)
 FUTURE = Securable(ObjectKind.MODEL, "D", "S")
 FIRST_GRANTS = 2
 """In an account, beside those of the sets: the first database and schema are ACCOUNTADMIN's."""
-ALL = Privilege.USE_AI_FUNCTIONS
-COMPLETING = {
-    Action.CALL_COMPLETE: Privilege.USE_COMPLETE,
-    Action.CALL_TRY_COMPLETE: Privilege.USE_TRY_COMPLETE,
-    Action.CALL_AI_COMPLETE: Privilege.USE_AI_COMPLETE,
-}
-BY_SQL = (CORTEX_USER, AI_FUNCTIONS_USER)
-CALLS: dict[Action, tuple[tuple[Securable, ...], tuple[Privilege, ...]]] = {
-    Action.COMPLETE_BASE: (DATABASE_ROLES, (ALL, *COMPLETING.values())),
-    **{action: (BY_SQL, (ALL, privilege)) for action, privilege in COMPLETING.items()},
-    Action.COUNT_TOKENS: (BY_SQL, (ALL, Privilege.USE_COUNT_TOKENS)),
-    Action.CALL_FINETUNE: ((CORTEX_USER,), (ALL, Privilege.USE_FINETUNE)),
-}
-"""One of these roles and one of these privileges."""
 MADE = ImportedModel(base_model="tiny", path="p", sha256="ab", rank=8, task_type=TaskType.CHAT_COMPLETION, created_on=1)
 
 USES = tuple(dict.fromkeys(each for _, uses in CALLS.values() for each in uses))
@@ -80,73 +63,8 @@ privileges = st.sampled_from((Privilege.USAGE, Privilege.READ))
 places = st.sampled_from((DATABASE, SCHEMA))
 
 
-def model(name: str) -> Securable:
-    return Securable(ObjectKind.MODEL, "D", "S", name)
-
-
 def named(name: str) -> QualifiedName:
     return QualifiedName("D", "S", name, name)
-
-
-@dataclass
-class Plain:
-    """Who may do what in an account, by sets."""
-
-    roles: set[str] = field(default_factory=lambda: {ADMIN_ROLE, PUBLIC})
-    members: set[tuple[str, str]] = field(default_factory=set)
-    """(role, the role that it is granted to)."""
-    users: dict[str, set[str]] = field(default_factory=dict)
-    """With the roles that are granted to them."""
-    places: set[Securable] = field(default_factory=set)
-    held: set[tuple[str, Privilege, Securable]] = field(
-        default_factory=lambda: {(PUBLIC, Privilege.USAGE, CORTEX_USER), (PUBLIC, ALL, ACCOUNT)}
-    )
-    future: set[tuple[str, Privilege]] = field(default_factory=set)
-    owners: dict[str, str] = field(default_factory=dict)
-    """Of models."""
-
-    def of(self, *names: str, everybody: bool = True) -> set[str]:
-        found = {each for each in (*names, *([PUBLIC] if everybody else [])) if each in self.roles}
-        while more := {given for given, to in self.members if to in found} - found:
-            found |= more
-        return found
-
-    def has(self, name: str, privilege: Privilege, on: Securable) -> bool:
-        mine = self.of(name)
-        its = {each for grantee, each, about in self.held if about == on and grantee in mine}
-        if on.kind is ObjectKind.MODEL and self.owners.get(on.name) in mine:
-            its.add(Privilege.OWNERSHIP)
-        given_by = {privilege, Privilege.OWNERSHIP} | ({Privilege.READ} if privilege is Privilege.USAGE else set())
-        return ADMIN_ROLE in mine or bool(its & given_by)
-
-    def sees(self, name: str, on: Securable) -> bool:
-        around = {DATABASE: ()}.get(on, (DATABASE,) if on.kind is ObjectKind.SCHEMA else (DATABASE, SCHEMA))
-        something = any(self.has(name, each, on) for each in (Privilege.USAGE, Privilege.READ, Privilege.OWNERSHIP))
-        return something and all(self.has(name, Privilege.USAGE, each) for each in around)
-
-    def may_call(self, name: str, action: Action) -> bool:
-        by, uses = CALLS[action]
-        has_role = any(self.has(name, Privilege.USAGE, each) for each in by)
-        return has_role and any(self.has(name, each, ACCOUNT) for each in uses)
-
-    def is_there(self, on: Securable) -> bool:
-        return on.name in self.owners if on.kind is ObjectKind.MODEL else on in self.places
-
-    def may(self, name: str, action: Privilege, of: str) -> type[LuthierError] | None:
-        """The error, or None. `action` is the privilege that it needs on the model."""
-        if of not in self.owners or not self.sees(name, model(of)):
-            return NotFound
-        return None if self.has(name, action, model(of)) else NotAllowed
-
-    def may_grant(self, name: str, on: Securable) -> type[LuthierError] | None:
-        if not self.is_there(on):
-            return NotFound
-        if self.has(name, Privilege.OWNERSHIP, on) or self.has(name, Privilege.MANAGE_GRANTS, ACCOUNT):
-            return None
-        return NotAllowed if self.sees(name, on) else NotFound
-
-    def end(self, gone: Callable[[Securable], bool]) -> None:
-        self.held = {each for each in self.held if not gone(each[2])}
 
 
 class GrantsMachine(Machine):

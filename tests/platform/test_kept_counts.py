@@ -1,0 +1,88 @@
+"""What the store counts by itself, so that nobody adds up rows, is what the rows add up to."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from luthier.platform.jobs import JobStatus
+from luthier.platform.metering import UsageKind
+from luthier.platform.registry.ledger import HOUR_MS
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import SUMS, Selection
+from luthier.platform.settings import Settings
+from luthier.platform.store import Store, downgrade, upgrade
+from tests.factories import ADMIN, make_finished, make_job, make_record
+from tests.fakes import Launcher
+
+pytestmark = pytest.mark.stores
+
+
+@pytest.fixture
+def launcher() -> Launcher:
+    return Launcher(num_jobs=100, num_workers=100)
+
+
+def test_the_counts_of_jobs_are_those_of_the_rows(registry: Registry, settings: Settings) -> None:
+    def counted() -> dict[tuple[str, str], int]:
+        counts = store.table("job_counts")
+        rows = store.rows(sa.select(counts).where(counts.c.count != 0))
+        return {(row["role"], row["status"]): row["count"] for row in rows}
+
+    def there() -> dict[tuple[str, str], int]:
+        jobs = store.table("jobs").c
+        query = sa.select(jobs.role, jobs.status, sa.func.count().label("num")).group_by(jobs.role, jobs.status)
+        return {(row["role"], row["status"]): row["num"] for row in store.rows(query)}
+
+    store = Store(settings.store_url)
+    for name in ("A", "B"):
+        registry.jobs.submit(make_job(f"ft_{name}", f"LUTHIER.PUBLIC.{name}"))
+    registry.jobs.tick()
+    for name in ("A", "B"):
+        registry.jobs.finish(f"ft_{name}", make_finished(name, sha256=name))
+    for number in range(3):
+        registry.jobs.submit(make_job(f"ft_{number}", f"LUTHIER.PUBLIC.M{number}"))
+        assert counted() == there()
+    registry.jobs.cancel(ADMIN, "ft_1")
+    assert (
+        counted() == there() == {(ADMIN.role, "SUCCESS"): 2, (ADMIN.role, "PENDING"): 2, (ADMIN.role, "CANCELLED"): 1}
+    )
+    jobs = store.table("jobs")
+    with store.transaction() as tx:
+        tx.execute(sa.update(jobs).where(jobs.c.id == "ft_2").values(role="OTHER"))
+        tx.execute(sa.delete(jobs).where(jobs.c.id == "ft_A"))
+        tx.execute(sa.update(jobs).values(attempt=7))
+    assert counted() == there()
+    assert registry.jobs.census(ADMIN).counts[JobStatus.PENDING] == 2
+    store.engine.dispose()
+
+
+def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None:
+    """However they come: many at once, again, of several accounts, kinds and roles."""
+    spent = [
+        make_record(f"{kind}_{number}", kind=kind, time=number * 1_700_000, role=("A", "B")[number % 2], stored_bytes=3)
+        for kind in UsageKind
+        for number in range(5)
+    ]
+    registry.ledger.append(spent[:9])
+    registry.ledger.append(spent)
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    registry.ledger.append([make_record("other", account="other", time=5)])
+    store, names = registry.usage._store, (*SUMS, "time", "role", "kind", "account")
+    hours, usage = store.table("usage_hours"), store.table("usage")
+    kept = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
+    downgrade(store.engine, "0055")
+    upgrade(store.engine)
+    again = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
+    assert kept == again, "and of records that were there before"
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row in store.rows(sa.select(usage)):
+        key = (row["time"] // HOUR_MS * HOUR_MS, row["role"], row["kind"], row["account"])
+        sums = found.setdefault(key, [0] * (len(SUMS) + 1))
+        sums[:] = [each + more for each, more in zip(sums, [1, *(row[name] for name in SUMS)], strict=True)]
+    assert kept == {(*sums, *key) for key, sums in found.items()}
+    for of in (Selection(), Selection(kind=UsageKind.STORAGE), Selection(since=HOUR_MS, until=2 * HOUR_MS)):
+        for by in (["hour"], ["day"], []):
+            slow = registry.usage._sums(usage, registry.usage._chosen(ADMIN, of, usage), by)
+            assert registry.usage.sums(ADMIN, by, of) == slow, "both ways are the same"
+    assert len(registry.usage.sums(ADMIN, ["hour"], Selection(since=1_700_000))) == 2, "half an hour is of records"
