@@ -142,8 +142,9 @@ def _check_table(node: exp.Table) -> None:
         return
     if not isinstance(source, exp.Identifier):
         raise InvalidSql(f"{_shown(source)} is not a table name: files and stages cannot be read here.")
-    if "/" in node.name and not node.db:  # DuckDB would read it as a path
-        raise InvalidSql(f"{node.name} is not a table name: files cannot be read here.")
+    parts = [node.catalog, node.db, node.name]
+    if "/" in "".join(parts if not all(parts) else parts[:2]):  # DuckDB would join them by dots, and read that path
+        raise InvalidSql(f"{'.'.join(filter(None, parts))} is not a table name: files cannot be read here.")
     name, schema, database = node.name.lower(), node.db.lower(), node.catalog.lower()
     is_hidden_schema = schema == "information_schema" and name not in _OPEN_INFORMATION_SCHEMA
     if _SYSTEM_TABLE.fullmatch(name) or {schema, database} & _SYSTEM_PLACES or is_hidden_schema:

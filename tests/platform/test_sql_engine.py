@@ -12,7 +12,7 @@ import pytest
 
 from luthier.errors import BadDataset, InvalidInput, InvalidSql, LuthierError, NotFound, Unavailable
 from luthier.platform.names import parse_name
-from luthier.platform.sql_engine import SqlEngine, SqlFunction, TableFile
+from luthier.platform.sql_engine import SqlEngine, SqlFunction, TableFile, ViewQuery
 from luthier.platform.tasks import TaskType
 
 USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"
@@ -219,6 +219,23 @@ def test_table_files_are_never_written(engine: SqlEngine, tmp_path: Path) -> Non
         with pytest.raises(InvalidSql):
             engine.table(sql)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_no_parts_of_a_name_make_a_path(tmp_path: Path) -> None:
+    """DuckDB joins them by dots; a view's reader may not read the files beneath it."""
+    folder = tmp_path / "a.b"
+    folder.mkdir()
+    file = table_file(folder, "t", pa.table({"shown": [1], "kept": [2]})).path
+    query = f"SELECT shown FROM read_parquet('{file}')"
+    view = ViewQuery(parse_name("v", "LUTHIER", "PUBLIC"), query, (str(file),))
+    slashed = table_file(tmp_path, '"a/b"', pa.table({"a": [1]}))
+    start, middle, end = str(file).split(".")
+    with SqlEngine([slashed], "LUTHIER", "PUBLIC", views=[view]) as engine:
+        for name in (f'"{start}"."{middle}"."{end}"', f'"{start}.{middle}"."{end}"', f'""."{start}.{middle}"."{end}"'):
+            with pytest.raises(InvalidSql, match="files cannot be read"):
+                engine.table(f"SELECT * FROM {name}")
+        assert engine.table("SELECT * FROM v").column_names == ["shown"]
+        assert engine.table('SELECT * FROM luthier.public."a/b"').num_rows == 1
 
 
 def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
