@@ -1,10 +1,12 @@
 """Storage on the bill: bytes x time, once for each account and day, however often it is asked for."""
 
+import os
 import shutil
 from pathlib import Path
 from unittest import mock
 
 import pytest
+import sqlalchemy as sa
 
 from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_usage
 from luthier.platform.models import ImportedModel
@@ -183,3 +185,44 @@ def test_a_folder_that_is_gone_costs_nothing(registry: Registry, settings: Setti
         file.unlink()
     clock.now += DAY_MS
     assert billed(registry) == []
+
+
+@pytest.mark.parametrize("is_collected", [False, True])
+def test_while_storage_is_away_nothing_is_lost(
+    registry: Registry, settings: Settings, clock: Clock, is_collected: bool
+) -> None:
+    """What was dropped then, and what is kept beside it: where no size was known before, it is billed later."""
+    for sha256, num_bytes, name in (("aa", 1000, "M"), ("bb", 3000, "N"), ("cc", 5000, "O")):
+        keep(registry, settings, clock, sha256, num_bytes, name)
+    forget_sizes(settings)
+    clock.now += DAY_MS // 4
+    registry.models.drop(ADMIN, NAME)
+    away = settings.storage.with_name("away")
+    settings.storage.rename(away)
+    clock.now += DAY_MS // 4
+    registry.models.drop(ADMIN, parse_name("LUTHIER.PUBLIC.N", "", ""))
+    clock.now += DAY_MS // 2
+    assert billed(registry) == []
+    away.rename(settings.storage)
+    if is_collected:
+        os.utime(settings.storage / "adapters" / "bb", (0, 0))
+        (garbage,) = [each for each in registry.artifacts.collect() if each.path.name.startswith("bb")]
+        shutil.rmtree(garbage.path)
+    assert [record.stored_bytes for record in billed(registry)] == [250 + 1500 + 5000]
+
+
+def test_a_size_that_is_known_is_billed_while_storage_is_away(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    keep(registry, settings, clock, "aa", 1000)
+    settings.storage.rename(settings.storage.with_name("away"))
+    clock.now += DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [1000]
+
+
+def forget_sizes(settings: Settings) -> None:
+    """As of spans that began before they were measured."""
+    engine = sa.create_engine(settings.store_url)
+    with engine.begin() as tx:
+        tx.execute(sa.text("UPDATE storage_spans SET num_bytes = NULL"))
+    engine.dispose()

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import ACTIVE
+from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
@@ -31,7 +32,7 @@ class Artifacts:
         self._folder = Storage(settings.storage).adapters
         self._grace = settings.collect_after_minutes * 60_000
         self._versions, self._dropped = store.table("versions"), store.table("dropped")
-        self._jobs = store.table("jobs")
+        self._jobs, self._spans = store.table("jobs"), StorageRows(store)
 
     def collect(self, dry_run: bool = False) -> list[Garbage]:
         """Takes the names of folders that nobody needs, so that nobody can come to need them; who asks removes them.
@@ -64,6 +65,7 @@ class Artifacts:
         os.replace(garbage.path, aside)
         with self._store.transaction() as tx:
             tx.execute(sa.delete(self._dropped).where(self._dropped.c.sha256 == garbage.path.name))
+            self._spans.measure(tx, garbage.path.name, garbage.num_bytes)
         return Garbage(path=aside, num_bytes=garbage.num_bytes)
 
     def _named(self) -> set[str]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_usage
 from luthier.platform.prices import PriceList
 from luthier.platform.registry.ledger import Ledger
-from luthier.platform.registry.storage_rows import StorageRows
+from luthier.platform.registry.storage_rows import StorageRows, is_away
 from luthier.platform.storage import num_bytes
 from luthier.platform.store import Store
 
@@ -31,10 +31,13 @@ class StorageMeter:
         self._ledger.append(self.due())
 
     def due(self) -> list[UsageRecord]:
-        """All whole days that are not in the ledger yet."""
+        """All whole days that are not in the ledger yet; none of an account while storage cannot tell a size."""
         today = self._clock() // DAY_MS * DAY_MS
         return [
-            record for account, spans in self._unbilled(today).items() for record in self._days(account, spans, today)
+            record
+            for account, spans in self._unbilled(today).items()
+            if not any(map(self._is_away, spans))
+            for record in self._days(account, spans, today)
         ]
 
     def _days(self, account: str, spans: list[Row], today: int) -> list[UsageRecord]:
@@ -60,9 +63,13 @@ class StorageMeter:
             found[row["account"]].append(row)
         return found
 
+    def _is_away(self, span: Row) -> bool:
+        return span["num_bytes"] is None and span["sha256"] not in self._sizes and is_away(span["path"])
+
     def _size(self, span: Row) -> int:
-        if span["until"] is not None and span["num_bytes"] is not None:
-            return int(span["num_bytes"])
+        known = span["num_bytes"]
+        if known is not None and (span["until"] is not None or is_away(span["path"])):
+            return int(known)
         if span["sha256"] not in self._sizes and Path(span["path"]).is_dir():
             self._sizes[span["sha256"]] = num_bytes(Path(span["path"]))
         return self._sizes.get(span["sha256"], 0)

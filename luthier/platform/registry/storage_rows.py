@@ -35,7 +35,19 @@ class StorageRows:
         is_open = (spans.account == account, spans.until.is_(None), spans.sha256.in_(digests))
         ended = sa.update(self.spans).where(*is_open, is_last).values(until=now)
         rows = tx.execute(ended.returning(spans.id, spans.path, spans.num_bytes)).all()
-        sizes = [{"one": id, "size": num_bytes(Path(path))} for id, path, known in rows if known is None]
+        unknown = [(id, path) for id, path, known in rows if known is None and not is_away(path)]
+        sizes = [{"one": id, "size": num_bytes(Path(path))} for id, path in unknown]
         if sizes:  # begun before they were measured
             measured = sa.update(self.spans).where(spans.id == sa.bindparam("one"))
             tx.execute(measured.values(num_bytes=sa.bindparam("size")), sizes)
+
+    def measure(self, tx: sa.Connection, sha256: str, num_bytes: int) -> None:
+        """The files are about to be removed: of spans that ended while storage was away the size is not known yet."""
+        spans = self.spans.c
+        is_it = (spans.sha256 == sha256, spans.until.is_not(None), spans.num_bytes.is_(None))
+        tx.execute(sa.update(self.spans).where(*is_it).values(num_bytes=num_bytes))
+
+
+def is_away(path: str) -> bool:
+    """Storage, or its network: what it cannot tell is told later."""
+    return not Path(path).parent.is_dir()
