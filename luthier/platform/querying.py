@@ -92,7 +92,13 @@ def _queries(opened: Opened) -> list[ViewQuery]:
             parse_name(name, "", ""),
             standing_for(name, opened),
             tuple(str(Path(table.path).resolve()) for table in opened.tables.values()),
-            opened.views[name].is_secure,
+            _is_secure(name, opened),
         )
         for name in opened.asked
     ]
+
+
+def _is_secure(name: str, opened: Opened) -> bool:
+    """It, or a view beneath it."""
+    view = opened.views.get(name)
+    return view is not None and (view.is_secure or any(_is_secure(each, opened) for each in view.reads))

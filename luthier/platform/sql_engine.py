@@ -48,7 +48,7 @@ class ViewQuery:
     paths: tuple[str, ...]
     """Files of tables that the query reads, and nobody else here need be able to."""
     is_secure: bool = False
-    """Nothing of the query is told."""
+    """Nothing of the query is told: it, or what it reads, is a secure view."""
 
 
 @dataclass(frozen=True)

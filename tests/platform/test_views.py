@@ -142,3 +142,18 @@ def test_so_many_names_and_no_more(made: Registry) -> None:
     names = [name(f"N{at}") for at in range(MAX_NAMES)]
     assert made.views.open(ADMIN, names).asked == ()
     assert f"at most {MAX_NAMES}" in told(InvalidSql, lambda: made.views.open(ADMIN, [*names, name("V")]))
+
+
+def test_nothing_beneath_a_secure_view_is_told(made: Registry) -> None:
+    make(made, "S", "V", is_secure=True)
+    make(made, "O", "S")
+    for of in ("S", "O"):
+        grant(made, Privilege.SELECT, on_view(of))
+    made.tables.drop(ADMIN, name("T"))
+    for of in ("S", "O"):
+        lost = told(InvalidSql, lambda: made.views.open(ANN, [name(of)]))  # noqa: B023 - called at once
+        assert lost == "Failure during expansion of view s: What it reads does not exist or not authorized."
+        assert "view v: Object 'LUTHIER.PUBLIC.T'" in told(
+            InvalidSql,
+            lambda: made.views.open(ADMIN, [name(of)]),  # noqa: B023 - called at once
+        )

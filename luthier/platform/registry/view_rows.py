@@ -1,6 +1,6 @@
 """Rows of views, and what is beneath them, each as its owner's role may read it. No verbs: those stand in views.py."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -60,14 +60,21 @@ class ViewRows:
         """With all that is beneath. InvalidSql where something there is gone, or is closed to who owns the view."""
         views, waiting = dict(asked), list(asked)
         tables: dict[str, Row] = {}
+        above: dict[str, str] = {}
         while waiting:
-            view = views[waiting.pop()]
+            name = waiting.pop()
+            view = views[name]
             owner = Caller(account=view["account"], user=view["owner"], role=view["role"])
             reads = [parse_name(name, "", "") for name in view["reads"]]
             found = {kind: self.readable(tx, owner, kind, reads) for kind in READING}
-            self._check_all(tx, caller, view, {*found[ObjectKind.TABLE], *found[ObjectKind.VIEW]})
+            known = {*found[ObjectKind.TABLE], *found[ObjectKind.VIEW]}
+            lost = next((each for each in view["reads"] if each not in known), None)
+            if lost is not None:
+                raise self._lost(tx, caller, lost, [views[each] for each in _upwards(name, above)])
             tables |= found[ObjectKind.TABLE]
-            waiting += [name for name in found[ObjectKind.VIEW] if name not in views]
+            fresh = [each for each in found[ObjectKind.VIEW] if each not in views]
+            above |= dict.fromkeys(fresh, name)
+            waiting += fresh
             views = {**found[ObjectKind.VIEW], **views}
             if len(views) > MAX_VIEWS:
                 raise InvalidSql(f"More than {MAX_VIEWS} views are beneath what is read here: read fewer at a time.")
@@ -85,17 +92,24 @@ class ViewRows:
             for row in rows
         ]
 
-    def _check_all(self, tx: sa.Connection, caller: Caller, view: Row, found: set[str]) -> None:
-        lost = next((name for name in view["reads"] if name not in found), None)
-        if lost is None:
-            return
-        what = f"Object '{lost}'" if not view["is_secure"] or self._may_inspect(tx, caller, view) else "What it reads"
-        raise InvalidSql(
+    def _lost(self, tx: sa.Connection, caller: Caller, lost: str, views: Sequence[Row]) -> InvalidSql:
+        """What the first of the views reads, each read by the next. Nothing beneath a secure one is told."""
+        closed = [view for view in views if view["is_secure"] and not self._may_inspect(tx, caller, view)]
+        view, what = (closed[-1], "What it reads") if closed else (views[0], f"Object '{lost}'")
+        return InvalidSql(
             f"Failure during expansion of view {view['display']}: {what} does not exist or not authorized."
         )
 
     def _may_inspect(self, tx: sa.Connection, caller: Caller, view: Row) -> bool:
         return self._guard.may(tx, caller, Action.INSPECT_VIEW, securable(ObjectKind.VIEW, view))
+
+
+def _upwards(name: str, above: Mapping[str, str]) -> Iterator[str]:
+    """A view, and those above it up to one that was asked for."""
+    step: str | None = name
+    while step is not None:
+        yield step
+        step = above.get(step)
 
 
 def named(row: Row) -> QualifiedName:
