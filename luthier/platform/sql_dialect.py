@@ -47,7 +47,8 @@ _TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "explode", "generator"
 
 # DuckDB runs most of these as table functions only; none may appear under any spelling, wherever it stands.
 _REFUSED_FUNCTION = re.compile(
-    r"__.*|read_.*|.*_scan(_.*)?|glob|sniff_csv|parquet_.*|query|query_table|duckdb_.*|pragma_.*|json_execute_.*"
+    r"__.*|read_.*|.*_scan(_.*)?|glob|sniff_csv|parquet_.*|query|query_table|duckdb_.*|pragma_.*|stats|vector_type"
+    r"|pg_get_.*|json_(execute|(de)?serialize)_.*"
     r"|getenv|getvariable|current_setting|set_config|which_secret|nextval|currval|setval|write_log|sleep_ms"
     r"|(en|dis)able_.*|(force_)?checkpoint|truncate_duckdb_logs|(create_|register_|deregister_|destroy_)external_.*"
 )

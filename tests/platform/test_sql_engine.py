@@ -238,6 +238,29 @@ def test_no_parts_of_a_name_make_a_path(tmp_path: Path) -> None:
         assert engine.table('SELECT * FROM luthier.public."a/b"').num_rows == 1
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "stats(shown)",
+        "main.stats(shown)",
+        "vector_type(shown)",
+        "pg_get_viewdef(1)",
+        "json_serialize_plan('SELECT * FROM v')",
+        "json_deserialize_sql('{}')",
+    ],
+)
+def test_no_function_tells_what_a_view_leaves_out(tmp_path: Path, call: str) -> None:
+    """A file's statistics are of all its rows, and a plan is of what is beneath."""
+    file = table_file(tmp_path, "t", pa.table({"shown": ["a", "left out"]})).path
+    query = f"SELECT shown FROM read_parquet('{file}') WHERE shown = 'a'"
+    view = ViewQuery(parse_name("v", "LUTHIER", "PUBLIC"), query, (str(file),), is_secure=True)
+    with (
+        SqlEngine([], "LUTHIER", "PUBLIC", views=[view]) as engine,
+        pytest.raises(InvalidSql, match="is not allowed here"),
+    ):
+        engine.table(f"SELECT {call} AS told FROM v")
+
+
 def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
     rows = pa.table({"a": [1]})
     twins = [table_file(tmp_path, "t", rows), table_file(tmp_path, '"t"', rows)]
