@@ -18,6 +18,9 @@ from luthier.platform.sql_engine import SqlEngine, TableFile, ViewQuery
 from luthier.platform.view_queries import standing_for, tables_in, view_reads
 from luthier.platform.wire import CreateView
 
+MAX_CHARS = 65_536
+"""Of a view: lists hold a thousand of them, and what reads a view is written out with its query."""
+
 
 class Verbs(Protocol):
     """What is asked of the registry."""
@@ -48,6 +51,8 @@ def open_engine(
 def create_view(settings: Settings, registry: Verbs, caller: Caller, new: CreateView) -> ViewInfo | None:
     """The view that was made; None where one is there and is to be kept."""
     name, query = parse_name(new.name, settings.database, settings.schema_name), strip_semicolon(new.query)
+    if len(query) + len(new.comment) > MAX_CHARS:
+        raise InvalidInput(f"A view's query and comment have at most {MAX_CHARS:,} characters together.")
     if "\0" in query + new.comment:
         raise InvalidInput("A view's query and comment have no NUL character.")
     draft = ViewInfo(

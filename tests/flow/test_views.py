@@ -207,6 +207,8 @@ def test_what_create_refuses(api: TestClient, faq: str, head: str, words: str) -
         ({"columns": ["a", ""]}, "empty"),
         ({"columns": ["a", "b\0"]}, "NUL"),
         ({"comment": "\0"}, "NUL"),
+        ({"comment": "c" * 65_536}, "at most 65,536 characters"),
+        ({"query": f"SELECT '{'c' * 65_536}' AS a"}, "at most 65,536 characters"),
         ({"columns": []}, "columns"),
         ({"if_there": "drop"}, "if_there"),
         ({"name": "a.b.c.d"}, "at most database.schema.name"),
