@@ -260,9 +260,9 @@ def test_usage_lives_through_the_bytes_of_storage_and_back(settings: Settings) -
     engine.dispose()
 
 
-@pytest.mark.parametrize("is_billed", [True, False])
-def test_what_is_kept_already_is_kept_on(settings: Settings, is_billed: bool) -> None:
-    """From when it was made; where no storage was ever billed, from now on."""
+@pytest.mark.parametrize(("is_billed", "is_replica"), [(True, False), (False, False), (True, True)])
+def test_what_is_kept_already_is_kept_on(settings: Settings, is_billed: bool, is_replica: bool) -> None:
+    """From when it was made; where no storage was ever billed, or it was made elsewhere, from now on."""
     made, now = 5_000, now_ms()
     registry = Registry(settings, Launcher(num_jobs=2), clock=lambda: made)
     add_admin(registry)
@@ -274,11 +274,14 @@ def test_what_is_kept_already_is_kept_on(settings: Settings, is_billed: bool) ->
         registry.ledger.append([make_record("main:1970-01-01", kind=UsageKind.STORAGE)])
     engine = sa.create_engine(settings.store_url)
     downgrade(engine, "0041")
+    if is_replica:
+        with engine.begin() as tx:
+            tx.execute(sa.text("UPDATE models SET replica_of = 'west'"))
     upgrade(engine)
     with engine.connect() as connection:
         ((since, until),) = connection.execute(sa.text("SELECT since, until FROM storage_spans")).all()
     engine.dispose()
-    assert (since == made if is_billed else since >= now, until) == (True, None)
+    assert (since == made if is_billed and not is_replica else since >= now, until) == (True, None)
 
 
 def test_shares_and_what_was_granted_by_them_go_and_come(settings: Settings) -> None:

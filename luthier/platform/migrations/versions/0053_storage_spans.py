@@ -33,7 +33,12 @@ def upgrade() -> None:
         "GROUP BY models.account, versions.sha256"
     )
     never_billed = "account NOT IN (SELECT account FROM usage WHERE kind = 'storage')"
-    op.execute(f"UPDATE storage_spans SET since = {time.time_ns() // 1_000_000} WHERE {never_billed}")
+    made_here = (  # a replica's versions say when they were made, and not since when they are here
+        "SELECT 1 FROM versions JOIN models ON models.id = versions.model_id WHERE models.account = "
+        "storage_spans.account AND versions.sha256 = storage_spans.sha256 AND models.replica_of IS NULL"
+    )
+    is_unknown = f"{never_billed} OR NOT EXISTS ({made_here})"
+    op.execute(f"UPDATE storage_spans SET since = {time.time_ns() // 1_000_000} WHERE {is_unknown}")
 
 
 def downgrade() -> None:
