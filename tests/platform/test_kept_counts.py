@@ -71,7 +71,7 @@ def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None
     store, names = registry.usage._store, (*SUMS, "time", "role", "kind", "account")
     hours, usage = store.table("usage_hours"), store.table("usage")
     kept = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
-    downgrade(store.engine, "0055")
+    downgrade(store.engine, "0046")
     upgrade(store.engine)
     again = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
     assert kept == again, "and of records that were there before"

@@ -154,8 +154,7 @@ class Limits:
             self._add(tx, limit["account"], limit["scope"], **sums)
             if limit["is_hard"] and spent > covered:
                 log.warning("%s %s: nothing covered %d ucr", limit["account"], limit["scope"], spent - covered)
-            is_now = {"spent_ucr": limit["spent_ucr"] + spent, "reserved_ucr": limit["reserved_ucr"] + stored - covered}
-            self._tell_spent(tx, {**limit, **is_now})
+            self._tell_spent(tx, {**limit, "spent_ucr": limit["spent_ucr"] + spent})
 
     def tell_refused(self, tx: sa.Connection, limit: Row) -> None:
         """Somebody was refused for want of it: told once in a period, and once for each amount that was granted."""
@@ -170,7 +169,7 @@ class Limits:
         alert = limit["alert_ucr"]
         if alert is not None and limit["granted_ucr"] - limit["spent_ucr"] < alert:
             self._tell(tx, NoticeType.BALANCE_LOW, limit, alert)
-        if limit["scope"] == ACCOUNT and limit["granted_ucr"] < limit["spent_ucr"] + limit["reserved_ucr"]:
+        if limit["scope"] == ACCOUNT and limit["spent_ucr"] > limit["granted_ucr"]:
             self._tell(tx, NoticeType.BALANCE_OVERDRAWN, limit)
 
     def _tell(self, tx: sa.Connection, type: NoticeType, limit: Row, *of: int) -> None:

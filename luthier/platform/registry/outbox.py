@@ -41,12 +41,13 @@ class Outbox:
         is_next = (waiting.c.webhook == hooks.id, waiting.c.next_on <= now)
         first = sa.select(waiting.c.number).where(*is_next).order_by(waiting.c.next_on, waiting.c.number).limit(1)
         is_under_way = hooks.id.in_(list(under_way))
+        is_up = sa.or_(hooks.failures == 0, hooks.rests_until <= now)
         order = (sa.case((is_under_way, 0), else_=1), hooks.rests_until, hooks.id)
         ready = sa.select(
             hooks.id,
             first.scalar_subquery().label("first"),
             sa.func.row_number().over(partition_by=hooks.account, order_by=order).label("turn"),
-        ).where(hooks.rests_until <= now, hooks.ended_on.is_(None), sa.exists().where(*is_next))
+        ).where(is_up, hooks.ended_on.is_(None), sa.exists().where(*is_next))
         turns = ready.subquery()
         query = (
             sa.select(self._deliveries.c.number, self._deliveries.c.attempts, self._told, self._webhooks)

@@ -170,3 +170,11 @@ def test_old_notices_are_forgotten_in_parts_and_not_told_again(
     registry.credits.top_up(ADMIN, "main", 1, "k")
     registry.credits.renew("r3", [], [refusing.model_copy(update={"id": "l3"})])
     assert types(registry) == ["balance.refused", "webhook.test", "webhook.test"]
+
+
+def test_a_clock_that_is_set_back_holds_up_nobody(registry: Registry, time: Clock, receiver: Receiver) -> None:
+    add(registry, receiver.url)
+    for number, step in enumerate((0, -3_600_000)):
+        time.now += step
+        registry.webhooks.test(ADMIN, "wh_1", f"n{number}")
+        assert deliver(registry) == 1

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0054"
-down_revision = "0053"
+revision = "0044"
+down_revision = "0043"
 branch_labels = None
 depends_on = None
 

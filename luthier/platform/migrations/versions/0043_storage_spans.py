@@ -5,8 +5,8 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0053"
-down_revision = "0059"
+revision = "0043"
+down_revision = "0042"
 branch_labels = None
 depends_on = None
 
