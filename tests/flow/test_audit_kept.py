@@ -14,9 +14,12 @@ from luthier.platform.registry.audit import MAX_PAGE, Search
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN
 from tests.flow.conftest import create
+from tests.flow.first_account import Names, make_first  # noqa: F401 - a fixture
+from tests.flow.isolation import KNOWN, V1, Try
+from tests.flow.isolation_statements import CHANGES, READINGS
 from tests.flow.people import Join, join  # noqa: F401 - a fixture
 from tests.flow.test_import import send as send_adapter
-from tests.flow.test_isolation import KNOWN, STATEMENTS, V1, Names, Try, first, send  # noqa: F401 - a fixture
+from tests.flow.test_isolation import send
 
 TENANT = Caller(account="tenant", user="admin", role="ACCOUNTADMIN")
 NOTHING_CHANGED = {"collect", "warm"}
@@ -27,7 +30,7 @@ LATER = {
     *("set_canary", "end_canary", "drop_alias", "rollback", "import_model", "drop_model", "delete_model"),
     *("top_up", "limit", "set_alert", "set_budget", "drop_budget", "add_webhook", "cancel_job"),
     *("import_database", "drop_shared_database", "remove_share_account", "drop_share"),
-    *("drop_schema", "drop_database", "drop_role", "drop_user"),
+    *("drop_schema", "drop_database", "drop_role", "drop_user", "make_view", "drop_view"),
 }
 """Each is done by the second test."""
 
@@ -42,7 +45,7 @@ def told(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 
 def test_each_change_is_in_the_audit_with_itself(
     api: TestClient,
-    first: Names,  # noqa: F811
+    first: Names,
     told: list[Entry],
     registry: Registry,
 ) -> None:
@@ -51,7 +54,7 @@ def test_each_change_is_in_the_audit_with_itself(
     for method, path, each in changing:
         if method != "DELETE":
             send(api, method, path, each, first)
-    for statement in STATEMENTS:
+    for statement in (*READINGS, *CHANGES):
         send(api, "POST", f"{V1}/sql", Try({"statement": statement}), first)
     for method, path, each in changing:
         if method == "DELETE":
@@ -74,7 +77,7 @@ def test_each_change_is_in_the_audit_with_itself(
 
 def test_what_is_done_to_what_is_there(
     api: TestClient,
-    first: Names,  # noqa: F811
+    first: Names,
     join: Join,  # noqa: F811
     registry: Registry,
     adapter: Path,
@@ -107,7 +110,8 @@ def test_what_is_done_to_what_is_there(
         tenant.put(f"{V1}/shared-databases/theirs", json={"provider": "main", "share": first.share}),
         tenant.delete(f"{V1}/shared-databases/theirs"),
         *(api.delete(f"{share}/tenant"), api.delete(f"{V1}/shares/{first.share}")),
-        api.delete(f"{V1}/schemas/{first.place}"),
+        api.post(f"{V1}/views", json={"name": "seen", "query": words}),
+        *(api.delete(f"{V1}/views/seen"), api.delete(f"{V1}/schemas/{first.place}")),
         api.delete(f"{V1}/databases/{first.place}", params={"cascade": "true"}),
         *(api.delete(f"{V1}/roles/{first.role}"), api.delete(f"{V1}/users/{first.user}")),
     ]

@@ -40,7 +40,7 @@ UNASKED = {
         "Outbox.forget",
     ),
     *("Databases.__init__", "Replicas._tell_base_models"),
-    *("Jobs.submit", "Credits.balance", "Budgets.show"),  # what limits ran out of, or runs no more, is kept with it
+    *("Jobs.submit", "Credits.balance"),  # what limits ran out of, or runs no more, is kept with it
 }
 """What writes and is not asked for by a caller."""
 
