@@ -37,8 +37,9 @@ CONTROL_HEADERS = (
 """Ray Serve obeys them; a client has no business to send them."""
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
 """Only a request that HAProxy has whole before it sends it, in its 64 KB, can be sent again. Of a larger one, on a
-connection that the client has used before, he gets no answer at all when the replica dies: HAProxy 2.8 leaves it to him
-to send it again, as OpenAI's clients do. `http-server-close` would end that, and cost each request a connection. With
+connection that the client has used before, he gets no answer at all when the replica dies, and of a smaller one at
+times, by what HAProxy notices first: HAProxy 2.8 leaves it to him to send it again, as OpenAI's clients do; with
+`retries 2` it always does. `http-server-close` would end that, and cost each request a connection. With
 256 KB HAProxy took twice the time for each request, and 0.3 to 0.5 MB instead of 0.1 for each that waited: 2 GB of all
 that it lets in."""
 MOST_OF_MEAN = 150

@@ -151,7 +151,7 @@ def test_refused_in_one_line(sql: str) -> None:
             """(SELECT #1 AS "P" FROM (VALUES (CAST('a' AS TEXT))))""",
         ),
         ("SELECT * FROM information_schema.tables", "SELECT * FROM information_schema.tables"),
-        ('SELECT "a/b"."c" FROM s."a/b"', 'SELECT "a/b"."c" FROM s."a/b"'),
+        ('SELECT "a/b"."c" FROM d.s."a/b"', 'SELECT "a/b"."c" FROM d.s."a/b"'),
     ],
 )
 def test_rendered(sql: str, rendered: str) -> None:

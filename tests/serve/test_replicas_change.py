@@ -69,9 +69,11 @@ def test_who_waits_for_a_replica_that_is_killed_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("num_bytes", "is_first", "told"),
-    [(100, False, 503), (LARGE, True, 503), (LARGE, False, None)],
+    [(100, True, {503}), (100, False, {503, None}), (LARGE, True, {503}), (LARGE, False, {None})],
 )
-def test_what_is_too_large_to_be_sent_again(tmp_path: Path, num_bytes: int, is_first: bool, told: int | None) -> None:
+def test_what_is_told_of_a_replica_that_dies(
+    tmp_path: Path, num_bytes: int, is_first: bool, told: set[int | None]
+) -> None:
     """By the client's first request on its connection or a later one; None: HAProxy closes it without an answer."""
     ports, path = some_ports(), "/m/tiny/v1/60000"
     config = render(tmp_path, ports, ("tiny",), check="50ms")
@@ -93,7 +95,7 @@ def test_what_is_too_large_to_be_sent_again(tmp_path: Path, num_bytes: int, is_f
             status = connection.getresponse().status
         except RemoteDisconnected:
             status = None
-    assert status == told
+    assert status in told
 
 
 @contextmanager
