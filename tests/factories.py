@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller, hash_key
+from luthier.platform.artifacts import content_of, place
 from luthier.platform.jobs import FinishedModel, Job, Progress
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.models import ModelVersion
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -97,3 +99,23 @@ def make_record(source_id: str = "req_1", **given: Any) -> UsageRecord:
         "time": 1_000,
     }
     return UsageRecord(**{**fields, **given})
+
+
+def make_version(number: int, storage: Path, weights: str) -> ModelVersion:
+    """With a folder in storage that holds these weights, whatever they are."""
+    part = storage.parent / f"part-{number}"
+    part.mkdir(parents=True)
+    (part / "weights").write_text(weights)
+    path = place(part, content_of(part), {}, storage)
+    return ModelVersion(
+        number=number,
+        model=f"M{number}",
+        version=1,
+        job_id="ft_1",
+        base_model="tiny",
+        path=str(path),
+        sha256=path.name,
+        rank=8,
+        owner=ADMIN.user,
+        created_on=1,
+    )

@@ -11,11 +11,11 @@ from random import Random
 
 import pytest
 
-from luthier.platform.artifacts import content_of, fault_of, place
+from luthier.platform.artifacts import fault_of
 from luthier.platform.models import ModelVersion
 from luthier.platform.storage import num_bytes
 from luthier.serve.disk import PART, LocalDisk
-from tests.factories import ADMIN
+from tests.factories import make_version
 
 READER = """
 import sys
@@ -36,22 +36,7 @@ class Node:
         self.disk = LocalDisk(self.folder, "tiny", 3 * num_bytes(Path(self.version(0).path)))
 
     def version(self, number: int) -> ModelVersion:
-        part = self.storage.parent / f"part-{number}"
-        part.mkdir(parents=True)
-        (part / "weights").write_text(f"{number:04}" * 100)
-        path = place(part, content_of(part), {}, self.storage)
-        return ModelVersion(
-            number=number,
-            model=f"M{number}",
-            version=1,
-            job_id="ft_1",
-            base_model="tiny",
-            path=str(path),
-            sha256=path.name,
-            rank=8,
-            owner=ADMIN.user,
-            created_on=1,
-        )
+        return make_version(number, self.storage, f"{number:04}" * 100)
 
     def read(self, version: ModelVersion, disk: LocalDisk | None = None) -> bool:
         """Whether it was there."""

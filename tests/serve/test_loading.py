@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import AdapterRefused, Unavailable
-from luthier.platform.artifacts import MANIFEST, content_of, place
+from luthier.platform.artifacts import MANIFEST
 from luthier.platform.base_models import load_catalog
 from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.models import ModelVersion, Proof, ProofState
@@ -20,7 +20,7 @@ from luthier.serve import loading
 from luthier.serve.adapter_stats import LOAD_SECONDS
 from luthier.serve.disk import LocalDisk
 from luthier.serve.loading import Loader, Surroundings
-from tests.factories import ADMIN
+from tests.factories import make_version
 
 SIZE = 2
 
@@ -85,22 +85,7 @@ class Bench:
         self.reports.append((number, proof.state, proof.reason))
 
     def version(self, number: int) -> ModelVersion:
-        part = self._folder / "part"
-        part.mkdir(parents=True)
-        (part / "weights").write_text(str(number))
-        path = place(part, content_of(part), {}, self._folder)
-        return ModelVersion(
-            number=number,
-            model=f"M{number}",
-            version=1,
-            job_id="ft_1",
-            base_model="tiny",
-            path=str(path),
-            sha256=path.name,
-            rank=8,
-            owner=ADMIN.user,
-            created_on=1,
-        )
+        return make_version(number, self._folder, str(number))
 
     async def ask(self, version: ModelVersion, seconds: float = 0.0) -> None:
         await self.loader.hold(version)
