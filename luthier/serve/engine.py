@@ -1,9 +1,10 @@
 """The engine: vLLM with many LoRA adapters on one base model. Counts are its own; text is never tokenised again."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from luthier.serve.loading import Loader, Surroundings
 from luthier.serve.reading import Reader, plain_choices
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
+from luthier.serve.turns import Turn, Turns
 
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
@@ -55,6 +57,7 @@ class VllmEngine:
         context = UsageContext.OPENAI_API_SERVER
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
         self._loader = Loader(self, base, self._prompts, around)
+        self._turns = Turns(base.engine.max_loras)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
 
     async def check(self) -> None:
@@ -97,7 +100,11 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         given = tokens_input(list(ids)), params, f"proof_{uuid.uuid4().hex}"
         try:
-            *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
+            turn = await self._turns.take(adapter.number, 0, time.monotonic()) if adapter else Turn()
+            try:
+                *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
+            finally:
+                turn.end()
         except _engine_dead() as error:
             raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
         self.probed.prompt += len(ids)
@@ -138,35 +145,49 @@ class VllmEngine:
         self._check_weights(adapter)
         await tally.reserve(len(ids), params.max_tokens * request.n)
         lora = adapter if self._own is None else None
-        queue, is_done = None, False
-        if lora:
-            await self._loader.hold(lora)
-        try:
-            queue = await self._add(request_id, ids, params, _lora_request(lora), request.priority)
-            while not is_done:
-                output = queue.get_nowait() or await queue.get()
-                is_done = output.finished
-                _count(tally, len(ids), output)
-                if is_done:
-                    _time(tally, output)
-                    if request.json_schema is not None:
-                        check_grammar(output, request)
-                if choices := read(output):
-                    yield choices
-        except client_error() as error:
-            raise refused(error, request) from error
-        except _engine_dead() as error:
-            raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
-        except (asyncio.CancelledError, GeneratorExit):
-            tally.prompt = len(ids) if queue else 0
-            raise
-        finally:
+        queue, is_done, began = None, False, time.monotonic()
+        async with self._ready(lora, request.priority) as turn:
             try:
-                if queue and not is_done:
-                    await self._abort(queue, len(ids), tally)
+                waited = time.monotonic() - began
+                queue = await self._add(request_id, ids, params, _lora_request(lora), request.priority)
+                _end_with(queue, turn)
+                while not is_done:
+                    output = queue.get_nowait() or await queue.get()
+                    is_done = output.finished
+                    _count(tally, len(ids), output)
+                    if is_done:
+                        _time(tally, output, waited)
+                        if request.json_schema is not None:
+                            check_grammar(output, request)
+                    if choices := read(output):
+                        yield choices
+            except client_error() as error:
+                raise refused(error, request) from error
+            except _engine_dead() as error:
+                raise Unavailable("The engine stopped while it answered; it is being restarted. Try again.") from error
+            except (asyncio.CancelledError, GeneratorExit):
+                tally.prompt = len(ids) if queue else 0
+                raise
             finally:
-                if lora:
-                    self._loader.release(lora)
+                if queue and not is_done:
+                    await self._abort(queue, len(ids), tally, waited)
+
+    @asynccontextmanager
+    async def _ready(self, adapter: ModelVersion | None, priority: int) -> AsyncIterator[Turn]:
+        """While the adapter is in memory, from when it has a slot."""
+        if adapter is None:
+            yield Turn()
+            return
+        since = time.monotonic()
+        await self._loader.hold(adapter)
+        try:
+            turn = await self._turns.take(adapter.number, priority, since)
+            try:
+                yield turn
+            finally:
+                turn.end()
+        finally:
+            self._loader.release(adapter)
 
     def _check_weights(self, adapter: ModelVersion | None) -> None:
         """Raises Unavailable when the engine was chosen by what the model's name meant before."""
@@ -186,7 +207,7 @@ class VllmEngine:
             await self._engine.abort(request_id)
             raise
 
-    async def _abort(self, queue: Any, num_prompt: int, tally: Tally) -> None:
+    async def _abort(self, queue: Any, num_prompt: int, tally: Tally, waited: float) -> None:
         """vLLM leaves in the queue what it generated so far, before it first waits: a second cancel loses nothing."""
         from vllm.outputs import RequestOutput
 
@@ -196,7 +217,7 @@ class VllmEngine:
         finally:
             if isinstance(queue.output, RequestOutput):
                 _count(tally, num_prompt, queue.output)
-                _time(tally, queue.output)
+                _time(tally, queue.output, waited)
 
     async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long."""
@@ -323,13 +344,28 @@ def _count(tally: Tally, num_prompt: int, output: Any) -> None:
         tally.completion += num_new
 
 
-def _time(tally: Tally, output: Any) -> None:
-    """How long it waited, by vLLM's statistics; one that was never scheduled has none."""
+def _end_with(queue: Any, turn: Turn) -> None:
+    """Ends the turn with vLLM's last output, however late that is read."""
+    put = queue.put
+
+    def put_last(output: Any) -> None:
+        put(output)
+        if isinstance(output, Exception) or output.finished:
+            turn.end()
+            del queue.put  # which holds the queue
+
+    queue.put = put_last
+    if isinstance(queue.output, Exception) or (queue.output and queue.output.finished):
+        turn.end()
+
+
+def _time(tally: Tally, output: Any, waited: float) -> None:
+    """How long it waited, before vLLM and by its statistics; one that was never scheduled has none."""
     stats = output.metrics
     if stats and stats.scheduled_ts:
-        tally.queued = stats.scheduled_ts - stats.queued_ts
+        tally.queued = waited + stats.scheduled_ts - stats.queued_ts
     if stats and stats.first_token_latency:
-        tally.first = stats.first_token_latency
+        tally.first = waited + stats.first_token_latency
 
 
 def _lora_request(adapter: ModelVersion | None) -> Any:
