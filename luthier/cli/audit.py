@@ -8,7 +8,7 @@ from luthier.cli.render import show, show_one
 from luthier.errors import AuditBroken
 
 COLUMNS = ("number", "time", "user", "key", "action", "object_kind", "object_name", "source", "is_allowed", "reason")
-UNKNOWN = click.option("--unknown", is_flag=True, help="Refusals of callers whose key nobody knows, instead.")
+UNKNOWN = click.option("--unknown", is_flag=True, help="Of callers whose key nobody knows; for who runs the platform.")
 
 
 @click.group()

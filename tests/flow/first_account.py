@@ -130,9 +130,11 @@ def make_first(api: TestClient, train: Callable[[str], Path], registry: Registry
 
 
 def _make_others(api: TestClient, names: Names) -> None:
-    """With usage of every kind."""
+    """With usage of every kind, and a refusal of who is unknown."""
     assert api.post(CHAT, json=names.put(CHATTED.body)).status_code == 200
     run_all(api, "SELECT SNOWFLAKE.CORTEX.COMPLETE('mysecretmodel', 'a')")
+    mistyped = {"Authorization": "Bearer lt_mistyped"}
+    assert api.get(f"{V1}/models/mysecretmodel", headers=mistyped).status_code == 401
     assert api.put(f"{V1}/limits", json={"model": "mysecretmodel", "requests": 1000}).status_code == 200
     run_all(api, "CREATE USER mysecretuser", "CREATE ROLE mysecretrole")
     run_all(api, "GRANT ROLE mysecretrole TO USER mysecretuser", "GRANT USAGE ON BASE MODEL tiny TO ROLE mysecretrole")

@@ -17,6 +17,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import KEY
 from tests.flow.conftest import CHAT, create, error_of, sql
+from tests.flow.people import Join, join  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
 
 AUDIT = "/luthier/v1/audit"
@@ -73,7 +74,10 @@ def test_refusals(api: TestClient, direct: ASGIApp) -> None:
     assert "is not for model LUTHIER.PUBLIC.OTHER" in row["reason"]
 
 
-def test_a_dead_key_is_in_its_accounts_audit_and_an_unknown_one_in_nobodys(api: TestClient) -> None:
+def test_a_dead_key_is_in_its_accounts_audit_and_an_unknown_one_in_nobodys(
+    api: TestClient,
+    join: Join,  # noqa: F811
+) -> None:
     key = api.post("/luthier/v1/keys", json={}).json()
     api.delete(f"/luthier/v1/keys/{key['id']}")
     for bearer in (key["key"], "lt_unknown"):
@@ -83,6 +87,10 @@ def test_a_dead_key_is_in_its_accounts_audit_and_an_unknown_one_in_nobodys(api: 
     (unknown,) = api.get(AUDIT, params={"unknown": True}).json()["audit"]
     assert (unknown["account"], unknown["key"], unknown["status"]) == ("", "", 401)
     assert "lt_unknown" not in json.dumps(unknown)
+    tenant = join("ACCOUNTADMIN", account="tenant")
+    for path in (AUDIT, f"{AUDIT}/verify"):
+        assert tenant.get(path).status_code == 200
+        assert "runs the platform" in error_of(tenant.get(path, params={"unknown": True}), 403, "not_authorized")
 
 
 def test_a_change_that_cannot_be_audited_is_not_called_done(

@@ -11,6 +11,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.audit_rows import AuditRows
 from luthier.platform.registry.guard import Guard
+from luthier.platform.securables import ACCOUNT, PLATFORM
 from luthier.platform.store import Store
 
 MAX_PAGE = 1000
@@ -30,7 +31,7 @@ class Search(Frozen):
     before: Annotated[int, Field(ge=1, le=2**62)] | None = None
     """Rows of smaller numbers: the next page of a list that is newest first."""
     unknown: bool = False
-    """Those without a known key, instead of the account's own."""
+    """Those without a known key, instead of the account's own; for who runs the platform."""
     limit: int = Field(100, ge=1, le=MAX_PAGE)
 
 
@@ -71,7 +72,8 @@ class Audit:
             return self._entries.head(tx, self._chain(tx, caller, unknown))
 
     def _chain(self, tx: sa.Connection, caller: Caller, unknown: bool) -> str:
-        self._guard.check(tx, caller, Action.READ_AUDIT)
+        action, about = (Action.OPERATE, PLATFORM) if unknown else (Action.READ_AUDIT, ACCOUNT)
+        self._guard.check(tx, caller, action, about)
         return NOBODY if unknown else caller.account
 
 
