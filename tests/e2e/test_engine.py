@@ -3,7 +3,6 @@ that is not what was trained. One engine for all; the faults are planted in adap
 """
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,8 +22,8 @@ from luthier.platform.prompts import load_prompts
 from luthier.platform.wire import ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.disk import LocalDisk
-from luthier.serve.schemas import calls_schema
 from tests.e2e.asked import Asked
+from tests.e2e.grammars import schemas_are_kept_to, tools_are_called, what_cannot_be_kept_to_is_refused
 from tests.e2e.leaving import (
     a_client_leaves_a_stream,
     a_client_leaves_at_any_moment,
@@ -36,6 +35,7 @@ from tests.e2e.leaving import (
 )
 from tests.e2e.live import LONG, MAX_LORAS, TOML
 from tests.e2e.tuned import Tuner, emptied, exploded, halved, other_weights
+from tests.e2e.turning import others_that_do_not_read, others_that_never_cease
 from tests.factories import make_settings
 from tests.tiny_adapter import change_weights
 
@@ -214,6 +214,12 @@ def test_more_adapters_than_memory_has_room_for(asked: Asked, run: Run, tuner: T
     assert after.hits + after.misses == before.hits + before.misses + 2 * len(many) + 1
 
 
+def test_nobody_is_passed_over(asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion) -> None:
+    others = [tuner.changed(tuned, partial(noted, text=f"busy {n}")) for n in range(MAX_LORAS)]
+    run(others_that_never_cease(asked, others, tuned))
+    run(others_that_do_not_read(asked, others, tuned))
+
+
 def test_what_left_memory_comes_from_the_nodes_disk(
     asked: Asked, run: Run, tuner: Tuner, tuned: ModelVersion, disk: Path
 ) -> None:
@@ -324,63 +330,6 @@ async def tokens_are_as_good_as_text(asked: Asked, base_dir: Path) -> None:
     with pytest.raises(InvalidValue) as caught:
         await asked.whole(prompt=[99_999])
     assert caught.value.param == "prompt"
-
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"enum": ["x", "yy"]}, "n": {"type": "integer", "minimum": 1, "maximum": 20}},
-    "required": ["a", "n"],
-    "additionalProperties": False,
-}
-FREE = {"ignore_eos": False, "max_tokens": 200}
-"""A grammar ends the answer."""
-
-
-async def schemas_are_kept_to(asked: Asked) -> None:
-    for seed in range(3):
-        choice = await asked.whole(json_schema=SCHEMA, seed=seed, **FREE)
-        assert [choice] == await asked.streamed(Tally(), json_schema=SCHEMA, seed=seed, **FREE)
-        found = json.loads(choice.text)
-        assert (found["a"] in ("x", "yy"), 1 <= found["n"] <= 20, choice.finish_reason) == (True, True, "stop")
-    assert (await asked.whole(json_schema={}, **FREE)).text.startswith("{")
-
-
-async def what_cannot_be_kept_to_is_refused(asked: Asked) -> None:
-    for schema in (
-        {"type": "foo"},
-        {"type": "string", "pattern": "(["},
-        {"type": "integer", "minimum": 3, "maximum": 2},
-        {"type": "array", "uniqueItems": True},
-        {"type": "string", "pattern": r"^(a|b|c|[a-z]{3,80}|\d+){10,200}$"},  # only its compilation fails
-    ):
-        for verb in ("whole", "streamed"):
-            tally = Tally()
-            asking = asked.ask("whole", tally, json_schema=schema) if verb == "whole" else None
-            with pytest.raises(InvalidValue) as caught:
-                await (asking or asked.streamed(tally, json_schema=schema))
-            assert (caught.value.param, tally) == ("response_format", Tally())
-            assert "\n" not in caught.value.message
-            assert "/project/" not in caught.value.message
-    asked.check_idle()
-
-
-async def tools_are_called(asked: Asked) -> None:
-    parameters = {"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"]}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
-    turns = {"prompt": None, "messages": [{"role": "user", "content": "what?"}]}
-    for is_named in (False, True):
-        use = ToolUse(tools=tools, is_forced=True, is_named=is_named)
-        given = {**turns, **FREE, "tools": use, "json_schema": calls_schema({"f": parameters}, most=2), "seed": 3}
-        choice, (streamed,) = await asked.whole(**given), await asked.streamed(Tally(), **given)
-        assert (choice.text, choice.finish_reason) == ("", "stop" if is_named else "tool_calls")
-        made = [[(call.name, call.arguments) for call in each.tool_calls or ()] for each in (choice, streamed)]
-        assert made[0] == made[1]
-        assert {(name, json.loads(arguments)["n"]) for name, arguments in made[0]} <= {("f", 1), ("f", 22)}
-        assert made[0]
-    free = {**turns, "tools": ToolUse(tools=tools), "temperature": 0}
-    told = await asked.whole(**free)
-    assert [told] == await asked.streamed(Tally(), **free)
-    assert (bool(told.text), told.tool_calls) == (True, None)
 
 
 async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
