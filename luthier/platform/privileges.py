@@ -75,6 +75,7 @@ class Action(StrEnum):
     TAKE_ANY_ROLE = "take any role of the user's"
     READ_USAGE = "see what was used"
     SEE_USAGE = "see what others used"
+    SEE_BALANCE = "see the account's credits"
     READ_HISTORY = "see what was changed"
     OPERATE = "do what concerns all accounts"
 
@@ -162,7 +163,7 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.TAKE_ANY_ROLE: (Need(Privilege.OWNERSHIP, _always(ACCOUNT)),),
     Action.READ_USAGE: (_OWNER,),
     Action.READ_HISTORY: (_OWNER,),
-    Action.SEE_USAGE: (Need(Privilege.MONITOR_USAGE, _always(ACCOUNT)),),
+    **dict.fromkeys((Action.SEE_USAGE, Action.SEE_BALANCE), (Need(Privilege.MONITOR_USAGE, _always(ACCOUNT)),)),
     Action.OPERATE: (Need(Privilege.OWNERSHIP, _always(PLATFORM)),),
 }
 OR_ELSE = {Action.GRANT: Action.MANAGE_GRANTS, Action.READ_USAGE: Action.SEE_USAGE}

@@ -8,6 +8,7 @@ from click.testing import Result
 from starlette.testclient import TestClient
 
 from tests.flow.conftest import create, error_of
+from tests.flow.people import Join, join, run_all  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
 
 CREDITS = "/luthier/v1/credits"
@@ -35,6 +36,19 @@ def test_an_account_is_told_what_it_has(api: TestClient) -> None:
         "overrun": "0",
     }
     assert [each["note"] for each in api.get(f"{CREDITS}/topups").json()["topups"]] == ["first"]
+
+
+def test_the_balance_is_for_who_may_see_what_others_use(api: TestClient, join: Join) -> None:  # noqa: F811
+    top_up(api, "2.5", note="a secret")
+    ann = join("ANALYST")
+    for path in (CREDITS, f"{CREDITS}/topups"):
+        told = error_of(ann.get(path), 403, "not_authorized")
+        assert "MONITOR USAGE ON ACCOUNT is needed to see the account's credits" in told
+    run_all(api, "GRANT MONITOR USAGE ON ACCOUNT TO ROLE analyst")
+    assert ann.get(CREDITS).json()["granted"] == "2.5"
+    assert ann.get(f"{CREDITS}/topups").json()["topups"][0]["note"] == "a secret"
+    others = ann.get(CREDITS, params={"account": "tenant"})
+    assert "runs the platform" in error_of(others, 403, "not_authorized"), "that is told before it is looked for"
 
 
 def test_what_no_top_up_can_be(api: TestClient) -> None:

@@ -105,6 +105,7 @@ def made_of_each(registry: Registry) -> None:
 
 def test_lists_come_in_pages(registry: Registry, analyst: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     made_of_each(registry)
+    give(registry, Privilege.MONITOR_USAGE, Securable(ObjectKind.ACCOUNT))
     lists: dict[str, tuple[Any, Callable[[Any], str]]] = {
         "users": (registry.users.show, lambda user: user.name),
         "roles": (registry.roles.show, lambda role: role.name),

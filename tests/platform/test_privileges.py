@@ -67,7 +67,7 @@ ABOUT = {
         ),
         ACCOUNT,
     ),
-    **dict.fromkeys((Action.SEE_USAGE, Action.CREATE_SHARE, Action.IMPORT_SHARE), ACCOUNT),
+    **dict.fromkeys((Action.SEE_USAGE, Action.SEE_BALANCE, Action.CREATE_SHARE, Action.IMPORT_SHARE), ACCOUNT),
 }
 
 

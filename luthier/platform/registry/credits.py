@@ -28,7 +28,6 @@ class Credits:
 
     def top_up(self, caller: Caller, account: str, amount_ucr: int, key: str, note: str = "") -> TopUp:
         """Adds to a balance, once for each key; the first one limits the account."""
-        self._check_platform(caller)
         asked = TopUp(
             account=account,
             key=key,
@@ -38,6 +37,7 @@ class Credits:
             time=self._clock(),
         )
         with self._guard.change(caller) as tx:
+            self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
             self._check_account(tx, account)
             if first := self._first_answer(tx, asked):
                 return first
@@ -48,8 +48,8 @@ class Credits:
 
     def limit(self, caller: Caller, account: str) -> Balance:
         """The account spends no more than its balance from now on, be that nothing."""
-        self._check_platform(caller)
         with self._guard.change(caller) as tx:
+            self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
             self._check_account(tx, account)
             self._limits.ensure(tx, account)
         return self.balance(caller, account)
@@ -57,9 +57,8 @@ class Credits:
     def balance(self, caller: Caller, account: str | None = None) -> Balance:
         """Of the caller's account; admins of the platform's may see any."""
         account = account or caller.account
-        if account != caller.account:
-            self._check_platform(caller)
         with self._store.transaction() as tx:
+            self._check_sees(tx, caller, account)
             self._check_account(tx, account)
             self._limits.sweep(tx)
             row = self._limits.find(tx, account, ACCOUNT)
@@ -89,12 +88,10 @@ class Credits:
         self, caller: Caller, account: str | None = None, limit: int = MAX_SHOWN, after: str | None = None
     ) -> list[TopUp]:
         """Newest first, from behind the one of a key."""
-        account = account or caller.account
-        if account != caller.account:
-            self._check_platform(caller)
-        columns = self._topups.c
+        account, columns = account or caller.account, self._topups.c
         its = sa.select(self._topups).where(columns.account == account)
         with self._store.reading() as tx:
+            self._check_sees(tx, caller, account)
             page = numbered_page(tx, its, columns.number, columns.key, limit, after)
             rows = tx.execute(page).mappings()
             return [TopUp(**{name: row[name] for name in TopUp.model_fields}) for row in rows]
@@ -142,8 +139,10 @@ class Credits:
 
     # who may, and what is there
 
-    def _check_platform(self, caller: Caller) -> None:
-        with self._store.reading() as tx:
+    def _check_sees(self, tx: sa.Connection, caller: Caller, account: str) -> None:
+        if account == caller.account:
+            self._guard.check(tx, caller, Action.SEE_BALANCE)
+        else:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
 
     def _check_account(self, tx: sa.Connection, account: str) -> None:
