@@ -153,8 +153,11 @@ def write_pass_tokens(file: Path, tokens: int) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Under its name when it is whole, and not before."""
     part = file.with_suffix(f".{uuid.uuid4().hex}")
-    part.write_text(text)
-    os.replace(part, file)
+    try:
+        part.write_text(text)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def mark(file: Path) -> None:

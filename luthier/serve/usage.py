@@ -1,7 +1,8 @@
 """Usage on its way to the ledger: on disk first, then in batches to the registry, dropped by none.
 
 A file is written by one process, sent as it stands and then removed, never rewritten. Killed in between, its records
-are sent again by whoever takes it over; the ledger's key makes that harmless.
+are sent again by whoever takes it over; the ledger's key makes that harmless. What a full disk does not take is sent
+out of memory, and once more by its file.
 """
 
 import logging
@@ -9,10 +10,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
@@ -49,10 +51,12 @@ class UsageSpool:
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
         own = [number for pid, number in map(owner, folder.glob("*.jsonl")) if pid == os.getpid()]
         last = max([*own, self._settled.of(os.getpid()).upto, 0])
-        self._file = _File(folder / f"{os.getpid()}-{last + 1}.jsonl")
-        self._closed: deque[_Closed] = deque(self._left_behind())
+        self._file = _opened(folder / f"{os.getpid()}-{last + 1}.jsonl")
+        self._closed: deque[_File] = deque(self._left_behind())
         self._num_bytes = sum(closed.num_bytes for closed in self._closed)
         self._inherited = inherited
+        self._fault: OSError | None = None
+        """Of the disk; None once it takes what is written."""
 
     def start(self) -> None:
         """From here on it flushes by itself."""
@@ -60,47 +64,87 @@ class UsageSpool:
         threading.Thread(target=self._flush_forever, daemon=True).start()
 
     def check(self) -> None:
-        """Unavailable while more waits than may: what is not metered is not done."""
+        """Unavailable while more waits than may, or the disk takes none: what is not metered is not done."""
         if self._num_bytes >= self._max_bytes:
             raise Unavailable("The ledger has been away for so long that no more can be metered. Try again later.")
+        if self._fault:
+            raise Unavailable("The engine's disk takes no usage, so no more can be metered. Try again later.")
 
     def settle(self, record: UsageRecord) -> None:
-        """Keeps the record on disk; it reaches the ledger within moments."""
+        """Keeps the record, on disk unless that is at fault; it reaches the ledger within moments."""
         with self._lock:
-            self._num_bytes += self._file.write(record)
+            self._num_bytes += self._file.add(record)
+            with suppress(OSError), self._disk():  # the next flush tries again
+                self._file.write()
         self._wake.set()
 
     def flush(self) -> None:
         """Sends what waits; on failure everything stays where it is."""
         with self._flushing:
+            try:
+                self._flush()
+            except OSError:
+                if self._fault:
+                    self._send_from_memory()
+                raise
+
+    def _flush(self) -> None:
+        self._write_rest()
+        self._send_closed()
+        if self._inherited:
+            self._inherited()
+            self._inherited = None
+        if self._file.records:
+            self._turn()
             self._send_closed()
-            if self._inherited:
-                self._inherited()
-                self._inherited = None
-            if self._file.records:
-                self._turn()
-                self._send_closed()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Something is written in it. As long as that fails nothing more is let in."""
+        try:
+            yield
+        except OSError as error:
+            if not self._fault:
+                log.error("usage waits in memory, as %s takes none: %s", self._folder, error)
+            self._fault = error
+            raise
+        self._fault = None
+
+    def _write_rest(self) -> None:
+        with self._lock:
+            if self._file.unwritten:
+                with self._disk():
+                    self._file.write()
 
     def _turn(self) -> None:
         """Goes on in a new file."""
-        fresh = _File(_next(self._file.path))
+        with self._disk():
+            fresh = _opened(_next(self._file.path))
         with self._lock:
             full, self._file = self._file, fresh
-        full.close()
-        self._closed.append(_Closed(full.path, full.records, full.num_bytes))
+        self._closed.append(full)
 
     def _send_closed(self) -> None:
         while self._closed:
-            file, records, num_bytes = self._closed[0]
-            is_own = owner(file)[0] == os.getpid()
-            self._settled.count(file, records, self._engine() if is_own else None)
-            while records:
-                self._send(records[:MAX_BATCH])
-                del records[:MAX_BATCH]
-            file.unlink(missing_ok=True)
+            file = self._closed[0]
+            is_own = owner(file.path)[0] == os.getpid()
+            with self._disk():
+                file.close()
+                self._settled.count(file.path, file.records, self._engine() if is_own else None)
+            while file.records:
+                self._send(file.records[:MAX_BATCH])
+                del file.records[:MAX_BATCH]
+            file.path.unlink(missing_ok=True)
             self._closed.popleft()
             with self._lock:
-                self._num_bytes -= num_bytes
+                self._num_bytes -= file.num_bytes
+
+    def _send_from_memory(self) -> None:
+        """All that waits. It stays here, to be written, counted and sent as its file when the disk is well again."""
+        with self._lock:
+            waiting = [record for file in (*self._closed, self._file) for record in file.records]
+        for start in range(0, len(waiting), MAX_BATCH):
+            self._send(waiting[start : start + MAX_BATCH])
 
     def _send(self, batch: list[UsageRecord]) -> None:
         try:
@@ -124,52 +168,58 @@ class UsageSpool:
         """Flushes; how often that has failed without a success."""
         try:
             self.flush()
-        except Exception as error:  # whatever it is, the records wait on disk and the next round sends them
+        except Exception as error:  # whatever it is, the records wait and the next round sends them
             self._wake.set()
             if not num_failed:
-                log.warning("usage waits in %s until the ledger answers: %s", self._folder, error)
+                log.warning("usage waits in %s until disk and ledger take it: %s", self._folder, error)
             return num_failed + 1
         if num_failed:
-            log.warning("usage in %s reaches the ledger again", self._folder)
+            log.warning("usage in %s waits no more", self._folder)
         return 0
 
-    def _left_behind(self) -> list["_Closed"]:
+    def _left_behind(self) -> list["_File"]:
         """The files of processes that are gone. Another heir may be quicker: then a file is there no more."""
         found = []
         for file in sorted(self._folder.glob("*.jsonl"), key=owner):
             with suppress(FileNotFoundError):
                 if not is_written(file):
-                    found.append(_Closed(file, read_spool(file), file.stat().st_size))
+                    found.append(_File(file, None, read_spool(file), file.stat().st_size))
         return found
 
 
-class _Closed(NamedTuple):
-    """A file that nobody writes any more."""
+@dataclass
+class _File:
+    """A file and its records: what is on disk is the beginning of what was added."""
 
     path: Path
-    records: list[UsageRecord]
-    num_bytes: int
+    handle: FileIO | None
+    """None when nobody writes it any more."""
+    records: list[UsageRecord] = field(default_factory=list)
+    num_bytes: int = 0
+    unwritten: bytearray = field(default_factory=bytearray)
 
-
-class _File:
-    """A file that is being written, and its records."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: list[UsageRecord] = []
-        self.num_bytes = 0
-        self._handle = path.open("xb")
-
-    def write(self, record: UsageRecord) -> int:
-        """Bytes written."""
+    def add(self, record: UsageRecord) -> int:
+        """Bytes that are to be written."""
+        line = record.model_dump_json().encode() + b"\n"
         self.records.append(record)
-        written = self._handle.write(record.model_dump_json().encode() + b"\n")
-        self._handle.flush()
-        self.num_bytes += written
-        return written
+        self.unwritten += line
+        self.num_bytes += len(line)
+        return len(line)
+
+    def write(self) -> None:
+        while self.unwritten and self.handle:
+            del self.unwritten[: self.handle.write(self.unwritten)]
 
     def close(self) -> None:
-        self._handle.close()
+        """Once it is whole."""
+        self.write()
+        if self.handle:
+            self.handle.close()
+            self.handle = None
+
+
+def _opened(file: Path) -> _File:
+    return _File(file, FileIO(file, "xb"))
 
 
 def _next(file: Path) -> Path:

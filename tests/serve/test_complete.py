@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -20,8 +21,10 @@ from luthier.serve.admission import Admission
 from luthier.serve.complete import Completer
 from luthier.serve.many import Many
 from luthier.serve.services import Ask
+from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN
 from tests.fakes import Books, EchoEngine
+from tests.full_disk import full_disk
 
 TINY = Resolved(name="tiny", base_model="tiny")
 
@@ -167,6 +170,18 @@ def test_whatever_happens_it_is_written_down_once(door: Door, verb: str) -> None
     assert [line["completion_tokens"] for line in door.books.lines] == [4, 1, 0]
     assert [line["finish"] for line in door.books.lines] == ["stop", None, None]
     assert len(door.engine.requests) == 2
+
+
+def test_a_full_disk_fails_no_answer_that_is_billed(door: Door, verb: str, tmp_path: Path) -> None:
+    spool = UsageSpool(tmp_path, lambda records: len(door.settled.extend(records) or records))
+    with mock.patch.multiple(door.books, settle=spool.settle, check=spool.check), full_disk():
+        run(door, verb, "a b c")
+        with pytest.raises(Unavailable, match="disk takes no usage"):
+            run(door, verb, "d e")
+        with pytest.raises(OSError, match="File too large"):
+            spool.flush()
+    assert door.counts == [(3, 4)]
+    assert [(line["status"], line["completion_tokens"]) for line in door.books.lines] == [(200, 4), (503, 0)]
 
 
 @pytest.mark.parametrize("dies_after", [0, None])

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from luthier.errors import Unavailable
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.registry import Registry
+from luthier.platform.settled import SettledFiles
 from luthier.serve import usage
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_record
+from tests.full_disk import full_disk
 
 DEADLINE_SECONDS = 20
 
@@ -143,8 +145,8 @@ def test_an_absence_is_told_once_and_asked_about_ever_less(
     while len(told := [record.message for record in caplog.records if str(folder) in record.message]) < 2:
         pass
     assert told == [
-        f"usage waits in {folder} until the ledger answers: away",
-        f"usage in {folder} reaches the ledger again",
+        f"usage waits in {folder} until disk and ledger take it: away",
+        f"usage in {folder} waits no more",
     ]
     assert [0.02, 0.04, 0.05, 0.05] in [pauses[at : at + 4] for at in range(len(pauses))]
 
@@ -243,10 +245,105 @@ def test_odd_names_survive(registry: Registry, folder: Path, dead_pid: int) -> N
     assert [record.model for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)] == [name]
 
 
-STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed")
+class Ledger:
+    """Takes records while the disk is full."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, UsageRecord] = {}
+        self.is_away = False
+
+    def append(self, records: list[UsageRecord]) -> int:
+        if self.is_away:
+            raise Unavailable("away")
+        for record in records:
+            assert self.records.setdefault(record.source_id, record) == record
+        return len(records)
 
 
-@settings(max_examples=60, deadline=None)
+def young(name: str) -> UsageRecord:
+    """Younger than the counters, so it counts."""
+    return make_record(name, time=10**15)
+
+
+@pytest.mark.parametrize("room", [0, 500], ids=["takes nothing", "takes a part"])
+def test_what_a_full_disk_does_not_take_reaches_the_ledger(folder: Path, own_file: Path, room: int) -> None:
+    ledger = Ledger()
+    spool = UsageSpool(folder, ledger.append)
+    spool.settle(young("a"))
+    assert own_file.stat().st_size < 500 < 2 * own_file.stat().st_size
+    with full_disk(room):
+        spool.settle(young("b"))
+        assert own_file.stat().st_size == max(room, len(young("a").model_dump_json()) + 1)
+        with pytest.raises(Unavailable, match="disk takes no usage"):
+            spool.check()
+        for name in "cd":  # which were under way
+            with pytest.raises(OSError, match="File too large"):
+                spool.flush()
+            spool.settle(young(name))
+        with pytest.raises(Unavailable, match="disk takes no usage"):
+            spool.check()
+        assert set(ledger.records) == set("abc")
+    spool.flush()
+    spool.check()
+    assert set(ledger.records) == set("abcd")
+    assert SettledFiles(folder).of(os.getpid()).totals.records == 4
+    assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]
+
+
+def test_what_a_full_disk_does_not_count_is_counted_later(folder: Path) -> None:
+    ledger = Ledger()
+    spool = UsageSpool(folder, ledger.append)
+    spool.settle(young("a"))
+    with full_disk():
+        with pytest.raises(OSError, match="File too large"):
+            spool.flush()
+        with pytest.raises(Unavailable, match="disk takes no usage"):
+            spool.check()
+    assert set(ledger.records) == {"a"}
+    assert SettledFiles(folder).of(os.getpid()).totals.records == 0
+    spool.flush()
+    spool.check()
+    assert SettledFiles(folder).of(os.getpid()).totals.records == 1
+
+
+def test_what_a_full_disk_did_not_take_is_there_once_it_is_well(folder: Path, own_file: Path) -> None:
+    ledger = Ledger()
+    ledger.is_away = True
+    spool = UsageSpool(folder, ledger.append)
+    with full_disk():
+        for name in "ab":
+            spool.settle(make_record(name))
+            with pytest.raises(Unavailable, match="away"):
+                spool.flush()
+    with pytest.raises(Unavailable, match="away"):
+        spool.flush()
+    spool.check()
+    assert lines(own_file) == ["a", "b"]
+
+
+def test_a_full_disk_that_is_well_again_lets_in_by_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 0.01)
+    ledger = Ledger()
+    spool = UsageSpool(folder, ledger.append)
+    spool.start()
+    with full_disk():
+        spool.settle(make_record("a"))
+        while not ledger.records:
+            time.sleep(0.001)
+    while spool._fault:
+        time.sleep(0.001)
+    spool.check()
+    assert [record.message for record in caplog.records if "waits in memory" in record.message] == [
+        f"usage waits in memory, as {folder} takes none: [Errno 27] File too large"
+    ]
+
+
+STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed", "full", "well")
+
+
+@settings(max_examples=100, deadline=None)
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=25))
 def test_whatever_happens_each_record_arrives_with_its_own_content(steps: list[str]) -> None:
     arrived: list[UsageRecord] = []
@@ -259,23 +356,26 @@ def test_whatever_happens_each_record_arrives_with_its_own_content(steps: list[s
             raise Unavailable(fault)
         return len(records)
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as disk:
         folder, settled = Path(name), 0
         spool = UsageSpool(folder, append)
-        for number, step in enumerate(steps):
+        for number, step in enumerate([*steps, "well", "killed", "flush"]):
+            is_full = spool._fault is not None
             if step == "settle":
                 spool.settle(make_record(f"{settled}", time=settled))
                 settled += 1
-            elif step == "killed":
+            elif step == "killed" and not is_full:  # what is in memory alone would be lost
                 spool = heir(folder, append, number)
-            elif fault := step.partition("but ")[2].removeprefix("the "):
-                with contextlib.suppress(Unavailable):
-                    spool.flush()
+            elif step == "full":
+                disk.enter_context(full_disk(100))
             else:
-                spool.flush()
-        fault = ""
-        heir(folder, append, len(steps)).flush()
-    assert {(record.source_id, record.time) for record in arrived} == {(str(each), each) for each in range(settled)}
+                if step == "well":
+                    disk.close()
+                fault = step.partition("but ")[2].removeprefix("the ")
+                with contextlib.suppress(Unavailable, OSError):
+                    spool.flush()
+    told = [(record.source_id, record.time) for record in arrived]
+    assert set(told) == {(str(each), each) for each in range(settled)}
 
 
 def heir(folder: Path, append: Callable[[list[UsageRecord]], int], number: int) -> UsageSpool:
