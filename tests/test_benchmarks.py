@@ -176,13 +176,14 @@ def test_engine_arguments_become_options() -> None:
 
 def test_the_tables_of_serving() -> None:
     point = Point(concurrency=64, adapters=2, traffic="even", streamed=False)
-    ours = [make_run(2.0, ledger=(0, 0)), make_run(2.5, ledger=(0, -3), counters={"lora_loads_total": 4.0})]
+    told = {"luthier_adapter_hits_total": 6.0, "luthier_adapter_misses_total": 2.0}
+    ours = [make_run(2.0, ledger=(0, 0)), make_run(2.5, ledger=(0, -3), counters=told)]
     text = report("tiny", ["vLLM keeps 0 CPUs."], {point: {"Luthier /v1": ours, "vLLM": [make_run(4.0)] * 2}})
     assert re.match(r"# Serving: Luthier against vLLM and Ray, tiny\n\n\d{4}-\d\d-\d\d, commit .*, ray ", text)
     assert "- Luthier /v1: threads that compute: 2" in text
     assert "## 64 at once, 2 adapters, even, whole" in text
     line = "| Luthier /v1 | 45.0 (40.0 to 50.0) | 1440 (1280 to 1600) | 32.0 | 100.0, 109.0 |  |  | 0 |"
-    assert f"{line} +0 prompt, -3 completion | lora_loads_total 2 |" in text
+    assert f"{line} +0 prompt, -3 completion | 25.0% |" in text
     assert "| vLLM | 10.0 | 0.0 | 0.0 | 0.0 | 0.0 | 5.0 | 0.0 |" in text
     assert "- Luthier /v1 / vLLM: **1.80** of the medians' requests/s, 1.60 to 2.00 a round; p99 1.00." in text
 
