@@ -1,8 +1,8 @@
 """Several workers are one, whether each has the whole model or a share of it."""
 
+import itertools
 from pathlib import Path
 
-import pytest
 import torch
 
 from luthier.errors import LuthierError, TrainingFailed
@@ -55,20 +55,6 @@ def without_answers(history: list[StepRecord]) -> list[StepRecord]:
     return [record.model_copy(update={"answers": ()}) for record in history]
 
 
-def test_two_workers_are_one(config: FitConfig, tmp_path: Path) -> None:
-    cases = {name: Case(variant(config, name), tmp_path / f"{name}-2") for name in TASKS}
-    run_together(2, list(cases.values()), tmp_path)
-    for name, case in cases.items():
-        One(variant(config, name), tmp_path / name).assert_equals(case, 2)
-
-
-def test_two_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
-    cases = {name: Case(variant(config, name, "full"), tmp_path / f"{name}-2") for name in TASKS}
-    run_together(2, list(cases.values()), tmp_path)
-    for name, case in cases.items():
-        One(variant(config, name), tmp_path / name).assert_equals(case, 2)
-
-
 def test_four_workers_and_four_shares_are_one(config: FitConfig, tmp_path: Path) -> None:
     """In the last step, of three rows, one of them has nothing to do."""
     names, whole_batches = ("chat", "full"), {"max_pass_tokens": 8192}
@@ -84,16 +70,16 @@ def test_four_workers_and_four_shares_are_one(config: FitConfig, tmp_path: Path)
             one.assert_equals(cases[name, how], 4)
 
 
-def test_a_checkpoint_goes_on_with_any_number_of_workers(config: FitConfig, tmp_path: Path) -> None:
+def test_two_workers_and_two_shares_are_one_and_go_on_from_any_checkpoint(config: FitConfig, tmp_path: Path) -> None:
     """One worker's first steps, then two shares; two shares' first steps, then one worker, or two with a whole each."""
     ones = {name: One(variant(config, name), tmp_path / name) for name in TASKS}
     cases = []
     for name, one in ones.items():
         whole, shared = variant(config, name), variant(config, name, "full")
-        first = Case(shared, tmp_path / f"{name}-first")
+        two, first = Case(whole, tmp_path / f"{name}-two"), Case(shared, tmp_path / f"{name}-first")
         after_one = Case(shared, tmp_path / f"{name}-after-one", one.case.folder / "3")
         after_two = Case(whole, tmp_path / f"{name}-after-two", first.folder / "3")
-        cases += [(one, first), (one, after_one), (one, after_two)]
+        cases += [(one, case) for case in (two, first, after_one, after_two)]
     run_together(2, [case for _, case in cases], tmp_path)
     for one, case in cases:
         one.assert_equals(case, 2)
@@ -135,25 +121,25 @@ def test_an_error_of_one_worker_ends_all(tmp_path: Path) -> None:
     assert [(tmp_path / f"sum-{rank}").read_text() for rank in range(3)] == ["3"] * 3
 
 
+MOST_WEIGHTS = (1, 60, 10_000)
+
+
 def _gradients(rank: int, size: int, folder: Path) -> None:
     torch.manual_seed(rank)
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (50,), (7, 5), (2,))]
-    for p in parameters[: 4 - rank]:
-        p.grad = torch.randn_like(p)
-    torch.save([None if p.grad is None else p.grad.clone() for p in parameters], folder / f"before-{rank}")
-    Team(rank, size, torch.device("cpu")).sum_gradients(parameters)
-    torch.save([p.grad for p in parameters], folder / f"after-{rank}")
+    before = [torch.randn_like(p) if number < 4 - rank else None for number, p in enumerate(parameters)]
+    torch.save(before, folder / f"before-{rank}")
+    for most in MOST_WEIGHTS:
+        team.MESSAGE_WEIGHTS = most
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = None if grad is None else grad.clone()
+        Team(rank, size, torch.device("cpu")).sum_gradients(parameters)
+        torch.save([p.grad for p in parameters], folder / f"after-{most}-{rank}")
 
 
-@pytest.mark.parametrize("most", [1, 60, 10_000])
-def test_gradients_are_summed_in_messages_of_any_length(tmp_path: Path, most: int) -> None:
-    spawn(2, tmp_path, _with_messages_of, most, tmp_path)
+def test_gradients_are_summed_in_messages_of_any_length(tmp_path: Path) -> None:
+    spawn(2, tmp_path, _gradients, tmp_path)
     before = [torch.load(tmp_path / f"before-{rank}") for rank in (0, 1)]
-    for rank in (0, 1):
-        for grad, first, second in zip(torch.load(tmp_path / f"after-{rank}"), *before, strict=True):
+    for most, rank in itertools.product(MOST_WEIGHTS, (0, 1)):
+        for grad, first, second in zip(torch.load(tmp_path / f"after-{most}-{rank}"), *before, strict=True):
             torch.testing.assert_close(grad, first if second is None else first + second)
-
-
-def _with_messages_of(rank: int, size: int, most: int, folder: Path) -> None:
-    team.MESSAGE_WEIGHTS = most
-    _gradients(rank, size, folder)
