@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.complete import Tally
 from tests.fakes import EchoEngine
+from tests.waiting import SECONDS
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
-SECONDS = 20.0
 
 
 class HeldEngine(EchoEngine):
@@ -112,16 +112,3 @@ def left_over(storage: Path) -> list[str]:
 async def at_most(seconds: float = SECONDS) -> AsyncIterator[None]:
     async with asyncio.timeout(seconds):
         yield
-
-
-def wait_for(check: Callable[[], Any]) -> None:
-    async def wait() -> None:
-        async with at_most():
-            await until(check)
-
-    asyncio.run(wait())
-
-
-async def until(check: Callable[[], Any]) -> None:
-    while not check():
-        await asyncio.sleep(0.005)

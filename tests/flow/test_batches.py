@@ -38,10 +38,9 @@ from tests.flow.batches import (
     jsonl,
     left_over,
     send_file,
-    until,
-    wait_for,
 )
 from tests.flow.conftest import error_of
+from tests.waiting import until, wait_for
 
 ANSWER = "base: how are you"
 

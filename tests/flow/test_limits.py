@@ -17,6 +17,7 @@ from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of, rows  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 LIMITS = "/luthier/v1/limits"
 MESSAGES = [{"role": "user", "content": "a b c"}]
@@ -163,8 +164,7 @@ def test_without_credits_nothing_is_taken_of_a_minute(api: TestClient, registry:
     for _ in range(3):
         error_of(api.post(CHAT, json=ASK), 402, "insufficient_credits")
     registry.credits.top_up(ADMIN, "main", 10**6, "k1")
-    time.sleep(0.3)
-    assert api.post(CHAT, json=ASK).status_code == 200
+    wait_for(lambda: api.post(CHAT, json=ASK).status_code == 200)
 
 
 def test_the_view(api: TestClient) -> None:

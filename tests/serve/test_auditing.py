@@ -20,6 +20,7 @@ from luthier.serve.auditing import (
     source_of,
 )
 from tests.factories import ADMIN
+from tests.waiting import until
 
 
 def scope_of(method: str = "DELETE", path: str = "/luthier/v1/tables/t", **state: Any) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def flooded(entries: list[Entry]) -> list[Entry]:
         auditor = Auditor(kept.extend, minute_seconds=0.2)
         for entry in entries:
             await auditor.write(entry)
-        await asyncio.sleep(0.5)
+        await until(lambda: sum(entry.count for entry in kept) == len(entries))
 
     asyncio.run(story())
     return kept
