@@ -67,8 +67,7 @@ class Store:
             upgrade(self.engine)
         else:
             _check_newest(self.engine)
-        self.tables = sa.MetaData()
-        self.tables.reflect(self.engine)
+        self.tables = _tables(self.engine)
 
     def table(self, name: str) -> sa.Table:
         return self.tables.tables[name]
@@ -161,6 +160,19 @@ def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         verb(config, revision)
+
+
+def _tables(engine: sa.Engine) -> sa.MetaData:
+    """Read from the first database of a dialect: at one migration they are the same in all."""
+    dialect = engine.dialect.name
+    if dialect not in _TABLES:
+        tables = sa.MetaData()
+        tables.reflect(engine)
+        _TABLES[dialect] = tables
+    return _TABLES[dialect]
+
+
+_TABLES: dict[str, sa.MetaData] = {}
 
 
 def _note_table(connection: sa.Connection, statement: Any, *_: Any) -> None:
