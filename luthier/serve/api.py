@@ -39,7 +39,8 @@ def build_direct(services: Services) -> ASGIApp:
 
 def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     told = "Fine-tune and serve language models."
-    app = FastAPI(title="Luthier", version=version("luthier"), description=told, lifespan=lifespan)
+    routes = [route for router in routers for route in router.routes]
+    app = FastAPI(title="Luthier", version=version("luthier"), description=told, lifespan=lifespan, routes=routes)
     app.state.services = services
     app.state.keys = KeyCheck(services.registry, services.epoch, make_oidc(services.settings, services.registry))
     app.state.auditor = Auditor(services.registry.audit.append)
@@ -48,8 +49,6 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     if services.access_log:
         app.add_middleware(Logged, log=services.access_log)
     app.add_middleware(RequestId)
-    for router in routers:
-        app.include_router(router)
     answer_errors(app, {cortex.PREFIX: cortex.refusal})
     return app
 
