@@ -82,6 +82,19 @@ def create_user(name: str, default_role: str | None, comment: str, as_json: bool
         click.echo(f"User {user['name']}. `luthier roles grant ROLE --to-user {user['name']}` gives him a role.")
 
 
+@users.command("set")
+@click.argument("name")
+@click.option("--default-role", metavar="ROLE", required=True, help="One that he has; '' for none.")
+@AS_JSON
+def set_user(name: str, default_role: str, as_json: bool) -> None:
+    """Choose the role in which a user begins: by a token, and in a key that names none."""
+    user = Client().users.set_default_role(name, default_role or None)
+    if as_json:
+        show_one(user, as_json)
+    else:
+        click.echo(f"User {user['name']} begins as {user['default_role'] or 'the first of his roles'}.")
+
+
 @users.command("list")
 @AS_JSON
 def list_users(as_json: bool) -> None:

@@ -55,6 +55,11 @@ class Users(Named):
     def create(self, name: str, default_role: str | None = None, comment: str = "") -> Row:
         return self._create(name=name, default_role=default_role, comment=comment)
 
+    def set_default_role(self, name: str, role: str | None) -> Row:
+        """None: he has none."""
+        path = f"{V1}/users/{quoted(name)}/default-role"
+        return _row(self._client.call("PUT", path, json={"role": role}))
+
 
 class Roles(Named):
     def create(self, name: str, comment: str = "") -> Row:

@@ -16,7 +16,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen
+from luthier.platform.names import fold
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -105,7 +107,8 @@ class Settings(BaseSettings):
     oidc_role_claim: str = ""
     """Names roles; the first that the user has is his, else his default one."""
     oidc_roles: dict[str, str] = {}
-    """What the provider calls a role, and what it is called here; other names are taken as they are."""
+    """What the provider calls a role, and what it is called here, as SQL writes it; other names are taken as they are.
+    """
 
     @field_validator("webhook_networks")
     @classmethod
@@ -128,6 +131,15 @@ class Settings(BaseSettings):
         if url and parts.scheme != "https" and (parts.scheme, parts.hostname in LOOPBACK) != ("http", True):
             raise ValueError("an https:// address; http:// is for this machine alone")
         return url
+
+    @field_validator("oidc_roles")
+    @classmethod
+    def _are_roles(cls, roles: dict[str, str]) -> dict[str, str]:
+        try:
+            list(map(fold, roles.values()))
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return roles
 
     @model_validator(mode="after")
     def _oidc_is_whole(self) -> Self:

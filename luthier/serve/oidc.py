@@ -9,15 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from urllib.request import Request, urlopen
 
 import jwt
 
-from luthier.errors import NotAllowed, NotAuthenticated, Unavailable
+from luthier.errors import NotAuthenticated, Unavailable
 from luthier.platform.keys import Session
-from luthier.platform.names import fold
+from luthier.platform.names import MAX_IDENTIFIER_CHARS, as_written
 from luthier.platform.registry.keys import Keys
+from luthier.platform.securables import role_key, user_key
 from luthier.platform.settings import Settings
 from luthier.serve.known import Epoch, Known
 from luthier.serve.remember import Remembered
@@ -35,6 +36,8 @@ FETCH_TIMEOUT_SECONDS = 5.0
 MAX_BYTES = 1 << 20
 Who = tuple[str, str, tuple[str, ...]]
 """Account, user, and the roles that a token names."""
+As = tuple[str, str, tuple[str, ...], str | None]
+"""The same, and the role to act in, as it was written."""
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -57,18 +60,19 @@ class Oidc:
     def __init__(self, settings: Settings, registry: Verbs, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._registry = settings, registry
         self._keys = ProviderKeys(settings, clock)
+        self._role_names = {told: role_key(name) for told, name in settings.oidc_roles.items()}
 
     def proven(self, token: str) -> Proven:
         """Whom a token names, without a question to the registry; NotAuthenticated says what is wrong with it."""
         settings = self._settings
         claims = self._claims(token)
         user = claims.get(settings.oidc_user_claim)
-        if not isinstance(user, str) or not user:
+        if not _is_name(user):
             raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
-        who = (settings.oidc_account or settings.account, user, self._roles(claims))
+        who = (settings.oidc_account or settings.account, user_key(as_written(user)), self._roles(claims))
         return Proven(who, (int(claims["exp"]) + LEEWAY_SECONDS) * 1000)
 
-    def session(self, who: Who) -> Session:
+    def session(self, who: As) -> Session:
         """What a token opens to whom it names, in a role that he has."""
         settings = self._settings
         return self._registry.keys.session_of(*who, settings.oidc_issuer if settings.oidc_create_users else None)
@@ -95,7 +99,8 @@ class Oidc:
         """Those that the claim names, by the settings' table where it has them."""
         told = claims.get(self._settings.oidc_role_claim) if self._settings.oidc_role_claim else None
         names = [told] if isinstance(told, str) else told if isinstance(told, list) else []
-        return tuple(self._settings.oidc_roles.get(name, name) for name in names if isinstance(name, str))
+        known = self._role_names
+        return tuple(known.get(name) or role_key(as_written(name)) for name in names if _is_name(name))
 
 
 class Tokens:
@@ -107,9 +112,7 @@ class Tokens:
 
     async def session(self, token: str, role: str | None = None) -> Session:
         who, expires_on = await self._proven.get(token)
-        session = await self._sessions.get(who)
-        if role and fold(role) != session.caller.role:
-            raise NotAllowed(f"User {who[1]} acts as {session.caller.role} by this token, not as {role}.")
+        session = await self._sessions.get((*who, role))
         return session.model_copy(update={"expires_on": expires_on})
 
 
@@ -163,6 +166,11 @@ class ProviderKeys:
 def make_oidc(settings: Settings, registry: Verbs) -> Oidc | None:
     """None where no provider is set."""
     return Oidc(settings, registry) if settings.oidc_issuer else None
+
+
+def _is_name(claim: object) -> TypeGuard[str]:
+    """Whether somebody could be called so; in SQL some only in quotes."""
+    return isinstance(claim, str) and 0 < len(claim) <= MAX_IDENTIFIER_CHARS and "\0" not in claim
 
 
 def _is_for(data: dict[str, Any], algorithm: str) -> bool:

@@ -119,6 +119,7 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("POST", f"{V1}/users"): (Try({"name": "mine", "default_role": "{role}"}),),
     ("GET", f"{V1}/users"): (ONE,),
     ("DELETE", f"{V1}/users/{{name:object}}"): (ONE,),
+    ("PUT", f"{V1}/users/{{name:object}}/default-role"): (Try({"role": "{role}"}), Try({"role": None})),
     ("POST", f"{V1}/roles"): (Try({"name": "{role}2"}),),
     ("GET", f"{V1}/roles"): (ONE,),
     ("DELETE", f"{V1}/roles/{{name:object}}"): (ONE,),

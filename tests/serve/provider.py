@@ -5,13 +5,23 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
+from luthier.platform.access import Caller
+from luthier.platform.keys import Session
+from luthier.platform.registry.registry import Registry
+from luthier.serve.oidc import Oidc
+from tests.factories import ADMIN, make_settings
+from tests.fakes import Clock
+
 AUDIENCE = "luthier"
+ANN = Caller(account=ADMIN.account, user="ANN", role="SALES")
+"""As whom a token of `ann` acts that says nothing else."""
 
 
 class Provider:
@@ -67,8 +77,19 @@ class Provider:
 
     def claims(self, **given: Any) -> dict[str, Any]:
         now = int(time.time())
-        usual = {"iss": self.issuer, "aud": AUDIENCE, "sub": "admin", "iat": now, "exp": now + 300}
+        usual = {"iss": self.issuer, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 300}
         return {name: value for name, value in {**usual, **given}.items() if value is not None}
+
+
+def oidc_of(registry: Registry, home: Path, provider: Provider, clock: Clock, **given: Any) -> Oidc:
+    fields = {"oidc_issuer": provider.issuer, "oidc_audience": AUDIENCE, **given}
+    return Oidc(make_settings(home, home / "none", **fields), registry, clock)
+
+
+def session_of(oidc: Oidc, token: str, role: str | None = None) -> Session:
+    """What a token opens."""
+    proven = oidc.proven(token)
+    return oidc.session((*proven.who, role)).model_copy(update={"expires_on": proven.expires_on})
 
 
 def unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:

@@ -31,7 +31,10 @@ class Access:
 
     def roles_of(self, tx: sa.Connection, account: str, user: str) -> frozenset[str]:
         """All that a user may take: those granted to him, what is granted to these, and PUBLIC."""
+        return self._guard.reachable(tx, account, *self.granted_to(tx, account, user))
+
+    def granted_to(self, tx: sa.Connection, account: str, user: str) -> frozenset[str]:
+        """Those granted to the user himself."""
         columns = self._role_grants.c
         is_his = (columns.account == account, columns.granted_to == ObjectKind.USER.value, columns.grantee == user)
-        granted = tx.execute(sa.select(columns.role).where(*is_his)).scalars().all()
-        return self._guard.reachable(tx, account, *granted)
+        return frozenset(tx.execute(sa.select(columns.role).where(*is_his)).scalars())

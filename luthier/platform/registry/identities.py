@@ -15,7 +15,7 @@ from luthier.platform.store import Store
 class Identities:
     def __init__(self, store: Store, guard: Guard, access: Access) -> None:
         self._store, self._users, self._guard = store, store.table("users"), guard
-        self.roles_of = access.roles_of
+        self.roles_of, self._granted_to = access.roles_of, access.granted_to
 
     def create(self, tx: sa.Connection, account: str, user: str, issuer: str, now: int) -> None:
         """A user whom an identity provider knows, unless he is there."""
@@ -39,8 +39,10 @@ class Identities:
         return self._guard.reachable(tx, account, role)
 
     def default_role(self, tx: sa.Connection, account: str, user: str) -> str:
-        """The one chosen for him, if he still has it; else the first that he has, or PUBLIC."""
-        roles, columns = self.roles_of(tx, account, user), self._users.c
+        """The one chosen for him, if he still has it; else the first that was granted to himself, or PUBLIC."""
+        columns = self._users.c
         query = sa.select(columns.default_role).where(columns.account == account, columns.name == user)
         chosen: str | None = tx.execute(query).scalar()
-        return chosen if chosen in roles else min(roles - {PUBLIC}, default=PUBLIC)
+        if chosen is not None and chosen in self.roles_of(tx, account, user):
+            return chosen
+        return min(self._granted_to(tx, account, user), default=PUBLIC)

@@ -46,10 +46,11 @@ class Keys:
     def authenticate_all(self, asked: Sequence[tuple[str, str | None]]) -> list[Session | LuthierError]:
         return each(self.authenticate, asked)
 
-    def session_of(self, account: str, user: str, roles: Sequence[str], issuer: str | None = None) -> Session:
-        """What another proof of who he is opens: the first of the roles that he has, else his default one.
-
-        Without an `issuer` no user is made of it.
+    def session_of(
+        self, account: str, user: str, roles: Sequence[str], role: str | None = None, issuer: str | None = None
+    ) -> Session:
+        """What another proof of who he is opens: `role`, as written; else the first of `roles` that he has, else his
+        default one. Without an `issuer` no user is made of it.
         """
         with self._store.reading() as tx:
             is_known = self._identities.has_user(tx, account, user)
@@ -60,10 +61,13 @@ class Keys:
                 self._identities.create(tx, account, user, issuer, self._clock())
         with self._store.reading() as tx:
             held = self._identities.roles_of(tx, account, user)
-            role = next((role for role in roles if role in held), self._identities.default_role(tx, account, user))
-            return Session(caller=Caller(account=account, user=user, role=role))
+            if role and role_key(role) not in held:
+                raise NotAllowed(f"User {user} does not have the role {role_key(role)}.")
+            first = [role_key(role)] if role else [each for each in roles if each in held]
+            taken = first[0] if first else self._identities.default_role(tx, account, user)
+            return Session(caller=Caller(account=account, user=user, role=taken))
 
-    def sessions_of(self, asked: Sequence[tuple[str, str, Sequence[str]]]) -> list[Session | LuthierError]:
+    def sessions_of(self, asked: Sequence[tuple[str, str, Sequence[str], str | None]]) -> list[Session | LuthierError]:
         """Of users that are there."""
         return each(self.session_of, asked)
 

@@ -125,6 +125,11 @@ class Roles:
             raise no_role(name) if kind is ObjectKind.ROLE else no_user(name)
         return Securable(kind, name=name, owner=owner)
 
+    def check_takes(self, tx: sa.Connection, caller: Caller, name: str) -> None:
+        """NotFound unless the caller's user may take the role."""
+        if name not in self._access.roles_of(tx, caller.account, caller.user):
+            raise no_role(name)
+
     def _check_giver(self, tx: sa.Connection, caller: Caller, name: str) -> None:
         role = self.find(tx, caller, name)
         self._guard.check(tx, caller, Action.GRANT, role, lambda: no_role(name))

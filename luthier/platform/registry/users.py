@@ -1,4 +1,4 @@
-"""Verbs on users: made, dropped, shown."""
+"""Verbs on users: made, changed, dropped, shown."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +45,18 @@ class Users:
             if self._roles.find(tx, caller, name, ObjectKind.USER).owner != caller.role:
                 raise Conflict(f"User {name} is there already. Choose another name.")
         return False
+
+    def set_default_role(self, caller: Caller, name: str, role: str | None) -> None:
+        """By who may change the user; by himself to one that he has. None: he has none."""
+        with self._guard.change(caller) as tx:
+            user = self._roles.find(tx, caller, name, ObjectKind.USER)
+            is_own = name == caller.user and not self._guard.may(tx, caller, Action.MANAGE, user)
+            if not is_own:
+                self._guard.check(tx, caller, Action.MANAGE, user, lambda: no_user(name))
+            if role is not None:
+                (self._roles.check_takes if is_own else self._roles.find)(tx, caller, role)
+            is_he = (self._users.c.account == caller.account, self._users.c.name == name)
+            tx.execute(sa.update(self._users).where(*is_he).values(default_role=role))
 
     def drop(self, caller: Caller, name: str) -> None:
         """His keys are revoked; what he made stays his role's."""

@@ -45,6 +45,11 @@ class NewUser(Frozen):
     comment: str = ""
 
 
+class DefaultRole(Frozen):
+    role: str | None
+    """None: he has none."""
+
+
 class NewRole(Frozen):
     name: str
     comment: str = ""
@@ -132,6 +137,14 @@ def list_users(
     """By their names."""
     users = services.registry.users.show(caller, limit, after)
     return paged("users", users, limit, lambda user: user.name, User.model_dump)
+
+
+@routes.put(f"/users/{NAME}/default-role")
+def set_default_role(name: str, body: DefaultRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+    """ALTER USER ... SET DEFAULT_ROLE."""
+    key, role = user_key(name), role_key(body.role) if body.role else None
+    services.registry.users.set_default_role(caller, key, role)
+    return services.registry.users.get(caller, key).model_dump()
 
 
 @routes.delete(f"/users/{NAME}")

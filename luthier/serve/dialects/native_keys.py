@@ -19,6 +19,7 @@ from luthier.platform.keys import (
     new_key_id,
 )
 from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import Limit, paged
 from luthier.serve.services import Services
@@ -64,7 +65,8 @@ def create_key(request: Request, body: CreateKey, caller: CallerOf, services: Se
         models=tuple(dict.fromkeys(services.names_of(model)[0] for model in body.models)) or None,
         read_only=body.read_only,
     )
-    given = {"name": body.name, "user": body.user, "role": body.role, "scope": scope}
+    of = {"user": body.user and user_key(body.user), "role": body.role and role_key(body.role)}
+    given = {"name": body.name, **of, "scope": scope}
     return {**_made(services, caller, new.model_copy(update=given)), "key": secret}
 
 

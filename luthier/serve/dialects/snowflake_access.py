@@ -88,6 +88,12 @@ def _create_user(services: Services, caller: Caller, found: "re.Match[str]") -> 
     return created("User", name, services.registry.users.create(caller, name, role, text_of(found["comment"])))
 
 
+def _set_default_role(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+    role = found["default"]
+    services.registry.users.set_default_role(caller, user_key(found["name"]), role_key(role) if role else None)
+    return done()
+
+
 def _drop_user(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
     name = user_key(found["name"])
     return dropped(found, name, lambda: services.registry.users.drop(caller, name))
@@ -238,6 +244,10 @@ STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
     (
         pattern(f"CREATE USER{IF_NOT_EXISTS} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}"),
         _create_user,
+    ),
+    (
+        pattern(f"ALTER USER {ONE_NAME} (?:SET DEFAULT_ROLE=(?P<default>{IDENTIFIER})|UNSET DEFAULT_ROLE)"),
+        _set_default_role,
     ),
     (pattern(f"DROP USER{IF_EXISTS} {ONE_NAME}"), _drop_user),
     *both(f"DATABASE ROLE (?P<name>{NAME}) <TO> {TO_ROLE}", granting(_cortex)),

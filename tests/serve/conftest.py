@@ -1,0 +1,45 @@
+"""An identity provider, and a user whom it knows."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ObjectKind, Securable
+from tests.factories import ADMIN
+from tests.fakes import Clock
+from tests.serve.provider import Provider
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Provider]:
+    provider = Provider()
+    provider.add_key("a")
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def provider(running: Provider) -> Provider:
+    """With the one key `a`."""
+    del running.published[1:]
+    running.keys = {"a": running.keys["a"]}
+    running.num_fetched, running.is_down, running.issuer_told = 0, False, None
+    return running
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ann(registry: Registry) -> None:
+    """A user with the role SALES, which has ANALYST."""
+    registry.users.create(ADMIN, "ANN")
+    for role, to in (
+        ("SALES", Securable(ObjectKind.USER, name="ANN")),
+        ("ANALYST", Securable(ObjectKind.ROLE, name="SALES")),
+    ):
+        registry.roles.create(ADMIN, role)
+        registry.roles.grant(ADMIN, role, to)
