@@ -27,7 +27,7 @@ from luthier.serve.leases import Leases
 from luthier.serve.many import Many
 from luthier.serve.rates import Rates
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask, Verbs
+from luthier.serve.services import Ask
 from luthier.serve.tool_calls import ForcedCalls
 
 
@@ -250,7 +250,7 @@ class Books:
 class LocalCompletions:
     """What the engines' replicas do, in this process: resolve, complete, settle straight into the ledger."""
 
-    def __init__(self, settings: Settings, registry: Verbs, engine: EchoEngine, epoch: Epoch | None = None) -> None:
+    def __init__(self, settings: Settings, registry: Registry, engine: EchoEngine, epoch: Epoch | None = None) -> None:
         """`epoch` is that of the door, where one process has both."""
         epoch = epoch or Epoch(registry.versions.epoch)
         catalog, prices = load_catalog(settings), load_prices(configs_dir() / "prices.toml")

@@ -223,14 +223,14 @@ def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: s
 
 def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -> str | None:
     """Registry, key and doors on a Ray that runs; returns the new key, if one had to be made."""
-    from luthier.platform.registry.actor import RegistryClient, start_registry
+    from luthier.platform.registry.actor import registry_client, start_registry
     from luthier.serve.app import start_doors
     from luthier.train.supervisor import RayLauncher
 
     with _connected(settings, cluster):
         say("starting the registry")
         start_registry(settings, RayLauncher(settings))
-        key = _ensure_key(settings, cluster, RegistryClient())
+        key = _ensure_key(settings, cluster, registry_client())
         say(f"starting the gateway and the engines of {', '.join(settings.serve_base_models)}")
         start_doors(settings, catalog, "127.0.0.1" if cluster.haproxy else settings.host)
         _wait_ready(settings, cluster)

@@ -20,7 +20,7 @@ from luthier.errors import NotServed
 from luthier.platform.base_models import BaseModel, Catalog, EngineSettings, load_catalog
 from luthier.platform.models import ModelVersion
 from luthier.platform.queue import GIB
-from luthier.platform.registry.actor import RegistryClient
+from luthier.platform.registry.actor import registry_client
 from luthier.platform.settings import Settings
 from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_api
@@ -48,7 +48,7 @@ def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
     def build() -> FastAPI:
         adapt_replica()
         completions = HandleCompletions(settings.serve_base_models)
-        services = make_services(settings, RegistryClient(), completions, access_log=open_access_log(settings))
+        services = make_services(settings, registry_client(), completions, access_log=open_access_log(settings))
         return build_api(with_full_weights(services, ServeApplications(settings)))
 
     rows = [base.model_dump_json() for base in catalog]

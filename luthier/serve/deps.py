@@ -9,10 +9,11 @@ from luthier.errors import NotAuthenticated
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import Endpoint, Session, endpoint_of, is_change
+from luthier.platform.registry.registry import Registry
 from luthier.serve.known import Epoch, Known
 from luthier.serve.last_use import LastUse
 from luthier.serve.oidc import Oidc, Tokens, is_token
-from luthier.serve.services import Services, Verbs
+from luthier.serve.services import Services
 
 FRESH_SECONDS = 5.0
 """A revoked key works for at most so long; one that expires ends at its time."""
@@ -31,7 +32,7 @@ Asked = tuple[str, str | None]
 class KeyCheck:
     """Keys and tokens to sessions, known from the first request on (known.py); unknown ones are asked each time."""
 
-    def __init__(self, registry: Verbs, epoch: Epoch, oidc: Oidc | None = None) -> None:
+    def __init__(self, registry: Registry, epoch: Epoch, oidc: Oidc | None = None) -> None:
         def ask(asked: Asked) -> Session:
             return registry.keys.authenticate(*asked)
 

@@ -18,11 +18,11 @@ from luthier.errors import NotAuthenticated, Unavailable
 from luthier.platform.keys import Session
 from luthier.platform.names import MAX_IDENTIFIER_CHARS, as_written
 from luthier.platform.registry.keys import Keys
+from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import role_key, user_key
 from luthier.platform.settings import Settings
 from luthier.serve.known import Epoch, Known
 from luthier.serve.remember import Remembered
-from luthier.serve.services import Verbs
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Proven(NamedTuple):
 class Oidc:
     """One provider. Blocking; safe from many threads."""
 
-    def __init__(self, settings: Settings, registry: Verbs, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Settings, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._registry = settings, registry
         self._keys = ProviderKeys(settings, clock)
         self._role_names = {told: role_key(name) for told, name in settings.oidc_roles.items()}
@@ -163,7 +163,7 @@ class ProviderKeys:
         return str(told["jwks_uri"])
 
 
-def make_oidc(settings: Settings, registry: Verbs) -> Oidc | None:
+def make_oidc(settings: Settings, registry: Registry) -> Oidc | None:
     """None where no provider is set."""
     return Oidc(settings, registry) if settings.oidc_issuer else None
 

@@ -18,7 +18,7 @@ from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.queue import GIB
-from luthier.platform.registry.actor import RegistryClient
+from luthier.platform.registry.actor import registry_client
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.wire import Chunk
@@ -134,7 +134,7 @@ class Replica(EngineReplica):
 
     async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
         adapt_replica()
-        registry, base = RegistryClient(), load_catalog(settings).get(base_model)
+        registry, base = registry_client(), load_catalog(settings).get(base_model)
         near = NearCompletions(base.name, self)
         services = make_services(settings, registry, near, base.name, open_access_log(settings))
         self._services = with_full_weights(replace(services, is_served=Served().has), applications)
@@ -171,7 +171,7 @@ class FullReplica(EngineReplica):
 
     async def __init__(self, settings: Settings, version: ModelVersion) -> None:  # type: ignore[misc] # Serve awaits it
         adapt_replica(is_fronted=False)
-        registry, base = RegistryClient(), load_catalog(settings).get(version.base_model)
+        registry, base = registry_client(), load_catalog(settings).get(version.base_model)
         self._num_open, self._used = 0, time.monotonic()
         services = make_services(settings, registry, self, base.name, open_access_log(settings))
 

@@ -19,32 +19,8 @@ from luthier.platform.importing import Imports
 from luthier.platform.keys import Session
 from luthier.platform.models import Model, ModelVersion, Resolved
 from luthier.platform.prices import PriceList, load_prices
-from luthier.platform.registry.access import Access
-from luthier.platform.registry.accounts import Accounts
-from luthier.platform.registry.artifacts import Artifacts
-from luthier.platform.registry.audit import Audit
-from luthier.platform.registry.batches import Batches
-from luthier.platform.registry.budgets import Budgets
-from luthier.platform.registry.credits import Credits
-from luthier.platform.registry.databases import Databases
-from luthier.platform.registry.files import Files
-from luthier.platform.registry.grants import Grants
-from luthier.platform.registry.jobs import Jobs
-from luthier.platform.registry.keys import Keys
-from luthier.platform.registry.ledger import Ledger
-from luthier.platform.registry.models import Models, all_models
-from luthier.platform.registry.proofs import Proofs
-from luthier.platform.registry.rates import Rates
-from luthier.platform.registry.reconcile import Reconcile
-from luthier.platform.registry.replication import Replicas
-from luthier.platform.registry.roles import Roles
-from luthier.platform.registry.shares import Shares
-from luthier.platform.registry.tables import Tables
-from luthier.platform.registry.usage import UsageReader
-from luthier.platform.registry.users import Users
-from luthier.platform.registry.versions import Versions
-from luthier.platform.registry.views import Views
-from luthier.platform.registry.webhooks import Webhooks
+from luthier.platform.registry.models import all_models
+from luthier.platform.registry.registry import Registry
 from luthier.platform.replicating import Replication
 from luthier.platform.retirement import check_stands, end_of, warning_of
 from luthier.platform.settings import Settings, configs_dir
@@ -58,37 +34,6 @@ from luthier.serve.resolver import Resolver
 
 MAX_LISTED = 10_000
 """Tuned models of a list without pages."""
-
-
-class Verbs(Protocol):
-    """The registry, in this process or behind its actor."""
-
-    access: Access
-    accounts: Accounts
-    users: Users
-    roles: Roles
-    grants: Grants
-    shares: Shares
-    keys: Keys
-    audit: Audit
-    databases: Databases
-    tables: Tables
-    views: Views
-    models: Models
-    versions: Versions
-    replicas: Replicas
-    artifacts: Artifacts
-    ledger: Ledger
-    usage: UsageReader
-    credits: Credits
-    budgets: Budgets
-    rates: Rates
-    webhooks: Webhooks
-    reconcile: Reconcile
-    proofs: Proofs
-    jobs: Jobs
-    files: Files
-    batches: Batches
 
 
 @dataclass
@@ -146,7 +91,7 @@ class Services:
     settings: Settings
     catalog: Catalog
     prices: PriceList
-    registry: Verbs
+    registry: Registry
     finetune: Finetune
     imports: Imports
     replication: Replication
@@ -235,7 +180,7 @@ class Services:
 
 def make_services(
     settings: Settings,
-    registry: Verbs,
+    registry: Registry,
     completions: Completions,
     only: str | None = None,
     access_log: AccessLog | None = None,

@@ -14,7 +14,7 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.memory import gpu_bytes
 from luthier.platform.queue import Capacity
-from luthier.platform.registry.actor import NAMESPACE, RegistryClient
+from luthier.platform.registry.actor import NAMESPACE, registry_client
 from luthier.platform.settings import Settings
 from luthier.train.mlflow_run import mark_killed
 
@@ -35,7 +35,7 @@ class Supervisor:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        jobs = RegistryClient().jobs
+        jobs = registry_client().jobs
         try:
             from luthier.train.run_job import TrainEnv, run_job
 

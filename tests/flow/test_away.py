@@ -25,7 +25,7 @@ from luthier.serve.known import Epoch
 from luthier.serve.leasing import QUIET_SECONDS, RENEW_SECONDS
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Verbs, make_services
+from luthier.serve.services import make_services
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job
@@ -44,7 +44,7 @@ class Replica:
 
     def __init__(self, settings: Settings, registry: Registry, clock: Clock, home: Path) -> None:
         self.registry, self.clock, self.way = registry, clock, Way(registry)
-        verbs = cast(Verbs, self.way)
+        verbs = cast(Registry, self.way)
         self.epoch = Epoch(verbs.versions.epoch, self.clock)
         self.spool = UsageSpool(home / "spool", verbs.ledger.append)
         self.completions = LocalCompletions(settings, verbs, EchoEngine(), self.epoch)

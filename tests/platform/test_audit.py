@@ -14,7 +14,7 @@ import luthier.platform.registry as registry_package
 from luthier.errors import InvalidInput, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.audit import START, Anchor, AuditRow, Entry, Verdict, Walk, asked, hash_row, parse_anchor
-from luthier.platform.registry.actor import RegistryActor, RegistryClient
+from luthier.platform.registry.actor import RegistryActor, registry_client
 from luthier.platform.registry.audit import Audit, Search
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
@@ -228,9 +228,9 @@ def test_the_actor_is_told_with_a_call_what_the_audit_is_told(
     monkeypatch.setattr("luthier.platform.registry.actor._actor", lambda: remote)
     monkeypatch.setattr("luthier.platform.registry.actor.ray.get", lambda answer, timeout: answer)
     token = asked.set(lambda: entry(1, account=ADMIN.account, user=ADMIN.user))
-    RegistryClient().roles.create(ADMIN, "R")
+    registry_client().roles.create(ADMIN, "R")
     asked.reset(token)
-    RegistryClient().roles.create(ADMIN, "S")
+    registry_client().roles.create(ADMIN, "S")
     assert [row.id for row in registry.audit.show(ADMIN, Search(action="drop_model"))] == ["req_1"]
 
 

@@ -13,7 +13,7 @@ from luthier.errors import Unavailable
 from luthier.platform.access import hash_key
 from luthier.platform.credits import Budget, BudgetKind, Period
 from luthier.platform.rates import RateLimit
-from luthier.platform.registry.actor import LONG_READS, LongReader, RegistryClient, start_registry, stop_registry
+from luthier.platform.registry.actor import LONG_READS, LongReader, registry_client, start_registry, stop_registry
 from luthier.platform.registry.audit import Search
 from luthier.platform.registry.paging import Page
 from luthier.platform.registry.registry import Registry
@@ -70,7 +70,7 @@ def test_a_snapshot_is_of_one_moment(registry: Registry, settings: Settings) -> 
 
 
 @pytest.fixture
-def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryClient]:
+def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray.init(
         num_cpus=2,
@@ -80,14 +80,14 @@ def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regi
         runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
     )
     start_registry(settings, Launcher())
-    yield RegistryClient()
+    yield registry_client()
     stop_registry()
     ray.shutdown()
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_a_long_sum_delays_nobody(client: RegistryClient, settings: Settings) -> None:
+def test_a_long_sum_delays_nobody(client: Registry, settings: Settings) -> None:
     client.access.add_admin_key(ADMIN.account, hash_key(KEY), KEY[:6])
     store = Store(settings.store_url)
     columns = ", ".join(f'"{name}"' for name in make_record().model_dump(mode="json", exclude={"leases"}))
@@ -115,7 +115,7 @@ def test_a_long_sum_delays_nobody(client: RegistryClient, settings: Settings) ->
     assert client.usage.page(ADMIN, Selection(), RECORDS + 1)[-1][1].source_id == f"new_{len(waits) - 1}"
 
 
-def _sum(client: RegistryClient, seconds: list[float]) -> None:
+def _sum(client: Registry, seconds: list[float]) -> None:
     began = time.perf_counter()
     assert sum(row["records"] for row in client.usage.sums(ADMIN, ["hour", "query", "model"], Selection())) > RECORDS
     seconds.append(time.perf_counter() - began)

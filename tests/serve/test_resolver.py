@@ -16,7 +16,6 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.known import Epoch
 from luthier.serve.resolver import FRESH_SECONDS, Resolver
-from luthier.serve.services import Verbs
 from tests.factories import ADMIN, make_finished, make_job, make_record
 from tests.fakes import Clock, Way
 
@@ -30,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def resolver(settings: Settings, registry: Registry, clock: Clock) -> Resolver:
-    verbs = cast(Verbs, Way(registry))  # as they are when they are asked
+    verbs = cast(Registry, Way(registry))  # as they are when they are asked
     return Resolver(settings, load_catalog(settings), verbs.versions, Epoch(verbs.versions.epoch, clock))
 
 

@@ -20,36 +20,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.audit import Entry, asked
-from luthier.platform.registry.access import Access
-from luthier.platform.registry.accounts import Accounts
-from luthier.platform.registry.artifacts import Artifacts, Garbage
-from luthier.platform.registry.audit import Audit
-from luthier.platform.registry.batches import Batches
-from luthier.platform.registry.budgets import Budgets
-from luthier.platform.registry.credits import Credits
-from luthier.platform.registry.databases import Databases
-from luthier.platform.registry.files import Files
-from luthier.platform.registry.grants import Grants
-from luthier.platform.registry.jobs import Jobs, Launcher
-from luthier.platform.registry.keys import Keys
-from luthier.platform.registry.ledger import Ledger
-from luthier.platform.registry.models import Models
-from luthier.platform.registry.outbox import Outbox
-from luthier.platform.registry.proofs import Proofs
-from luthier.platform.registry.rates import Rates
-from luthier.platform.registry.reconcile import Reconcile
+from luthier.platform.registry.artifacts import Garbage
+from luthier.platform.registry.jobs import Launcher
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.replication import Replicas
-from luthier.platform.registry.retention import MAX_FORGOTTEN, Retention
-from luthier.platform.registry.roles import Roles
-from luthier.platform.registry.shares import Shares
-from luthier.platform.registry.storage import StorageMeter
-from luthier.platform.registry.tables import Tables
-from luthier.platform.registry.usage import UsageReader
-from luthier.platform.registry.users import Users
-from luthier.platform.registry.versions import Versions
-from luthier.platform.registry.views import Views
-from luthier.platform.registry.webhooks import Webhooks
+from luthier.platform.registry.retention import MAX_FORGOTTEN
 from luthier.platform.settings import Settings
 from luthier.platform.webhooks import Delivery, Outcome
 
@@ -127,39 +101,18 @@ class LongReader:
         return _do(self._registry, part, verb, args, kwargs)
 
 
-class RegistryClient:
-    """The verbs of `Registry`, each a call to the actor. Blocking; safe from many threads."""
+class _Client:
+    """The groups of verbs of `Registry`."""
 
-    def __init__(self) -> None:
-        self.access = cast(Access, _Part("access"))
-        self.accounts = cast(Accounts, _Part("accounts"))
-        self.users = cast(Users, _Part("users"))
-        self.roles = cast(Roles, _Part("roles"))
-        self.grants = cast(Grants, _Part("grants"))
-        self.shares = cast(Shares, _Part("shares"))
-        self.keys = cast(Keys, _Part("keys"))
-        self.audit = cast(Audit, _Part("audit"))
-        self.databases = cast(Databases, _Part("databases"))
-        self.tables = cast(Tables, _Part("tables"))
-        self.views = cast(Views, _Part("views"))
-        self.models = cast(Models, _Part("models"))
-        self.versions = cast(Versions, _Part("versions"))
-        self.replicas = cast(Replicas, _Part("replicas"))
-        self.artifacts = cast(Artifacts, _Part("artifacts"))
-        self.ledger = cast(Ledger, _Part("ledger"))
-        self.usage = cast(UsageReader, _Part("usage"))
-        self.budgets = cast(Budgets, _Part("budgets"))
-        self.storage = cast(StorageMeter, _Part("storage"))
-        self.retention = cast(Retention, _Part("retention"))
-        self.credits = cast(Credits, _Part("credits"))
-        self.rates = cast(Rates, _Part("rates"))
-        self.outbox = cast(Outbox, _Part("outbox"))
-        self.webhooks = cast(Webhooks, _Part("webhooks"))
-        self.reconcile = cast(Reconcile, _Part("reconcile"))
-        self.proofs = cast(Proofs, _Part("proofs"))
-        self.files = cast(Files, _Part("files"))
-        self.batches = cast(Batches, _Part("batches"))
-        self.jobs = cast(Jobs, _Part("jobs"))
+    def __getattr__(self, part: str) -> "_Part":
+        if part.startswith("_"):
+            raise AttributeError(part)
+        return _Part(part)
+
+
+def registry_client() -> Registry:
+    """Each verb is a call to the actor. Blocking; safe from many threads."""
+    return cast(Registry, _Client())
 
 
 def start_registry(settings: Settings, launcher: Launcher) -> None:
@@ -239,7 +192,7 @@ def _collect_forever() -> None:
     """What is done now and then, in portions between the calls; folders that nobody needs are removed beside them."""
     while True:
         time.sleep(COLLECT_SECONDS)
-        registry = RegistryClient()
+        registry = registry_client()
         for step in (_bill_storage, _remove_dropped, _forget_jobs, _forget_notices):
             try:
                 step(registry)
@@ -247,23 +200,23 @@ def _collect_forever() -> None:
                 log.exception("%s failed", step.__name__)
 
 
-def _bill_storage(registry: RegistryClient) -> None:
+def _bill_storage(registry: Registry) -> None:
     due = registry.storage.due()
     for start in range(0, len(due), PORTION):
         registry.ledger.append(due[start : start + PORTION])
 
 
-def _remove_dropped(registry: RegistryClient) -> None:
+def _remove_dropped(registry: Registry) -> None:
     _remove(registry.artifacts.collect())
 
 
-def _forget_jobs(registry: RegistryClient) -> None:
+def _forget_jobs(registry: Registry) -> None:
     while registry.retention.forget() == MAX_FORGOTTEN:
         continue  # others have their turn in between
     _remove(registry.retention.orphans())
 
 
-def _forget_notices(registry: RegistryClient) -> None:
+def _forget_notices(registry: Registry) -> None:
     while registry.outbox.forget() == MAX_FORGOTTEN:
         continue
 
