@@ -1,11 +1,15 @@
 """Doubles: a clock, a launcher that only keeps a list, a deterministic engine, and completions without Ray Serve."""
 
 import asyncio
+import os
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Any, Literal
+
+import pytest
 
 from luthier.errors import ContextTooLong, LuthierError, Unavailable
 from luthier.platform.access import Caller
@@ -289,3 +293,15 @@ class LocalCompletions:
 
     async def ready(self) -> dict[str, bool]:
         return dict.fromkeys(self._completers, self.is_ready)
+
+
+def failing_reads(patch: pytest.MonkeyPatch, file: Path, code: int) -> None:
+    """Storage that does not open one of its files, as the kernel says it."""
+    opened = Path.open
+
+    def fails(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == file:
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, *args, **kwargs)
+
+    patch.setattr(Path, "open", fails)

@@ -82,13 +82,18 @@ def copy_published(source: Path, published: Path) -> bool:
 
 
 def fault_of(folder: Path) -> str | None:
-    """What is wrong with the files of a published folder; None: they are those that were published."""
+    """What is wrong with the files of a published folder; None: they are those that were published.
+
+    OSError when its storage is away, or does not give them: that is no fault of theirs.
+    """
     try:
         files: dict[str, str] = json.loads((folder / MANIFEST).read_text())["sha256"]
         other = next((name for name, sha256 in files.items() if file_sha256(folder / name) != sha256), None)
     except FileNotFoundError as error:
+        if not folder.parent.is_dir():
+            raise
         return f"its {Path(error.filename).name} is missing in storage ({folder.name[:12]})"
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         return f"its files cannot be read ({folder.name[:12]}: {error})"
     return other and f"its {other} is not what was published: damaged in storage ({folder.name[:12]})"
 

@@ -21,7 +21,7 @@ from luthier.platform.prompts import Prompts
 from luthier.serve.adapter_stats import AdapterStats, LoadTimes
 from luthier.serve.disk import Copy, LocalDisk
 from luthier.serve.host_memory import HostMemory
-from luthier.serve.proof import Scorer, prove, refusal
+from luthier.serve.proof import Scorer, not_given, prove, refusal
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,10 @@ class Loader:
         self._times = {source: LoadTimes() for source in (DISK, STORAGE)}
 
     async def hold(self, version: ModelVersion) -> None:
-        """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be."""
+        """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be.
+
+        Unavailable when storage does not give it: nothing is known of it then, and the next request tries again.
+        """
         if self._memory.take(version.number):
             self._hits += 1
             return
@@ -148,7 +151,11 @@ class Loader:
 
     async def _load(self, version: ModelVersion, flight: Flight) -> None:
         began = time.perf_counter()
-        proof = await self._place(version, flight)
+        try:
+            proof = await self._place(version, flight)
+        except OSError as error:
+            log.warning("storage does not give the files of version %d: %s", version.number, error)
+            raise not_given(version) from error
         self._tell(version.number, proof)
         if proof.state is ProofState.REFUSED:
             self._num_refused += 1
@@ -177,13 +184,17 @@ class Loader:
                 self._memory.forgo()
 
     async def _proved(self, version: ModelVersion, flight: Flight) -> Proof:
-        """What is refused as the disk had it is taken from storage once more."""
+        """What is refused as the disk had it, or cannot be read there, is taken from storage once more."""
         async with self._copy(version) as copy:
             flight.source = DISK if copy.was_there else STORAGE
             there = version.model_copy(update={"path": str(copy.path)})
-            proof = await prove(self._engine, self._prompts, there, partial(self._put, there))
-            if proof.state is not ProofState.REFUSED:
-                return proof
+            try:
+                proof = await prove(self._engine, self._prompts, there, partial(self._put, there))
+                if proof.state is not ProofState.REFUSED:
+                    return proof
+            except OSError:
+                if not copy.was_there:
+                    raise
             await asyncio.to_thread(copy.discard)
         if not copy.was_there:
             return proof
@@ -200,15 +211,20 @@ class Loader:
             copy.close()
 
     async def _put(self, version: ModelVersion) -> str | None:
-        """Into the engine, beside its steps; or what is wrong with it."""
+        """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
         checking = asyncio.create_task(asyncio.to_thread(fault_of, Path(version.path)))
         await self._engine.call("begin_adapter", version.number, version.model, version.path)
         while not all(await self._engine.call("has_adapter", version.number)):
             await asyncio.sleep(POLL_SECONDS)
         if fault := await checking:
             return fault
-        faults = await self._engine.call("take_adapter", version.number)
-        return next((f"the engine cannot load it ({fault})" for fault in faults if fault), None)
+        for fault in await self._engine.call("take_adapter", version.number):
+            if fault is not None:
+                words, is_storages = fault
+                if is_storages:
+                    raise OSError(words)
+                return f"the engine cannot load it ({words})"
+        return None
 
     def _tell(self, number: int, proof: Proof) -> None:
         """Once, in a thread of its own."""

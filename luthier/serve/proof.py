@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from luthier.errors import AdapterRefused
+from luthier.errors import AdapterRefused, Unavailable
 from luthier.platform.artifacts import fault_of
 from luthier.platform.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Scores, distance
 from luthier.platform.models import ModelVersion, Proof, ProofState
@@ -28,7 +28,7 @@ class Scorer(Protocol):
 
 
 async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: Place) -> Proof:
-    """Of an adapter that `place` puts into the engine. The base model is asked meanwhile."""
+    """Of an adapter that `place` puts into the engine. The base model is asked meanwhile. OSError as `fault_of`."""
     try:
         fingerprint = await asyncio.to_thread(_read, version)
     except ValueError as error:
@@ -56,13 +56,15 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: 
 
 async def prove_own(version: ModelVersion, start: Callable[[], Scorer]) -> Proof:
     """Of a version with weights of its own. No engine is started with files that are not those that were published."""
-    if fault := await asyncio.to_thread(fault_of, Path(version.path)):
-        return refused(fault)
-    engine = start()
     try:
+        if fault := await asyncio.to_thread(fault_of, Path(version.path)):
+            return refused(fault)
         fingerprint = await asyncio.to_thread(_read, version)
     except ValueError as error:
         return _unreadable(error)
+    except OSError as error:
+        raise not_given(version) from error
+    engine = start()
     if fingerprint is None:
         return Proof(state=ProofState.UNPROVED, reason=UNPROVED_OWN)
     try:
@@ -83,12 +85,17 @@ def refusal(version: ModelVersion, reason: str) -> AdapterRefused:
     )
 
 
+def not_given(version: ModelVersion) -> Unavailable:
+    return Unavailable(f"Storage does not give the files of model {version.model} just now. Try again in a moment.")
+
+
 def _read(version: ModelVersion) -> Fingerprint | None:
     """ValueError when it is none of this kind of model."""
-    file = Path(version.path, FINGERPRINT)
-    if not file.is_file():
+    try:
+        taken = Path(version.path, FINGERPRINT).read_text()
+    except FileNotFoundError:
         return None
-    fingerprint = Fingerprint.model_validate_json(file.read_text())
+    fingerprint = Fingerprint.model_validate_json(taken)
     if fingerprint.is_of_adapter is (version.method is Method.FULL):
         raise ValueError(f"it is no fingerprint of a model by method {version.method.value}")
     return fingerprint

@@ -27,8 +27,11 @@ class AdapterWorker:
         """Whether the reading has ended, well or not."""
         return self._adapter_reading()[1][number].done()
 
-    def take_adapter(self, number: int) -> str | None:
-        """Puts what was read into the engine, for good until it is dropped; or says why that cannot be."""
+    def take_adapter(self, number: int) -> tuple[str, bool] | None:
+        """Puts what was read into the engine, for good until it is dropped; or says why that cannot be.
+
+        With it goes whether storage is to blame, not the adapter.
+        """
         manager = self.model_runner.lora_manager._adapter_manager
         try:
             lora = self._adapter_reading()[1].pop(number).result()
@@ -36,7 +39,8 @@ class AdapterWorker:
             manager.activate_adapter(number)  # copied into the layers now: there a wrong shape shows
         except Exception as error:  # of this adapter alone; within a step it would be the engine's end
             manager.remove_adapter(number)
-            return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
+            words = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
+            return words, isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         return None
 
     def drop_adapter(self, number: int) -> None:

@@ -1,11 +1,15 @@
 """A folder gets its content's name, whole or not at all."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from luthier.platform.artifacts import MANIFEST, content_of, place
+from luthier.platform.artifacts import MANIFEST, content_of, fault_of, place
+from tests.fakes import failing_reads
 
 
 @pytest.fixture
@@ -73,3 +77,26 @@ def test_a_fault_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("luthier.platform.artifacts.os.replace", fail)
     with pytest.raises(OSError, match="No space left"):
         place(folder, content_of(folder), {}, tmp_path / "published")
+
+
+def test_what_is_missing_is_at_fault_while_its_storage_is_there(folder: Path, tmp_path: Path) -> None:
+    final = place(folder, content_of(folder), {}, tmp_path / "published")
+    assert fault_of(final) is None
+    (final / "weights").unlink()
+    assert "its weights is missing in storage" in str(fault_of(final))
+    shutil.rmtree(final)
+    assert f"its {MANIFEST} is missing in storage" in str(fault_of(final))
+    shutil.rmtree(final.parent)
+    with pytest.raises(FileNotFoundError):
+        fault_of(final)
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("name", ["weights", MANIFEST])
+def test_what_storage_does_not_give_is_no_fault(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    final = place(folder, content_of(folder), {}, tmp_path / "published")
+    failing_reads(monkeypatch, final / name, code)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        fault_of(final)

@@ -1,17 +1,20 @@
 """Weights of their own: looked at before an engine reads them, and asked what their trainer measured."""
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from luthier.platform.artifacts import content_of, place
+from luthier.errors import Unavailable
+from luthier.platform.artifacts import MANIFEST, content_of, place
 from luthier.platform.fingerprint import FINGERPRINT, Fingerprint, Probe
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
 from luthier.serve.proof import prove_own
 from tests.factories import ADMIN
+from tests.fakes import failing_reads
 
 TUNED = (-0.1, -0.2, -0.3)
 
@@ -39,7 +42,7 @@ def fingerprint(ids: tuple[int, ...] = (1, 2, 3, 4), base: tuple[float, ...] | N
 
 def published(folder: Path, taken: str | None) -> ModelVersion:
     part = folder / "part"
-    part.mkdir()
+    part.mkdir(parents=True)
     (part / "model.safetensors").write_text("weights")
     if taken is not None:
         (part / FINGERPRINT).write_text(taken)
@@ -84,3 +87,23 @@ def test_no_engine_is_started_with_damaged_files(tmp_path: Path, change: Callabl
     proof = proof_of(engine, version)
     assert (proof.state, engine.num_starts) == (ProofState.REFUSED, 0)
     assert fault in proof.reason
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", MANIFEST, FINGERPRINT])
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EMFILE])
+def test_what_storage_does_not_give_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    engine, version = Engine(), published(tmp_path, fingerprint())
+    failing_reads(monkeypatch, Path(version.path, name), code)
+    with pytest.raises(Unavailable, match="Storage does not give the files of model M just now"):
+        proof_of(engine, version)
+    assert engine.num_starts == 0
+
+
+def test_storage_that_is_away_is_no_fault(tmp_path: Path) -> None:
+    engine, version = Engine(), published(tmp_path / "storage", fingerprint())
+    (tmp_path / "storage").rename(tmp_path / "away")
+    with pytest.raises(Unavailable):
+        proof_of(engine, version)
+    assert engine.num_starts == 0
