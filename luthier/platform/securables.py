@@ -110,6 +110,8 @@ OWNED = (*IN_SCHEMA, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
 MADE = (ObjectKind.JOB, ObjectKind.BATCH, ObjectKind.FILE, ObjectKind.USAGE, ObjectKind.HISTORY)
 """Nothing is granted on these: the role that made one owns it."""
+RECORDED = (ObjectKind.USAGE, ObjectKind.HISTORY)
+"""Of these, what a role has begins with it: records stay as they are, and pass on to nobody when a role is dropped."""
 PLACES = (ObjectKind.DATABASE, ObjectKind.SCHEMA)
 
 

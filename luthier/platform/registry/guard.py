@@ -16,7 +16,17 @@ from luthier.platform.audit import Entry, asked
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action, Rights, makers, missing
 from luthier.platform.registry.audit_rows import AuditRows
-from luthier.platform.securables import ACCOUNT, IN_SCHEMA, MADE, PLACES, PUBLIC, ObjectKind, Privilege, Securable
+from luthier.platform.securables import (
+    ACCOUNT,
+    IN_SCHEMA,
+    MADE,
+    PLACES,
+    PUBLIC,
+    RECORDED,
+    ObjectKind,
+    Privilege,
+    Securable,
+)
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -116,7 +126,10 @@ class Guard:
     ) -> sa.ColumnElement[bool]:
         """Those rows of jobs, batches, files, usage that the caller may do this to."""
         in_account, roles = table.c.account == caller.account, self._makers(tx, caller, action, kind)
-        return in_account if roles is None else sa.and_(in_account, table.c.role.in_(roles))
+        if roles is None:
+            return in_account
+        his = sa.and_(in_account, table.c.role.in_(roles))
+        return sa.and_(his, self._is_of_its_time(table)) if kind in RECORDED else his
 
     def made_by_role(
         self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, table: sa.Table
@@ -128,6 +141,12 @@ class Guard:
         if len(roles) > MAX_PARTS:
             return [sa.and_(in_account, table.c.role.in_(roles))]
         return [sa.and_(in_account, table.c.role == role) for role in roles]
+
+    def _is_of_its_time(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        """Its role is the one of today, not one of the same name that was dropped."""
+        roles = self._roles.c
+        began = sa.select(roles.created_on).where(roles.account == table.c.account, roles.name == table.c.role)
+        return table.c.time >= began.scalar_subquery()
 
     def _makers(self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind) -> list[str] | None:
         roles = makers(action, self.rights(tx, caller, Securable(kind)), kind)

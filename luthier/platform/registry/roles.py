@@ -7,11 +7,13 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import ADMIN_ROLE, Caller
+from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
 from luthier.platform.store import Store
@@ -45,7 +47,7 @@ class Roles:
     def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._access, self._clock = store, guard, access, clock
         self._roles, self._users, self._role_grants = map(store.table, ("roles", "users", "role_grants"))
-        self._rows = GrantRows(store)
+        self._rows, self._limits = GrantRows(store), Limits(store, clock)
 
     def create(self, caller: Caller, name: str, comment: str = "") -> bool:
         """By who may create roles; False when the caller's role had made it before."""
@@ -59,7 +61,7 @@ class Roles:
         return False
 
     def drop(self, caller: Caller, name: str) -> None:
-        """What it owned is the caller's role's; what was granted to it, and it to others, is granted no more."""
+        """What it owned is the caller's role's; what was granted to it, it to others, and its budget end with it."""
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.MANAGE, self.find(tx, caller, name), lambda: no_role(name))
             if name in SYSTEM_ROLES:
@@ -70,6 +72,7 @@ class Roles:
                 self._pass_on(tx, table, column, caller, name)
             self._rows.pass_on(tx, caller, name)
             self._rows.end_of_role(tx, caller.account, name)
+            self._limits.delete(tx, caller.account, budget_scope(BudgetKind.ROLE, name))
             columns = self._role_grants.c
             is_in = sa.or_(
                 columns.role == name, sa.and_(columns.granted_to == ObjectKind.ROLE.value, columns.grantee == name)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import COUNTS, HOUR_MS, GroupBy, group_key, seen_usage
 from luthier.platform.store import Store
@@ -47,7 +48,7 @@ class UsageReader:
     def sums(self, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> list[dict[str, Any]]:
         """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
         by_hour = of.has_whole_hours and {"hour", "day"}.issuperset(group_by)
-        usage = self._hours if by_hour else self._usage
+        usage = self._hours if by_hour and self._sees_all(caller) else self._usage
         return self._sums(usage, self._chosen(caller, of, usage), group_by)
 
     def _sums(
@@ -84,6 +85,11 @@ class UsageReader:
         query = sa.select(self._usage).where(*self._chosen(caller, of, self._usage), columns.id > after)
         rows = self._store.rows(query.order_by(columns.id).limit(min(limit, MAX_PAGE)))
         return [(row.pop("id"), UsageRecord(**row)) for row in rows]
+
+    def _sees_all(self, caller: Caller) -> bool:
+        """A role may have begun within an hour."""
+        with self._store.reading() as tx:
+            return self._guard.may(tx, caller, Action.SEE_USAGE)
 
     def _chosen(self, caller: Caller, of: Selection, usage: sa.Table) -> list[sa.ColumnElement[bool]]:
         columns = usage.c

@@ -7,9 +7,11 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict
 from luthier.platform.access import Caller
+from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.registry.roles import Roles, no_user
 from luthier.platform.securables import ObjectKind
@@ -27,6 +29,7 @@ class User(Frozen):
 class Users:
     def __init__(self, store: Store, guard: Guard, roles: Roles, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._roles, self._clock = store, guard, roles, clock
+        self._limits = Limits(store, clock)
         self._users, self._keys, self._role_grants = map(store.table, ("users", "keys", "role_grants"))
 
     def create(self, caller: Caller, name: str, default_role: str | None = None, comment: str = "") -> bool:
@@ -59,7 +62,7 @@ class Users:
             tx.execute(sa.update(self._users).where(*is_he).values(default_role=role))
 
     def drop(self, caller: Caller, name: str) -> None:
-        """His keys are revoked; what he made stays his role's."""
+        """His keys are revoked, his budget ends; what he made stays his role's."""
         with self._guard.change(caller) as tx:
             self._guard.check(
                 tx, caller, Action.MANAGE, self._roles.find(tx, caller, name, ObjectKind.USER), lambda: no_user(name)
@@ -71,6 +74,7 @@ class Users:
             tx.execute(sa.update(self._keys).where(*his).values(revoked_on=self._clock()))
             is_to_him = (granted.granted_to == ObjectKind.USER.value, granted.grantee == name)
             tx.execute(sa.delete(self._role_grants).where(granted.account == caller.account, *is_to_him))
+            self._limits.delete(tx, caller.account, budget_scope(BudgetKind.USER, name))
             is_he = (self._users.c.account == caller.account, self._users.c.name == name)
             tx.execute(sa.delete(self._users).where(*is_he))
 

@@ -1,0 +1,96 @@
+"""A name that is free again: who has it next gets nothing of who had it."""
+
+import pytest
+
+from luthier.platform.access import Caller
+from luthier.platform.credits import Budget, BudgetKind
+from luthier.platform.metering import UsageKind
+from luthier.platform.names import parse_name
+from luthier.platform.registry.ledger import HOUR_MS
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import Selection
+from luthier.platform.securables import ACCOUNT, Granted, ObjectKind, Privilege, Securable
+from luthier.platform.settings import Settings
+from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
+from tests.fakes import Clock, Launcher
+
+pytestmark = pytest.mark.stores
+
+BEGAN = 10 * HOUR_MS
+ANALYST = Caller(account="main", user="ann", role="ANALYST")
+
+
+@pytest.fixture
+def time() -> Clock:
+    return Clock(BEGAN)
+
+
+@pytest.fixture
+def registry(settings: Settings, launcher: Launcher, time: Clock) -> Registry:
+    registry = Registry(settings, launcher, time)
+    add_admin(registry)
+    registry.roles.create(ADMIN, ANALYST.role)
+    return registry
+
+
+def made_again(registry: Registry, time: Clock) -> None:
+    """Within the same hour."""
+    time.now += 5
+    registry.roles.drop(ADMIN, ANALYST.role)
+    registry.roles.create(ADMIN, ANALYST.role)
+
+
+def use(registry: Registry, id: str, at: int) -> None:
+    registry.ledger.append([make_record(id, role=ANALYST.role, time=at)])
+
+
+def test_a_role_sees_what_was_used_since_it_is_there(registry: Registry, time: Clock) -> None:
+    def seen() -> list[str]:
+        ledger, usage = registry.ledger, registry.usage
+        found = [record.source_id for record in ledger.records(ANALYST, UsageKind.COMPLETION)]
+        assert [record.source_id for _, record in usage.page(ANALYST, Selection())] == found
+        for by in (["hour"], ["user"]):
+            assert sum(row["records"] for row in usage.sums(ANALYST, by, Selection())) == len(found), by
+        assert sum(row["records"] for row in ledger.totals(ANALYST, [])) == len(found)
+        return found
+
+    use(registry, "before", BEGAN)
+    assert seen() == ["before"]
+    made_again(registry, time)
+    assert seen() == []
+    use(registry, "after", time.now)
+    assert seen() == ["after"]
+    assert len(registry.ledger.records(ADMIN, UsageKind.COMPLETION)) == 2
+    registry.grants.grant(ADMIN, Granted((Privilege.MONITOR_USAGE,), ACCOUNT), ANALYST.role)
+    assert len(registry.usage.page(ANALYST, Selection())) == 2, "who may see all sees that too"
+
+
+def test_a_role_sees_what_was_changed_since_it_is_there(registry: Registry, time: Clock) -> None:
+    name = parse_name("luthier.public.m", "", "")
+    registry.jobs.submit(make_job("ft_1", name.display))
+    registry.jobs.tick()
+    registry.jobs.finish("ft_1", make_finished())
+    for privilege, on in (
+        (Privilege.USAGE, Securable(ObjectKind.DATABASE, "LUTHIER")),
+        (Privilege.USAGE, Securable(ObjectKind.SCHEMA, "LUTHIER", "PUBLIC")),
+        (Privilege.OWNERSHIP, Securable.named(ObjectKind.MODEL, name)),
+    ):
+        registry.grants.grant(ADMIN, Granted((privilege,), on), ANALYST.role)
+    registry.versions.set_alias(ANALYST, name, "A", 1)
+    registry.models.drop(ADMIN, name)
+    assert [change.verb for change in registry.versions.history(ANALYST, name)] == ["SET_ALIAS"]
+    made_again(registry, time)
+    assert registry.versions.history(ANALYST, name) == []
+
+
+@pytest.mark.parametrize("kind", [BudgetKind.ROLE, BudgetKind.USER])
+def test_a_budget_ends_with_whose_it_is(registry: Registry, kind: BudgetKind) -> None:
+    owners = registry.roles if kind is BudgetKind.ROLE else registry.users
+    owners.create(ADMIN, "X")
+    registry.budgets.set(ADMIN, Budget(kind=kind, name="X", granted_ucr=0))
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.ROLE, name=ANALYST.role, granted_ucr=0))
+    owners.drop(ADMIN, "X")
+    owners.create(ADMIN, "X")
+    assert [budget.name for budget in registry.budgets.show(ADMIN)] == [ANALYST.role], "and no other's"
+    x = ANALYST.model_copy(update={kind.value: "X", "role": "X" if kind is BudgetKind.ROLE else ADMIN.role})
+    assert registry.credits.renew("holder", [x, ANALYST], []).limits == [(), ("role:ANALYST",)]
