@@ -38,6 +38,8 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/api/v2/cortex/models", Endpoint.MODELS),
     ("/api/v2/cortex", Endpoint.COMPLETIONS),
     ("/api/v2/statements", Endpoint.SQL),
+    ("/serving-endpoints", Endpoint.COMPLETIONS),
+    ("/api/2.0/serving-endpoints", Endpoint.MODELS),
     ("/luthier/v1/jobs", Endpoint.FINETUNING),
     ("/luthier/v1/sql", Endpoint.SQL),
     ("/luthier/v1/tables", Endpoint.TABLES),

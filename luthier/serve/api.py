@@ -11,7 +11,7 @@ from luthier.serve import engine_metrics
 from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.batching import Batching
 from luthier.serve.deps import KeyCheck
-from luthier.serve.dialects import cortex, native, openai, openai_batches, openai_files
+from luthier.serve.dialects import cortex, databricks, native, openai, openai_batches, openai_files
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
 from luthier.serve.middleware import BodyLimit, Logged, RequestId
@@ -25,8 +25,8 @@ UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models", "/v1/files")
 def build_api(services: Services) -> FastAPI:
     """The gateway: all dialects, and the work on batches while it runs."""
     batching = Batching(services)
-    routers = (native.router, openai.router, openai_files.router, openai_batches.router, cortex.router)
-    app = _app(services, *routers, lifespan=batching.running)
+    of_openai = (openai.router, openai_files.router, openai_batches.router)
+    app = _app(services, native.router, *of_openai, cortex.router, databricks.router, lifespan=batching.running)
     app.state.batching = batching
     return app
 
@@ -49,7 +49,8 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     if services.access_log:
         app.add_middleware(Logged, log=services.access_log)
     app.add_middleware(RequestId)
-    answer_errors(app, {cortex.PREFIX: cortex.refusal})
+    of_databricks = dict.fromkeys((databricks.PREFIX, databricks.ENDPOINTS), databricks.refusal)
+    answer_errors(app, {cortex.PREFIX: cortex.refusal, **of_databricks})
     return app
 
 

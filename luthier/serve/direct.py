@@ -42,9 +42,6 @@ class Asked(Protocol):
     @property
     def stream(self) -> bool | None: ...
 
-    @classmethod
-    def model_json_schema(cls) -> dict[str, Any]: ...
-
     def request(self) -> CompleteRequest: ...
 
 

@@ -171,4 +171,12 @@ KNOWN: dict[tuple[str, str], tuple[Try, ...]] = {
     ("POST", "/api/v2/cortex/v1/chat/completions"): (CHATTED,),
     ("POST", "/api/v2/cortex/inference:complete"): (CHATTED, Try({**CHATTED.body, "stream": False})),
     ("GET", "/api/v2/cortex/models"): (ONE,),
+    ("POST", "/serving-endpoints/chat/completions"): (CHATTED,),
+    ("POST", "/serving-endpoints/completions"): (Try({"model": "{model}", "prompt": "a"}),),
+    ("POST", "/serving-endpoints/{model:path}/invocations"): (
+        Try({"messages": CHATTED.body["messages"]}),
+        Try({"prompt": "a", "stream": True}),
+    ),
+    **{("GET", f"/api/2.0/serving-endpoints{end}"): (ONE,) for end in ("", "/")},
+    ("GET", "/api/2.0/serving-endpoints/{model:path}"): (ONE,),
 }

@@ -3,6 +3,8 @@
 Derandomized: the same examples each time. A failure prints the request as a curl command.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -68,6 +70,13 @@ def faults_of(operation: APIOperation, api: TestClient, mode: GenerationMode) ->
     with suppress(Unsatisfiable):  # nothing can be wrong where nothing is given
         send()
     return num_sent, faults
+
+
+def test_what_is_referred_to_is_there(app: FastAPI) -> None:
+    """Else no body would be made of it."""
+    document = app.openapi()
+    kept = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(document))) <= kept
 
 
 @pytest.mark.timeout(300)

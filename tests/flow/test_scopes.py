@@ -16,13 +16,14 @@ PARTS: dict[Endpoint | None, tuple[str, ...]] = {
     Endpoint.COMPLETIONS: (
         *("/v1/chat/completions", "/v1/completions"),
         *("/api/v2/cortex/v1/chat/completions", "/api/v2/cortex/inference:complete"),
+        "/serving-endpoints",
     ),
     Endpoint.BATCHES: ("/v1/files", "/v1/batches"),
     Endpoint.FINETUNING: ("/luthier/v1/jobs",),
     Endpoint.SQL: ("/luthier/v1/sql",),
     Endpoint.TABLES: ("/luthier/v1/tables", "/luthier/v1/views"),
     Endpoint.MODELS: (
-        *("/v1/models", "/api/v2/cortex/models"),
+        *("/v1/models", "/api/v2/cortex/models", "/api/2.0/serving-endpoints"),
         *("/luthier/v1/models", "/luthier/v1/base-models", "/luthier/v1/engines"),
     ),
     Endpoint.USAGE: ("/metrics", "/luthier/v1/usage", "/luthier/v1/statement", "/luthier/v1/credits"),

@@ -25,8 +25,8 @@ ROUTES = {f"{PREFIX}/inference:complete": INFERENCE, f"{PREFIX}/v1/chat/completi
 router = APIRouter(prefix=PREFIX, tags=["Snowflake Cortex"])
 
 
-@router.post("/inference:complete", openapi_extra=body_schema(INFERENCE))
-@router.post("/v1/chat/completions", openapi_extra=body_schema(CHAT))
+@router.post("/inference:complete", openapi_extra=body_schema(InferenceBody))
+@router.post("/v1/chat/completions", openapi_extra=body_schema(CortexChatBody))
 async def complete(request: Request, services: ServicesOf) -> Response:
     """Answers in server-sent events (inference:complete by default, /v1 where `stream` is true), or at once."""
     return Handed(Completing(services, request.app.state.keys, ROUTES[request.scope["route"].path]))

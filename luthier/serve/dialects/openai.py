@@ -6,14 +6,17 @@ Wire format: platform.openai.com/docs/api-reference, as the official Python clie
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.access import Caller
+from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.versions import parse_model
+from luthier.serve.bodies import ChatBody, CompletionBody
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.direct import ROUTES, Completing, Route
+from luthier.serve.direct import ROUTES, Completing
 from luthier.serve.services import Services
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -30,14 +33,26 @@ class Handed(Response):
         await self._app(scope, receive, send)
 
 
-def body_schema(route: Route) -> dict[str, Any]:
-    """For the API's documentation: a bare ASGI app has no declared body."""
-    content = {"application/json": {"schema": route.body.model_json_schema()}}
+def body_schema(kind: Any) -> dict[str, Any]:
+    """For the API's documentation: a bare ASGI app has no declared body. `kind` is a body's type, or several."""
+    schema = TypeAdapter(kind).json_schema()
+    content = {"application/json": {"schema": _written_out(schema, schema.get("$defs", {}))}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-@router.post("/chat/completions", openapi_extra=body_schema(ROUTES["/v1/chat/completions"]))
-@router.post("/completions", openapi_extra=body_schema(ROUTES["/v1/completions"]))
+def _written_out(schema: Any, defs: dict[str, Any]) -> Any:
+    """Without references, which would be looked for in the whole document."""
+    if isinstance(schema, list):
+        return [_written_out(each, defs) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if ref := schema.get("$ref"):
+        return _written_out(defs[ref.removeprefix("#/$defs/")], defs)
+    return {key: _written_out(each, defs) for key, each in schema.items() if key not in ("$defs", "discriminator")}
+
+
+@router.post("/chat/completions", openapi_extra=body_schema(ChatBody))
+@router.post("/completions", openapi_extra=body_schema(CompletionBody))
 async def complete(request: Request, services: ServicesOf) -> Response:
     """Answers at once, or in server-sent events where `stream` is true."""
     return Handed(Completing(services, request.app.state.keys, ROUTES[request.scope["route"].path]))
@@ -46,22 +61,12 @@ async def complete(request: Request, services: ServicesOf) -> Response:
 @router.get("/models")
 def list_models(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The base models that answer here, and the caller's tuned models: the first 10,000 by name."""
-    tuned = [_tuned(version) for version in services.models_of(caller)]
-    return {"object": "list", "data": [*_bases(services, caller), *tuned]}
+    return {"object": "list", "data": [_shown(model) for model in models_here(services, caller)]}
 
 
 @router.get("/models/{model:path}")
 def get_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    for base in _bases(services, caller):
-        if base["id"] == model:
-            return base
-    name = parse_model(model, services.settings.database, services.settings.schema_name)
-    version = services.registry.models.get(caller, *name)
-    if not services.answers_for(version):
-        raise ModelNotFound(
-            f"Model {version.model} stands on {version.base_model}, which does not answer here.", param="model"
-        )
-    return _tuned(version)
+    return _shown(find_model(services, caller, model))
 
 
 @router.delete("/models/{model:path}")
@@ -74,16 +79,37 @@ def delete_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str
     return {"id": dropped.model, "object": "model", "deleted": True}
 
 
-def _bases(services: Services, caller: Caller) -> list[dict[str, Any]]:
-    served = (services.catalog.get(name) for name in services.base_models_of(caller))
-    return [{"id": base.name, "object": "model", "created": 0, "owned_by": base.hf.split("/")[0]} for base in served]
+def models_here(services: Services, caller: Caller) -> list[BaseModel | ModelVersion]:
+    """What answers here and may be asked. Blocks."""
+    return [*_bases(services, caller), *services.models_of(caller)]
 
 
-def _tuned(version: ModelVersion) -> dict[str, Any]:
+def find_model(services: Services, caller: Caller, name: str) -> BaseModel | ModelVersion:
+    """One of them. Blocks."""
+    for base in _bases(services, caller):
+        if base.name == name:
+            return base
+    version = services.registry.models.get(
+        caller, *parse_model(name, services.settings.database, services.settings.schema_name)
+    )
+    if not services.answers_for(version):
+        raise ModelNotFound(
+            f"Model {version.model} stands on {version.base_model}, which does not answer here.", param="model"
+        )
+    return version
+
+
+def _bases(services: Services, caller: Caller) -> list[BaseModel]:
+    return [services.catalog.get(name) for name in services.base_models_of(caller)]
+
+
+def _shown(model: BaseModel | ModelVersion) -> dict[str, Any]:
+    if isinstance(model, BaseModel):
+        return {"id": model.name, "object": "model", "created": 0, "owned_by": model.hf.split("/")[0]}
     return {
-        "id": version.model,
+        "id": model.model,
         "object": "model",
-        "created": version.created_on // 1000,
-        "owned_by": version.owner,
-        "root": version.base_model,
+        "created": model.created_on // 1000,
+        "owned_by": model.owner,
+        "root": model.base_model,
     }

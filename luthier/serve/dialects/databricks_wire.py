@@ -1,0 +1,68 @@
+"""What Databricks' clients send to an endpoint that its path names, and the form in which they read errors."""
+
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic_core import from_json
+
+from luthier.errors import NotServed
+from luthier.serve.bodies import Body, ChatBody, CompletionBody
+from luthier.serve.faults import error_response
+from luthier.serve.refusals import invalid, read_body
+
+NOT_FOUND = 404
+CODES = {
+    400: "INVALID_PARAMETER_VALUE",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    NOT_FOUND: "RESOURCE_DOES_NOT_EXIST",
+    409: "RESOURCE_CONFLICT",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    500: "INTERNAL_ERROR",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
+"""Databricks' words, by which its client chooses the exception; for other statuses it has none, and ours stands."""
+
+
+class ChatInvocation(ChatBody):
+    model: str = ""
+    """The path says it."""
+
+
+class CompletionInvocation(CompletionBody):
+    model: str = ""
+
+
+def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:
+    """What is asked of the endpoint `model`: a completion where there is a `prompt`, else a chat."""
+    asked = read_body(CompletionInvocation if _has_prompt(body) else ChatInvocation, body)
+    if asked.model not in ("", model):
+        raise invalid("model", f"the path asks endpoint {model}; leave it out")
+    return asked.model_copy(update={"model": model})
+
+
+def _has_prompt(body: bytes) -> bool:
+    try:
+        said = from_json(body)
+    except ValueError:
+        return False  # who reads the body says what is wrong with it
+    return isinstance(said, dict) and "prompt" in said
+
+
+def refusal(request: Request, error: Exception) -> JSONResponse:
+    """What everybody is answered, in Databricks' form, with our own code beside it.
+
+    A base model without an engine is an endpoint that is not there: databricks-sdk asks again for minutes after a 503.
+    """
+    answer = error_response(request, error)
+    told = json.loads(bytes(answer.body))["error"]
+    kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+    status = answer.status_code
+    if isinstance(error, NotServed):
+        status = NOT_FOUND
+        kept.pop("retry-after")
+    code = CODES.get(status, told["code"].upper())
+    body = {"error_code": code, "message": told["message"], "code": told["code"]}
+    return JSONResponse(body, status_code=status, headers=kept)
