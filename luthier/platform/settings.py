@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     oidc_account: str = ""
     """Of its users; empty: `account`."""
     oidc_create_users: bool = False
+    oidc_admin: bool = False
+    """Whether a token may be of the user `admin`, whom every account has and every provider could name."""
+    oidc_max_key_days: int = Field(90, ge=0, le=36_500)
+    """How long a key lives at the most that was made by a token; 0: tokens make none."""
     oidc_role_claim: str = ""
     """Names roles; the first that the user has is his, else his default one."""
     oidc_roles: dict[str, str] = {}

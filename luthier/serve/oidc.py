@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import jwt
 
 from luthier.errors import NotAuthenticated, Unavailable
+from luthier.platform.access import ADMIN_USER
 from luthier.platform.keys import Session
 from luthier.platform.names import MAX_IDENTIFIER_CHARS, as_written
 from luthier.platform.registry.keys import Keys
@@ -69,7 +70,10 @@ class Oidc:
         user = claims.get(settings.oidc_user_claim)
         if not _is_name(user):
             raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
-        who = (settings.oidc_account or settings.account, user_key(as_written(user)), self._roles(claims))
+        name = user_key(as_written(user))
+        if name == ADMIN_USER and not settings.oidc_admin:
+            raise NotAuthenticated(f"The user {name} takes keys, and tokens only where `oidc_admin` is set.")
+        who = (settings.oidc_account or settings.account, name, self._roles(claims))
         return Proven(who, (int(claims["exp"]) + LEEWAY_SECONDS) * 1000)
 
     def session(self, who: As) -> Session:

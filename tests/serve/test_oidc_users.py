@@ -46,6 +46,18 @@ def test_a_user_that_sql_made(registry: Registry, home: Path, provider: Provider
     assert session_of(oidc_of(registry, home, provider, clock), provider.token(sub=told)).caller == ANN
 
 
+@pytest.mark.parametrize("told", ["admin", "Admin", "ADMIN"])
+def test_the_first_user_of_an_account(
+    registry: Registry, home: Path, provider: Provider, clock: Clock, told: str
+) -> None:
+    refusing = oidc_of(registry, home, provider, clock, oidc_create_users=True)
+    with pytest.raises(NotAuthenticated, match="only where `oidc_admin` is set"):
+        session_of(refusing, provider.token(sub=told))
+    assert (
+        session_of(oidc_of(registry, home, provider, clock, oidc_admin=True), provider.token(sub=told)).caller == ADMIN
+    )
+
+
 @pytest.mark.parametrize("told", ["ann@example.com", "auth0|5f", "00u1a", "Ann B", '"ann"'])
 def test_a_name_that_sql_has_in_quotes(
     registry: Registry, home: Path, provider: Provider, clock: Clock, told: str

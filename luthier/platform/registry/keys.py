@@ -12,6 +12,7 @@ from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import KeyInfo, NewKey, Scope, Session
+from luthier.platform.metering import DAY_MS
 from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.again import each
@@ -25,8 +26,16 @@ Row = dict[str, Any]
 
 
 class Keys:
-    def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int] = now_ms) -> None:
-        self._store, self._guard, self._clock = store, guard, clock
+    def __init__(
+        self,
+        store: Store,
+        guard: Guard,
+        access: Access,
+        clock: Callable[[], int] = now_ms,
+        token_key_days: int | None = None,
+    ) -> None:
+        """`token_key_days`: how long a key lives at the most whose maker shows none; None: that is the platform."""
+        self._store, self._guard, self._clock, self._token_key_days = store, guard, clock, token_key_days
         self._keys, self._limits, self._rates = map(store.table, ("keys", "limits", "rate_limits"))
         self._identities = Identities(store, guard, access)
 
@@ -147,10 +156,16 @@ class Keys:
         return caller.model_copy(update={"role": wanted})
 
     def _own(self, tx: sa.Connection, caller: Caller) -> Session:
-        """What the caller has himself; by the store, not by what he says."""
+        """What the caller has himself, to give in a key; by the store, not by what he says."""
         if caller.key is None:
-            return Session(caller=caller)
+            return Session(caller=caller, expires_on=self._token_keys_end())
         return _session(self._get(tx, caller, caller.key))
+
+    def _token_keys_end(self) -> int | None:
+        """A provider that withdraws a user tells nobody: what his tokens made has to end by itself."""
+        if self._token_key_days == 0:
+            raise NotAllowed("A token makes no keys here (`oidc_max_key_days`). Use a key.")
+        return None if self._token_key_days is None else self._clock() + self._token_key_days * DAY_MS
 
     def _role_for(self, tx: sa.Connection, caller: Caller, user: str) -> str:
         if user == caller.user:
@@ -168,7 +183,8 @@ class Keys:
         if not own.scope.covers(given.scope):
             raise NotAllowed(f"Key {caller.key} has the scope: {own.scope}. It makes no key with more: {given.scope}.")
         if own.expires_on is not None and (given.expires_on is None or given.expires_on > own.expires_on):
-            raise NotAllowed(f"Key {caller.key} ends {_when(own.expires_on)}: it makes no key that lives longer.")
+            maker = f"Key {caller.key} ends {_when(own.expires_on)}: it makes" if caller.key else "A token makes"
+            raise NotAllowed(f"{maker} no key that lives longer than until {_when(own.expires_on)}. Say when it ends.")
 
     def _check_unlimited(self, tx: sa.Connection, caller: Caller, *keys: str | None) -> None:
         """Budgets and rate limits are a key's own: one that is made of it would be without."""

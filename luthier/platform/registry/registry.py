@@ -57,7 +57,8 @@ class Registry:
         home = Securable(ObjectKind.SCHEMA, settings.database, settings.schema_name)
         self.accounts = Accounts(store, guard, catalog, clock, home)
         self.access = Access(store, guard, home)
-        self.keys = Keys(store, guard, self.access, clock)
+        token_key_days = settings.oidc_max_key_days if settings.oidc_issuer else None
+        self.keys = Keys(store, guard, self.access, clock, token_key_days)
         self.audit = Audit(store, guard)
         self.roles = Roles(store, guard, self.access, clock)
         self.users = Users(store, guard, self.roles, clock)
