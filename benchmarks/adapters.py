@@ -23,6 +23,7 @@ import torch
 from benchmarks.report import OUT, heading, tell
 from benchmarks.serve_report import percentile
 from luthier.errors import AdapterRefused
+from luthier.platform.access import Caller
 from luthier.platform.artifacts import content_of, place
 from luthier.platform.base_models import BaseModel, EngineSettings, base_model_dir, load_catalog
 from luthier.platform.fingerprint import FINGERPRINT, Fingerprint, distance
@@ -35,6 +36,7 @@ from luthier.serve.complete import Tally
 from luthier.serve.disk import LocalDisk
 from luthier.serve.engine import VllmEngine
 from luthier.serve.loading import Surroundings
+from luthier.serve.services import Ask
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.fingerprint import fingerprint
 from luthier.train.run import Run, Worker
@@ -131,10 +133,9 @@ class Bench:
 
     async def first(self, adapter: ModelVersion | None) -> tuple[float, str]:
         """Milliseconds to the first token, and the answer."""
-        request = CompleteRequest(model="m", prompt=PROMPT, max_tokens=8, ignore_eos=True)
         began, first, text = time.perf_counter(), 0.0, ""
         try:
-            async for choices in self.engine.stream("req", request, adapter, Tally()):
+            async for choices in self.engine.stream(_ask("req", 8), adapter, Tally()):
                 first = first or time.perf_counter() - began
                 text += "".join(choice.text for choice in choices)
         except AdapterRefused as error:
@@ -156,10 +157,9 @@ class Bench:
             await asyncio.wait([task])
 
     async def _stream(self) -> None:
-        request = CompleteRequest(model="m", prompt=PROMPT, max_tokens=STREAM_TOKENS, ignore_eos=True)
         while True:
             last = None
-            async for _ in self.engine.stream("bg", request, None, Tally()):
+            async for _ in self.engine.stream(_ask("bg", STREAM_TOKENS), None, Tally()):
                 now = time.perf_counter()
                 if last:
                     self.gaps.append(1000 * (now - last))
@@ -174,6 +174,11 @@ class Bench:
         ]
         told = [probe.tuned for probe in probes], [probe.base for probe in probes]
         return distance(tuned, told[0]), distance(base, told[1]), distance(*told)
+
+
+def _ask(name: str, num_tokens: int) -> Ask:
+    request = CompleteRequest(model="m", prompt=PROMPT, max_tokens=num_tokens, ignore_eos=True)
+    return Ask(name, Caller(account="bench", user="bench", role="bench"), "COMPLETE", "m", request)
 
 
 Times = tuple[list[float], ...]

@@ -33,6 +33,12 @@ from luthier.serve.rates import Rates
 from luthier.serve.resolver import Resolver
 from luthier.serve.services import Ask
 from luthier.serve.tool_calls import ForcedCalls
+from tests.factories import ADMIN
+
+
+def make_ask(caller: Caller = ADMIN, **given: Any) -> Ask:
+    request = CompleteRequest.model_validate({"model": "tiny", **given})
+    return Ask("req_1", caller, "COMPLETE", "tiny", request)
 
 
 class Clock:
@@ -119,21 +125,22 @@ class EchoEngine:
         """Pieces after which nothing more comes."""
         self.says: str | None = None
         """Instead of the echo."""
-        self.requests: list[CompleteRequest] = []
+        self.asks: list[Ask] = []
         self.num_open = self.num_hanging = 0
         self.num_made = 0
         """Tokens."""
 
-    async def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> list[Choice]:
-        pieces = [piece async for (piece,) in self.stream(request_id, request, adapter, tally)]
-        return [_joined([piece for piece in pieces if piece.index == index]) for index in range(request.n)]
+    @property
+    def requests(self) -> list[CompleteRequest]:
+        return [ask.request for ask in self.asks]
 
-    async def stream(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> AsyncGenerator[list[Choice], None]:
-        self.requests.append(request)
+    async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
+        pieces = [piece async for (piece,) in self.stream(ask, adapter, tally)]
+        return [_joined([piece for piece in pieces if piece.index == index]) for index in range(ask.request.n)]
+
+    async def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
+        request = ask.request
+        self.asks.append(ask)
         prompt = request.messages[-1]["content"] if request.messages else request.prompt or ""
         prompt = " ".join(map(str, prompt)) if isinstance(prompt, list) else prompt
         num_prompt = len(prompt.split())

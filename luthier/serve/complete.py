@@ -19,7 +19,7 @@ from luthier.platform.metering import Source, UsageRecord, completion_usage
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import PriceList
 from luthier.platform.rates import RateState
-from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
+from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.admission import Admission
 from luthier.serve.patience import patiently
 from luthier.serve.resolver import Resolver
@@ -57,13 +57,9 @@ class Engine(Protocol):
     When it is left or dies before the end, it adds what it had made by then.
     """
 
-    async def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> list[Choice]: ...
+    async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]: ...
 
-    def stream(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> AsyncGenerator[list[Choice], None]: ...
+    def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]: ...
 
 
 @dataclass(slots=True)
@@ -144,7 +140,7 @@ class Completer:
         """All of the answer, with its counts. Waits so many seconds for a place."""
         async with self._visit(Visit(ask, is_streamed=False), patience) as visit:
             adapter = await self._adapter(visit)
-            choices = await self._engine.whole(ask.id, ask.request, adapter, visit.tally)
+            choices = await self._engine.whole(ask, adapter, visit.tally)
             visit.finish = choices[-1].finish_reason
             return Chunk(choices=choices, usage=visit.tally.usage, version=visit.version, rates=visit.rates)
 
@@ -158,7 +154,7 @@ class Completer:
         """The answer's pieces; a last chunk without choices carries the counts of the whole."""
         async with self._visit(Visit(ask, is_streamed=True)) as visit:
             adapter, is_first = await self._adapter(visit), True
-            async with aclosing(self._engine.stream(ask.id, ask.request, adapter, visit.tally)) as pieces:
+            async with aclosing(self._engine.stream(ask, adapter, visit.tally)) as pieces:
                 async for choices in pieces:
                     yield Chunk(choices=choices, version=visit.version, rates=visit.rates if is_first else None)
                     is_first = False

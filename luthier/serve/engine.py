@@ -22,6 +22,7 @@ from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 from luthier.serve.engine_faults import check_grammar, client_error, refused
 from luthier.serve.loading import Loader, Surroundings
 from luthier.serve.reading import Reader, plain_choices
+from luthier.serve.services import Ask
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
 from luthier.serve.turns import Turn, Turns
@@ -111,11 +112,9 @@ class VllmEngine:
         self.probed.completion += len(output.outputs[0].token_ids)
         return [output.prompt_logprobs[at][ids[at]].logprob for at in range(start, len(ids))]
 
-    async def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> list[Choice]:
+    async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
         """All of the answer at once. ContextTooLong before anything is generated; Unavailable when the engine dies."""
-        outputs = self._outputs(request_id, request, adapter, tally, is_streamed=False)
+        outputs = self._outputs(ask, adapter, tally, is_streamed=False)
         return [choices async for choices in outputs][-1]
 
     async def load(self, version: ModelVersion) -> None:
@@ -123,22 +122,15 @@ class VllmEngine:
         await self._loader.hold(version)
         self._loader.release(version)
 
-    def stream(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> AsyncGenerator[list[Choice], None]:
+    def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
         """Pieces of the answer as they come; errors as those of `whole`."""
-        return self._outputs(request_id, request, adapter, tally, is_streamed=True)
+        return self._outputs(ask, adapter, tally, is_streamed=True)
 
     async def _outputs(
-        self,
-        request_id: str,
-        request: CompleteRequest,
-        adapter: ModelVersion | None,
-        tally: Tally,
-        *,
-        is_streamed: bool,
+        self, ask: Ask, adapter: ModelVersion | None, tally: Tally, *, is_streamed: bool
     ) -> AsyncGenerator[list[Choice], None]:
         """Left before the end, the generation is aborted, and the tally has all of its tokens."""
+        request = ask.request
         ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
         params = self._sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
@@ -149,7 +141,7 @@ class VllmEngine:
         async with self._ready(lora, request.priority) as turn:
             try:
                 waited = time.monotonic() - began
-                queue = await self._add(request_id, ids, params, _lora_request(lora), request.priority)
+                queue = await self._add(ask, ids, params, _lora_request(lora))
                 _end_with(queue, turn)
                 while not is_done:
                     output = queue.get_nowait() or await queue.get()
@@ -195,16 +187,16 @@ class VllmEngine:
             name = adapter.model if adapter else self._base.name
             raise Unavailable(f"This engine does not hold the weights of {name}. Try again in a moment.")
 
-    async def _add(self, request_id: str, ids: list[int], params: Any, lora: Any, priority: int) -> Any:
+    async def _add(self, ask: Ask, ids: list[int], params: Any, lora: Any) -> Any:
         """vLLM's queue of this request's outputs."""
         from vllm.inputs.engine import tokens_input
 
+        # What one account's prompts left in vLLM's prefix cache would tell another, by its time, what was asked.
+        prompt, priority = tokens_input(ids, cache_salt=ask.caller.account), ask.request.priority
         try:
-            return await self._engine.add_request(
-                request_id, tokens_input(ids), params, lora_request=lora, priority=priority
-            )
+            return await self._engine.add_request(ask.id, prompt, params, lora_request=lora, priority=priority)
         except asyncio.CancelledError:
-            await self._engine.abort(request_id)
+            await self._engine.abort(ask.id)
             raise
 
     async def _abort(self, queue: Any, num_prompt: int, tally: Tally, waited: float) -> None:

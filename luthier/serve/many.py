@@ -6,23 +6,23 @@ Greedy choices are asked one by one too: vLLM makes no two of a prompt.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luthier.errors import InvalidInput
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.complete import Engine, Tally
+from luthier.serve.services import Ask
 
 
 @dataclass
 class _Part:
     """One prompt's share, or a greedy choice's."""
 
-    id: str
+    ask: Ask
     prompt: int
     """Its number: choices of one prompt count it once."""
-    request: CompleteRequest
     first: int
     """The number of its first choice."""
     tally: Tally
@@ -37,23 +37,19 @@ class Many:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> Coroutine[Any, Any, list[Choice]]:
-        if _is_one(request):
-            return self._engine.whole(request_id, request, adapter, tally)
-        return self._whole(_parts(request_id, request, tally), adapter, tally)
+    def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> Coroutine[Any, Any, list[Choice]]:
+        if _is_one(ask.request):
+            return self._engine.whole(ask, adapter, tally)
+        return self._whole(_parts(ask, tally), adapter, tally)
 
-    def stream(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> AsyncGenerator[list[Choice], None]:
-        if _is_one(request):
-            return self._engine.stream(request_id, request, adapter, tally)
-        return self._stream(_parts(request_id, request, tally), adapter, tally)
+    def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
+        if _is_one(ask.request):
+            return self._engine.stream(ask, adapter, tally)
+        return self._stream(_parts(ask, tally), adapter, tally)
 
     async def _whole(self, parts: list[_Part], adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
         async def answer(part: _Part) -> list[Choice]:
-            return part.numbered(await self._engine.whole(part.id, part.request, adapter, part.tally))
+            return part.numbered(await self._engine.whole(part.ask, adapter, part.tally))
 
         tasks = [asyncio.create_task(answer(part)) for part in parts]
         async with _ended(tasks, parts, tally):
@@ -66,7 +62,7 @@ class Many:
 
         async def answer(part: _Part) -> None:
             try:
-                async with aclosing(self._engine.stream(part.id, part.request, adapter, part.tally)) as own:
+                async with aclosing(self._engine.stream(part.ask, adapter, part.tally)) as own:
                     async for choices in own:
                         await pieces.put(part.numbered(choices))
                 await pieces.put(None)
@@ -108,12 +104,13 @@ def _is_one(request: CompleteRequest) -> bool:
     return request.prompts is None and (request.n == 1 or request.temperature > 0)
 
 
-def _parts(request_id: str, request: CompleteRequest, tally: Tally) -> list[_Part]:
+def _parts(ask: Ask, tally: Tally) -> list[_Part]:
+    request = ask.request
     times, n = (request.n, 1) if request.temperature == 0 else (1, request.n)
     given = [request.prompt] if request.prompts is None else request.prompts
     asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in given]
     parts = [(number, each) for number, each in enumerate(asked) for _ in range(times)]
     return [
-        _Part(f"{request_id}-{at}", *part, first=at * n, tally=Tally(reserve=tally.reserve))
-        for at, part in enumerate(parts)
+        _Part(replace(ask, id=f"{ask.id}-{at}", request=each), number, at * n, Tally(reserve=tally.reserve))
+        for at, (number, each) in enumerate(parts)
     ]

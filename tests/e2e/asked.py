@@ -9,12 +9,13 @@ import pytest
 from luthier.errors import AdapterRefused
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof
-from luthier.platform.wire import Choice, CompleteRequest, ToolCall
+from luthier.platform.wire import Choice, ToolCall
 from luthier.serve.complete import Tally
 from luthier.serve.disk import LocalDisk
 from luthier.serve.engine import VllmEngine
 from luthier.serve.loading import Surroundings
 from luthier.serve.many import Many
+from tests.fakes import make_ask
 
 PLACES = 16
 """The engine's max_num_seqs."""
@@ -33,8 +34,8 @@ class Asked:
         self.engine._engine.shutdown()
 
     def ask(self, verb: str, tally: Tally, adapter: ModelVersion | None = None, **given: Any) -> Any:
-        fields = {"model": "tiny", "prompt": "the fox", "max_tokens": 8, "ignore_eos": True, "temperature": 1.0}
-        return getattr(Many(self.engine), verb)("req", CompleteRequest(**{**fields, **given}), adapter, tally)
+        fields = {"prompt": "the fox", "max_tokens": 8, "ignore_eos": True, "temperature": 1.0}
+        return getattr(Many(self.engine), verb)(make_ask(**{**fields, **given}), adapter, tally)
 
     async def whole(self, **given: Any) -> Choice:
         """The first choice."""

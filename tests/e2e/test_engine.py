@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 from luthier.errors import ContextTooLong, InvalidValue
+from luthier.platform.access import Caller
 from luthier.platform.adapter_files import WEIGHTS
 from luthier.platform.base_models import load_catalog
 from luthier.platform.fingerprint import FINGERPRINT
@@ -36,7 +37,7 @@ from tests.e2e.leaving import (
 from tests.e2e.live import LONG, MAX_LORAS, TOML
 from tests.e2e.tuned import Tuner, emptied, exploded, halved, other_weights
 from tests.e2e.turning import others_that_do_not_read, others_that_never_cease
-from tests.factories import make_settings
+from tests.factories import ADMIN, make_settings
 from tests.tiny_adapter import change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -254,10 +255,15 @@ def test_a_new_version_meets_no_old_cache(asked: Asked, run: Run, tuner: Tuner, 
     run(no_block_is_shared(asked, tuned, newer))
 
 
-async def no_block_is_shared(asked: Asked, old: ModelVersion, new: ModelVersion) -> None:
-    engine = asked.engine._engine
+def whole_blocks(asked: Asked) -> list[int]:
+    """A prompt that the prefix cache has whole blocks of."""
     ids = load_prompts(asked.base_dir).encode("the fox " * 400)[:400]
-    assert len(ids) >= 3 * engine.vllm_config.cache_config.block_size
+    assert len(ids) >= 3 * asked.engine._engine.vllm_config.cache_config.block_size
+    return ids
+
+
+async def no_block_is_shared(asked: Asked, old: ModelVersion, new: ModelVersion) -> None:
+    engine, ids = asked.engine._engine, whole_blocks(asked)
 
     async def told(version: ModelVersion) -> list[float]:
         (choice,) = await asked.ask("whole", Tally(), version, prompt=ids, temperature=0, logprobs=0)
@@ -272,6 +278,25 @@ async def no_block_is_shared(asked: Asked, old: ModelVersion, new: ModelVersion)
     assert await told(new) == pytest.approx(alone, abs=1e-3)
     assert sample("prefix_cache_hits_total") == cached
     assert first != pytest.approx(alone, abs=0.1)
+
+
+def test_accounts_share_no_prefix(asked: Asked, run: Run, tuned: ModelVersion) -> None:
+    """Its time would tell one account what another asked: of a base model as of a tuned one that is shared."""
+    for adapter in (None, tuned):
+        run(no_prefix_is_shared(asked, adapter))
+
+
+async def no_prefix_is_shared(asked: Asked, adapter: ModelVersion | None) -> None:
+    ids, other = whole_blocks(asked), ADMIN.model_copy(update={"account": "other"})
+    assert await asked.engine._engine.reset_prefix_cache()
+
+    async def hits(caller: Caller) -> float:
+        """Tokens of the prompt that the cache had."""
+        before = sample("prefix_cache_hits_total")
+        await asked.ask("whole", Tally(), adapter, caller=caller, prompt=ids)
+        return sample("prefix_cache_hits_total") - before
+
+    assert [await hits(caller) > 0 for caller in (ADMIN, other, ADMIN, other)] == [False, False, True, True]
 
 
 async def whole_and_streamed_are_alike(asked: Asked) -> None:

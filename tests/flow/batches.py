@@ -11,8 +11,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from luthier.platform.models import ModelVersion
-from luthier.platform.wire import Choice, CompleteRequest
+from luthier.platform.wire import Choice
 from luthier.serve.complete import Tally
+from luthier.serve.services import Ask
 from tests.fakes import EchoEngine
 from tests.waiting import SECONDS
 
@@ -29,18 +30,16 @@ class HeldEngine(EchoEngine):
         self.errors: list[Exception] = []
         """Raised for the next requests, one each."""
 
-    async def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> list[Choice]:
+    async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
         if self.errors:
             raise self.errors.pop()
         self.num_waiting += 1
         try:
-            while "slow" in request.messages[-1]["content"] and not self.is_open:
+            while "slow" in ask.request.messages[-1]["content"] and not self.is_open:
                 await asyncio.sleep(0.005)
         finally:
             self.num_waiting -= 1
-        return await super().whole(request_id, request, adapter, tally)
+        return await super().whole(ask, adapter, tally)
 
     @property
     def asked(self) -> list[str]:

@@ -42,11 +42,9 @@ class Counting(EchoEngine):
         super().__init__()
         self._file = file.open("a")
 
-    async def whole(
-        self, request_id: str, request: CompleteRequest, adapter: ModelVersion | None, tally: Tally
-    ) -> list[Choice]:
-        choices = await super().whole(request_id, request, adapter, tally)
-        self._file.write(json.dumps({"id": request_id, "tokens": tally.prompt + tally.completion}) + "\n")
+    async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
+        choices = await super().whole(ask, adapter, tally)
+        self._file.write(json.dumps({"id": ask.id, "tokens": tally.prompt + tally.completion}) + "\n")
         self._file.flush()
         return choices
 

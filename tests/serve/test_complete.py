@@ -15,15 +15,14 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.models import Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.settings import Settings, configs_dir
-from luthier.platform.wire import Chunk, CompleteRequest
+from luthier.platform.wire import Chunk
 from luthier.serve import complete, patience
 from luthier.serve.admission import Admission
 from luthier.serve.complete import Completer
 from luthier.serve.many import Many
-from luthier.serve.services import Ask
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN
-from tests.fakes import Books, EchoEngine
+from tests.fakes import Books, EchoEngine, make_ask
 from tests.full_disk import full_disk
 
 TINY = Resolved(name="tiny", base_model="tiny")
@@ -51,13 +50,13 @@ class Door:
         self._completer = Completer(base, self.names, Many(self.engine), prices, self.books)
 
     def whole(self, prompt: str, **given: object) -> Coroutine[None, None, Chunk]:
-        return self._completer.whole(ask(prompt, **given))
+        return self._completer.whole(make_ask(prompt=prompt, **given))
 
     def stream(self, prompt: str, **given: object) -> AsyncGenerator[Chunk, None]:
-        return self._completer.stream(ask(prompt, **given))
+        return self._completer.stream(make_ask(prompt=prompt, **given))
 
     def many(self, *prompts: str) -> Coroutine[None, None, list[Chunk | LuthierError]]:
-        return self._completer.many([ask(prompt) for prompt in prompts])
+        return self._completer.many([make_ask(prompt=prompt) for prompt in prompts])
 
     async def streamed(self, prompt: str, **given: object) -> list[Chunk]:
         return [chunk async for chunk in self.stream(prompt, **given)]
@@ -69,11 +68,6 @@ class Door:
     @property
     def counts(self) -> list[tuple[int, int]]:
         return [(record.prompt_tokens, record.completion_tokens) for record in self.settled]
-
-
-def ask(prompt: str, **given: object) -> Ask:
-    request = CompleteRequest.model_validate({"model": "tiny", "prompt": prompt, **given})
-    return Ask("req_1", ADMIN, "COMPLETE", "tiny", request)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.settings import configs_dir
-from luthier.platform.wire import Choice, Chunk, CompleteRequest
+from luthier.platform.wire import Choice, Chunk
 from luthier.serve.access_log import Line
 from luthier.serve.complete import Completer
 from luthier.serve.handles import FRESH_SECONDS, Application, NearCompletions, Served
@@ -26,7 +26,7 @@ from luthier.serve.many import Many
 from luthier.serve.replica import EngineReplica
 from luthier.serve.services import Ask
 from tests.factories import ADMIN, make_settings
-from tests.fakes import Books, EchoEngine
+from tests.fakes import Books, EchoEngine, make_ask
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -108,8 +108,7 @@ class Bench:
 
 
 def ask(prompt: str = "a b c", **given: Any) -> Ask:
-    request = CompleteRequest.model_validate({"model": "tiny", "prompt": prompt, **given})
-    return Ask("req_1", ADMIN, "COMPLETE", "tiny", request)
+    return make_ask(prompt=prompt, **given)
 
 
 def deploy(name: str, home: Path) -> None:

@@ -6,21 +6,22 @@ from typing import Any
 import pytest
 
 from luthier.errors import ContextTooLong, Unavailable
-from luthier.platform.wire import Choice, CompleteRequest
+from luthier.platform.models import ModelVersion
+from luthier.platform.wire import Choice
 from luthier.serve.complete import Tally
 from luthier.serve.many import Many
-from tests.fakes import EchoEngine
-
-ASKED = {"model": "tiny", "temperature": 1.0}
-
-
-def request(**given: Any) -> CompleteRequest:
-    return CompleteRequest(**{**ASKED, **given})
+from luthier.serve.services import Ask
+from tests.factories import ADMIN
+from tests.fakes import EchoEngine, make_ask
 
 
-async def streamed(engine: EchoEngine, asked: CompleteRequest, tally: Tally) -> dict[int, str]:
+def ask(**given: Any) -> Ask:
+    return make_ask(**{"temperature": 1.0, **given})
+
+
+async def streamed(engine: EchoEngine, asked: Ask, tally: Tally) -> dict[int, str]:
     texts: dict[int, str] = {}
-    async for choices in Many(engine).stream("req", asked, None, tally):
+    async for choices in Many(engine).stream(asked, None, tally):
         for choice in choices:
             texts[choice.index] = texts.get(choice.index, "") + choice.text
     return texts
@@ -32,45 +33,53 @@ def texts(choices: list[Choice]) -> dict[int, str]:
 
 @pytest.mark.parametrize("given", [{"n": 2}, {"n": 2, "temperature": 0.0}])
 def test_choices_are_numbered_through(given: dict[str, Any]) -> None:
-    asked = request(prompts=["a", [7, 8], "b c"], **given)
+    asked = ask(prompts=["a", [7, 8], "b c"], **given)
     expected = {0: "base: a", 1: "base: a", 2: "base: 7 8", 3: "base: 7 8", 4: "base: b c", 5: "base: b c"}
     tallies = Tally(), Tally()
-    assert texts(asyncio.run(Many(EchoEngine()).whole("req", asked, None, tallies[0]))) == expected
+    assert texts(asyncio.run(Many(EchoEngine()).whole(asked, None, tallies[0]))) == expected
     assert asyncio.run(streamed(EchoEngine(), asked, tallies[1])) == expected
     assert tallies == (Tally(5, 16), Tally(5, 16))
 
 
 def test_greedy_choices_are_asked_one_by_one() -> None:
     engine = EchoEngine()
-    asyncio.run(Many(engine).whole("req", request(prompt="a", n=3, temperature=0.0), None, Tally()))
+    asyncio.run(Many(engine).whole(ask(prompt="a", n=3, temperature=0.0), None, Tally()))
     assert [(each.prompt, each.n) for each in engine.requests] == [("a", 1)] * 3
-    asyncio.run(Many(engine).whole("req", request(prompt="a", n=3), None, Tally()))
+    asyncio.run(Many(engine).whole(ask(prompt="a", n=3), None, Tally()))
     assert engine.requests[-1].n == 3
 
 
 def test_the_first_token_is_that_of_the_first_prompt_to_have_one() -> None:
     class Timed(EchoEngine):
-        async def whole(self, request_id: str, *asked: Any) -> list[Choice]:
-            number = int(request_id.removeprefix("req-"))
-            asked[-1].queued, asked[-1].first = (1.0 + number, 2.0 + number) if number else (None, None)
-            return await super().whole(request_id, *asked)
+        async def whole(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> list[Choice]:
+            number = int(ask.id.removeprefix("req_1-"))
+            tally.queued, tally.first = (1.0 + number, 2.0 + number) if number else (None, None)
+            return await super().whole(ask, adapter, tally)
 
-    asyncio.run(Many(Timed()).whole("req", request(prompts=["a", "b", "c"]), None, tally := Tally()))
+    asyncio.run(Many(Timed()).whole(ask(prompts=["a", "b", "c"]), None, tally := Tally()))
     assert (tally.queued, tally.first) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("given", [{"prompts": ["a", "b"]}, {"prompt": "a", "n": 2, "temperature": 0.0}])
+def test_each_is_asked_by_the_same_caller(given: dict[str, Any]) -> None:
+    other, engine = ADMIN.model_copy(update={"account": "other"}), EchoEngine()
+    asyncio.run(Many(engine).whole(ask(caller=other, **given), None, Tally()))
+    asyncio.run(streamed(engine, ask(caller=other, **given), Tally()))
+    assert [each.caller for each in engine.asks] == [other] * 4
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_one_that_is_refused_costs_nothing(is_streamed: bool) -> None:
     engine, tally = EchoEngine(context=20), Tally()
-    asked = request(prompts=["a", "b " * 30], max_tokens=2)
+    asked = ask(prompts=["a", "b " * 30], max_tokens=2)
 
-    async def ask() -> None:
+    async def both() -> None:
         if is_streamed:
             await streamed(engine, asked, tally)
-        await Many(engine).whole("req", asked, None, tally)
+        await Many(engine).whole(asked, None, tally)
 
     with pytest.raises(ContextTooLong):
-        asyncio.run(ask())
+        asyncio.run(both())
     assert (tally, engine.num_open) == (Tally(), 0)
 
 
@@ -78,15 +87,15 @@ def test_one_that_is_refused_costs_nothing(is_streamed: bool) -> None:
 def test_an_engine_that_dies_ends_all(is_streamed: bool) -> None:
     engine, tally = EchoEngine(), Tally()
     engine.dies_after = 1
-    asked = request(prompts=["a", "b"])
+    asked = ask(prompts=["a", "b"])
 
-    async def ask() -> None:
+    async def both() -> None:
         if is_streamed:
             await streamed(engine, asked, tally)
-        await Many(engine).whole("req", asked, None, tally)
+        await Many(engine).whole(asked, None, tally)
 
     with pytest.raises(Unavailable):
-        asyncio.run(ask())
+        asyncio.run(both())
     assert engine.num_open == 0
     assert tally.completion >= 1
 
@@ -95,10 +104,10 @@ def test_an_engine_that_dies_ends_all(is_streamed: bool) -> None:
 def test_who_leaves_ends_all(is_streamed: bool) -> None:
     engine, tally = EchoEngine(), Tally()
     engine.hangs_after = 1
-    asked = request(prompts=["a", "b"])
+    asked = ask(prompts=["a", "b"])
 
     async def leave() -> None:
-        asking = streamed(engine, asked, tally) if is_streamed else Many(engine).whole("req", asked, None, tally)
+        asking = streamed(engine, asked, tally) if is_streamed else Many(engine).whole(asked, None, tally)
         task = asyncio.create_task(asking)  # type: ignore[arg-type] # either is awaited
         while engine.num_hanging < 2:
             await asyncio.sleep(0)
