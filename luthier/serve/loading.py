@@ -82,7 +82,7 @@ class Loader:
 
         Unavailable when storage does not give it: nothing is known of it then, and the next request tries again.
         """
-        if self._memory.take(version.number):
+        if await self._memory.take(version.number):
             self._hits += 1
             return
         self._misses += 1
