@@ -15,8 +15,8 @@ from luthier.platform.prices import PriceList
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.complete import Billed, bill
 from luthier.serve.direct import ROUTES, Asked
-from luthier.serve.engine import DEFAULT_MAX_TOKENS
 from luthier.serve.faults import error_body
+from luthier.serve.inputs import DEFAULT_MAX_TOKENS
 from luthier.serve.leases import Leases
 from luthier.serve.refusals import invalid
 from luthier.serve.room import Room

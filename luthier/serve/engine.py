@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from luthier.errors import ContextTooLong, InvalidInput, InvalidValue, Unavailable
+from luthier.errors import InvalidValue, Unavailable
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
@@ -20,17 +20,13 @@ from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.complete import Tally
 from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 from luthier.serve.engine_faults import check_grammar, client_error, refused
+from luthier.serve.inputs import Inputs
 from luthier.serve.loading import Loader, Surroundings
 from luthier.serve.reading import Reader, plain_choices
 from luthier.serve.services import Ask
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
 from luthier.serve.turns import Turn, Turns
-
-DEFAULT_MAX_TOKENS = 4096
-"""As Snowflake's COMPLETE, when the context leaves room for it."""
-MAX_INLINE_CHARS = 8_000
-"""Of a prompt; to tokenise a longer one would hold up the loop, and with it everybody's stream, for milliseconds."""
 
 
 class VllmEngine:
@@ -45,9 +41,7 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._limit = base.engine.max_model_len
         self._prompts: Prompts = load_prompts(weights)
-        self._most_chars = self._limit * self._prompts.longest_token
         self._base, self._own = base, own
         self.probed = Tally()
         """By `score`."""
@@ -57,6 +51,7 @@ class VllmEngine:
         # vLLM sizes its steps by what it is started for: on large GPUs a server's are four times those of an engine.
         context = UsageContext.OPENAI_API_SERVER
         self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
+        self._inputs = Inputs(self._prompts, base.engine.max_model_len, _last_token(self._engine))
         self._loader = Loader(self, base, self._prompts, around)
         self._turns = Turns(base.engine.max_loras)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
@@ -131,8 +126,8 @@ class VllmEngine:
     ) -> AsyncGenerator[list[Choice], None]:
         """Left before the end, the generation is aborted, and the tally has all of its tokens."""
         request = ask.request
-        ids = await self._ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
-        params = self._sampling(request, len(ids), is_streamed)
+        ids = await self._inputs.ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
+        params = self._inputs.sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
         self._check_weights(adapter)
         await tally.reserve(len(ids), params.max_tokens * request.n)
@@ -211,40 +206,6 @@ class VllmEngine:
                 _count(tally, num_prompt, queue.output)
                 _time(tally, queue.output, waited)
 
-    async def _ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
-        """`render`, beside the loop when it takes long."""
-        size = prompt_size(request)
-        self._check_size(len(request.messages or (1,)), size)
-        if request.tools or size > MAX_INLINE_CHARS:
-            return await asyncio.to_thread(self.render, request, is_plain)
-        return self.render(request, is_plain)
-
-    def _check_size(self, num_texts: int, num_chars: int) -> None:
-        """Refuses what cannot fit before it costs anything: no token is longer than the longest, no message empty."""
-        if num_chars > self._most_chars or num_texts > self._limit:
-            raise ContextTooLong(
-                f"The context window is {self._limit} tokens, at most {self._most_chars} characters: the prompt has "
-                f"{num_chars}, in {num_texts} parts. Shorten it.",
-                limit=self._limit,
-            )
-
-    def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
-        """The prompt in tokens: messages through the chat template, a bare prompt as it stands.
-
-        `is_plain` says that the model was trained without a template: a lone user's message is then a bare prompt.
-        """
-        messages, prompt = request.messages, request.prompt
-        if messages is not None:
-            if not (is_plain and [turn["role"] for turn in messages] == ["user"]):
-                return self._prompts.chat(messages, request.tools.tools if request.tools else None)
-            if request.tools:
-                raise InvalidValue("Invalid 'tools': the model was trained without a chat template.", param="tools")
-            prompt = messages[0]["content"]
-        ids = prompt if isinstance(prompt, list) else self._prompts.encode(prompt or "")
-        if not ids:
-            raise InvalidInput("The prompt is empty.", param="prompt")
-        return ids
-
     def _choices_of(
         self, request: CompleteRequest, ids: list[int], params: Any, is_streamed: bool
     ) -> Callable[[Any], list[Choice]]:
@@ -271,62 +232,6 @@ class VllmEngine:
         family, asked = self._family, self._family.asked(use)
         params.skip_special_tokens = asked.skip_special_tokens
         return lambda: family.calls(asked, is_streamed, use.is_parallel)
-
-    def _sampling(self, request: CompleteRequest, num_prompt: int, is_streamed: bool) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        room = self._limit - num_prompt
-        if room < 1 or (request.max_tokens or 0) > room:
-            raise ContextTooLong(
-                f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
-                f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens.",
-                limit=self._limit,
-                param="prompt" if request.messages is None else "messages",
-            )
-        return SamplingParams(
-            n=request.n,
-            max_tokens=request.max_tokens or min(DEFAULT_MAX_TOKENS, room),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            stop=list(request.stop) or None,
-            seed=request.seed,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            repetition_penalty=request.repetition_penalty,
-            ignore_eos=request.ignore_eos,
-            structured_outputs=_grammar(request.json_schema),
-            logit_bias=request.logit_bias,
-            logprobs=request.logprobs,
-            prompt_logprobs=request.logprobs if request.echo else None,
-            output_kind=RequestOutputKind.DELTA if is_streamed else RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # made for this request alone: vLLM need not copy it deeply
-        )
-
-
-def prompt_size(request: CompleteRequest) -> int:
-    """Characters of all that is to be read: of messages with names and calls, and of tools; or of the prompt."""
-    if request.messages is None:
-        return len(request.prompt or "")
-    said = [value for turn in request.messages for key, value in turn.items() if key != "role"]
-    return _num_chars(said) + (_num_chars(request.tools.tools) if request.tools else 0)
-
-
-def _num_chars(said: Any) -> int:
-    """Of all texts in it. A number or a truth is one at least."""
-    if isinstance(said, str):
-        return len(said)
-    if isinstance(said, dict):
-        return sum(len(key) + _num_chars(value) for key, value in said.items())
-    return sum(map(_num_chars, said)) if isinstance(said, list) else 1
-
-
-def _grammar(schema: dict[str, Any] | None) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if schema is None:
-        return None
-    return StructuredOutputsParams(json=schema) if schema else StructuredOutputsParams(json_object=True)
 
 
 def _count(tally: Tally, num_prompt: int, output: Any) -> None:
@@ -367,6 +272,11 @@ def _lora_request(adapter: ModelVersion | None) -> Any:
 
     # vLLM keys its LoRA cache by the number and its KV cache by the name: neither is ever used again for other weights.
     return LoRARequest(f"{adapter.model}@{adapter.sha256[:16]}", adapter.number, adapter.path)
+
+
+def _last_token(engine: Any) -> int:
+    """The greatest id that vLLM takes: of the tokenizer or of the model, whichever has more."""
+    return max(int(engine.tokenizer.max_token_id), int(engine.model_config.get_vocab_size()) - 1)
 
 
 def _is_vllm(process: psutil.Process) -> bool:

@@ -1,15 +1,15 @@
 """A request for answers to several prompts, asked one by one: the choices of all are numbered through.
 
-Greedy choices are asked one by one too: vLLM makes no two of a prompt.
+Greedy choices are asked one by one too: vLLM makes no two of a prompt. None is begun before all were checked and what
+they can come to is reserved, as one.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from luthier.errors import InvalidInput
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.complete import Engine, Tally
@@ -29,6 +29,31 @@ class _Part:
 
     def numbered(self, choices: list[Choice]) -> list[Choice]:
         return [choice.model_copy(update={"index": choice.index + self.first}) for choice in choices]
+
+
+class _Together:
+    """What the parts of a request reserve: all of it when the last one asks, and none goes on before."""
+
+    def __init__(self, num: int, tally: Tally) -> None:
+        self._num_left, self._reserve = num, tally.reserve
+        self._prompts: dict[int, int] = {}
+        self._completion = 0
+        self._is_reserved = asyncio.Event()
+
+    def of(self, prompt: int) -> Callable[[int, int], Awaitable[None]]:
+        """As a tally's `reserve`, of a part with that prompt."""
+
+        async def reserve(num_prompt: int, num_completion: int) -> None:
+            self._prompts[prompt] = num_prompt
+            self._completion += num_completion
+            self._num_left -= 1
+            if self._num_left:
+                await self._is_reserved.wait()
+            else:
+                await self._reserve(sum(self._prompts.values()), self._completion)
+                self._is_reserved.set()
+
+        return reserve
 
 
 class Many:
@@ -84,12 +109,9 @@ class Many:
 
 @asynccontextmanager
 async def _ended(tasks: list[asyncio.Task[Any]], parts: list[_Part], tally: Tally) -> AsyncIterator[None]:
-    """Whatever ends the block ends the tasks, and the tally has the tokens of all. What is refused costs nothing."""
+    """Whatever ends the block ends the tasks, and the tally has the tokens of all."""
     try:
         yield
-    except InvalidInput:
-        parts = []
-        raise
     finally:
         for task in tasks:
             task.cancel()
@@ -110,7 +132,8 @@ def _parts(ask: Ask, tally: Tally) -> list[_Part]:
     given = [request.prompt] if request.prompts is None else request.prompts
     asked = [request.model_copy(update={"prompt": prompt, "prompts": None, "n": n}) for prompt in given]
     parts = [(number, each) for number, each in enumerate(asked) for _ in range(times)]
+    together = _Together(len(parts), tally)
     return [
-        _Part(replace(ask, id=f"{ask.id}-{at}", request=each), number, at * n, Tally(reserve=tally.reserve))
+        _Part(replace(ask, id=f"{ask.id}-{at}", request=each), number, at * n, Tally(reserve=together.of(number)))
         for at, (number, each) in enumerate(parts)
     ]

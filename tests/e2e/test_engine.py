@@ -352,9 +352,12 @@ async def tokens_are_as_good_as_text(asked: Asked, base_dir: Path) -> None:
     ids = load_prompts(base_dir).encode("the fox")
     assert await asked.whole(temperature=0, prompt=ids) == await asked.whole(temperature=0)
     assert (await asked.whole(temperature=0, prompt=ids, echo=True)).text.startswith("the fox")
-    with pytest.raises(InvalidValue) as caught:
-        await asked.whole(prompt=[99_999])
-    assert caught.value.param == "prompt"
+    last = asked.engine._inputs._last_token
+    await asked.whole(prompt=[last])
+    for given in ({"prompt": [last + 1]}, {"prompts": [ids, [last + 1]]}):
+        with pytest.raises(InvalidValue) as caught:
+            await asked.ask("whole", tally := Tally(), **given)
+        assert (caught.value.param, tally) == ("prompt", Tally())
 
 
 async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
@@ -367,7 +370,7 @@ async def what_cannot_fit_is_never_tokenised(asked: Asked) -> None:
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}, turn]},
         {"messages": [turn], "tools": ToolUse(tools=[tool])},
     ]
-    with mock.patch.object(asked.engine, "render", side_effect=AssertionError("tokenised")):
+    with mock.patch.object(asked.engine._inputs, "render", side_effect=AssertionError("tokenised")):
         for given in too_much:
             with pytest.raises(ContextTooLong, match="512 tokens"):
                 await asked.ask("whole", Tally(), **given)

@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 
+from luthier.errors import InvalidValue
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settled import EngineCounts, Totals
 from luthier.serve.complete import Tally
@@ -28,17 +29,19 @@ def test_all_that_was_asked_explains_vllms_counters(tiny_model: Path, tmp_path: 
         try:
             before = vllm_counters()
             assert before is not None
-            whole, several, again, left = (Tally() for _ in range(4))
+            whole, several, again, refused, left = (Tally() for _ in range(5))
             await asked.ask("whole", whole)
             await asked.ask("whole", several, n=3)
             await asked.ask("whole", again)  # its prompt is in vLLM's cache
             await asked.engine.score([1, 2, 3, 4], 1, None)
+            with pytest.raises(InvalidValue):
+                await asked.ask("whole", refused, prompts=["the fox", [10**9]])
             stream = asked.ask("stream", left, max_tokens=LONG)
             await anext(stream)
             await stream.aclose()
             after = vllm_counters()
             assert after is not None
-            billed = [whole, several, again, left]
+            billed = [whole, several, again, refused, left]
             counts = EngineCounts(
                 prompt_tokens=after["prompt_tokens"] - before["prompt_tokens"],
                 generation_tokens=after["generation_tokens"] - before["generation_tokens"],

@@ -1,11 +1,13 @@
 """Several prompts in one request: numbered choices, one sum of tokens, and an end for all when one ends."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from luthier.errors import ContextTooLong, Unavailable
+from luthier.errors import ContextTooLong, InvalidInput, PaymentRequired, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice
 from luthier.serve.complete import Tally
@@ -80,7 +82,46 @@ def test_one_that_is_refused_costs_nothing(is_streamed: bool) -> None:
 
     with pytest.raises(ContextTooLong):
         asyncio.run(both())
-    assert (tally, engine.num_open) == (Tally(), 0)
+    assert (tally, engine.num_open, engine.num_made) == (Tally(), 0, 0)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_an_engine_made_of_others_counts_when_it_refuses_one(is_streamed: bool) -> None:
+    class Picky(EchoEngine):
+        async def stream(
+            self, ask: Ask, adapter: ModelVersion | None, tally: Tally
+        ) -> AsyncGenerator[list[Choice], None]:
+            if ask.request.prompt == "no":
+                await tally.reserve(1, 1)
+                while not self.num_hanging:
+                    await asyncio.sleep(0)
+                raise InvalidInput("no")
+            async with aclosing(super().stream(ask, adapter, tally)) as own:
+                async for choices in own:
+                    yield choices
+
+    engine, tally = Picky(), Tally()
+    engine.hangs_after = 1
+    asked = ask(prompts=["a b", "no"])
+    asking = streamed(engine, asked, tally) if is_streamed else Many(engine).whole(asked, None, tally)
+    with pytest.raises(InvalidInput):
+        asyncio.run(asking)  # type: ignore[arg-type] # either is awaited
+    assert (tally, engine.num_open) == (Tally(2, 1), 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_all_is_reserved_as_one_before_any_begins(temperature: float) -> None:
+    engine, told = EchoEngine(), list[tuple[int, int]]()
+
+    async def reserve(*tokens: int) -> None:
+        told.append(tokens)  # type: ignore[arg-type] # they are two
+        assert engine.num_made == 0
+        raise PaymentRequired("too much")
+
+    asked = ask(prompts=["a b", "c", "d e f"], n=2, max_tokens=6, temperature=temperature)
+    with pytest.raises(PaymentRequired):
+        asyncio.run(Many(engine).whole(asked, None, tally := Tally(reserve=reserve)))
+    assert (told, tally, engine.num_made) == ([(6, 36)], Tally(), 0)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
