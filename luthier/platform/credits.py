@@ -7,12 +7,14 @@ a reservation that covered it; only a reservation makes new spending possible. S
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from pydantic import Field
 
 from luthier.errors import PaymentRequired
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
+from luthier.platform.metering import UsageRecord
 from luthier.platform.prices import to_credits
 
 ACCOUNT = ""
@@ -28,6 +30,13 @@ BATCH_GRACE_MS = 300_000
 """The same of a process that works on batches: another has taken them over, and billed what it found, long before."""
 SHARE = 4
 """Beyond what is needed at once, a lease takes no more than this part of what is available: others want some too."""
+MUCH = 2**62
+"""Left where nothing is limited any more."""
+MAX_BUDGETS = 1_000
+"""Of an account. A renewal takes as long as there are budgets in use, and all accounts wait for it."""
+
+Place = tuple[str, str]
+"""Where a limit stands: account and scope."""
 
 
 class Period(StrEnum):
@@ -125,10 +134,16 @@ class Renewal(Frozen):
     leases: list[Granted]
 
 
-def scopes_of(caller: Caller) -> tuple[str, ...]:
-    """The limits that there can be for a caller."""
-    own = budget_scope(BudgetKind.ROLE, caller.role), budget_scope(BudgetKind.USER, caller.user)
-    return (ACCOUNT, *own, budget_scope(BudgetKind.KEY, caller.key)) if caller.key else (ACCOUNT, *own)
+def places_of(spender: Caller | UsageRecord) -> tuple[Place, ...]:
+    """Of the limits that there can be for a caller, or for what he used."""
+    return _places(spender.account, spender.role, spender.user, spender.key)
+
+
+@lru_cache(maxsize=10_000)
+def _places(account: str, role: str, user: str, key: str | None) -> tuple[Place, ...]:
+    owners = (BudgetKind.ROLE, role), (BudgetKind.USER, user), (BudgetKind.KEY, key)
+    scopes = [budget_scope(kind, name) for kind, name in owners if name]
+    return tuple((account, scope) for scope in (ACCOUNT, *scopes))
 
 
 def budget_scope(kind: BudgetKind, name: str) -> str:

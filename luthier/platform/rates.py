@@ -4,7 +4,6 @@ Minutes are those of the registry's clock. Processes that answer lease parts of 
 ends with the minute, so nothing has to be given back by who is gone.
 """
 
-from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,6 +18,9 @@ from luthier.platform.names import parse_name
 
 MINUTE_MS = 60_000
 MOST = 2**53
+MAX_LIMITS = 1_000
+"""Of keys, models, and keys on models, in an account. A renewal takes as long as there are limits in use, and all
+accounts wait for it."""
 ANY = ""
 """In the place of a key or model: all of them, together."""
 
@@ -125,15 +127,11 @@ def _folded(display: str) -> str:
     return parse_name(display, "", "").dotted
 
 
-def limits_on(asker: Asker, limits: Iterable[Limited]) -> tuple[Limited, ...]:
-    """Those that limit who asks so."""
-    return tuple(
-        limited
-        for limited in limits
-        if limited.name.account == asker.account
-        and limited.name.key in (ANY, asker.key)
-        and limited.name.model in (ANY, asker.model)
-    )
+def names_on(asker: Asker) -> list[RateName]:
+    """Of the limits that there can be on who asks so."""
+    keys, models = dict.fromkeys((ANY, asker.key)), dict.fromkeys((ANY, asker.model))
+    named = ((key, model) for key in keys for model in models if key or model)
+    return [RateName(asker.account, key, model, unit) for key, model in named for unit in Unit]
 
 
 def check_limit(limit: RateLimit) -> None:

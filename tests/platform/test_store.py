@@ -359,3 +359,13 @@ def test_places_of_before_are_there_and_owned(settings: Settings) -> None:
 def owned_places(registry: Registry) -> set[tuple[str, str, str]]:
     shown = registry.databases.show(ADMIN, ObjectKind.DATABASE) + registry.databases.show(ADMIN, ObjectKind.SCHEMA)
     return {(each.database, each.name, each.owner) for each in shown}
+
+
+def test_rows_are_given_as_they_are(settings: Settings) -> None:
+    rows = [
+        {"scope": 'key:"a"', "granted_ucr": 2**62, "passed_on": None},
+        {"scope": "role:\u00e9 \\ $.x'", "granted_ucr": -1, "passed_on": 5},
+    ]
+    store = Store(settings.store_url)
+    assert store.rows(sa.select(*store.given("limits", rows).c)) == rows
+    store.engine.dispose()

@@ -30,7 +30,7 @@ class Billing:
         amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
         for limit in self._limits.limiting(tx, owner_of(job)):
             if available(limit) < amount:
-                self._limits.tell_refused(tx, limit)
+                self._limits.notices.refused(tx, limit)
 
     def release(self, tx: sa.Connection, job: Job) -> None:
         """What the job did not cost of its hold."""

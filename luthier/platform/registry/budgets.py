@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from luthier.errors import NotFound
+from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, Budget, BudgetKind, Period, budget_scope, period_start
+from luthier.platform.credits import ACCOUNT, MAX_BUDGETS, Budget, BudgetKind, Period, budget_scope, period_start
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.limits import UNTOLD, Limits, Row
+from luthier.platform.registry.limit_notices import UNTOLD
+from luthier.platform.registry.limits import Limits, Row
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.store import Store
 
@@ -34,6 +35,8 @@ class Budgets:
             self._check_owner(tx, caller.account, budget)
             began = period_start(budget.period, self._clock())
             known = self._limits.find(tx, caller.account, scope) or {}
+            if not known and self._limits.num_budgets(tx, caller.account) >= MAX_BUDGETS:
+                raise Conflict(f"An account has at most {MAX_BUDGETS} budgets. Drop one first.")
             self._limits.ensure(tx, caller.account, scope)
             wanted = {"granted_ucr": budget.granted_ucr, "is_hard": budget.is_hard, "period": budget.period.value}
             told = {} if wanted.items() <= known.items() else UNTOLD

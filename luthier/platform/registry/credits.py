@@ -6,15 +6,14 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, GRACE_MS, LEASE_MS, Balance, Granted, Renewal, TopUp, Want, new_total
+from luthier.platform.credits import ACCOUNT, GRACE_MS, LEASE_MS, Balance, Renewal, TopUp, Want, places_of
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.limits import Limits, available
+from luthier.platform.registry.lending import Lending
+from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import PLATFORM
 from luthier.platform.store import Store
-
-MUCH = 2**62
 
 
 class Credits:
@@ -105,37 +104,18 @@ class Credits:
         """
         with self._store.transaction() as tx:
             self._limits.sweep(tx)
-            leases = [self._renew(tx, holder, want, grace_ms) for want in wants]
-            limits = [tuple(row["scope"] for row in self._limits.limiting(tx, caller)) for caller in callers]
+            own = [places_of(caller) for caller in callers]
+            found = self._limits.find_all(tx, {(want.account, want.scope) for want in wants}.union(*own))
+            until = self._clock() + LEASE_MS + grace_ms
+            leases = Lending(tx, self._limits, found, holder, until).lend(wants)
+        hard = {place for place, limit in found.items() if limit["is_hard"]}
+        limits = [tuple(scope for account, scope in places if (account, scope) in hard) for places in own]
         return Renewal(limits=limits, leases=leases)
 
     def end_holder(self, holder: str) -> int:
         """The holder is dead and all usage that it told of is in the ledger: its leases come back. How many."""
         with self._store.transaction() as tx:
             return self._limits.release_of(tx, holder)
-
-    def _renew(self, tx: sa.Connection, holder: str, want: Want, grace_ms: int) -> Granted:
-        limits, until = self._limits, self._clock() + LEASE_MS + grace_ms
-        limit = limits.find(tx, want.account, want.scope)
-        lease = limits.reservation(tx, want.id, want.scope)
-        if limit is None:
-            return Granted(total_ucr=want.total_ucr, left_ucr=MUCH)  # it is no limit any more
-        if lease is None and want.turn > 1:
-            return Granted(total_ucr=None, left_ucr=0)
-        left = available(limit)
-        if want.has_refused and limit["is_hard"]:
-            limits.tell_refused(tx, limit)
-        if lease is None:
-            limits.insert(tx, limit, want.id, holder, amount_ucr=0, turn=0, until=until)
-            lease = {**limit, "id": want.id, "amount_ucr": 0, "spent_ucr": 0, "turn": 0}
-        if want.turn <= lease["turn"]:
-            return Granted(total_ucr=lease["amount_ucr"], left_ucr=left)
-        amount = lease["amount_ucr"]
-        total = new_total((want.total_ucr, want.need_ucr), amount, lease["spent_ucr"], left)
-        if total > amount and not limits.take(tx, want.account, want.scope, total - amount):
-            total = amount  # another writer was quicker
-        limits.change(tx, lease, total, want.turn, until)
-        return Granted(total_ucr=total, left_ucr=left - (total - amount))
 
     # who may, and what is there
 

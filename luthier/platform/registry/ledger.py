@@ -12,6 +12,7 @@ from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
+from luthier.platform.registry.spending import Spending
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
@@ -24,6 +25,7 @@ COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tok
 class Ledger:
     def __init__(self, store: Store, clock: Callable[[], int] = now_ms) -> None:
         self._store, self.limits = store, Limits(store, clock)
+        self._spending = Spending(self.limits)
         self._usage, self._guard = store.table("usage"), Guard(store)
 
     def append(self, records: list[UsageRecord]) -> int:
@@ -35,27 +37,26 @@ class Ledger:
             return self.append_in(tx, records)
 
     def append_in(self, tx: sa.Connection, records: list[UsageRecord]) -> int:
-        limits = self.limits.of_accounts(tx, {record.account for record in records})
-        new = self._new(tx, records) if limits else []
+        limits = self._spending.limiting(tx, records)
+        last = self.limits.last_number(tx) if limits else 0
         added = self._store.insert_missing(tx, "usage", [_row(record) for record in records])
+        new = records
         if added < len(records):
             for record in records:
                 self._check_same(tx, record)
+            new = self._added(tx, records, last) if limits else []
         if limits and added != len(new):
             raise Unavailable("Usage reached the ledger from two sides at once. Send it again.")
-        self.limits.draw(tx, limits, new)
+        self._spending.draw(tx, limits, new)
         return added
 
-    def _new(self, tx: sa.Connection, records: Sequence[UsageRecord]) -> list[UsageRecord]:
-        """Those that the ledger has not yet, each once."""
+    def _added(self, tx: sa.Connection, records: Sequence[UsageRecord], last: int) -> list[UsageRecord]:
+        """Those that came behind a number, each once."""
         columns = self._usage.c
-        ids = [record.source_id for record in records]
-        known = {
-            (kind, id)
-            for kind, id in tx.execute(sa.select(columns.kind, columns.source_id).where(columns.source_id.in_(ids)))
-        }
+        its = columns.source_id.in_([record.source_id for record in records]), columns.id > last
+        found = {(kind, id) for kind, id in tx.execute(sa.select(columns.kind, columns.source_id).where(*its))}
         firsts = {(record.kind.value, record.source_id): record for record in reversed(records)}
-        return [record for key, record in firsts.items() if key not in known]
+        return [record for key, record in firsts.items() if key in found]
 
     def records(self, caller: Caller, kind: UsageKind, since: int = 0, until: int = 2**62) -> list[UsageRecord]:
         columns = self._usage.c

@@ -1,35 +1,33 @@
 """Verbs on rate limits: set, show, unset; and for processes that answer, their parts of a minute's allowance."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
-from luthier.errors import NotFound
+from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
-from luthier.platform.credits import new_total
 from luthier.platform.privileges import Action
 from luthier.platform.rates import (
     ANY,
+    MAX_LIMITS,
     MINUTE_MS,
     Asker,
     Limited,
-    RateGrant,
     RateLimit,
     RateName,
     RateRenewal,
     RateWant,
     Unit,
     check_limit,
-    limits_on,
+    names_on,
 )
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.registry.rate_lending import RateLending
 from luthier.platform.store import Store
 
-MUCH = 2**62
 KEPT_MINUTES = 60
 """Longer than any clock is set back; then a minute's leases are forgotten."""
 
@@ -56,6 +54,7 @@ class Rates:
             if limit.key is not None:
                 self._check_key(tx, caller, limit.key)
             tx.execute(sa.delete(self._limits).where(self._is(caller, limit)))
+            self._check_room(tx, caller)
             now = self._clock()
             row = {"account": caller.account, "key": limit.key or ANY, "model": limit.model or ANY, "created_on": now}
             for unit in Unit:
@@ -99,57 +98,40 @@ class Rates:
     def renew(self, holder: str, asking: Sequence[Asker], wants: Sequence[RateWant]) -> RateRenewal:
         """What limits those who ask, and more or less of this minute's allowance, or of the next one's."""
         minute, passed = divmod(self._clock(), MINUTE_MS)
+        own = [names_on(each) for each in asking]
         with self._store.transaction() as tx:
-            accounts = {*(each.account for each in asking), *(want.name.account for want in wants)}
-            limits = self._of_accounts(tx, accounts, are_locked=True)
+            allowed = self._allowed(tx, {want.name for want in wants}.union(*own))
             if wants:
                 tx.execute(sa.delete(self._leases).where(self._leases.c.minute < minute - KEPT_MINUTES))
-            grants = [self._grant(tx, holder, want, minute, dict(limits)) for want in wants]
-        told = [limits_on(each, limits) for each in asking]
-        return RateRenewal(minute=minute, left_ms=MINUTE_MS - passed, limits=told, grants=grants)
-
-    def _grant(
-        self, tx: sa.Connection, holder: str, want: RateWant, minute: int, allowed: dict[RateName, int]
-    ) -> RateGrant:
-        if want.minute not in (minute, minute + 1):
-            return RateGrant(total=None, left=0)
-        if want.name not in allowed:  # it is no limit any more
-            return RateGrant(total=want.total, left=MUCH)
-        columns = self._leases.c
-        own = (*_named(columns, want.name), columns.minute == want.minute)
-        held = {row.holder: row for row in tx.execute(sa.select(self._leases).where(*own))}
-        lease = held.get(holder)
-        amount, turn = (lease.amount, lease.turn) if lease else (0, 0)
-        left = max(0, allowed[want.name] - sum(row.amount for row in held.values()))
-        if want.turn <= turn:
-            return RateGrant(total=amount, left=left)
-        total = new_total((want.total, want.need), amount, 0, left)
-        if lease:
-            tx.execute(
-                sa.update(self._leases).where(*own, columns.holder == holder).values(amount=total, turn=want.turn)
-            )
-        else:
-            row = {**want.name._asdict(), "unit": want.name.unit.value, "minute": want.minute, "holder": holder}
-            tx.execute(sa.insert(self._leases).values(**row, amount=total, turn=want.turn))
-        return RateGrant(total=total, left=max(0, left - (total - amount)))
+            grants = RateLending(self._store, tx, holder, (minute, minute + 1)).lend(wants, allowed)
+        limits = [tuple(Limited(name, allowed[name]) for name in names if name in allowed) for names in own]
+        return RateRenewal(minute=minute, left_ms=MINUTE_MS - passed, limits=limits, grants=grants)
 
     # rows
 
     def _all(self, tx: sa.Connection, caller: Caller, *its: sa.ColumnElement[bool]) -> list[RateLimit]:
+        columns = self._limits.c
+        query = sa.select(self._limits).where(columns.account == caller.account, *its)
         found: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for (_, key, model, unit), allowed in self._of_accounts(tx, [caller.account], *its):
-            found[key, model][unit] = allowed
+        for row in tx.execute(query.order_by(columns.key, columns.model)):
+            found[row.key, row.model][row.unit] = row.allowed
         return [RateLimit(key=key or None, model=model or None, **units) for (key, model), units in found.items()]
 
-    def _of_accounts(
-        self, tx: sa.Connection, accounts: Iterable[str], *its: sa.ColumnElement[bool], are_locked: bool = False
-    ) -> list[Limited]:
-        """Locked against who takes of the same at once, where the store has several writers."""
+    def _allowed(self, tx: sa.Connection, names: Collection[RateName]) -> dict[RateName, int]:
+        """By those of the limits that there are; locked against who takes of the same at once."""
+        if not names:
+            return {}
+        columns = [self._limits.c[field] for field in RateName._fields]
+        given = self._store.given("rate_limits", [name._asdict() for name in sorted(names)])
+        query = sa.select(*columns, self._limits.c.allowed).order_by(*columns).with_for_update(of=self._limits)
+        rows = tx.execute(query.join(given, sa.and_(*(column == given.c[column.name] for column in columns))))
+        return {RateName(row.account, row.key, row.model, Unit(row.unit)): row.allowed for row in rows}
+
+    def _check_room(self, tx: sa.Connection, caller: Caller) -> None:
         columns = self._limits.c
-        query = sa.select(self._limits).where(columns.account.in_(sorted(set(accounts))), *its)
-        query = query.with_for_update() if are_locked else query
-        rows = tx.execute(query.order_by(columns.account, columns.key, columns.model, columns.unit))
-        return [Limited(RateName(row.account, row.key, row.model, Unit(row.unit)), row.allowed) for row in rows]
+        places = sa.select(columns.key, columns.model).where(columns.account == caller.account).distinct().subquery()
+        if tx.execute(sa.select(sa.func.count()).select_from(places)).scalar_one() >= MAX_LIMITS:
+            raise Conflict(f"An account has at most {MAX_LIMITS} rate limits. Unset one first.")
 
     def _is(self, caller: Caller, limit: RateLimit) -> sa.ColumnElement[bool]:
         columns = self._limits.c
@@ -161,7 +143,3 @@ class Rates:
         found = sa.select(columns.id).where(columns.account == caller.account, columns.id == key)
         if tx.execute(found).first() is None:
             raise NotFound(f"No key {key} in this account. `luthier keys list` shows those there are.")
-
-
-def _named(columns: Any, name: RateName) -> tuple[sa.ColumnElement[bool], ...]:
-    return tuple(columns[part] == str(value) for part, value in name._asdict().items())
