@@ -1,54 +1,42 @@
 """Who may do what, as the Python client has it: accounts, users, roles, grants."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from luthier.cli.objects import Row, Rows, quoted
-
-if TYPE_CHECKING:
-    from luthier.cli.client import Client
-
-V1 = "/luthier/v1"
+from luthier.cli.remote import Remote, RemoteKind, Row, Rows, given, path_of
 
 
-class Accounts:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
+class Accounts(Remote):
     def create(self, name: str) -> Row:
         """With the key of its admin, `api_key`, which is shown this once. By who runs the platform."""
-        return _row(self._client.call("POST", f"{V1}/accounts", json={"name": name}))
+        return self._client.call("POST", path_of("accounts"), json={"name": name})
 
     def list(self) -> Rows:
-        return _rows(self._client.call("GET", f"{V1}/accounts"), "accounts")
+        return self._client.pages(path_of("accounts"), "accounts")
 
     def parameters(self) -> dict[str, str]:
         """Of one's own account."""
-        parameters: dict[str, str] = self._client.call("GET", f"{V1}/parameters")["parameters"]
+        parameters: dict[str, str] = self._client.call("GET", path_of("parameters"))["parameters"]
         return parameters
 
     def set_parameter(self, name: str, value: str | None) -> dict[str, str]:
         """None: its default again."""
-        path = f"{V1}/parameters/{quoted(name)}"
-        parameters: dict[str, str] = self._client.call("PUT", path, json={"value": value})["parameters"]
+        answer = self._client.call("PUT", path_of("parameters", name), json={"value": value})
+        parameters: dict[str, str] = answer["parameters"]
         return parameters
 
 
-class Named:
-    """What an account has of one kind: users, roles, ..., each by its name."""
-
-    def __init__(self, client: "Client", kind: str) -> None:
-        self._client, self._kind = client, kind
+class Named(RemoteKind):
+    """What an account has of one kind, each by its name."""
 
     def list(self) -> Rows:
-        return self._client.pages(f"{V1}/{self._kind}", self._kind)
+        return self._client.pages(path_of(self._kind), self._kind)
 
     def drop(self, name: str) -> Row:
         """The keys of a user are revoked; what a role owned is the caller's role's from then on."""
-        return _row(self._client.call("DELETE", f"{V1}/{self._kind}/{quoted(name)}"))
+        return self._client.call("DELETE", path_of(self._kind, name))
 
     def _create(self, **body: str | None) -> Row:
-        return _row(self._client.call("POST", f"{V1}/{self._kind}", json=body))
+        return self._client.call("POST", path_of(self._kind), json=body)
 
 
 class Users(Named):
@@ -57,8 +45,7 @@ class Users(Named):
 
     def set_default_role(self, name: str, role: str | None) -> Row:
         """None: he has none."""
-        path = f"{V1}/users/{quoted(name)}/default-role"
-        return _row(self._client.call("PUT", path, json={"role": role}))
+        return self._client.call("PUT", path_of("users", name, "default-role"), json={"role": role})
 
 
 class Roles(Named):
@@ -74,39 +61,24 @@ class Roles(Named):
 
     def _change(self, name: str, verb: str, user: str | None, role: str | None) -> Row:
         member = {"kind": "USER", "name": user} if role is None else {"kind": "ROLE", "name": role}
-        return _row(self._client.call("POST", f"{V1}/roles/{quoted(name)}/{verb}", json=member))
+        return self._client.call("POST", path_of("roles", name, verb), json=member)
 
 
-class Grants:
+class Grants(Remote):
     """`kind` is ACCOUNT, DATABASE, SCHEMA, TABLE, MODEL, ROLE, USER, DATABASE ROLE or BASE MODEL; `scope` ONE, ALL or
     FUTURE: then `name` is that of a schema."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
     def grant(self, privileges: Sequence[str], kind: str, name: str, role: str, scope: str = "ONE") -> int:
         """On how many objects it is now."""
-        return self._change("grants", privileges, {"kind": kind, "name": name, "role": role, "scope": scope})
+        return self._change(path_of("grants"), privileges, kind=kind, name=name, role=role, scope=scope)
 
     def revoke(self, privileges: Sequence[str], kind: str, name: str, role: str, scope: str = "ONE") -> int:
-        return self._change("grants/revoke", privileges, {"kind": kind, "name": name, "role": role, "scope": scope})
+        return self._change(path_of("grants", "revoke"), privileges, kind=kind, name=name, role=role, scope=scope)
 
     def list(self, **of: str | None) -> Rows:
         """One of to_role, of_role, to_user, future_in, or kind and name; without any, the roles of one's own user."""
-        asked = {key: value for key, value in of.items() if value is not None}
-        return self._client.pages(f"{V1}/grants", "grants", **asked)
+        return self._client.pages(path_of("grants"), "grants", **given(**of))
 
-    def _change(self, path: str, privileges: Sequence[str], what: dict[str, str]) -> int:
-        body = {"privileges": list(privileges), **what}
-        num: int = self._client.call("POST", f"{V1}/{path}", json=body)["objects"]
+    def _change(self, path: str, privileges: Sequence[str], **what: str) -> int:
+        num: int = self._client.call("POST", path, json={"privileges": list(privileges), **what})["objects"]
         return num
-
-
-def _row(answer: Any) -> Row:
-    row: Row = answer
-    return row
-
-
-def _rows(answer: Any, name: str) -> Rows:
-    rows: Rows = answer[name]
-    return rows

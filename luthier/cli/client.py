@@ -15,8 +15,9 @@ from luthier.cli.access_objects import Accounts, Grants, Roles, Users
 from luthier.cli.batch_objects import Batches, Files
 from luthier.cli.credit_objects import Credits, Limits
 from luthier.cli.database_objects import Places
-from luthier.cli.objects import Models, Rows, Tables, quoted
+from luthier.cli.objects import Models, Tables
 from luthier.cli.profile import load_profile
+from luthier.cli.remote import Remote, Row, Rows, given, path_of
 from luthier.cli.security import Audit, Keys
 from luthier.cli.share_objects import Shares
 from luthier.cli.view_objects import Views
@@ -97,44 +98,38 @@ class Client:
         """One statement of SQL; the result as an Arrow table."""
         import pyarrow as pa
 
-        response = self._send(
-            "POST", "/luthier/v1/sql", json={"statement": statement}, headers={"Accept": ARROW_STREAM}
-        )
+        response = self._send("POST", path_of("sql"), json={"statement": statement}, headers={"Accept": ARROW_STREAM})
         return pa.ipc.open_stream(response.content).read_all()
 
     def usage(
         self, kind: str, since: int | None = None, until: int | None = None, group_by: Sequence[str] = ()
     ) -> Rows:
         """`kind`: finetuning, completions, storage or credits; times in epoch milliseconds; sums when grouped."""
-        given = {"since": since, "until": until, "group_by": list(group_by)}
-        params = {name: value for name, value in given.items() if value not in (None, [])}
-        return self.pages(f"/luthier/v1/usage/{kind}", "usage", **params)
+        params = given(since=since, until=until, group_by=list(group_by) or None)
+        return self.pages(path_of("usage", kind), "usage", **params)
 
     def statement(self, since: int | None = None, until: int | None = None, format: str = "csv") -> Iterator[bytes]:
         """The account's ledger in pieces, as `csv` or as `cloudevents` in JSON lines; times in epoch milliseconds."""
-        given = {"since": since, "until": until, "format": format}
-        params = {name: value for name, value in given.items() if value is not None}
-        with self._streamed("GET", "/luthier/v1/statement", params=params) as response:
+        params = given(since=since, until=until, format=format)
+        with self._streamed("GET", path_of("statement"), params=params) as response:
             yield from response.iter_bytes()
 
     def reconcile(self) -> dict[str, Any]:
         """The ledger against what was counted elsewhere: is_equal, checks, notes."""
-        report: dict[str, Any] = self.call("GET", "/luthier/v1/ledger/reconcile")
-        return report
+        return self.call("GET", path_of("ledger", "reconcile"))
 
     def base_models(self, include_retired: bool = False) -> Rows:
         """The catalog: what can be tuned and served, and what the server has of it."""
-        rows: Rows = self.call("GET", "/luthier/v1/base-models", params={"all": include_retired})["base_models"]
-        return rows
+        return self.pages(path_of("base-models"), "base_models", all=include_retired)
 
     def base_model(self, name: str) -> dict[str, Any]:
         """One row in full, by its name, an alias or its Hugging Face name."""
-        row: dict[str, Any] = self.call("GET", f"/luthier/v1/base-models/{quoted(name)}")
-        return row
+        return self.call("GET", path_of("base-models", name))
 
-    def call(self, method: str, path: str, **kwargs: Any) -> Any:
-        """One request; its JSON, or the error it stands for."""
-        return self._send(method, path, **kwargs).json()
+    def call(self, method: str, path: str, **kwargs: Any) -> Row:
+        """One request; the object that it is answered, or the error that it stands for."""
+        answer: Row = self._send(method, path, **kwargs).json()
+        return answer
 
     def pages(self, path: str, name: str, /, **params: Any) -> Rows:
         """All rows of a list that comes in pages."""
@@ -180,11 +175,8 @@ class Client:
             raise Unavailable(f"No answer from {self.url} ({error}). Is it up? `luthier status` tells.") from error
 
 
-class Finetune:
+class Finetune(Remote):
     """FINETUNE, as methods."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
 
     def create(
         self,
@@ -197,7 +189,7 @@ class Finetune:
         """Starts a job. Data is a SELECT with the columns of its task, or the path of a file or folder with them."""
         body = self._body(name, base_model, training_data, validation_data, options)
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        job = self._client.call("POST", "/luthier/v1/jobs", json=body, headers=headers)
+        job = self._client.call("POST", path_of("jobs"), json=body, headers=headers)
         return FinetuneJob(self._client, job["id"])
 
     def dry_run(
@@ -210,28 +202,24 @@ class Finetune:
     ) -> dict[str, Any]:
         """Rows, tokens and credits of what `create` would start; starts nothing."""
         body = self._body(name, base_model, training_data, validation_data, options)
-        report: dict[str, Any] = self._client.call("POST", "/luthier/v1/jobs", json=body, params={"dry_run": True})
-        return report
+        return self._client.call("POST", path_of("jobs"), json=body, params={"dry_run": True})
 
     def retune(self, model: str, base_model: str, promote: bool = False) -> "FinetuneJob":
         """Trains a model again on another base model, from the data that it was made of: its next version."""
         body = {"model": model, "base_model": base_model, "promote": promote}
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        job = self._client.call("POST", "/luthier/v1/jobs/retune", json=body, headers=headers)
+        job = self._client.call("POST", path_of("jobs", "retune"), json=body, headers=headers)
         return FinetuneJob(self._client, job["id"])
 
     def dry_retune(self, model: str, base_model: str) -> dict[str, Any]:
         """Rows, tokens and credits of what `retune` would start; starts nothing."""
         body = {"model": model, "base_model": base_model}
-        report: dict[str, Any] = self._client.call(
-            "POST", "/luthier/v1/jobs/retune", json=body, params={"dry_run": True}
-        )
-        return report
+        return self._client.call("POST", path_of("jobs", "retune"), json=body, params={"dry_run": True})
 
     def show(self, limit: int = 1000, before: str | None = None) -> Rows:
         """Newest first, 1000 at the most; those older than the job `before`."""
-        params = {"limit": limit, **({"before": before} if before else {})}
-        jobs: Rows = self._client.call("GET", "/luthier/v1/jobs", params=params)["jobs"]
+        answer = self._client.call("GET", path_of("jobs"), params=given(limit=limit, before=before))
+        jobs: Rows = answer["jobs"]
         return jobs
 
     def job(self, job_id: str) -> "FinetuneJob":
@@ -259,33 +247,29 @@ class FinetuneJob:
         return f"FinetuneJob({self.id!r})"
 
     def describe(self) -> dict[str, Any]:
-        job: dict[str, Any] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}")
-        return job
+        return self._client.call("GET", path_of("jobs", self.id))
 
     def events(self) -> Rows:
-        events: Rows = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/events")["events"]
-        return events
+        return self._client.pages(path_of("jobs", self.id, "events"), "events")
 
     def metrics(self, since_step: int = 0, points: int | None = None) -> dict[str, list[Any]]:
         """Columns with a value for each step after `since_step`; with `points` about so many, evenly spread."""
-        params = {"since_step": since_step, **({"points": points} if points else {})}
-        answer = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/metrics", params=params)
+        params = given(since_step=since_step, points=points)
+        answer = self._client.call("GET", path_of("jobs", self.id, "metrics"), params=params)
         metrics: dict[str, list[Any]] = answer["metrics"]
         return metrics
 
     def answers(self) -> Rows:
         """To the eval_prompts, at each checkpoint so far: step, prompt, answer."""
-        answers: Rows = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/answers")["answers"]
-        return answers
+        return self._client.pages(path_of("jobs", self.id, "answers"), "answers")
 
     def logs(self) -> dict[str, str]:
         """The end of what each of the run's processes has logged, by the file's name."""
-        logs: dict[str, str] = self._client.call("GET", f"/luthier/v1/jobs/{self.id}/logs")["logs"]
+        logs: dict[str, str] = self._client.call("GET", path_of("jobs", self.id, "logs"))["logs"]
         return logs
 
     def cancel(self) -> dict[str, Any]:
-        job: dict[str, Any] = self._client.call("POST", f"/luthier/v1/jobs/{self.id}/cancel")
-        return job
+        return self._client.call("POST", path_of("jobs", self.id, "cancel"))
 
     def watch(self) -> Iterator[dict[str, Any]]:
         """Descriptions, one at each change, until the job has ended; a server that restarts is waited for."""
@@ -304,7 +288,7 @@ class FinetuneJob:
         patience, last_id = _Patience(), "0"
         while True:
             try:
-                for message in self._client.messages(f"/luthier/v1/jobs/{self.id}/events", {"after": last_id}):
+                for message in self._client.messages(path_of("jobs", self.id, "events"), {"after": last_id}):
                     patience, last_id = _Patience(), message.id or last_id
                     news = message.json()
                     yield message.event, news

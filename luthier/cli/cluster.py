@@ -23,6 +23,7 @@ from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruc
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
 from luthier.cli.ray_head import end_processes, is_root_alive, ray_environment, start_ray
+from luthier.cli.remote import path_of
 from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.base_models import (
@@ -123,7 +124,7 @@ def _replicas(settings: Settings) -> dict[str, Any]:
     if profile is None:
         return {}
     try:
-        engines = Client(profile.url, profile.api_key).call("GET", "/luthier/v1/engines")["engines"]
+        engines = Client(profile.url, profile.api_key).call("GET", path_of("engines"))["engines"]
     except LuthierError:
         return {}
     return {engine.pop("replica"): engine for engine in engines}

@@ -1,76 +1,53 @@
 """Credits and rate limits, as methods of the Python client."""
 
 import uuid
-from typing import TYPE_CHECKING, Any
 
-from luthier.cli.objects import Rows, quoted
-
-if TYPE_CHECKING:
-    from luthier.cli.client import Client
-
-BUDGETS = "/luthier/v1/credits/budgets"
-LIMITS = "/luthier/v1/limits"
+from luthier.cli.remote import Remote, Row, Rows, given, path_of
 
 
-class Credits:
+class Credits(Remote):
     """Amounts are decimal credits as text: no float ever touches money."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
-    def balance(self, account: str | None = None) -> dict[str, Any]:
+    def balance(self, account: str | None = None) -> Row:
         """What the account has; nothing but `is_limited` while it has no limit."""
-        told: dict[str, Any] = self._client.call("GET", "/luthier/v1/credits", params=_of(account))
-        return told
+        return self._client.call("GET", path_of("credits"), params=given(account=account))
 
-    def top_up(
-        self, credits: str, account: str | None = None, note: str = "", key: str | None = None
-    ) -> dict[str, Any]:
+    def top_up(self, credits: str, account: str | None = None, note: str = "", key: str | None = None) -> Row:
         """Adds credits, such as "12.5", once for each key."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        body = {"credits": str(credits), "note": note, **_of(account)}
-        told: dict[str, Any] = self._client.call("POST", "/luthier/v1/credits/topups", json=body, headers=headers)
-        return told
+        body = {"credits": str(credits), "note": note, **given(account=account)}
+        return self._client.call("POST", path_of("credits", "topups"), json=body, headers=headers)
 
     def topups(self, account: str | None = None) -> Rows:
-        return self._client.pages("/luthier/v1/credits/topups", "topups", **_of(account))
+        return self._client.pages(path_of("credits", "topups"), "topups", **given(account=account))
 
-    def limit(self, account: str | None = None) -> dict[str, Any]:
+    def limit(self, account: str | None = None) -> Row:
         """The account spends no more than its balance from now on."""
-        told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/limit", json=_of(account))
-        return told
+        return self._client.call("PUT", path_of("credits", "limit"), json=given(account=account))
 
-    def alert(self, credits: str | None) -> dict[str, Any]:
+    def alert(self, credits: str | None) -> Row:
         """Less than this left is told to the account's webhooks; None: nothing is."""
         body = {"credits": None if credits is None else str(credits)}
-        told: dict[str, Any] = self._client.call("PUT", "/luthier/v1/credits/alert", json=body)
-        return told
+        return self._client.call("PUT", path_of("credits", "alert"), json=body)
 
     def budgets(self) -> Rows:
         """Of the account's roles, users and keys."""
-        return self._client.pages(BUDGETS, "budgets")
+        return self._client.pages(path_of("credits", "budgets"), "budgets")
 
-    def set_budget(
-        self, kind: str, name: str, credits: str, period: str = "none", is_hard: bool = True
-    ) -> dict[str, Any]:
+    def set_budget(self, kind: str, name: str, credits: str, period: str = "none", is_hard: bool = True) -> Row:
         """What a role, user or key (its id) may spend, in all or in each `day` or `month` (UTC)."""
         body = {"credits": str(credits), "period": period, "is_hard": is_hard}
-        told: dict[str, Any] = self._client.call("PUT", f"{BUDGETS}/{kind}/{quoted(name)}", json=body)
-        return told
+        return self._client.call("PUT", path_of("credits", "budgets", kind, name), json=body)
 
-    def drop_budget(self, kind: str, name: str) -> dict[str, Any]:
-        told: dict[str, Any] = self._client.call("DELETE", f"{BUDGETS}/{kind}/{quoted(name)}")
-        return told
+    def drop_budget(self, kind: str, name: str) -> Row:
+        return self._client.call("DELETE", path_of("credits", "budgets", kind, name))
 
 
-class Limits:
+class Limits(Remote):
     """Rate limits: requests and tokens per minute of a key (by its id), a model, or a key on a model."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
     def list(self) -> Rows:
-        return self._client.pages(LIMITS, "limits")
+        return self._client.pages(path_of("limits"), "limits")
 
     def set(
         self,
@@ -78,17 +55,10 @@ class Limits:
         model: str | None = None,
         requests: int | None = None,
         tokens: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Row:
         """In the place of what was set for it."""
         body = {"key": key, "model": model, "requests": requests, "tokens": tokens}
-        told: dict[str, Any] = self._client.call("PUT", LIMITS, json=body)
-        return told
+        return self._client.call("PUT", path_of("limits"), json=body)
 
-    def unset(self, key: str | None = None, model: str | None = None) -> dict[str, Any]:
-        params = {name: value for name, value in {"key": key, "model": model}.items() if value}
-        told: dict[str, Any] = self._client.call("DELETE", LIMITS, params=params)
-        return told
-
-
-def _of(account: str | None) -> dict[str, str]:
-    return {"account": account} if account else {}
+    def unset(self, key: str | None = None, model: str | None = None) -> Row:
+        return self._client.call("DELETE", path_of("limits"), params=given(key=key, model=model))

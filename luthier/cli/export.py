@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.cli.objects import quoted
+from luthier.cli.remote import path_of
 from luthier.errors import Conflict, Unavailable
 from luthier.platform.artifacts import MANIFEST
 from luthier.platform.storage import SHA256_BYTES, file_sha256
@@ -33,7 +33,7 @@ def export(
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise Conflict(f"The folder {folder} is not empty. Choose another, or write into it (--force).")
     query = f"?merged={str(merged).lower()}"
-    listing = client.call("GET", f"/luthier/v1/models/{quoted(name)}/export{query}")
+    listing = client.call("GET", path_of("models", name, "export") + query)
     part = _begun(folder, {**listing, "merged": merged})
     version = f"{listing['model']}@{listing['version']}"  # the name alone may mean another before the end
     total = sum(file["bytes"] for file in listing["files"])
@@ -47,7 +47,7 @@ def export(
         target = part / file["name"]
         if not target.is_file():
             half = part / f"{file['name']}.download"
-            path = f"/luthier/v1/models/{quoted(version)}/export/{quoted(file['name'])}{query}&digest=true"
+            path = path_of("models", version, "export", file["name"]) + f"{query}&digest=true"
             client.download(path, half, partial(tell, most=file["bytes"]))
             if not _is_whole(half):
                 half.unlink()

@@ -5,17 +5,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from luthier.cli.remote import Remote, Row, Rows, given, path_of
 from luthier.cli.texts import content_hash, write_texts
 from luthier.errors import InvalidInput
 from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_files
 
-if TYPE_CHECKING:
-    from luthier.cli.client import Client
-
-Row = dict[str, Any]
-Rows = list[Row]
 Paths = list[Path]
 Version = int | str
 """A number, or an alias."""
@@ -24,28 +19,23 @@ FILE_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 MAX_PATH = 4096
 
 
-class Tables:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
-    def create(self, name: str, file: str | Path, replace: bool = False) -> dict[str, Any]:
+class Tables(Remote):
+    def create(self, name: str, file: str | Path, replace: bool = False) -> Row:
         """Uploads a file as a table: CSV, JSONL, Parquet, plain text as one row, or a folder of .txt files."""
         path = Path(file)
         if path.is_dir():
             return self._create_from_folder(name, path, replace)
         if not path.is_file():
             raise InvalidInput(f"No file {file}.")
-        params: dict[str, Any] = {"name": name, "filename": path.name, "replace": replace}
+        params = {"name": name, "filename": path.name, "replace": replace}
         with path.open("rb") as body:
-            table: dict[str, Any] = self._client.call("POST", "/luthier/v1/tables", params=params, content=body)
-        return table
+            return self._client.call("POST", path_of("tables"), params=params, content=body)
 
     def list(self) -> Rows:
-        return self._client.pages("/luthier/v1/tables", "tables")
+        return self._client.pages(path_of("tables"), "tables")
 
-    def drop(self, name: str) -> dict[str, Any]:
-        table: dict[str, Any] = self._client.call("DELETE", f"/luthier/v1/tables/{quoted(name)}")
-        return table
+    def drop(self, name: str) -> Row:
+        return self._client.call("DELETE", path_of("tables", name))
 
     def as_query(self, data: str) -> str:
         """A SELECT as it stands; the path of a file or folder becomes a table named by its content, and a SELECT."""
@@ -62,23 +52,20 @@ class Tables:
             self.create(name, path)
         return f"SELECT * FROM {name}"
 
-    def _create_from_folder(self, name: str, folder: Path, replace: bool) -> dict[str, Any]:
+    def _create_from_folder(self, name: str, folder: Path, replace: bool) -> Row:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "texts.parquet"
             write_texts(folder, file)
             return self.create(name, file, replace)
 
 
-class Models:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
+class Models(Remote):
     def list(self) -> Rows:
         """All of them, by name."""
-        return self._client.pages("/luthier/v1/models", "models")
+        return self._client.pages(path_of("models"), "models")
 
     def get(self, name: str) -> Row:
-        return self._ask("GET", self._path(name))
+        return self._client.call("GET", path_of("models", name))
 
     def import_(
         self,
@@ -96,22 +83,17 @@ class Models:
         name that is there gets its next version, which is the default at once with `promote`.
         """
         files = _adapter_files(Path(folder))
-        given = {"name": name, "base_model": base_model, "task_type": task_type}
-        wishes = {"new_version": new_version, "promote": promote}
-        params = {key: value for key, value in given.items() if value is not None} | wishes
+        params = given(name=name, base_model=base_model, task_type=task_type, new_version=new_version, promote=promote)
         with ExitStack() as opened:
             parts = [("files", (file.name, opened.enter_context(file.open("rb")))) for file in files]
-            model: Row = self._client.call("POST", "/luthier/v1/models", params=params, files=parts)
-        return model
+            return self._client.call("POST", path_of("models"), params=params, files=parts)
 
     def drop(self, name: str) -> Row:
         """Forgets the model; with a version in the name, that version alone."""
-        return self._ask("DELETE", self._path(name))
+        return self._client.call("DELETE", path_of("models", name))
 
     def artifacts(self, name: str) -> Rows:
-        path = f"/luthier/v1/models/{quoted(name)}/artifacts"
-        artifacts: Rows = self._client.call("GET", path)["artifacts"]
-        return artifacts
+        return self._client.pages(path_of("models", name, "artifacts"), "artifacts")
 
     def export(
         self,
@@ -132,59 +114,52 @@ class Models:
 
     def replicate(self, name: str, region: str) -> Row:
         """Brings the model in another region up to date, or makes it there; what is there already is not copied."""
-        return self._ask("POST", self._path(name, "replicate"), {"region": region})
+        return self._client.call("POST", path_of("models", name, "replicate"), json={"region": region})
 
     def versions(self, name: str) -> Rows:
         """All versions, oldest first, with their aliases, shares of the requests, and losses."""
-        versions: Rows = self._client.call("GET", self._path(name, "versions"))["versions"]
-        return versions
+        return self._client.pages(path_of("models", name, "versions"), "versions")
 
     def history(self, name: str) -> Rows:
         """Who changed what the name means, and when; oldest first."""
-        return self._client.pages(self._path(name, "history"), "history")
+        return self._client.pages(path_of("models", name, "history"), "history")
 
     def promote(self, name: str, version: Version, warm: bool = True) -> Row:
         """Makes a version the default, which answers requests that name the model alone. A canary ends.
 
         Unless told otherwise the engines load it first.
         """
-        return self._ask("POST", self._path(name, "promote"), {"version": str(version), "warm": warm})
+        body = {"version": str(version), "warm": warm}
+        return self._client.call("POST", path_of("models", name, "promote"), json=body)
 
     def rollback(self, name: str, leaving: int | None = None, warm: bool = True) -> Row:
         """Makes the default before this one the default again; with `leaving`, only if that is the default still."""
-        return self._ask("POST", self._path(name, "rollback"), {"leaving": leaving, "warm": warm})
+        return self._client.call("POST", path_of("models", name, "rollback"), json={"leaving": leaving, "warm": warm})
 
     def canary(self, name: str, version: Version, share: float, warm: bool = True) -> Row:
         """Gives a version a share, in percent, of the requests that name the model alone."""
         body = {"version": str(version), "share": share, "warm": warm}
-        return self._ask("PUT", self._path(name, "canary"), body)
+        return self._client.call("PUT", path_of("models", name, "canary"), json=body)
 
     def end_canary(self, name: str) -> Row:
-        return self._ask("DELETE", self._path(name, "canary"))
+        return self._client.call("DELETE", path_of("models", name, "canary"))
 
     def alias(self, name: str, alias: str, version: Version) -> Row:
         """NAME@ALIAS means the version from now on."""
-        return self._ask("PUT", self._path(name, "aliases", alias), {"version": str(version)})
+        return self._client.call("PUT", path_of("models", name, "aliases", alias), json={"version": str(version)})
 
     def drop_alias(self, name: str, alias: str) -> Row:
-        return self._ask("DELETE", self._path(name, "aliases", alias))
+        return self._client.call("DELETE", path_of("models", name, "aliases", alias))
 
     def warm(self, name: str) -> Row:
         """Has the engines load a version before anybody asks for it."""
-        return self._ask("POST", self._path(name, "warm"))
+        return self._client.call("POST", path_of("models", name, "warm"))
 
     def collect(self, dry_run: bool = False) -> Rows:
         """Removes the files of what was dropped a while ago, or tells which they are."""
-        path = "/luthier/v1/collect"
-        collected: Rows = self._client.call("POST", path, params={"dry_run": dry_run})["collected"]
+        answer = self._client.call("POST", path_of("collect"), params={"dry_run": dry_run})
+        collected: Rows = answer["collected"]
         return collected
-
-    def _ask(self, method: str, path: str, body: Row | None = None) -> Row:
-        row: Row = self._client.call(method, path, **({} if body is None else {"json": body}))
-        return row
-
-    def _path(self, name: str, *parts: str) -> str:
-        return "/".join(["/luthier/v1/models", *map(quoted, (name, *parts))])
 
 
 def _adapter_files(folder: Path) -> Paths:
@@ -193,10 +168,3 @@ def _adapter_files(folder: Path) -> Paths:
         raise InvalidInput(f"No folder {folder}.")
     check_files({file.name for file in folder.iterdir() if file.is_file()})
     return [folder / SETTINGS, folder / WEIGHTS]
-
-
-def quoted(name: str) -> str:
-    """Fit for a path."""
-    from urllib.parse import quote
-
-    return quote(name, safe="")

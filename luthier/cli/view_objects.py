@@ -1,20 +1,11 @@
 """Views, as the Python client has them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from luthier.cli.objects import Row, Rows, quoted
-
-if TYPE_CHECKING:
-    from luthier.cli.client import Client
-
-PATH = "/luthier/v1/views"
+from luthier.cli.remote import Remote, Row, Rows, path_of
 
 
-class Views:
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
+class Views(Remote):
     def create(
         self,
         name: str,
@@ -31,20 +22,12 @@ class Views:
         """
         body = {"name": name, "query": query, "columns": columns, "comment": comment, "is_secure": is_secure}
         body["if_there"] = "replace" if replace else "refuse"
-        row: Row = self._client.call("POST", PATH, json=body)
-        return row
+        return self._client.call("POST", path_of("views"), json=body)
 
     def list(self) -> Rows:
         """All that may be read, by name."""
-        views: Rows = []
-        page = self._client.call("GET", PATH)
-        views += page["views"]
-        while "next" in page:
-            page = self._client.call("GET", PATH, params={"after": page["next"]})
-            views += page["views"]
-        return views
+        return self._client.pages(path_of("views"), "views")
 
     def drop(self, name: str) -> Row:
         """What it reads stays."""
-        row: Row = self._client.call("DELETE", f"{PATH}/{quoted(name)}")
-        return row
+        return self._client.call("DELETE", path_of("views", name))

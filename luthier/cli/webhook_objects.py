@@ -1,42 +1,29 @@
 """Webhooks, as methods of the Python client."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from luthier.cli.objects import Rows, quoted
-
-if TYPE_CHECKING:
-    from luthier.cli.client import Client
-
-WEBHOOKS = "/luthier/v1/webhooks"
+from luthier.cli.remote import Remote, Row, Rows, path_of
 
 
-class Webhooks:
+class Webhooks(Remote):
     """Where the account's notices are sent."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
     def list(self) -> Rows:
-        rows: Rows = self._client.call("GET", WEBHOOKS)["webhooks"]
-        return rows
+        return self._client.pages(path_of("webhooks"), "webhooks")
 
-    def add(self, url: str, types: Sequence[str] | None = None) -> dict[str, Any]:
+    def add(self, url: str, types: Sequence[str] | None = None) -> Row:
         """With its `secret`, which is shown this once. `types` of notices; None: all."""
         body = {"url": url, "types": None if types is None else [*types]}
-        added: dict[str, Any] = self._client.call("POST", WEBHOOKS, json=body)
-        return added
+        return self._client.call("POST", path_of("webhooks"), json=body)
 
-    def remove(self, webhook_id: str) -> dict[str, Any]:
-        removed: dict[str, Any] = self._client.call("DELETE", f"{WEBHOOKS}/{quoted(webhook_id)}")
-        return removed
+    def remove(self, webhook_id: str) -> Row:
+        return self._client.call("DELETE", path_of("webhooks", webhook_id))
 
-    def test(self, webhook_id: str) -> dict[str, Any]:
+    def test(self, webhook_id: str) -> Row:
         """Sends a notice to it alone; `notices` tells whether it came."""
-        notice: dict[str, Any] = self._client.call("POST", f"{WEBHOOKS}/{quoted(webhook_id)}/test")
-        return notice
+        return self._client.call("POST", path_of("webhooks", webhook_id, "test"))
 
     def notices(self, limit: int = 100) -> Rows:
         """Newest first, and how far each has come on its way to each webhook."""
-        rows: Rows = self._client.call("GET", f"{WEBHOOKS}/notices", params={"limit": limit})["notices"]
+        rows: Rows = self._client.call("GET", path_of("webhooks", "notices"), params={"limit": limit})["notices"]
         return rows
