@@ -4,7 +4,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, show_one, tell
 from luthier.errors import InvalidInput
 
 KINDS = click.Choice(
@@ -33,10 +33,7 @@ def accounts() -> None:
 def create_account(name: str, as_json: bool) -> None:
     """Make an account, and show the API key of its admin this once."""
     account = Client().accounts.create(name)
-    if as_json:
-        show_one(account, as_json)
-    else:
-        click.echo(f"Account {account['name']}. The key of its admin is not shown again:\n{account['api_key']}")
+    tell(account, f"Account {account['name']}. The key of its admin is not shown again:\n{account['api_key']}", as_json)
 
 
 @accounts.command("list")
@@ -76,10 +73,7 @@ def users() -> None:
 def create_user(name: str, default_role: str | None, comment: str, as_json: bool) -> None:
     """Make a user. He has no role but PUBLIC and no key yet."""
     user = Client().users.create(name, default_role, comment)
-    if as_json:
-        show_one(user, as_json)
-    else:
-        click.echo(f"User {user['name']}. `luthier roles grant ROLE --to-user {user['name']}` gives him a role.")
+    tell(user, f"User {user['name']}. `luthier roles grant ROLE --to-user {user['name']}` gives him a role.", as_json)
 
 
 @users.command("set")
@@ -121,12 +115,8 @@ def roles() -> None:
 def create_role(name: str, comment: str, as_json: bool) -> None:
     """Make a role. It may do nothing yet but what PUBLIC may."""
     role = Client().roles.create(name, comment)
-    if as_json:
-        show_one(role, as_json)
-    else:
-        click.echo(
-            f"Role {role['name']}. `luthier grants add USAGE model NAME --to {role['name']}` lets it do something."
-        )
+    cure = f"`luthier grants add USAGE model NAME --to {role['name']}`"
+    tell(role, f"Role {role['name']}. {cure} lets it do something.", as_json)
 
 
 @roles.command("list")

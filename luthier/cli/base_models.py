@@ -13,7 +13,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, show_one, tell
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import load_settings
 
@@ -56,10 +56,8 @@ def fetch(base_model: str, as_json: bool) -> None:
     with _progress(settings.cache / "base_models", base.name) as say:
         folder = cluster.fetch_base_model(settings, base, say)
     num_bytes = _num_bytes(folder)
-    if as_json:
-        show_one({"base_model": base.name, "folder": str(folder), "bytes": num_bytes}, as_json)
-    else:
-        click.echo(f"Base model {base.name} is in {folder} ({num_bytes / 1e9:.2f} GB).")
+    fetched = {"base_model": base.name, "folder": str(folder), "bytes": num_bytes}
+    tell(fetched, f"Base model {base.name} is in {folder} ({num_bytes / 1e9:.2f} GB).", as_json)
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 from luthier.cli.batch_objects import CHAT
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, show_one, tell
 from luthier.platform.batches import Endpoint
 
 
@@ -27,10 +27,7 @@ def create(file: str, endpoint: Endpoint, wait: bool, as_json: bool) -> None:
     batch = client.batches.create(file, endpoint)
     if wait:
         batch = client.batches.wait(batch["id"])
-    if as_json:
-        show_one(batch, as_json)
-    else:
-        click.echo(f"Batch {batch['id']}: {_summary(batch)}.")
+    tell(batch, f"Batch {batch['id']}: {_summary(batch)}.", as_json)
 
 
 @batches.command("list")

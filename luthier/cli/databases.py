@@ -5,7 +5,7 @@ import click
 from luthier.cli.client import Client
 from luthier.cli.database_objects import Places
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 
 
 @click.group()
@@ -48,10 +48,7 @@ def _add_changes(group: click.Group, kind: str) -> None:
     @AS_JSON
     def create(name: str, comment: str, as_json: bool) -> None:
         place = places().create(name, comment)
-        if as_json:
-            show_one(place, as_json)
-        else:
-            click.echo(f"{kind.capitalize()} {place['name']}.")
+        tell(place, f"{kind.capitalize()} {place['name']}.", as_json)
 
     @group.command("drop", help=f"Drop a {kind}.")
     @click.argument("name")

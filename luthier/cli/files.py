@@ -4,7 +4,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 from luthier.platform.files import UPLOADED
 
 PURPOSE = click.Choice([purpose.value for purpose in UPLOADED])
@@ -22,10 +22,7 @@ def files() -> None:
 def create(file: str, purpose: str, as_json: bool) -> None:
     """Upload FILE (.jsonl)."""
     made = Client().files.create(file, purpose)
-    if as_json:
-        show_one(made, as_json)
-    else:
-        click.echo(f"File {made['id']}: {made['filename']}, {made['bytes']} bytes.")
+    tell(made, f"File {made['id']}: {made['filename']}, {made['bytes']} bytes.", as_json)
 
 
 @files.command("list")

@@ -6,7 +6,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON, parse_duration
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, show_one, tell
 from luthier.platform.keys import Endpoint, Scope
 
 COLUMNS = ("id", "name", "prefix", "user", "role", "may", "state", "created_on", "expires_on", "last_used_on")
@@ -49,10 +49,7 @@ def list_keys(as_json: bool) -> None:
 def revoke(key_id: str, as_json: bool) -> None:
     """End the key KEY_ID. It opens nothing any more within 5 seconds."""
     key = Client().keys.revoke(key_id)
-    if as_json:
-        show_one(key, as_json)
-    else:
-        click.echo(f"Revoked key {key['id']}.")
+    tell(key, f"Revoked key {key['id']}.", as_json)
 
 
 @keys.command()

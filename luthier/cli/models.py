@@ -8,7 +8,7 @@ from luthier.cli.client import Client
 from luthier.cli.finetune import DRY_RUN, NO_PLOT, WAIT, tell_report, tell_started
 from luthier.cli.options import AS_JSON, TASKS
 from luthier.cli.progress import transfer
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, show_one, tell
 from luthier.cli.versions import COLUMNS, COMMANDS, state_of, version_line
 
 
@@ -78,10 +78,8 @@ def export(model: str, folder: str, merged: bool, force: bool) -> None:
 def import_model(model: str, folder: str, as_json: bool, **origin: Any) -> None:
     """Make MODEL of the LoRA adapter in FOLDER, which was trained elsewhere (PEFT's format, safetensors)."""
     made = Client().models.import_(model, folder, **origin)
-    if as_json:
-        show_one(made, as_json)
-    else:
-        click.echo(f"Model {made['model']}: version {made['version']}, rank {made['rank']} on {made['base_model']}.")
+    told = f"version {made['version']}, rank {made['rank']} on {made['base_model']}"
+    tell(made, f"Model {made['model']}: {told}.", as_json)
 
 
 @models.command()
@@ -109,11 +107,9 @@ def retune(  # noqa: PLR0913 - click hands over one argument an option
 def replicate(model: str, region: str, as_json: bool) -> None:
     """Bring MODEL in another region up to date, or make it there. It answers there by itself."""
     done = Client().models.replicate(model, region)
-    if as_json:
-        show_one(done, as_json)
-        return
     new = f"new there: {', '.join(map(str, done['new']))}" if done["new"] else "nothing is new there"
-    click.echo(f"Model {done['model']} in region {region}: version {done['default_version']} is the default; {new}.")
+    default = f"version {done['default_version']} is the default"
+    tell(done, f"Model {done['model']} in region {region}: {default}; {new}.", as_json)
 
 
 @models.command()

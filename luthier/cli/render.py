@@ -39,6 +39,14 @@ def show_one(row: Mapping[str, Any], as_json: bool) -> None:
         _lines(row, "")
 
 
+def tell(row: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    """What was done to one object: JSON, or a sentence."""
+    if as_json:
+        show_one(row, as_json)
+    else:
+        click.echo(sentence)
+
+
 def _lines(row: Mapping[str, Any], indent: str) -> None:
     width = max((len(key) for key in row), default=0)
     for key, value in row.items():

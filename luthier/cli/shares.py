@@ -4,7 +4,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 from luthier.errors import InvalidInput
 
 KIND = click.argument("kind", type=click.Choice(("database", "schema", "model"), case_sensitive=False))
@@ -24,10 +24,7 @@ def shares() -> None:
 def create_share(name: str, comment: str, as_json: bool) -> None:
     """Make a share. It gives nothing yet, and to nobody."""
     share = Client().shares.create(name, comment)
-    if as_json:
-        show_one(share, as_json)
-    else:
-        click.echo(f"Share {share['name']}. `luthier shares grant {share['name']} database NAME` comes next.")
+    tell(share, f"Share {share['name']}. `luthier shares grant {share['name']} database NAME` comes next.", as_json)
 
 
 @shares.command("list")
@@ -52,7 +49,8 @@ def show_share(name: str, provider: str | None, as_json: bool) -> None:
 @AS_JSON
 def drop_share(name: str, as_json: bool) -> None:
     """Drop a share: whoever used it finds nothing there any more."""
-    _said(Client().shares.drop(name), "Dropped share {name}.", as_json)
+    dropped = Client().shares.drop(name)
+    tell(dropped, f"Dropped share {dropped['name']}.", as_json)
 
 
 @shares.command("grant")
@@ -67,7 +65,7 @@ def grant(share: str, kind: str, name: str, is_all: bool, as_json: bool) -> None
     luthier shares grant for_partner model my_model
     """
     num = Client().shares.grant(share, kind.upper(), name, "ALL" if is_all else "ONE")
-    _said({"objects": num, "share": share}, "Share {share} gives {objects} more.", as_json)
+    tell({"objects": num, "share": share}, f"Share {share} gives {num} more.", as_json)
 
 
 @shares.command("revoke")
@@ -79,7 +77,7 @@ def grant(share: str, kind: str, name: str, is_all: bool, as_json: bool) -> None
 def revoke(share: str, kind: str, name: str, is_all: bool, as_json: bool) -> None:
     """Take USAGE on an object from a share; on a database with all that is in it."""
     num = Client().shares.revoke(share, kind.upper(), name, "ALL" if is_all else "ONE")
-    _said({"objects": num, "share": share}, "Share {share} gives {objects} less.", as_json)
+    tell({"objects": num, "share": share}, f"Share {share} gives {num} less.", as_json)
 
 
 @shares.command("accounts")
@@ -111,8 +109,8 @@ def accounts(share: str, add: tuple[str, ...], remove: tuple[str, ...], only: tu
 def use(provider: str, share: str, database: str, as_json: bool) -> None:
     """Make DATABASE of the share of account PROVIDER: its models are DATABASE.SCHEMA.MODEL then."""
     made = Client().shares.use(provider, share, database)
-    cure = 'Roles ask its models after `luthier grants add "IMPORTED PRIVILEGES" database {name} --to ROLE`.'
-    _said(made, "Database {name}. " + cure, as_json)
+    cure = f'`luthier grants add "IMPORTED PRIVILEGES" database {made["name"]} --to ROLE`'
+    tell(made, f"Database {made['name']}. Roles ask its models after {cure}.", as_json)
 
 
 @shares.command("drop-database")
@@ -120,11 +118,5 @@ def use(provider: str, share: str, database: str, as_json: bool) -> None:
 @AS_JSON
 def drop_database(database: str, as_json: bool) -> None:
     """Drop a database that was made of a share: nobody of your account asks its models any more."""
-    _said(Client().shares.drop_database(database), "Dropped database {name}.", as_json)
-
-
-def _said(row: dict[str, object], words: str, as_json: bool) -> None:
-    if as_json:
-        show_one(row, as_json)
-    else:
-        click.echo(words.format(**row))
+    dropped = Client().shares.drop_database(database)
+    tell(dropped, f"Dropped database {dropped['name']}.", as_json)

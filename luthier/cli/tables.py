@@ -4,7 +4,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 
 
 @click.group()
@@ -20,10 +20,7 @@ def tables() -> None:
 def create(name: str, file: str, replace: bool, as_json: bool) -> None:
     """Upload FILE (.csv, .jsonl, .parquet, .txt, or a folder of .txt files) as the table NAME."""
     table = Client().tables.create(name, file, replace)
-    if as_json:
-        show_one(table, as_json)
-    else:
-        click.echo(f"Table {table['name']}: {table['num_rows']} rows, columns {', '.join(table['columns'])}.")
+    tell(table, f"Table {table['name']}: {table['num_rows']} rows, columns {', '.join(table['columns'])}.", as_json)
 
 
 @tables.command("list")

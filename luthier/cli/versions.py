@@ -6,7 +6,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 from luthier.errors import InvalidInput
 
 NO_WARM = click.option("--no-warm", is_flag=True, help="Do not have the engines load it first.")
@@ -87,10 +87,7 @@ def alias(model: str, name: str, version: str | None, remove: bool, as_json: boo
 def warm(model: str, as_json: bool) -> None:
     """Have the engines load MODEL, or MODEL@VERSION, before anybody asks for it."""
     version = Client().models.warm(model)
-    if as_json:
-        show_one(version, as_json)
-    else:
-        click.echo(f"Version {version['version']} of {version['model']} is loaded.")
+    tell(version, f"Version {version['version']} of {version['model']} is loaded.", as_json)
 
 
 COMMANDS = (versions, history, promote, rollback, canary, alias, warm)
@@ -110,12 +107,8 @@ def state_of(model: dict[str, Any]) -> dict[str, str]:
 
 
 def _say(model: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_one(model, as_json)
-        return
-    state = state_of(model)
-    more = "".join(f", {name} {told}" for name, told in state.items() if told)
-    click.echo(f"Model {model['model']}: version {model['default_version']} is the default{more}.")
+    more = "".join(f", {name} {told}" for name, told in state_of(model).items() if told)
+    tell(model, f"Model {model['model']}: version {model['default_version']} is the default{more}.", as_json)
 
 
 def _percent(text: str) -> float:

@@ -6,7 +6,7 @@ import click
 
 from luthier.cli.client import Client
 from luthier.cli.options import AS_JSON
-from luthier.cli.render import show, show_one
+from luthier.cli.render import show, tell
 
 
 @click.group()
@@ -28,10 +28,7 @@ def create(name: str, query: str, columns: tuple[str, ...], as_json: bool, **giv
     luthier views create good "SELECT question AS prompt, answer AS completion FROM faq WHERE score > 3"
     """
     view = Client().views.create(name, query, columns=columns or None, **given)
-    if as_json:
-        show_one(view, as_json)
-    else:
-        click.echo(f"View {view['name']}: columns {', '.join(view['columns'])}.")
+    tell(view, f"View {view['name']}: columns {', '.join(view['columns'])}.", as_json)
 
 
 @views.command("list")
