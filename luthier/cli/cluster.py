@@ -169,7 +169,7 @@ def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Clust
     from luthier.serve.app import end_engines, start_doors
 
     _fetch(settings, catalog, say)
-    with _connected(settings, old):
+    with _connected(old):
         say("replacing what has changed, one after another")
         if old.haproxy and (binary := haproxy_binary()):
             instruct(settings, catalog, binary)
@@ -228,7 +228,7 @@ def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -
     from luthier.serve.app import start_doors
     from luthier.train.supervisor import RayLauncher
 
-    with _connected(settings, cluster):
+    with _connected(cluster):
         say("starting the registry")
         start_registry(settings, RayLauncher(settings))
         key = _ensure_key(settings, cluster, registry_client())
@@ -309,7 +309,7 @@ def _leave(settings: Settings, cluster: Cluster) -> None:
     import ray
 
     try:
-        with _connected(settings, cluster):
+        with _connected(cluster):
             from luthier.platform.registry.actor import NAMESPACE, stop_registry
             from luthier.serve.app import stop_doors
 
@@ -323,7 +323,7 @@ def _leave(settings: Settings, cluster: Cluster) -> None:
 
 
 @contextmanager
-def _connected(settings: Settings, cluster: Cluster) -> Iterator[None]:
+def _connected(cluster: Cluster) -> Iterator[None]:
     """A driver on the cluster. Ray's own connecting may hang: it gets a limit."""
     import ray
 

@@ -15,7 +15,7 @@ from luthier.cli.client import Client
 from luthier.cli.progress import watch_job
 from luthier.errors import NotFound, TrainingFailed
 from luthier.platform.jobs import JobStatus
-from luthier.platform.settings import Settings, configs_dir, load_settings
+from luthier.platform.settings import configs_dir, load_settings
 
 BASE = "smollm2-135m"
 MODEL = "ticket_writer"
@@ -32,14 +32,14 @@ def run_demo(keep: bool) -> None:
     _say("Starting Luthier: Ray, the registry, and vLLM with the base model")
     started = cluster.up(settings, None, lambda text: click.echo(f"... {text}", err=True))
     try:
-        _tell(Client(), settings)
+        _tell(Client())
     finally:
         if not keep and not started.was_up:
             _say("Stopping Luthier (keep it running with KEEP=1 or --keep)")
             cluster.down(settings)
 
 
-def _tell(client: Client, settings: Settings) -> None:
+def _tell(client: Client) -> None:
     began = int(time.time() * 1000)
     _load_tables(client)
     _say(f"{BASE} answers {NUM_SHOWN} held-out messages, untuned")

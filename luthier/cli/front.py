@@ -107,7 +107,6 @@ def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
         "binary": binary,
         "host": settings.host,
         "engines": list(engines),
-        "direct": True,
         "several": several,
         "defaults": defaults,
     }

@@ -129,8 +129,8 @@ class Securable:
     """It is another account's, in a database that was made of a share."""
 
     @classmethod
-    def named(cls, kind: ObjectKind, name: QualifiedName, owner: str = "") -> "Securable":
-        return cls(kind, *name.parts, owner=owner)
+    def named(cls, kind: ObjectKind, name: QualifiedName) -> "Securable":
+        return cls(kind, *name.parts)
 
     @property
     def in_database(self) -> "Securable":

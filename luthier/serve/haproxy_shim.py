@@ -68,9 +68,8 @@ class Front(NamedTuple):
     host: str
     """Where clients reach it. All else listens on loopback."""
     engines: tuple[str, ...]
-    """Applications whose requests may be sent once more, each under the name of its base model."""
-    direct: bool
-    """Engines serve /m/<base model>/v1 themselves: completions go there, past the gateway."""
+    """Applications whose requests may be sent once more, each under the name of its base model. They serve
+    /m/<base model>/v1 themselves: completions go there, past the gateway."""
     several: tuple[str, ...] = ()
     """Engines with more than one replica: the requests of a tuned model go to the same one, which has its adapter."""
     defaults: tuple[str, str] = ("luthier", "public")
@@ -196,7 +195,7 @@ def header_rules() -> list[str]:
 
 def direct_rules(front: Front) -> list[str]:
     """The gateway gets what is left: bodies that do not tell their model, and each model for the first time."""
-    if not front.direct or not front.engines:
+    if not front.engines:
         return []
     door = f"acl luthier_completion path {' '.join(COMPLETIONS)}"
     if len(front.engines) == 1:

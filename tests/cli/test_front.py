@@ -98,7 +98,6 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
         "binary": "/bin/echo",
         "host": "127.0.0.1",
         "engines": list(settings.serve_base_models),
-        "direct": True,
         "several": [],
         "defaults": ["luthier", "public"],
     }

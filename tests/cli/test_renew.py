@@ -29,7 +29,7 @@ class Serve:
         monkeypatch.setattr(app, "end_engines", self._end)
 
     @contextmanager
-    def _connected(self, _settings: Settings, _cluster: cluster.Cluster) -> Iterator[None]:
+    def _connected(self, _cluster: cluster.Cluster) -> Iterator[None]:
         yield
 
     def _start(self, settings: Settings, _catalog: Catalog, host: str) -> None:

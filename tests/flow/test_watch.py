@@ -85,7 +85,7 @@ def test_a_stream_from_start_to_end(server: str, job_id: str, registry: Registry
 def test_a_stream_is_taken_up_again(server: str, job_id: str, registry: Registry) -> None:
     registry.jobs.tick()
     registry.jobs.report(job_id, make_progress(1), started())
-    all_ids = [str(event.id) for event in registry.jobs.events(ADMIN, job_id)]
+    all_ids = [str(event.id) for event in registry.jobs.news(ADMIN, job_id).events]
     with messages(server, job_id, last_id=all_ids[1]) as response:
         stream = EventSource(response).iter_sse()
         first = [next(stream) for _ in range(3)]

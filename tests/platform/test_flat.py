@@ -341,7 +341,7 @@ def test_no_verb_reads_a_whole_table(registry: Registry, analyst: Caller, settin
             lambda caller=caller: registry.versions.serving(caller, name),
         ]
     pages.append(lambda: registry.jobs.show(ADMIN, 10, "ft_A"))
-    verbs += [lambda: registry.jobs.get(ADMIN, "ft_A"), lambda: registry.jobs.events(ADMIN, "ft_A")]
+    verbs += [lambda: registry.jobs.get(ADMIN, "ft_A"), lambda: registry.jobs.news(ADMIN, "ft_A").events]
     with statements(store) as of_pages:
         for verb in pages:
             verb()

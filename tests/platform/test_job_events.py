@@ -28,7 +28,7 @@ def running(registry: Registry) -> str:
 
 def told(registry: Registry, job_id: str = "ft_1") -> list[str]:
     """The events after the start."""
-    return [event.type for event in registry.jobs.events(ADMIN, job_id)][3:]
+    return [event.type for event in registry.jobs.news(ADMIN, job_id).events][3:]
 
 
 def test_a_resumed_run_tells_nothing_twice_in_an_attempt(registry: Registry, running: str) -> None:
@@ -37,7 +37,7 @@ def test_a_resumed_run_tells_nothing_twice_in_an_attempt(registry: Registry, run
     resumed = Event(time=9, type=EventType.TRAIN_STARTED, message="from step 3 of 4")
     registry.jobs.report(running, make_progress(2), [*BEGINNING, resumed, SAVED])
     assert told(registry) == ["MODEL_INITIALIZED", "TRAIN_STARTED", "CHECKPOINT_SAVED", "TRAIN_STARTED"]
-    assert [event.time for event in registry.jobs.events(ADMIN, running)][3:] == [1, 2, 3, 9]
+    assert [event.time for event in registry.jobs.news(ADMIN, running).events][3:] == [1, 2, 3, 9]
 
 
 def test_another_attempt_tells_its_own(registry: Registry, running: str, launcher: Launcher) -> None:

@@ -37,7 +37,7 @@ def running(registry: Registry, job_id: str = "ft_1") -> None:
 
 
 def types(registry: Registry, job_id: str = "ft_1") -> list[str]:
-    return [event.type for event in registry.jobs.events(ADMIN, job_id)]
+    return [event.type for event in registry.jobs.news(ADMIN, job_id).events]
 
 
 def billed(registry: Registry) -> list[tuple[str, int, int]]:

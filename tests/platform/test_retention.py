@@ -65,7 +65,7 @@ def test_an_old_job_goes_and_what_it_made_stays(registry: Registry, settings: Se
     assert collected(registry) == ["runs/ft_a"]
     assert registry.jobs.show(ADMIN) == []
     with pytest.raises(NotFound, match="No fine-tuning job"):
-        registry.jobs.events(ADMIN, "ft_a")
+        registry.jobs.news(ADMIN, "ft_a")
     store = Store(settings.store_url)
     assert store.rows(sa.select(store.table("events"))) == []
     assert [record.source_id for record in registry.ledger.records(ADMIN, UsageKind.TRAINING)] == ["ft_a"]

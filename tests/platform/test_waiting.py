@@ -66,7 +66,7 @@ def run_all(registry: Registry, launcher: Launcher) -> list[str]:
 
 
 def waits(registry: Registry, job_id: str, caller: Caller = ADMIN) -> list[str]:
-    return [event.message for event in registry.jobs.events(caller, job_id) if event.type == "WAITING"]
+    return [event.message for event in registry.jobs.news(caller, job_id).events if event.type == "WAITING"]
 
 
 def test_a_flood_of_one_account_is_shared_with_another(registry: Registry, launcher: Launcher) -> None:

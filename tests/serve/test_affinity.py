@@ -15,7 +15,7 @@ from luthier.serve.haproxy_shim import Front
 from tests.cli.test_cluster import free
 from tests.serve.haproxy import BINARY, Ports, Servers, haproxy, render, some_ports
 
-FRONT = Front(BINARY, "127.0.0.1", ("tiny",), direct=True, several=("tiny",))
+FRONT = Front(BINARY, "127.0.0.1", ("tiny",), several=("tiny",))
 MODELS = [f"model_{number}" for number in range(24)]
 TOGETHER = 16
 

@@ -35,7 +35,7 @@ from tests.serve.haproxy import (
 )
 
 ENGINES = ("tiny", "gone", "dies-fresh", "dies-reused")
-FRONT = Front(BINARY, "127.0.0.1", ENGINES, direct=False)
+FRONT = Front(BINARY, "127.0.0.1", ENGINES)
 
 
 class Live:
@@ -58,7 +58,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def direct(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """HAProxy sends completions to the engines."""
     folder, ports = tmp_path_factory.mktemp("direct"), some_ports()
-    front = FRONT._replace(engines=request.param, direct=True)
+    front = FRONT._replace(engines=request.param)
     with (
         Servers(ports).running(),
         haproxy(render(folder, ports, request.param), front, ports.clients),
@@ -175,7 +175,7 @@ def test_all_else_goes_to_the_gateway(direct: httpx.Client, method: str, path: s
 
 
 def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path) -> None:
-    ports, front = some_ports(), FRONT._replace(engines=("other", "tiny"), direct=True)
+    ports, front = some_ports(), FRONT._replace(engines=("other", "tiny"))
     body = '{"model": "mine"}'
     with (
         Servers(ports).running() as servers,

@@ -22,7 +22,7 @@ from tests.cli.test_cluster import free
 from tests.serve import dying_server
 from tests.serve.haproxy import BINARY, Servers, answers, haproxy, render, some_ports, until
 
-FRONT = Front(BINARY, "127.0.0.1", ("tiny",), direct=True, several=("tiny",))
+FRONT = Front(BINARY, "127.0.0.1", ("tiny",), several=("tiny",))
 MODELS = [f"model_{number}" for number in range(12)]
 NUM_PLACES = 6
 """Where two replicas stand on the circle of hashes depends on their ports."""

@@ -21,18 +21,12 @@ class GrantRows:
         self.grants, self.shared = store.table("grants"), store.table("share_grants")
 
     def add(
-        self,
-        tx: sa.Connection,
-        by: Caller,
-        on: Iterable[tuple[Privilege, Securable]],
-        grantee: str,
-        now: int,
-        is_future: bool = False,
+        self, tx: sa.Connection, by: Caller, on: Iterable[tuple[Privilege, Securable]], grantee: str, now: int
     ) -> None:
         """One that is there already stays as it is."""
         shared = {"account": by.account, "grantee": grantee, "granted_by": by.role}
         rows: list[Mapping[str, Any]] = [
-            {**shared, **place_of(place), "privilege": privilege.value, "is_future": is_future, "created_on": now}
+            {**shared, **place_of(place), "privilege": privilege.value, "is_future": False, "created_on": now}
             for privilege, place in on
         ]
         self._store.insert_missing(tx, "grants", rows)

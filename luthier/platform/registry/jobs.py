@@ -126,12 +126,8 @@ class Jobs:
             self._guard.check_made(tx, caller, to, job, lambda: _no_job(job_id))
         return job
 
-    def events(self, caller: Caller, job_id: str, after: int = 0) -> list[Event]:
-        """Those after the event with an id, oldest first."""
-        return self.news(caller, job_id, after).events
-
     def news(self, caller: Caller, job_id: str, after: int = 0) -> JobNews:
-        """The job and its events after one, in one call for whoever follows it."""
+        """The job and its events after the one with an id, oldest first, in one call for whoever follows it."""
         job = self.get(caller, job_id)
         columns = self._events.c
         query = sa.select(self._events).where(columns.job_id == job_id, columns.id > after).order_by(columns.id)

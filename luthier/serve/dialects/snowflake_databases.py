@@ -31,7 +31,6 @@ from luthier.serve.services import Services
 
 DATABASES = columns("created_on", "name", "is_default", "is_current", "origin", "owner", "comment", "kind")
 SCHEMAS = columns("created_on", "name", "is_default", "is_current", "database_name", "owner", "comment")
-IN_DATABASE = f"(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?"
 KIND, PLACE = "(?P<kind>DATABASE|SCHEMA)", f"(?P<name>{NAME})"
 
 
