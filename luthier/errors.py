@@ -113,6 +113,10 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class NotServed(ModelNotFound):
+    """No engine here answers for the model, and none will by itself."""
+
+
 class AuditBroken(LuthierError):
     """The audit is not as it was written."""
 
@@ -161,9 +165,10 @@ class RateLimited(LuthierError):
     rates: object | None = None
     """How the limits stand (platform/rates.py)."""
 
-
-class NotServed(Unavailable):
-    """No engine here answers for the model, and none will by itself."""
+    @property
+    def is_final(self) -> bool:
+        """No minute has room for so much."""
+        return self.retry_after is None
 
 
 class ClusterError(LuthierError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
-from luthier.errors import LuthierError, NotServed, PaymentRequired, Unavailable
+from luthier.errors import LuthierError, PaymentRequired, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.batches import Batch, Line, LineResult, source_id
@@ -132,7 +132,7 @@ def _may_come_again(error: LuthierError) -> bool:
     """What now stands against it goes by: credits, too, as long as other lines have reserved more than they cost."""
     if isinstance(error, PaymentRequired):
         return error.retry_after is not None
-    return error.http in COME_AGAIN and not isinstance(error, NotServed)
+    return error.http in COME_AGAIN
 
 
 def _output(batch: Batch, line: Line, response: str, error: str) -> str:

@@ -21,4 +21,4 @@ def rate_headers(state: RateState) -> dict[str, str]:
 def refusal_headers(error: RateLimited) -> dict[str, str]:
     """What no minute has room for need not be sent again; OpenAI's clients would."""
     told = rate_headers(error.rates) if isinstance(error.rates, RateState) else {}
-    return told if error.retry_after else {**told, "x-should-retry": "false"}
+    return {**told, "x-should-retry": "false"} if error.is_final else told

@@ -126,7 +126,7 @@ def test_what_is_refused_on_the_way_to_one(
 @STREAMED
 @pytest.mark.parametrize(
     ("error", "line"),
-    [(NotServed("not here"), (503, "unavailable")), (ZeroDivisionError(), (500, None))],
+    [(NotServed("not here"), (404, "model_not_found")), (ZeroDivisionError(), (500, None))],
     ids=["known", "ours"],
 )
 def test_what_breaks_on_the_way_to_one(

@@ -206,7 +206,7 @@ def test_answers_are_billed_by_route(api: TestClient) -> None:
     ("given", "status", "code", "words"),
     [
         ({"model": "nobody"}, 400, "model_not_found", "unknown model 'nobody'"),
-        ({"model": "smollm2-135m"}, 503, "unavailable", "not served here"),
+        ({"model": "smollm2-135m"}, 400, "model_not_found", "unknown model: Base model smollm2-135m is not served"),
         ({"temperature": 2.5}, 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ({"temperature": -1}, 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ({"top_p": 1.1}, 400, "invalid_parameter_value", "invalid options object: top_p: "),

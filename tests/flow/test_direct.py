@@ -162,9 +162,9 @@ def test_a_base_model_that_comes_and_goes_while_the_replica_runs(
     services = replace(make_services(settings, registry, completions, "tiny"), is_served=is_served)
     other = {**ASK, "model": "smollm2-135m"}
     with TestClient(build_direct(services), headers={"Authorization": f"Bearer {KEY}"}) as client:
-        assert "not served here" in error_of(client.post(CHAT, json=other), 503, "unavailable")
+        assert "not served here" in error_of(client.post(CHAT, json=other), 404, "model_not_found")
         served.add("smollm2-135m")
         assert client.post(CHAT, json=other).headers["luthier-base-model"] == "smollm2-135m"
         served.clear()
-        error_of(client.post(CHAT, json=other), 503, "unavailable")
+        error_of(client.post(CHAT, json=other), 404, "model_not_found")
         assert client.post(CHAT, json=ASK).status_code == 200

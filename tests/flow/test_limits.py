@@ -128,6 +128,22 @@ def test_a_key_a_model_and_a_key_on_a_model(api: TestClient, tuned: str) -> None
 
 
 @pytest.mark.usefixtures("early")
+def test_what_never_fits_is_not_asked_again(api: TestClient) -> None:
+    put(api, model="tiny", tokens=1)
+    body = {"model": "tiny", "messages": MESSAGES, "stream": False}
+    refused = api.post(CHAT, json=body)
+    assert "It never fits" in error_of(refused, 429, "rate_limit_exceeded")
+    assert (refused.headers["x-should-retry"], refused.headers.get("retry-after")) == ("false", None)
+    for path, words in (
+        ("/api/v2/cortex/inference:complete", "invalid options object: Rate limit on model tiny"),
+        ("/serving-endpoints/tiny/invocations", "Rate limit on model tiny"),
+    ):
+        told = api.post(path, json={key: value for key, value in body.items() if key != "model" or "tiny" not in path})
+        assert (told.status_code, told.json()["code"]) == (400, "rate_limit_exceeded")
+        assert told.json()["message"].startswith(words)
+
+
+@pytest.mark.usefixtures("early")
 def test_snowflakes_clients_are_refused_in_its_words(api: TestClient) -> None:
     put(api, model="tiny", requests=1)
     path, body = "/api/v2/cortex/inference:complete", {"model": "tiny", "messages": MESSAGES, "stream": False}

@@ -236,4 +236,5 @@ def test_no_route_and_no_method(url: str) -> None:
 
 def test_a_base_model_that_is_not_served(url: str) -> None:
     response = post(f"{url}/chat/completions", {"model": "smollm2-135m", "messages": ASK})
-    assert "serve_base_models" in error_of(response, 503, "unavailable")
+    assert "serve_base_models" in error_of(response, 404, "model_not_found")
+    assert "retry-after" not in response.headers

@@ -224,7 +224,7 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
     ("arguments", "status", "code", "words"),
     [
         ("'nobody', 'a'", 404, "model_not_found", "unknown model 'nobody'"),
-        ("'smollm2-135m', 'a'", 503, "unavailable", "not served here"),
+        ("'smollm2-135m', 'a'", 404, "model_not_found", "unknown model: Base model smollm2-135m is not served here"),
         ("'tiny', 'a', {'temperature': 2}", 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ("'tiny', 'a', {'max_tokens': 9000}", 400, "invalid_parameter_value", "invalid options object: max_tokens: "),
         ("'tiny', 'a', {'seed': 1}", 400, "invalid_parameter_value", "invalid options object: seed: "),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from luthier.errors import AdapterRefused, LuthierError, Overloaded, Unavailable
+from luthier.errors import AdapterRefused, LuthierError, NotServed, Overloaded, Unavailable
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
@@ -189,7 +189,7 @@ def test_its_base_model_need_not_be_served(world: World, home: Path, tiny_model:
         world.services, settings=world.services.settings.model_copy(update={"serve_base_models": ()})
     )
     assert world.ask("whole") == full
-    with pytest.raises(Unavailable, match="not served here"):
+    with pytest.raises(NotServed, match="not served here"):
         world.ask("tiny")
 
 

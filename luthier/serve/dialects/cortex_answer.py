@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from luthier.errors import AnswerCut, LuthierError, NotFound
+from luthier.errors import AnswerCut, LuthierError, NotFound, RateLimited
 from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.dialects.cortex_bodies import InferenceBody
 from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words, structured
@@ -71,13 +71,16 @@ class InferenceWriter:
 
 
 def refusal(request: Request, error: Exception) -> JSONResponse:
-    """What everybody is answered, in Snowflake's form; what it documents begins with its words."""
+    """What everybody is answered, in Snowflake's form; what it documents begins with its words.
+
+    Its Python client asks again without end after a 429: what no minute has room for is a 400.
+    """
     answer = error_response(request, error)
     told, status = json.loads(bytes(answer.body))["error"], answer.status_code
     message = in_their_words(error, told["message"])
     if status == HTTPStatus.BAD_REQUEST and message == told["message"]:
         message = f"{BAD_OPTIONS}: {message}"
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound) or (isinstance(error, RateLimited) and error.is_final):
         status = HTTPStatus.BAD_REQUEST
     request_id = request.state.id
     body = {"message": message, "code": told["code"], "error_code": told["code"], "request_id": request_id}

@@ -56,10 +56,14 @@ def in_their_words(error: Exception, message: str) -> str:
             return f"budget exceeded: {message}"
         case NotAllowed():
             return f"Not Authorized: {message}"
+        case RateLimited(is_final=True):
+            return f"{BAD_OPTIONS}: {message}"
         case Overloaded() | RateLimited():
             return f"too many requests: {message}"
-        case Unavailable() if not isinstance(error, NotServed):  # that one, no later request is answered either
+        case Unavailable():
             return f"inference timed out: {message}"
+        case NotServed():
+            return f"unknown model: {message}"
         case NotFound():
             return re.sub(r"^Unknown (base )?model", "unknown model", message)
     return message

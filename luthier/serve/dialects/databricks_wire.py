@@ -7,17 +7,17 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic_core import from_json
 
-from luthier.errors import NotServed
+from luthier.errors import RateLimited
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.faults import error_response
 from luthier.serve.refusals import invalid, read_body
 
-NOT_FOUND = 404
+BAD_REQUEST = 400
 CODES = {
-    400: "INVALID_PARAMETER_VALUE",
+    BAD_REQUEST: "INVALID_PARAMETER_VALUE",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
-    NOT_FOUND: "RESOURCE_DOES_NOT_EXIST",
+    404: "RESOURCE_DOES_NOT_EXIST",
     409: "RESOURCE_CONFLICT",
     429: "REQUEST_LIMIT_EXCEEDED",
     500: "INTERNAL_ERROR",
@@ -54,15 +54,14 @@ def _has_prompt(body: bytes) -> bool:
 def refusal(request: Request, error: Exception) -> JSONResponse:
     """What everybody is answered, in Databricks' form, with our own code beside it.
 
-    A base model without an engine is an endpoint that is not there: databricks-sdk asks again for minutes after a 503.
+    databricks-sdk asks again for minutes after a 429: what no minute has room for is a 400.
     """
     answer = error_response(request, error)
     told = json.loads(bytes(answer.body))["error"]
     kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
     status = answer.status_code
-    if isinstance(error, NotServed):
-        status = NOT_FOUND
-        kept.pop("retry-after")
+    if isinstance(error, RateLimited) and error.is_final:
+        status = BAD_REQUEST
     code = CODES.get(status, told["code"].upper())
     body = {"error_code": code, "message": told["message"], "code": told["code"]}
     return JSONResponse(body, status_code=status, headers=kept)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
-from luthier.errors import Unavailable
+from luthier.errors import NotServed
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.models import Change, Model, ModelVersion
@@ -125,7 +125,7 @@ async def _warm(services: Services, caller: Caller, name: ModelName) -> None:
     serving = await _ask(services.registry.versions.serving, caller, *name)
     version: ModelVersion = serving.default
     if version.method is not Method.FULL and version.base_model not in services.base_models:
-        raise Unavailable(
+        raise NotServed(
             f"Version {version.version} of {version.model} stands on {version.base_model}, which is not served here. "
             f"Add it to serve_base_models, or go on without warming (--no-warm)."
         )
