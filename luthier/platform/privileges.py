@@ -23,6 +23,7 @@ from luthier.platform.securables import (
     OWNED,
     PLACES,
     PLATFORM,
+    PUBLIC,
     ObjectKind,
     Privilege,
     Securable,
@@ -180,6 +181,8 @@ class Rights:
     """Base models that the account's list lets everybody ask; None: all."""
     is_operator: bool = False
     """Whether the account is the one that runs the platform."""
+    user: str = ""
+    """Who he is, where it is known."""
 
     @property
     def is_admin(self) -> bool:
@@ -213,7 +216,12 @@ class Rights:
         held = self.held.get(on, frozenset())
         if on.kind is ObjectKind.BASE_MODEL:
             held |= self.held.get(Securable(ObjectKind.BASE_MODEL, name=ALL_MODELS), frozenset())
-        return held | {Privilege.OWNERSHIP} if on.owner and on.owner in self.roles else held
+        return held | {Privilege.OWNERSHIP} if self._owns(on) else held
+
+    def _owns(self, on: Securable) -> bool:
+        if on.kind in MADE and on.owner == PUBLIC:  # everybody has that role
+            return bool(on.maker) and on.maker == self.user
+        return bool(on.owner) and on.owner in self.roles
 
 
 class Missing(NamedTuple):
@@ -258,9 +266,18 @@ def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
     return Missing(lacks[0].privilege, lacks[0].on(about), is_hidden=not rights.sees(about))
 
 
-def makers(action: Action, rights: Rights, kind: ObjectKind) -> frozenset[str] | None:
-    """The decision for a list of what roles made, as a condition in the store: by which roles one must be made for
-    `missing` to find nothing; None: by whichever."""
+class Maker(NamedTuple):
+    role: str
+    user: str = ""
+    """Empty: whoever it was."""
+
+
+def makers(action: Action, rights: Rights, kind: ObjectKind) -> frozenset[Maker] | None:
+    """The decision for a list of what was made, as a condition in the store: by whom one must be made for `missing` to
+    find nothing; None: by whomever."""
     if missing(action, rights, Securable(kind)) is None:
         return None
-    return frozenset(role for role in rights.roles if missing(action, rights, Securable(kind, owner=role)) is None)
+    his = (Maker(role, rights.user if role == PUBLIC else "") for role in rights.roles)
+    return frozenset(
+        each for each in his if missing(action, rights, Securable(kind, owner=each.role, maker=each.user)) is None
+    )

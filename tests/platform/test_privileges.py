@@ -4,7 +4,7 @@ import pytest
 
 from luthier.errors import InvalidInput
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER
-from luthier.platform.privileges import NEEDS, Action, Rights, makers, missing
+from luthier.platform.privileges import NEEDS, Action, Maker, Rights, makers, missing
 from luthier.platform.securables import (
     ACCOUNT,
     AI_FUNCTIONS_USER,
@@ -188,12 +188,32 @@ def test_a_job_is_its_roles_who_may_fine_tune() -> None:
 
 def test_a_list_is_of_what_one_may_see_each_of() -> None:
     both, monitor = rights(CORTEX, "OWNER", "R"), {ACCOUNT: {Privilege.MONITOR_USAGE}}
-    assert makers(Action.SEE_JOB, both, ObjectKind.JOB) == {"OWNER", "R"}
+    assert makers(Action.SEE_JOB, both, ObjectKind.JOB) == {Maker("OWNER"), Maker("R")}
     assert makers(Action.SEE_JOB, rights(AI, "OWNER"), ObjectKind.JOB) == set()
     assert makers(Action.SEE_JOB, rights({}, ADMIN_ROLE), ObjectKind.JOB) is None
-    assert makers(Action.READ_USAGE, rights({}, "R"), ObjectKind.USAGE) == {"R"}
+    assert makers(Action.READ_USAGE, rights({}, "R"), ObjectKind.USAGE) == {Maker("R")}
+    assert makers(Action.READ_FILE, rights({}, "R", "PUBLIC", user="ANN"), ObjectKind.FILE) == {
+        Maker("R"),
+        Maker("PUBLIC", "ANN"),
+    }
     assert makers(Action.READ_USAGE, rights(monitor, "R"), ObjectKind.USAGE) is None
     assert missing(Action.READ_USAGE, rights(monitor, "R"), USED) is None
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_what_public_made_is_its_users(kind: ObjectKind) -> None:
+    anns, nobodys = (Securable(kind, name="x", owner="PUBLIC", maker=maker) for maker in ("ANN", ""))
+    for user, roles, its, may in (
+        ("ANN", ("PUBLIC",), anns, True),
+        ("ANN", ("R", "PUBLIC"), anns, True),
+        ("BOB", ("R", "PUBLIC"), anns, False),
+        ("", ("PUBLIC",), nobodys, False),
+        ("BOB", (ADMIN_ROLE, "PUBLIC"), anns, True),
+    ):
+        lacks = missing(Action.READ_FILE, rights({}, *roles, user=user), its)
+        assert lacks is None if may else lacks is not None and lacks.is_hidden
+    table = Securable(ObjectKind.TABLE, "D", "S", "T", owner="PUBLIC", maker="ANN")
+    assert missing(Action.DROP_TABLE, rights(OPEN, "PUBLIC", user="BOB"), table) is None, "it lies in a schema"
 
 
 def test_what_is_seen_and_what_is_hidden() -> None:

@@ -22,7 +22,7 @@ from luthier.platform.store import Store
 
 LEASE_MS = 10_000
 """A batch whose process is gone is taken over so long after its last report."""
-ASKED = ("role", "endpoint", "input_file_id", "metadata", "output_seconds")
+ASKED = ("owner", "role", "endpoint", "input_file_id", "metadata", "output_seconds")
 
 
 class Batches:
@@ -122,7 +122,7 @@ class Batches:
             values["counts"] = Counts(total=step.total).model_dump()
         for column, file in (("output_file_id", step.output), ("error_file_id", step.errors)):
             if file is not None:
-                self._files.create_in(tx, file)
+                self._files.create_in(tx, file.model_copy(update={"role": batch.role}))
                 values[column] = file.id
         self._update(tx, batch.id, **values)
         return self._find(tx, batch.id)

@@ -5,6 +5,7 @@ then, ACCOUNTADMIN none.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from luthier.errors import LuthierError, NotAllowed
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.audit import Entry, asked
 from luthier.platform.names import QualifiedName
-from luthier.platform.privileges import Action, Rights, makers, missing
+from luthier.platform.privileges import Action, Maker, Rights, makers, missing
 from luthier.platform.registry.audit_rows import AuditRows
 from luthier.platform.securables import (
     ACCOUNT,
@@ -48,6 +49,8 @@ class Made(Protocol):
     @property
     def role(self) -> str: ...
     @property
+    def owner(self) -> str: ...
+    @property
     def id(self) -> str: ...
 
 
@@ -55,7 +58,9 @@ class Guard:
     def __init__(self, store: Store, operator: str | None = None) -> None:
         """`operator` is the account that runs the platform."""
         self._store, self._operator, self._audit = store, operator, AuditRows(store)
-        self._roles, self._role_grants, self._grants = map(store.table, ("roles", "role_grants", "grants"))
+        self._roles, self._users, self._role_grants, self._grants = map(
+            store.table, ("roles", "users", "role_grants", "grants")
+        )
 
     @contextmanager
     def change(self, caller: Caller, made: tuple[str, str] | None = None) -> Iterator[sa.Connection]:
@@ -119,38 +124,49 @@ class Guard:
         """The same for a job, a batch, a file: of another account's nothing is told."""
         if about.account != caller.account:
             raise hidden()
-        self.check(tx, caller, action, Securable(about.kind, name=about.id, owner=about.role), hidden)
+        self.check(
+            tx, caller, action, Securable(about.kind, name=about.id, owner=about.role, maker=about.owner), hidden
+        )
 
     def made(
         self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, table: sa.Table
     ) -> sa.ColumnElement[bool]:
         """Those rows of jobs, batches, files, usage that the caller may do this to."""
-        in_account, roles = table.c.account == caller.account, self._makers(tx, caller, action, kind)
-        if roles is None:
-            return in_account
-        his = sa.and_(in_account, table.c.role.in_(roles))
-        return sa.and_(his, self._is_of_its_time(table)) if kind in RECORDED else his
+        in_account, his = table.c.account == caller.account, self._makers(tx, caller, action, kind)
+        return in_account if his is None else sa.and_(in_account, self._is_by(his, kind, table))
 
     def made_by_role(
         self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind, table: sa.Table
     ) -> list[sa.ColumnElement[bool]]:
         """`made` in parts with no row in common: an index by account and role has the order of each, not of all."""
-        in_account, roles = table.c.account == caller.account, self._makers(tx, caller, action, kind)
-        if roles is None:
+        in_account, his = table.c.account == caller.account, self._makers(tx, caller, action, kind)
+        if his is None:
             return [in_account]
-        if len(roles) > MAX_PARTS:
-            return [sa.and_(in_account, table.c.role.in_(roles))]
-        return [sa.and_(in_account, table.c.role == role) for role in roles]
+        parts = [his] if len(his) > MAX_PARTS else [[maker] for maker in his]
+        return [sa.and_(in_account, self._is_by(part, kind, table)) for part in parts]
 
-    def _is_of_its_time(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """Its role is the one of today, not one of the same name that was dropped."""
-        roles = self._roles.c
-        began = sa.select(roles.created_on).where(roles.account == table.c.account, roles.name == table.c.role)
-        return table.c.time >= began.scalar_subquery()
+    def _makers(self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind) -> list[Maker] | None:
+        his = makers(action, self.rights(tx, caller, Securable(kind)), kind)
+        return None if his is None else sorted(his)
 
-    def _makers(self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind) -> list[str] | None:
-        roles = makers(action, self.rights(tx, caller, Securable(kind)), kind)
-        return None if roles is None else sorted(roles)
+    def _is_by(self, his: list[Maker], kind: ObjectKind, table: sa.Table) -> sa.ColumnElement[bool]:
+        role, user = table.c.role, table.c["owner" if "owner" in table.c else "user"]
+        roles = [maker.role for maker in his if not maker.user]
+        ways = [sa.and_(role.in_(roles), *self._is_of_today(kind, table, self._roles, role))] if roles else []
+        for maker in his:
+            if maker.user:
+                is_his = (role == maker.role, user == maker.user)
+                ways.append(sa.and_(*is_his, *self._is_of_today(kind, table, self._users, user)))
+        return sa.or_(sa.false(), *ways)
+
+    def _is_of_today(
+        self, kind: ObjectKind, table: sa.Table, owners: sa.Table, name: sa.ColumnElement[str]
+    ) -> list[sa.ColumnElement[bool]]:
+        """Its role or user is the one of today, not one of the same name that was dropped."""
+        if kind not in RECORDED:
+            return []
+        began = sa.select(owners.c.created_on).where(owners.c.account == table.c.account, owners.c.name == name)
+        return [table.c.time >= began.scalar_subquery()]
 
     def roles(self, tx: sa.Connection, caller: Caller) -> frozenset[str]:
         """The caller's, and all that are granted to them."""
@@ -190,7 +206,7 @@ class Guard:
         """What the caller holds on base models, of which the account lists these (None: all)."""
         kinds = (ObjectKind.BASE_MODEL, *WIDE)
         rights = self._rights(tx, caller, [self._grants.c.kind.in_(kinds)], always=True)
-        return Rights(rights.roles, rights.held, listed, rights.is_operator)
+        return replace(rights, models=listed)
 
     def rights_on_places(self, tx: sa.Connection, caller: Caller) -> Rights:
         """What the caller holds on databases and schemas."""
@@ -203,7 +219,7 @@ class Guard:
         roles, columns = self.roles(tx, caller), self._grants.c
         is_operator = caller.account == self._operator
         if ADMIN_ROLE in roles and not always:
-            return Rights(roles, is_operator=is_operator)
+            return Rights(roles, is_operator=is_operator, user=caller.user)
         query = sa.select(columns.kind, columns.database, columns.schema, columns.name, columns.privilege).where(
             columns.account == caller.account, columns.grantee.in_(sorted(roles)), ~columns.is_future
         )
@@ -211,7 +227,7 @@ class Guard:
         for kind, database, schema, name, privilege in tx.execute(sa.union_all(*map(query.where, wanted))):
             on = Securable(ObjectKind(kind), database, schema, name)
             held[on] = held.get(on, frozenset()) | {Privilege(privilege)}
-        return Rights(roles, held, is_operator=is_operator)
+        return Rights(roles, held, is_operator=is_operator, user=caller.user)
 
 
 def securable(kind: ObjectKind, row: Row) -> Securable:

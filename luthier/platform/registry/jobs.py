@@ -303,7 +303,7 @@ class Jobs:
         if row is None:
             return None
         first = _to_job(dict(row))
-        asked = ("role", "model", "base_model", "training_data", "validation_data", "options")
+        asked = ("owner", "role", "model", "base_model", "training_data", "validation_data", "options")
         if any(getattr(first, name) != getattr(job, name) for name in asked):
             raise Conflict(f"Idempotency-Key {key!r} was used for another request; send a new one.")
         return first

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.errors import Conflict
-from luthier.platform.access import Caller
+from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
@@ -14,7 +14,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.registry.roles import Roles, no_user
-from luthier.platform.securables import ObjectKind
+from luthier.platform.securables import PUBLIC, ObjectKind
 from luthier.platform.store import Store
 
 
@@ -30,6 +30,7 @@ class Users:
     def __init__(self, store: Store, guard: Guard, roles: Roles, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._roles, self._clock = store, guard, roles, clock
         self._limits = Limits(store, clock)
+        self._made = [store.table(name) for name in ("jobs", "batches", "files")]
         self._users, self._keys, self._role_grants = map(store.table, ("users", "keys", "role_grants"))
 
     def create(self, caller: Caller, name: str, default_role: str | None = None, comment: str = "") -> bool:
@@ -62,7 +63,7 @@ class Users:
             tx.execute(sa.update(self._users).where(*is_he).values(default_role=role))
 
     def drop(self, caller: Caller, name: str) -> None:
-        """His keys are revoked, his budget ends; what he made stays his role's."""
+        """His keys are revoked, his budget ends; what he made stays his role's, or is ACCOUNTADMIN's."""
         with self._guard.change(caller) as tx:
             self._guard.check(
                 tx, caller, Action.MANAGE, self._roles.find(tx, caller, name, ObjectKind.USER), lambda: no_user(name)
@@ -75,6 +76,9 @@ class Users:
             is_to_him = (granted.granted_to == ObjectKind.USER.value, granted.grantee == name)
             tx.execute(sa.delete(self._role_grants).where(granted.account == caller.account, *is_to_him))
             self._limits.delete(tx, caller.account, budget_scope(BudgetKind.USER, name))
+            for made in self._made:
+                is_his = (made.c.account == caller.account, made.c.role == PUBLIC, made.c.owner == name)
+                tx.execute(sa.update(made).where(*is_his).values(role=ADMIN_ROLE))
             is_he = (self._users.c.account == caller.account, self._users.c.name == name)
             tx.execute(sa.delete(self._users).where(*is_he))
 
