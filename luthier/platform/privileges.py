@@ -131,7 +131,7 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.FINETUNE: (*_TUNES, Need(Privilege.USAGE, _database), Need(Privilege.CREATE_MODEL, _schema)),
     Action.CALL_FINETUNE: _TUNES,
     Action.SEE_JOB: (*_TUNES, _OWNER),
-    Action.CANCEL_JOB: (*_TUNES, _OWNER),
+    Action.CANCEL_JOB: (_OWNER,),
     Action.CONTINUE_JOB: (*_TUNES, _OWNER),
     Action.SEE_BATCH: (_OWNER,),
     Action.CANCEL_BATCH: (_OWNER,),

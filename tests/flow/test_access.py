@@ -183,6 +183,20 @@ def test_cortex_user_and_the_model_list(api: TestClient, join: Join) -> None:  #
     assert rows(api, "SHOW PARAMETERS")[0]["value"] == "None"
 
 
+def test_who_may_not_fine_tune_any_more_stops_his_jobs(api: TestClient, faq: str, join: Join) -> None:  # noqa: F811
+    ann, bob = join("ANALYST"), join("OTHER", "BOB")
+    run_all(api, *OPEN, "GRANT CREATE MODEL ON SCHEMA luthier.public TO ROLE analyst")
+    run_all(api, f"GRANT SELECT ON TABLE {faq} TO ROLE analyst")
+    by_http, by_sql = (create(ann, model=name).json()["id"] for name in ("one", "two"))
+    run_all(api, "REVOKE DATABASE ROLE SNOWFLAKE.CORTEX_USER FROM ROLE PUBLIC")
+    path = f"/luthier/v1/jobs/{by_http}"
+    assert "CORTEX_USER is needed to see the job" in error_of(ann.get(path), 403, "not_authorized")
+    error_of(bob.post(f"{path}/cancel"), 404, "not_found")
+    assert ann.post(f"{path}/cancel").json()["status"] == "CANCELLED"
+    run_all(ann, f"SELECT SNOWFLAKE.CORTEX.FINETUNE('CANCEL', '{by_sql}')")
+    assert api.get(f"/luthier/v1/jobs/{by_sql}").json()["status"] == "CANCELLED"
+
+
 def test_ai_functions_are_used_by_who_may(api: TestClient, join: Join) -> None:  # noqa: F811
     ann = join("ANALYST")
     assert ask(ann, "tiny").status_code == 200, "PUBLIC has it at first"

@@ -178,7 +178,8 @@ def test_the_owning_role_owns() -> None:
 
 
 def test_a_job_is_its_roles_who_may_fine_tune() -> None:
-    for action in (Action.SEE_JOB, Action.CANCEL_JOB, Action.CONTINUE_JOB):
+    assert missing(Action.CANCEL_JOB, rights({}, "OWNER"), JOB) is None, "it spends nothing"
+    for action in (Action.SEE_JOB, Action.CONTINUE_JOB):
         assert missing(action, rights(CORTEX, "OWNER"), JOB) is None
         others, without = missing(action, rights(CORTEX, "R"), JOB), missing(action, rights({}, "OWNER"), JOB)
         assert others is not None
