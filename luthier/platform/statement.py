@@ -14,8 +14,10 @@ from luthier.platform.prices import to_credits
 Format = Literal["csv", "cloudevents"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "cloudevents": "application/x-ndjson"}
 COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "stored_bytes")
+ABOUT = ("user", "role", "key", "function", "base_model", "model", "version")
 COLUMNS = (
-    *("time", "kind", "source_id", "account", "user", "role", "function", "base_model", "model", "version"),
+    *("time", "kind", "source_id", "account"),
+    *ABOUT,
     *COUNTS,
     *("price_version", "amount_ucr", "credits"),
 )
@@ -32,7 +34,7 @@ def lines(records: Iterable[UsageRecord], form: Format) -> Iterator[str]:
 
 def cloud_event(record: UsageRecord) -> dict[str, Any]:
     """CloudEvents 1.0, in JSON. `source` and `id` are the ledger's unique key: who gets it twice can tell."""
-    data = {name: getattr(record, name) for name in ("function", "base_model", "model", "version", "user", "role")}
+    data = {name: getattr(record, name) for name in ABOUT}
     return {
         "specversion": "1.0",
         "type": f"luthier.usage.{record.kind.value}",

@@ -63,6 +63,17 @@ def test_the_same_record_in_two_kinds_is_two_events(api: TestClient, registry: R
     assert api.get(PATH, params={"format": "cloudevents"}).text == text
 
 
+def test_a_record_names_the_key_that_asked(api: TestClient, registry: Registry) -> None:
+    registry.ledger.append([make_record("a", key="key_1"), make_record("b")])
+    rows = csv.DictReader(io.StringIO(api.get(PATH).text))
+    assert [(row["user"], row["role"], row["key"]) for row in rows] == [
+        ("admin", "ACCOUNTADMIN", "key_1"),
+        ("admin", "ACCOUNTADMIN", ""),
+    ]
+    events = api.get(PATH, params={"format": "cloudevents"}).text.splitlines()
+    assert [json.loads(line)["data"]["key"] for line in events] == ["key_1", None]
+
+
 def test_times_are_a_half_open_interval(api: TestClient, registry: Registry) -> None:
     fill(registry)
     rows = csv.DictReader(io.StringIO(api.get(PATH, params={"since": 1_001, "until": 1_003}).text))
