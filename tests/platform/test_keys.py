@@ -74,6 +74,18 @@ def test_a_key_is_its_secret_and_only_its_hash_is_kept(timed: Registry, settings
     assert stored["hash"] == hash_key(secret)
 
 
+def test_a_hash_opens_what_it_is_the_whole_of(timed: Registry) -> None:
+    """However much of it two have in common."""
+    start = hash_key("any")[:60]
+    for end in ("0000", "8888", "ffff"):
+        timed.keys.create(ADMIN, NewKey(id=f"key_{end}", hash=start + end, prefix="lt_"))
+    for end in ("ffff", "0000", "8888"):
+        assert timed.keys.authenticate(start + end).caller.key == f"key_{end}"
+    for unknown in (start + "0001", start + "fffe", start, start[:8], "", hash_key("another")):
+        with pytest.raises(NotAuthenticated, match="is not known here"):
+            timed.keys.authenticate(unknown)
+
+
 def test_the_verb_called_twice_makes_one_key(timed: Registry) -> None:
     _, new = draw()
     assert timed.keys.create(ADMIN, new) == timed.keys.create(ADMIN, new)
