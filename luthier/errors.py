@@ -34,6 +34,10 @@ class InvalidValue(InvalidInput):
     code = "invalid_value"
 
 
+class InvalidSchema(InvalidValue):
+    """A JSON schema that no answer can be held to."""
+
+
 class UnsupportedParameter(InvalidInput):
     """A parameter of a completion that is known, and not done here."""
 

@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from luthier.errors import InvalidInput, InvalidValue, LuthierError, UnknownParameter, UnsupportedParameter
+from luthier.errors import (
+    InvalidInput,
+    InvalidSchema,
+    InvalidValue,
+    LuthierError,
+    UnknownParameter,
+    UnsupportedParameter,
+)
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -50,6 +57,10 @@ LIMITS = {
 
 def invalid(param: str, reason: str) -> InvalidValue:
     return InvalidValue(f"Invalid '{param}': {reason}.", param=param)
+
+
+def invalid_schema(param: str, reason: str) -> InvalidSchema:
+    return InvalidSchema(f"Invalid '{param}': {reason}.", param=param)
 
 
 def missing(param: str) -> InvalidValue:

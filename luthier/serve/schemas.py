@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from luthier.errors import InvalidValue
-from luthier.serve.refusals import invalid
+from luthier.errors import InvalidSchema
+from luthier.serve.refusals import invalid_schema
 
 MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
 """Above 500 optional properties of one object the grammar takes seconds to compile."""
@@ -28,7 +28,7 @@ Schema = dict[str, Any]
 
 
 def check_schema(schema: Schema, param: str) -> None:
-    """InvalidValue, with the reason, for a schema that no grammar is made of."""
+    """InvalidSchema, with the reason, for a schema that no grammar is made of."""
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     num_properties = 0
@@ -113,5 +113,5 @@ def _fault(schema: Schema) -> str | None:
     return None
 
 
-def _refused(param: str, reason: str) -> InvalidValue:
-    return invalid(param, f"a schema is refused: {reason}")
+def _refused(param: str, reason: str) -> InvalidSchema:
+    return invalid_schema(param, f"a schema is refused: {reason}")

@@ -11,7 +11,7 @@ from tests.flow.conftest import error_of, sql
 
 SHAPE = "{'type': 'json', 'schema': {'type': 'object', 'properties': {'a': {'type': 'number'}}}}"
 
-BAD = "invalid options object: Invalid 'response_format': a schema is refused: "
+BAD = "schema validation failed: Invalid 'response_format': a schema is refused: "
 
 
 def rows(api: TestClient, statement: str) -> list[Any]:

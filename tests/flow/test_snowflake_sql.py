@@ -235,7 +235,7 @@ def test_null_stays_null_and_costs_nothing(api: TestClient, engine: EchoEngine) 
             "'tiny', 'a', {'response_format': {'type': 'json', 'schema': {'not': {}}}}",
             400,
             "invalid_value",
-            "invalid options object: Invalid 'response_format': a schema is refused: 'not' cannot be kept to (at #)",
+            "schema validation failed: Invalid 'response_format': a schema is refused: 'not' cannot be kept to (at #)",
         ),
         ("'tiny', [{'role': 'user', 'content': 'a'}]", 400, "invalid_parameter_value", "takes options too"),
         ("'tiny', [{'role': 'tool', 'content': 'a'}], {}", 400, "invalid_parameter_value", "'role': ..., 'content'"),

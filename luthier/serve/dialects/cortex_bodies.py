@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.errors import InvalidInput
+from luthier.errors import InvalidInput, UnsupportedParameter
 from luthier.platform.frozen import Frozen
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.bodies import ChatBody
@@ -90,7 +90,12 @@ class InferenceBody(Frozen):
 class CortexChatBody(ChatBody):
     """OpenAI's chat under Cortex' path, where max_completion_tokens is the only limit."""
 
-    max_tokens: None = None
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _has_another_name(cls, limit: Any) -> None:
+        if limit is not None:
+            told = "Unsupported parameter: 'max_tokens' is not supported here. Use 'max_completion_tokens' instead."
+            raise UnsupportedParameter(told, param="max_tokens")
 
 
 def read_inference(kind: type[InferenceBody], body: bytes) -> InferenceBody:

@@ -15,6 +15,7 @@ from luthier.errors import (
     AnswerCut,
     ContextTooLong,
     InvalidInput,
+    InvalidSchema,
     InvalidValue,
     NotAllowed,
     NotFound,
@@ -48,7 +49,7 @@ def in_their_words(error: Exception, message: str) -> str:
     match error:
         case ContextTooLong(limit=limit):
             return f"max tokens of {limit} exceeded: {message}"
-        case AnswerCut():
+        case AnswerCut() | InvalidSchema():
             return f"schema validation failed: {message}"
         case InvalidValue():
             return f"{BAD_OPTIONS}: {message}"
