@@ -133,6 +133,10 @@ class Conflict(LuthierError):
     code, http, exit = "conflict", 409, 5
 
 
+class AnsweredTwice(Conflict):
+    """The ledger has another answer to the same request: it was sent again when a replica died."""
+
+
 class BaseModelRetired(Conflict):
     """A base model is tuned and served no more, nor is what stands on it."""
 

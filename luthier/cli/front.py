@@ -7,6 +7,7 @@ or copied here.
 import json
 import random
 import re
+import secrets
 import shlex
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from luthier.errors import ClusterError
 from luthier.platform.base_models import Catalog
+from luthier.platform.request_ids import SECRET
 from luthier.platform.settings import Settings
 
 LONGEST_SOCKET = 97
@@ -51,6 +53,7 @@ def lay_out(
     launcher = _write_launcher(settings, shim)
     *replicas, metrics, statistics, fallback = ports
     return {
+        SECRET: _secret(settings),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -109,6 +112,7 @@ def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
         "engines": list(engines),
         "several": several,
         "defaults": defaults,
+        "secret": _secret(settings),
     }
     new = _instructions(settings).with_suffix(".new")
     new.write_text(json.dumps(wanted))
@@ -131,6 +135,12 @@ def _socket_folder(cluster_id: str) -> Path:
     if len(str(folder)) + len("//metrics") + NODE_ID > LONGEST_SOCKET:
         raise ClusterError(f"{folder.parent} is too long a name for unix sockets. Set TMPDIR to a shorter folder.")
     return folder
+
+
+def _secret(settings: Settings) -> str:
+    """Of this cluster: its replicas were told of it when they began."""
+    told = json.loads(_instructions(settings).read_text()) if _instructions(settings).exists() else {}
+    return str(told.get("secret") or secrets.token_hex(16))
 
 
 def _instructions(settings: Settings) -> Path:

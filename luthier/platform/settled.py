@@ -68,6 +68,10 @@ class Settled(Frozen):
     upto: int = -1
     """The number of the last file that is in."""
     totals: Totals = Totals()
+    repeated: Totals = Totals()
+    """Of these, answers to requests that the ledger bills to another answer."""
+    repeated_upto: int = -1
+    """The number of the last file whose repeats are in."""
     engine: EngineCounts | None = None
 
 
@@ -109,7 +113,15 @@ class SettledFiles:
         if number > settled.upto:
             totals = settled.totals + totals_of(record for record in records if record.time >= began)
             engine = engine or settled.engine
-            write_whole(self._file(pid), Settled(upto=number, totals=totals, engine=engine).model_dump_json())
+            self._write(pid, settled.model_copy(update={"upto": number, "totals": totals, "engine": engine}))
+
+    def repeat(self, file: Path, records: Iterable[UsageRecord]) -> None:
+        """Those of a counted spool file that the ledger did not take, unless they are in."""
+        (pid, number), began = owner(file), self.begin()
+        settled = self.of(pid)
+        if number > settled.repeated_upto:
+            repeated = settled.repeated + totals_of(record for record in records if record.time >= began)
+            self._write(pid, settled.model_copy(update={"repeated": repeated, "repeated_upto": number}))
 
     def all(self) -> Iterator[tuple[int, Settled]]:
         for file in sorted(self._folder.glob("*.settled")):
@@ -120,6 +132,9 @@ class SettledFiles:
         for file in sorted(self._folder.glob("*.jsonl"), key=owner):
             with suppress(FileNotFoundError):
                 yield file, read_spool(file)
+
+    def _write(self, pid: int, settled: Settled) -> None:
+        write_whole(self._file(pid), settled.model_dump_json())
 
     def _file(self, pid: int) -> Path:
         return self._folder / f"{pid}.settled"

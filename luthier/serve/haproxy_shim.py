@@ -47,6 +47,7 @@ MOST_OF_MEAN = 150
 SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
 MOST_ID = 2**31 - 2
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+REQUEST_ID = "luthier-request-id"
 BASE_MODEL = "luthier-base-model"
 """Header of an answer: whose engine gave it."""
 LEARNED = "luthier_learned"
@@ -74,6 +75,8 @@ class Front(NamedTuple):
     """Engines with more than one replica: the requests of a tuned model go to the same one, which has its adapter."""
     defaults: tuple[str, str] = ("luthier", "public")
     """Database and schema of a name that has none, in small letters, as patterns."""
+    secret: str = ""
+    """Replicas take an id from who shows it."""
 
 
 class Edit(NamedTuple):
@@ -119,7 +122,7 @@ def edited(config: str, front: Front, error_file: Path) -> str:
 
 def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
     num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
-    rules = "".join(f"\n    {rule}" for rule in (*header_rules(), *direct_rules(front)))
+    rules = "".join(f"\n    {rule}" for rule in (*header_rules(front.secret), *direct_rules(front)))
     num_servers = len(re.findall(r"^ *server (?!.* backup\b)", config, flags=re.MULTILINE))
     return [
         Edit("port of the metrics", r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"),
@@ -185,11 +188,13 @@ def own_address(front: Front) -> str:
     return "127.0.0.1" if front.host in ANY_ADDRESS else front.host
 
 
-def header_rules() -> list[str]:
+def header_rules(secret: str) -> list[str]:
     return [
         *(f"http-request del-header {name}" for name in CONTROL_HEADERS),
         "http-request del-header x-serve-router- -m beg",
         "http-request set-header x-forwarded-for %[src]",  # for the audit; in the place of a client's own
+        # Once for a request, however often it is sent: whoever answers it bills it under this id.
+        f'http-request set-header {REQUEST_ID} "{secret} %[date(0,ms)] %[uuid()]"',
     ]
 
 

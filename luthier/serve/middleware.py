@@ -3,8 +3,8 @@
 Pure ASGI: no body is buffered here.
 """
 
+import os
 import time
-import uuid
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
@@ -13,27 +13,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.errors import LuthierError
 from luthier.platform.access import Caller
+from luthier.platform.request_ids import SECRET, request_id
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 
 MIB = 1 << 20
-
-
-def new_request_id() -> str:
-    """Begins with the time: in the ledger's index what comes together lies together, however long it is."""
-    return f"req_{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:20]}"
 
 
 class RequestId:
     """Names the request, as `request.state.id` and in the header of the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self._app, self._secret = app, os.environ.get(SECRET, "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            request_id = new_request_id()
-            scope.setdefault("state", {})["id"] = request_id
-            send = _naming(send, request_id)
+            named = request_id(scope["headers"], self._secret)
+            scope.setdefault("state", {})["id"] = named
+            send = _naming(send, named)
         await self._app(scope, receive, send)
 
 
@@ -95,10 +91,10 @@ def _line(scope: Scope, status: int, seconds: float) -> Line:
     }
 
 
-def _naming(send: Send, request_id: str) -> Send:
+def _naming(send: Send, named: str) -> Send:
     async def send_named(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", request_id.encode())]}
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", named.encode())]}
         await send(message)
 
     return send_named

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from luthier.errors import Conflict, Unavailable
+from luthier.errors import AnsweredTwice, Conflict, Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.settled import EngineCounts, SettledFiles, owner, read_spool
 
@@ -132,8 +132,11 @@ class UsageSpool:
                 file.close()
                 self._settled.count(file.path, file.records, self._engine() if is_own else None)
             while file.records:
-                self._send(file.records[:MAX_BATCH])
+                file.repeated += self._send(file.records[:MAX_BATCH])
                 del file.records[:MAX_BATCH]
+            if file.repeated:
+                with self._disk():
+                    self._settled.repeat(file.path, file.repeated)
             file.path.unlink(missing_ok=True)
             self._closed.popleft()
             with self._lock:
@@ -146,15 +149,23 @@ class UsageSpool:
         for start in range(0, len(waiting), MAX_BATCH):
             self._send(waiting[start : start + MAX_BATCH])
 
-    def _send(self, batch: list[UsageRecord]) -> None:
+    def _send(self, batch: list[UsageRecord]) -> list[UsageRecord]:
+        """Those whose requests are billed to another answer."""
         try:
             self._append(batch)
         except Conflict:  # the ledger has one of them with other content: that one alone is refused
-            for record in batch:
-                try:
-                    self._append([record])
-                except Conflict as error:
-                    log.error("usage refused: %s", error)
+            return [record for record in batch if self._is_repeated(record)]
+        return []
+
+    def _is_repeated(self, record: UsageRecord) -> bool:
+        try:
+            self._append([record])
+        except AnsweredTwice as error:
+            log.warning("usage is left out: %s", error)
+            return True
+        except Conflict as error:
+            log.error("usage refused: %s", error)
+        return False
 
     def _flush_forever(self) -> None:
         num_failed = 0
@@ -183,7 +194,7 @@ class UsageSpool:
         for file in sorted(self._folder.glob("*.jsonl"), key=owner):
             with suppress(FileNotFoundError):
                 if not is_written(file):
-                    found.append(_File(file, None, read_spool(file), file.stat().st_size))
+                    found.append(_File(file, None, read_spool(file), num_bytes=file.stat().st_size))
         return found
 
 
@@ -195,6 +206,8 @@ class _File:
     handle: FileIO | None
     """None when nobody writes it any more."""
     records: list[UsageRecord] = field(default_factory=list)
+    repeated: list[UsageRecord] = field(default_factory=list)
+    """Those that were sent, and whose requests are billed to another answer."""
     num_bytes: int = 0
     unwritten: bytearray = field(default_factory=bytearray)
 

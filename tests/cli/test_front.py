@@ -16,6 +16,7 @@ import pytest
 from luthier.cli import cluster, front
 from luthier.errors import ClusterError
 from luthier.platform.base_models import load_catalog
+from luthier.platform.request_ids import SECRET
 from luthier.platform.settings import Settings
 
 ID, OTHER_ID = "0123456789abcdef", "fedcba9876543210"
@@ -64,12 +65,12 @@ def test_ray_gets_its_switch_and_nobody_else_the_files(settings: Settings, temp:
 
 
 def test_every_name_is_one_that_ray_reads(settings: Settings, temp: Path) -> None:
-    environment = lay_out(settings)
+    names = [name for name in lay_out(settings) if name != SECRET]
     code = (
         "import ray.serve._private.constants as c, sys; "
         "text = open(c.__file__).read(); print(*[n for n in sys.argv[1:] if f'\"{n}\"' not in text])"
     )
-    assert subprocess.check_output([sys.executable, "-c", code, *environment], text=True).split() == []
+    assert subprocess.check_output([sys.executable, "-c", code, *names], text=True).split() == []
 
 
 def test_sockets_fit_with_the_folder_that_ray_puts_between(settings: Settings, temp: Path) -> None:
@@ -94,7 +95,9 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
     said = subprocess.check_output([launcher, "-f", "a config"], text=True)
     wanted = settings.home / "haproxy" / "front.json"
     assert said == f"-I -S {SHIM} {wanted} -f a config\n"
-    assert json.loads(wanted.read_text()) == {
+    told = json.loads(wanted.read_text())
+    assert len(told.pop("secret")) == 32
+    assert told == {
         "binary": "/bin/echo",
         "host": "127.0.0.1",
         "engines": list(settings.serve_base_models),
@@ -104,7 +107,7 @@ def test_the_launcher_starts_the_shim(settings: Settings, temp: Path, monkeypatc
 
 
 def test_haproxy_hears_what_has_changed(settings: Settings, temp: Path) -> None:
-    lay_out(settings)
+    environment = lay_out(settings)
     own = settings.home / "base_models" / "two.toml"
     own.parent.mkdir(exist_ok=True)
     own.write_text(TWO)
@@ -112,6 +115,8 @@ def test_haproxy_hears_what_has_changed(settings: Settings, temp: Path) -> None:
     front.instruct(changed, load_catalog(changed), "/bin/echo")
     told = json.loads((settings.home / "haproxy" / "front.json").read_text())
     assert (told["engines"], told["several"]) == (["smollm2-135m", "two"], ["two"])
+    assert told["secret"] == environment[SECRET], "replicas that run know this one"
+    assert lay_out(settings, OTHER_ID)[SECRET] != told["secret"], "another cluster's"
 
 
 def test_two_clusters_share_nothing(settings: Settings, temp: Path, tmp_path: Path) -> None:

@@ -139,6 +139,8 @@ class Servers:
         """Base models by the bodies that ask; an answer names it, as ours do. No name: the body is refused."""
         self.deaths: list[str] = []
         """Paths of requests that got no answer."""
+        self.death_ids: list[str] = []
+        """How HAProxy called them."""
         self.num_cut = 0
         """Floods that ended."""
         self.draining: set[str] = set()
@@ -183,6 +185,7 @@ class Servers:
             return True
         if path.endswith("/die"):
             self.deaths.append(path)
+            self.death_ids.append(headers[haproxy_shim.REQUEST_ID])
             return False
         if path.endswith("/stream"):
             await _stream(writer)

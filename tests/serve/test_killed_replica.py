@@ -12,6 +12,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.platform.settled import SettledFiles
 from luthier.serve.holders import Holders
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN
@@ -80,3 +81,25 @@ def test_without_an_heir_the_balance_is_whole_after_the_leases_time(
     later = Registry(settings, Launcher(), lambda: now_ms() + LEASE_MS + GRACE_MS)
     balance = later.credits.balance(ADMIN)
     assert (balance.available_ucr, balance.leased_ucr) == (GIVEN_UCR, 0)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the second answer is told first", "the dead one's is"])
+def test_killed_before_the_client_hears_and_asked_again_under_the_same_id(
+    settings: Settings, registry: Registry, tiny_model: Path, is_first: bool
+) -> None:
+    folder = settings.home / "spool" / "tiny"
+    alive = UsageSpool(folder, registry.ledger.append) if is_first else None
+    killed(settings, tiny_model, "after settle", 20)
+    last = [each for _, records in SettledFiles(folder).spools() for each in records][-1]
+    alive = alive or UsageSpool(folder, registry.ledger.append)  # it follows the dead one
+    again = last.model_copy(update={"time": last.time + 1, "completion_tokens": 99, "amount_ucr": 9_999, "leases": ()})
+    alive.settle(again)
+    alive.flush()
+    inherit(settings, registry)
+    bills = [each for each in registry.ledger.records(ADMIN, UsageKind.COMPLETION) if each.source_id == last.source_id]
+    assert [each.amount_ucr for each in bills] == [9_999 if is_first else last.amount_ucr]
+    report = registry.reconcile.report()
+    assert report.is_equal
+    assert {each.note for each in report.checks if each.of == "tiny" and each.what == "records"} == {
+        "1 of second answers to requests, which are billed once"
+    }

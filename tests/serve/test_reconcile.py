@@ -91,6 +91,66 @@ def test_a_record_that_is_refused_is_a_difference(registry: Registry, folder: Pa
     assert differences(registry.reconcile.report())["prompt_tokens"] == -6
 
 
+def died(folder: Path) -> None:
+    """What this process has settled is a dead one's."""
+    pid = dead_pid()
+    for file in [*folder.glob("*.jsonl"), *folder.glob("*.settled")]:
+        file.rename(file.with_name(file.name.replace(str(os.getpid()), str(pid))))
+
+
+def checked(registry: Registry, what: str = "records") -> tuple[int, int, int, int, str]:
+    """Counted, waiting, in the ledger, the difference and what is said of it."""
+    (each,) = [each for each in registry.reconcile.report().checks if each.what == what]
+    return each.counted, each.waiting, each.ledger, each.difference, each.note
+
+
+TWICE = "of second answers to requests, which are billed once"
+
+
+def answered_twice(registry: Registry, folder: Path) -> None:
+    """Who answered `a` is dead, its usage not in the ledger; another has answered it again, and is billed."""
+    settled(registry, folder, "a", "b")
+    died(folder)
+    other = folder.with_name("other")
+    again = UsageSpool(other, registry.ledger.append)
+    again.settle(record("a").model_copy(update={"time": NOW + 1, "completion_tokens": 7, "amount_ucr": 4}))
+    again.flush()
+    for file in other.iterdir():  # replicas of a base model have one folder
+        file.rename(folder / file.name)
+    other.rmdir()
+
+
+def test_a_second_answer_to_a_request_is_no_difference(registry: Registry, folder: Path) -> None:
+    answered_twice(registry, folder)
+    assert checked(registry) == (3, 1, 1, 0, f"1 {TWICE}"), "before anybody has followed the dead"
+    for _ in range(2):
+        UsageSpool(folder, registry.ledger.append).flush()
+        assert checked(registry) == (3, 0, 2, 0, f"1 {TWICE}")
+        assert checked(registry, "completion_tokens") == (11, 0, 9, 0, f"2 {TWICE}")
+    bills = {each.source_id: each.amount_ucr for each in registry.ledger.records(ADMIN, UsageKind.COMPLETION)}
+    assert bills == {"a": 4, "b": 1}
+
+
+def test_heirs_that_die_count_a_second_answer_once(registry: Registry, folder: Path) -> None:
+    answered_twice(registry, folder)
+    left = {file: file.read_text() for file in folder.glob("*.jsonl")}
+    for _ in range(3):
+        UsageSpool(folder, registry.ledger.append).flush()
+        for file, text in left.items():
+            file.write_text(text)  # as of an heir that ended before it removed the file
+        assert checked(registry) == (3, 0, 2, 0, f"1 {TWICE}")
+
+
+@pytest.mark.parametrize("who", [{"user": "bob"}, {"key": "key_2"}, {"account": "other"}, {"function": "COMPLETIONS"}])
+def test_an_answer_under_the_id_of_somebody_else_is_a_difference(
+    registry: Registry, folder: Path, who: dict[str, str]
+) -> None:
+    registry.access.add_admin_key("other", "hash", "lt_")
+    registry.ledger.append([record("a").model_copy(update={"time": NOW + 1, "prompt_tokens": 9, **who})])
+    settled(registry, folder, "a").flush()
+    assert checked(registry, "prompt_tokens") == (3, 0, 9, -6, "")
+
+
 def test_an_heir_counts_what_the_dead_left_behind_once(registry: Registry, folder: Path) -> None:
     spool = settled(registry, folder, "a")
     spool.flush()

@@ -1,11 +1,11 @@
 """Verbs on the ledger: append usage records, once each, and add them up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, Unavailable
+from luthier.errors import AnsweredTwice, Conflict, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.metering import UsageKind, UsageRecord
@@ -19,6 +19,8 @@ from luthier.platform.store import Store
 GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "key", "query", "day", "hour"]
 HOUR_MS = 3_600_000
 _PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
+ASKED = ("kind", "source_id", "account", "user", "role", "key", "function")
+"""What tells requests apart, whatever is answered."""
 COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "amount_ucr")
 
 
@@ -29,7 +31,8 @@ class Ledger:
         self._usage, self._guard = store.table("usage"), Guard(store)
 
     def append(self, records: list[UsageRecord]) -> int:
-        """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused.
+        """Adds what is new and returns how many that were. A known (kind, source id) with other content is refused;
+        AnsweredTwice says that it is of the same request.
 
         What is new is spent, in the same transaction, of what limits its account.
         """
@@ -82,9 +85,22 @@ class Ledger:
     def _check_same(self, tx: sa.Connection, record: UsageRecord) -> None:
         columns = self._usage.c
         same = sa.and_(columns.kind == record.kind.value, columns.source_id == record.source_id)
-        row = tx.execute(sa.select(self._usage).where(same)).mappings().one()
-        if any(row[name] != value for name, value in _row(record).items()):
+        row = dict(tx.execute(sa.select(self._usage).where(same)).mappings().one())
+        if is_repeat(row, record):
+            raise AnsweredTwice(f"Request {record.source_id} was answered twice, and is billed once.")
+        if _differs(row, record, _row(record)):
             raise Conflict(f"Usage of {record.kind.value} {record.source_id} is in the ledger with other content.")
+
+
+def is_repeat(row: Mapping[str, Any], record: UsageRecord) -> bool:
+    """Whether the ledger's is another answer to the same request."""
+    is_later = row["time"] != record.time  # two answers never end together: it is sent again when a replica is gone
+    return record.kind is UsageKind.COMPLETION and is_later and not _differs(row, record, ASKED)
+
+
+def _differs(row: Mapping[str, Any], record: UsageRecord, names: Iterable[str]) -> bool:
+    told = _row(record)
+    return any(row[name] != told[name] for name in names)
 
 
 def seen_usage(store: Store, guard: Guard, caller: Caller, table: str = "usage") -> sa.ColumnElement[bool]:

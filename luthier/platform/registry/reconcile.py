@@ -12,6 +12,7 @@ from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.balances import Balances
+from luthier.platform.registry.ledger import is_repeat
 from luthier.platform.registry.model_rows import IMPORT
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals, owner, totals_of
@@ -53,6 +54,8 @@ class ReplicaCounts(Frozen):
     began: int
     counted: Totals
     waiting: Totals
+    repeated: Totals
+    """Answers to requests that the ledger bills to another answer."""
     engines: dict[int, EngineCounts]
     """By process."""
 
@@ -98,16 +101,22 @@ class Reconcile:
     def _settled(self, files: SettledFiles) -> ReplicaCounts:
         settled = dict(files.all())  # before the spools: a file that is turned meanwhile is counted once
         began, counted = files.begin(), sum((each.totals for each in settled.values()), Totals())
-        lines: list[UsageRecord] = []
-        for file, records in files.spools():
-            pid, number = owner(file)
-            young = [record for record in records if record.time >= began]
-            lines += young
+        spools = [
+            (*owner(file), [record for record in records if record.time >= began]) for file, records in files.spools()
+        ]
+        late = dict(files.all())  # behind the spools: the repeats of a file are told before it is gone
+        repeated = sum((each.repeated for each in late.values()), Totals())
+        waiting = Totals()
+        for pid, number, records in spools:
             if number > settled.get(pid, Settled()).upto:
-                counted = counted + totals_of(young)
+                counted = counted + totals_of(records)
+            there = self._there(records)
+            waiting = waiting + totals_of(record for record in records if record.source_id not in there)
+            if number > late.get(pid, Settled()).repeated_upto:
+                known = [record for record in records if record.source_id in there]
+                repeated = repeated + totals_of(each for each in known if is_repeat(there[each.source_id], each))
         engines = {pid: each.engine for pid, each in settled.items() if each.engine}
-        waiting = totals_of(self._not_there(lines))
-        return ReplicaCounts(began=began, counted=counted, waiting=waiting, engines=engines)
+        return ReplicaCounts(began=began, counted=counted, waiting=waiting, repeated=repeated, engines=engines)
 
     def _completions(self, tx: sa.Connection, counted: Counted, notes: list[str]) -> Iterator[Check]:
         columns = self._usage.c
@@ -115,24 +124,26 @@ class Reconcile:
         for base_model, replicas in counted.replicas.items():
             its = (columns.base_model == base_model, columns.time >= replicas.began)
             ledger = self._totals(tx, *known, *its)
-            left = replicas.counted - replicas.waiting - ledger
+            left = replicas.counted - replicas.waiting - replicas.repeated - ledger
             for what in Totals.model_fields:
-                sides = (getattr(totals, what) for totals in (replicas.counted, replicas.waiting, ledger, left))
-                yield _check("completions", base_model, what, *sides)
+                sides = (replicas.counted, replicas.waiting, ledger, left, replicas.repeated)
+                counts, waits, has, lacks, again = (int(getattr(totals, what)) for totals in sides)
+                note = f"{again} of second answers to requests, which are billed once" if again else ""
+                yield _check("completions", base_model, what, counts, waits, has, lacks, note)
             for pid, engine in replicas.engines.items():
                 yield from _engine(f"{base_model}, process {pid}", engine, notes)
         began = {name: replicas.began for name, replicas in counted.replicas.items()}
         for base_model, records in self._before(tx, began).items():
             notes.append(f"{records} completions on {base_model} are older than its replicas' counters.")
 
-    def _not_there(self, lines: list[UsageRecord]) -> Iterator[UsageRecord]:
-        columns = self._usage.c
+    def _there(self, lines: list[UsageRecord]) -> dict[str, dict[str, Any]]:
+        """What the ledger has under their ids."""
+        columns, found = self._usage.c, dict[str, dict[str, Any]]()
         for start in range(0, len(lines), MAX_NAMES):
-            some = lines[start : start + MAX_NAMES]
-            names = columns.source_id.in_([record.source_id for record in some])
-            query = sa.select(columns.source_id).where(columns.kind == UsageKind.COMPLETION.value, names)
-            there = {row["source_id"] for row in self._store.rows(query)}
-            yield from (record for record in some if record.source_id not in there)
+            names = columns.source_id.in_([record.source_id for record in lines[start : start + MAX_NAMES]])
+            query = sa.select(self._usage).where(columns.kind == UsageKind.COMPLETION.value, names)
+            found |= {row["source_id"]: row for row in self._store.rows(query)}
+        return found
 
     def _totals(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> Totals:
         columns = self._usage.c
