@@ -28,7 +28,7 @@ from tests.fakes import Launcher
 pytestmark = pytest.mark.stores
 
 ANALYST = Caller(account="main", user="ann", role="ANALYST")
-LARGE = ("jobs", "events", "models", "versions", "aliases", "grants", "role_grants", "usage", "audit")
+LARGE = ("jobs", "events", "models", "versions", "aliases", "grants", "role_grants", "usage", "audit", "storage_spans")
 SCHEMA = ("LUTHIER", "PUBLIC")
 
 
@@ -327,6 +327,7 @@ def test_no_verb_reads_a_whole_table(registry: Registry, analyst: Caller, settin
     verbs: list[Callable[[], object]] = [
         lambda: registry.jobs.submit(make_job("ft_1", "LUTHIER.PUBLIC.NEW"), "key"),
         lambda: registry.ledger.append(records),
+        registry.storage.due,
     ]
     pages: list[Callable[[], object]] = []
     for caller in (ADMIN, analyst):

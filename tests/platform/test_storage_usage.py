@@ -18,6 +18,7 @@ from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.tasks import TaskType
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Clock, Launcher
+from tests.platform.test_flat import statements
 
 pytestmark = pytest.mark.stores
 
@@ -179,12 +180,63 @@ def test_the_price_is_of_a_gib_for_thirty_days(num_bytes: int, days: int, ucr: i
     assert ucr <= charged < ucr + days
 
 
-def test_a_folder_that_is_gone_costs_nothing(registry: Registry, settings: Settings, clock: Clock) -> None:
+@pytest.mark.parametrize(("is_known", "stored"), [(True, [1000]), (False, [])])
+def test_files_are_measured_once(
+    registry: Registry, settings: Settings, clock: Clock, is_known: bool, stored: list[int]
+) -> None:
+    """When the version is made; whoever removes them behind the platform's back pays until he drops it."""
     keep(registry, settings, clock, "aa", 1000)
+    if not is_known:
+        forget_sizes(settings)
     for file in Path(settings.storage / "adapters" / "aa").iterdir():
         file.unlink()
     clock.now += DAY_MS
-    assert billed(registry) == []
+    assert [record.stored_bytes for record in billed(registry)] == stored
+
+
+def test_what_is_billed_is_looked_at_again_when_a_day_is_over(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    for number in range(5):
+        keep(registry, settings, clock, f"{number}", 1000, f"M{number}")
+    clock.now += 2 * DAY_MS
+    counts = []
+    for _ in range(3):
+        with statements(registry.storage._store) as sent:
+            registry.storage.due()
+        counts.append(len(sent))
+        registry.storage.bill()
+    drop(registry, settings, "0", "M0")
+    assert registry.storage.due() == []
+    assert counts == [counts[0], 1, 1]
+    assert counts[0] > 1
+    assert [record.stored_bytes for record in billed(registry)] == [5000] * 2
+
+
+def test_versions_that_come_and_go_are_added_to_those_that_stay(
+    registry: Registry, settings: Settings, clock: Clock
+) -> None:
+    """Of all sizes known and not, in two accounts that have the same files."""
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    other = ADMIN.model_copy(update={"account": "other"})
+    keep(registry, settings, clock, "aa", 1000, "A")
+    clock.now += DAY_MS
+    for sha256, name in (("bb", "B"), ("cc", "C")):
+        keep(registry, settings, clock, sha256, 2000, name)
+    forget_sizes(settings)
+    clock.now += 6 * HOUR_MS
+    keep(registry, settings, clock, "dd", 4000, "D")
+    drop(registry, settings, "bb", "B")
+    clock.now += 6 * HOUR_MS
+    drop(registry, settings, "dd", "D")
+    clock.now = START + 4 * DAY_MS
+    assert [record.stored_bytes for record in billed(registry)] == [
+        1000,
+        1000 + 2000 + 2000 // 4 + 4000 // 4,
+        3000,
+        3000,
+    ]
+    assert registry.ledger.records(other, UsageKind.STORAGE) == []
 
 
 @pytest.mark.parametrize("is_collected", [False, True])
