@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -203,8 +204,7 @@ class Catalog:
 
 def load_catalog(settings: Settings) -> Catalog:
     """Reads every row; a bad file is refused with its path, the line and the faulty key."""
-    folders = (configs_dir() / "base_models", settings.home / "base_models")
-    rows = [row for folder in folders for file in sorted(folder.glob("*.toml")) for row in _rows(file)]
+    rows = [*_shipped(configs_dir()), *_rows_in(settings.home)]
     _check_together(rows)
     return Catalog({row.base.name: row.base for row in rows})
 
@@ -263,6 +263,16 @@ class _Row:
     @property
     def where(self) -> str:
         return self.file.where(self.place)
+
+
+@lru_cache(maxsize=1)
+def _shipped(configs: Path) -> list[_Row]:
+    """They are read once: nobody changes them while a process runs."""
+    return _rows_in(configs)
+
+
+def _rows_in(folder: Path) -> list[_Row]:
+    return [row for file in sorted((folder / "base_models").glob("*.toml")) for row in _rows(file)]
 
 
 def _rows(path: Path) -> Iterator[_Row]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
-from luthier.platform.base_models import Catalog, load_catalog
 from luthier.platform.jobs import EventType, JobError, JobStatus
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
@@ -36,8 +35,8 @@ lately = st.integers(0, 4)
 
 
 @lru_cache(maxsize=1)
-def catalog() -> Catalog:
-    return load_catalog(Settings())
+def settings() -> Settings:
+    return Settings(database_url="sqlite://", max_attempts=MAX_ATTEMPTS, job_retention_days=KEPT_DAYS)
 
 
 class JobsMachine(Machine):
@@ -81,12 +80,8 @@ class JobsMachine(Machine):
         """The actor is killed, with the supervisors or without."""
         if are_lost:
             self.launcher.alive.clear()
-        settings = Settings(database_url="sqlite://", max_attempts=MAX_ATTEMPTS, job_retention_days=KEPT_DAYS)
-        with (
-            mock.patch("luthier.platform.registry.registry.Store", return_value=self.store),
-            mock.patch("luthier.platform.registry.registry.load_catalog", return_value=catalog()),
-        ):
-            self.registry = Registry(settings, self.launcher, lambda: self.now)
+        with mock.patch("luthier.platform.registry.registry.Store", return_value=self.store):
+            self.registry = Registry(settings(), self.launcher, lambda: self.now)
 
     @rule()
     def tick(self) -> None:
