@@ -162,7 +162,7 @@ def measure(registry: Registry, budgeted: Budgeted, size: int, rounds: int) -> d
         "SHOW as a role": lambda: registry.jobs.show(ANN, PAGE),
         "DESCRIBE": lambda: registry.jobs.get(ME, f"ft_{middle}"),
         "DESCRIBE as a role": lambda: registry.jobs.get(ANN, f"ft_{middle}"),
-        "events": lambda: registry.jobs.events(ME, f"ft_{middle}"),
+        "events": lambda: registry.jobs.news(ME, f"ft_{middle}"),
         "census": lambda: registry.jobs.census(ME),
         "census as a role": lambda: registry.jobs.census(ANN),
         "submit": lambda: submit(ME),

@@ -294,7 +294,7 @@ def test_strangers_see_nothing(registry: Registry) -> None:
     registry.access.add_admin_key(STRANGER.account, "hash", "lt_")
     assert registry.jobs.show(STRANGER) == []
     assert registry.models.show(STRANGER) == []
-    for ask in (registry.jobs.get, registry.jobs.events, registry.jobs.cancel):
+    for ask in (registry.jobs.get, registry.jobs.news, registry.jobs.cancel):
         with pytest.raises(NotFound, match="No fine-tuning job 'ft_1'"):
             ask(STRANGER, "ft_1")
     with pytest.raises(NotFound):

@@ -83,7 +83,8 @@ def test_a_job_that_its_budget_shortens_is_told_once(registry: Registry, launche
         for job_id in ("ft_1", "ft_2"):
             registry.jobs.report(job_id, None, told)
     for job_id in ("ft_1", "ft_2"):
-        words = [event.message for event in registry.jobs.events(ADMIN, job_id) if event.type == EventType.SHORTENED]
+        events = registry.jobs.news(ADMIN, job_id).events
+        words = [event.message for event in events if event.type == EventType.SHORTENED]
         assert words == [event.message for event in told]
     assert [notice.data["name"] for notice in registry.webhooks.notices(ADMIN)] == ["ft_2", "ft_1"]
 
