@@ -139,7 +139,7 @@ class Event(Frozen):
     """One line of a job's life."""
 
     id: int = 0
-    """Rises from event to event; 0 until the registry has it."""
+    """The job's first has 1, the next 2; 0 until the registry has it."""
     time: int
     type: str
     message: str

@@ -94,9 +94,10 @@ class ModelVersion(Frozen):
         return self.origin.partition(".")[2] if self.origin else self.model
 
     def told(self) -> dict[str, Any]:
-        """What callers are shown: no folder, and of another account's model nothing of what it is made of."""
+        """What callers are shown: no folder, no number, which counts all accounts' versions, and of another account's
+        model nothing of what it is made of."""
         inside = dict.fromkeys(INSIDE) if self.origin else {}
-        return {**self.model_dump(exclude={"path"}), **inside}
+        return {**self.model_dump(exclude={"path", "number"}), **inside}
 
 
 class ProofState(StrEnum):
@@ -164,7 +165,7 @@ class Change(Frozen):
     """Who changed what a model's name means, and when."""
 
     id: int = 0
-    """Grows; 0 until it is kept."""
+    """The first of a name has 1, the next 2; 0 until it is kept."""
     time: int
     user: str
     role: str

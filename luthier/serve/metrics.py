@@ -1,6 +1,7 @@
 """What Prometheus scrapes: jobs, from one look at the registry, and adapters, as each replica counts them."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,6 +24,7 @@ RUNNING = {
 """By their names in the job's progress."""
 
 
+WHERE = ("base_model", "replica")
 COUNTED = {
     "hits": "Requests that found their adapter in host memory.",
     "misses": "Requests that waited for their adapter.",
@@ -33,8 +35,14 @@ COUNTED = {
 """By their names in a replica's numbers."""
 
 
-Adapters = tuple[list[AdapterStats], dict[int, str]]
-"""Each replica's, and the names of those that the caller may see."""
+class Adapters(NamedTuple):
+    """Each replica's, as a caller may see them."""
+
+    stats: list[AdapterStats]
+    names: dict[int, str]
+    """Of those that he may see."""
+    is_all: bool
+    """Whether he may know what all accounts' requests and adapters come to."""
 
 
 def exposition(account: str, census: JobCensus, adapters: Adapters, accept: str) -> tuple[bytes, str]:
@@ -42,7 +50,7 @@ def exposition(account: str, census: JobCensus, adapters: Adapters, accept: str)
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Jobs(account, census))
-    registry.register(_Adapters(*adapters))
+    registry.register(_Adapters(adapters))
     return encode(registry), content_type
 
 
@@ -67,29 +75,41 @@ class _Jobs(Collector):
 class _Adapters(Collector):
     """As many series as adapters are held, no more: what leaves memory leaves them too."""
 
-    def __init__(self, adapters: list[AdapterStats], names: dict[int, str]) -> None:
-        self._adapters, self._names = adapters, names
+    def __init__(self, adapters: Adapters) -> None:
+        self._adapters, self._names, self._is_all = adapters
 
     def collect(self) -> Iterator[Metric]:
-        where = ("base_model", "replica")
+        if self._is_all:
+            yield from self._sums()
+        held = GaugeMetricFamily("luthier_adapter_held", "1 for each that is there.", labels=(*WHERE, "tier", "model"))
+        for stats in self._adapters:
+            for tier, numbers in _tiers(stats):
+                for name in (self._names[number] for number in numbers if number in self._names):
+                    held.add_metric((stats.base_model, stats.replica, tier, name), 1)
+        yield held
+
+    def _sums(self) -> Iterator[Metric]:
         for name, words in COUNTED.items():
-            counter = CounterMetricFamily(f"luthier_adapter_{name}", words, labels=where)
+            counter = CounterMetricFamily(f"luthier_adapter_{name}", words, labels=WHERE)
             for stats in self._adapters:
                 counter.add_metric((stats.base_model, stats.replica), getattr(stats, name))
             yield counter
-        loads = HistogramMetricFamily("luthier_adapter_load_seconds", "To the proof.", labels=(*where, "source"))
-        size = GaugeMetricFamily("luthier_adapter_disk_bytes", "Of copies on the node's disk.", labels=where)
-        counts = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*where, "tier"))
-        held = GaugeMetricFamily("luthier_adapter_held", "1 for each that is there.", labels=(*where, "tier", "model"))
+        loads = HistogramMetricFamily("luthier_adapter_load_seconds", "To the proof.", labels=(*WHERE, "source"))
+        size = GaugeMetricFamily("luthier_adapter_disk_bytes", "Of copies on the node's disk.", labels=WHERE)
+        counts = GaugeMetricFamily("luthier_adapters", "Adapters by where they are.", labels=(*WHERE, "tier"))
         for stats in self._adapters:
             replica = (stats.base_model, stats.replica)
             bounds = (*map(str, LOAD_SECONDS), "+Inf")
             for source, each in stats.loads.items():
                 loads.add_metric((*replica, source), list(zip(bounds, each.buckets, strict=True)), each.seconds)
             size.add_metric(replica, stats.disk_bytes)
-            tiers = (("engine", stats.in_engine), ("memory", stats.in_memory), ("disk", stats.on_disk))
-            for tier, numbers in tiers if stats.engine_tells else tiers[1:]:
+            for tier, numbers in _tiers(stats):
                 counts.add_metric((*replica, tier), len(numbers))
-                for name in (self._names[number] for number in numbers if number in self._names):
-                    held.add_metric((*replica, tier, name), 1)
-        yield from (loads, size, counts, held)
+        yield from (loads, size, counts)
+
+
+def _tiers(stats: AdapterStats) -> Iterator[tuple[str, list[int]]]:
+    if stats.engine_tells:
+        yield "engine", stats.in_engine
+    yield "memory", stats.in_memory
+    yield "disk", stats.on_disk

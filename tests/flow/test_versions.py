@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 
 import luthier
 from luthier.platform.registry.registry import Registry
+from luthier.platform.versions import parse_model
 from luthier.serve import resolver
-from tests.factories import KEY
+from tests.factories import ADMIN, KEY
 from tests.fakes import LocalCompletions
 from tests.flow.conftest import create, error_of
 from tests.flow.test_cli import Run, as_json, good, refused, run  # noqa: F401 - a fixture
@@ -74,7 +75,7 @@ def test_promotion_warms_first(api: TestClient, two: str, completions: LocalComp
 def test_what_no_engine_can_load_is_not_promoted(
     api: TestClient, two: str, completions: LocalCompletions, registry: Registry
 ) -> None:
-    completions.broken.add(api.get("/luthier/v1/models/tuned@2").json()["number"])
+    completions.broken.add(registry.models.get(ADMIN, *parse_model("tuned@2", "LUTHIER", "PUBLIC")).number)
     for verb, path in ((api.post, "promote"), (api.put, "canary")):
         asked = {"version": "2", "share": 5} if path == "canary" else {"version": "2"}
         assert "missing in storage" in error_of(verb(f"{TUNED}/{path}", json=asked), 503, "unavailable")

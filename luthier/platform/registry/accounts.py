@@ -78,6 +78,10 @@ class Accounts:
         with self._store.reading() as tx:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
 
+    def is_operator(self, caller: Caller) -> bool:
+        with self._store.reading() as tx:
+            return self._guard.may(tx, caller, Action.OPERATE, PLATFORM)
+
     def parameters(self, caller: Caller) -> dict[str, str]:
         with self._store.reading() as tx:
             return {**PARAMETERS, **self._set(tx, caller.account)}

@@ -61,7 +61,7 @@ LONG_READS = {
     "shares": {"show", "describe", "grants", "accounts"},
     "storage": {"due"},
     "tables": {"show"},
-    "usage": {"sums", "part", "page"},
+    "usage": {"sums", "part", "page", "page_behind"},
     "users": {"show"},
     "versions": {"show", "history", "numbers", "serving_all"},
     "views": {"show", "open"},

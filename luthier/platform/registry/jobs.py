@@ -127,11 +127,14 @@ class Jobs:
         return job
 
     def news(self, caller: Caller, job_id: str, after: int = 0) -> JobNews:
-        """The job and its events after the one with an id, oldest first, in one call for whoever follows it."""
+        """The job and its events after the one with an id, oldest first, in one call for whoever follows it.
+
+        Each job's are numbered from 1 on.
+        """
         job = self.get(caller, job_id)
-        columns = self._events.c
-        query = sa.select(self._events).where(columns.job_id == job_id, columns.id > after).order_by(columns.id)
-        return JobNews(job=job, events=[_to_event(row) for row in self._store.rows(query)])
+        query = sa.select(self._events).where(self._events.c.job_id == job_id).order_by(self._events.c.id)
+        rows = self._store.rows(query.offset(after))
+        return JobNews(job=job, events=[_to_event(row, number) for number, row in enumerate(rows, after + 1)])
 
     def census(self, caller: Caller) -> JobCensus:
         """Counts of jobs, and running jobs, of the caller's roles."""
@@ -348,8 +351,8 @@ def _no_job(job_id: str) -> NotFound:
     return NotFound(f"No fine-tuning job {job_id!r}. `luthier finetune show` lists those there are.")
 
 
-def _to_event(row: dict[str, Any]) -> Event:
-    return Event(**{name: row[name] for name in Event.model_fields})
+def _to_event(row: dict[str, Any], number: int) -> Event:
+    return Event(**{**{name: row[name] for name in Event.model_fields}, "id": number})
 
 
 def _to_job(row: dict[str, Any]) -> Job:

@@ -34,6 +34,10 @@ def all_pages(show: Callable[[int, str | None], list[Shown]], key: Callable[[Sho
     return rows
 
 
+def nothing_behind(id: str) -> NotFound:
+    return NotFound(f"There is nothing {id!r} for the list to go on after.")
+
+
 def named_page(query: sa.Select[Any], name: sa.ColumnElement[str], limit: int, after: str | None) -> sa.Select[Any]:
     """In the order of names."""
     behind = query if after is None else query.where(name > after)
@@ -52,7 +56,7 @@ def numbered_page(
     if after is not None:
         last = tx.execute(query.with_only_columns(order).where(id == after)).scalar()
         if last is None:
-            raise NotFound(f"There is nothing {after!r} for the list to go on after.")
+            raise nothing_behind(after)
         query = query.where(sa.or_(order < last, sa.and_(order == last, id > after)))
     return query.order_by(order.desc(), id).limit(min(limit, MAX_SHOWN))
 
@@ -79,7 +83,7 @@ def page_rows(
     if page.after is not None:
         last = store.rows(sa.select(columns.number).where(seen, columns.id == page.after))
         if not last:
-            raise NotFound(f"There is nothing {page.after!r} for the list to go on after.")
+            raise nothing_behind(page.after)
         number = last[0]["number"]
         where = (*where, columns.number > number if page.oldest_first else columns.number < number)
     order = columns.number if page.oldest_first else columns.number.desc()

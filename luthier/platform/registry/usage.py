@@ -11,6 +11,7 @@ from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import COUNTS, HOUR_MS, GroupBy, group_key, seen_usage
+from luthier.platform.registry.paging import nothing_behind
 from luthier.platform.store import Store
 
 SUMS = (*COUNTS, "stored_bytes")
@@ -85,6 +86,19 @@ class UsageReader:
         query = sa.select(self._usage).where(*self._chosen(caller, of, self._usage), columns.id > after)
         rows = self._store.rows(query.order_by(columns.id).limit(min(limit, MAX_PAGE)))
         return [(row.pop("id"), UsageRecord(**row)) for row in rows]
+
+    def page_behind(
+        self, caller: Caller, of: Selection, last: str | None = None, limit: int = MAX_PAGE
+    ) -> list[UsageRecord]:
+        """The same, behind the record of an id: the numbers are those of all accounts' records."""
+        columns, after = self._usage.c, 0
+        if last is not None:
+            is_it = (*self._chosen(caller, of, self._usage), columns.source_id == last)
+            found = self._store.rows(sa.select(columns.id).where(*is_it))
+            if not found:
+                raise nothing_behind(last)
+            after = found[0]["id"]
+        return [record for _, record in self.page(caller, of, after, limit)]
 
     def _sees_all(self, caller: Caller) -> bool:
         """A role may have begun within an hour."""

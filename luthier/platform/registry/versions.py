@@ -76,7 +76,7 @@ class Versions:
     def history(self, caller: Caller, name: QualifiedName, limit: int = MAX_SHOWN, after: int = 0) -> list[Change]:
         """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did.
 
-        From behind a change's id.
+        From behind a change's id: those that he sees are numbered from 1 on.
         """
         changes = self._rows.changes
         with self._store.reading() as tx:
@@ -84,9 +84,10 @@ class Versions:
             if self._rows.is_seen(tx, caller, name):
                 self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
                 mine = changes.c.account == caller.account
-            its = sa.select(changes).where(mine, changes.c.model == name.dotted, changes.c.id > after)
-            rows = tx.execute(its.order_by(changes.c.id).limit(min(limit, MAX_SHOWN))).mappings().all()
-        return [Change(**{field: row[field] for field in Change.model_fields}) for row in rows]
+            its = sa.select(changes).where(mine, changes.c.model == name.dotted).order_by(changes.c.id)
+            rows = tx.execute(its.offset(after).limit(min(limit, MAX_SHOWN))).mappings().all()
+        told = ({field: row[field] for field in Change.model_fields} for row in rows)
+        return [Change(**{**change, "id": number}) for number, change in enumerate(told, after + 1)]
 
     def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
         """The version is the default from now on, and no other has a share."""

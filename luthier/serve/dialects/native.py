@@ -16,7 +16,7 @@ from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.importing import Origin
 from luthier.platform.jobs import Job, JobStatus
-from luthier.platform.metering import UsageKind
+from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import to_credits
@@ -66,7 +66,7 @@ class Which:
 
     since: Time = 0
     until: Time = 2**62
-    after: Time = 0
+    after: str | None = None
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE
 
 
@@ -266,9 +266,8 @@ def usage(
         wanted = [row for row in totals if kind == "credits" or row["kind"] == kinds[kind].value]
         return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
     of = Selection(kind=kinds[kind], since=which.since, until=which.until)
-    page = services.registry.usage.page(caller, of, which.after, which.limit)
-    told = [{**record.model_dump(), "credits": str(to_credits(record.amount_ucr))} for _, record in page]
-    return {"usage": told, **({"next": page[-1][0]} if len(page) == which.limit else {})}
+    page = services.registry.usage.page_behind(caller, of, which.after, which.limit)
+    return paged("usage", page, which.limit, lambda record: record.source_id, _record_told)
 
 
 @v1.get("/whoami")
@@ -325,6 +324,10 @@ def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, 
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
     return [{**services.told(model), "proof": proofs[model.number].model_dump()} for model in models]
+
+
+def _record_told(record: UsageRecord) -> dict[str, Any]:
+    return {**record.model_dump(), "credits": str(to_credits(record.amount_ucr))}
 
 
 def _artifacts(services: Services, caller: Caller, name: str) -> Path:

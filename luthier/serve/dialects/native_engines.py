@@ -18,20 +18,27 @@ TIERS = ("in_engine", "in_memory", "on_disk")
 
 @routes.get("/engines")
 async def engines(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    """Each replica that answers: MODEL@VERSION in its engine's slots, in its host memory and on its node's disk."""
-    found, names = await adapters_of(services, caller)
-    return {"engines": [_row(stats, names) for stats in found]}
+    """Each replica that answers: MODEL@VERSION in its engine's slots, in its host memory and on its node's disk.
+
+    For who runs the platform with its counters, which are of all accounts' requests.
+    """
+    adapters = await adapters_of(services, caller)
+    return {"engines": [_row(stats, adapters) for stats in adapters.stats]}
 
 
 async def adapters_of(services: Services, caller: Caller) -> Adapters:
     """Adapters of other accounts, and of dropped models, have no names here."""
     found = await services.completions.adapters()
     numbers = {number for stats in found for tier in TIERS for number in getattr(stats, tier)}
-    return found, await asyncio.to_thread(services.registry.proofs.names, caller, numbers)
+    names = await asyncio.to_thread(services.registry.proofs.names, caller, numbers)
+    return Adapters(found, names, await asyncio.to_thread(services.registry.accounts.is_operator, caller))
 
 
-def _row(stats: AdapterStats, names: dict[int, str]) -> dict[str, Any]:
+def _row(stats: AdapterStats, adapters: Adapters) -> dict[str, Any]:
     """Those without names are counted."""
+    names = adapters.names
     named = {tier: [names[n] for n in getattr(stats, tier) if n in names] for tier in TIERS}
+    if not adapters.is_all:
+        return {**stats.model_dump(include={"base_model", "replica", "engine_tells"}), **named}
     others = {tier: len(getattr(stats, tier)) - len(named[tier]) for tier in TIERS}
     return {**stats.model_dump(), **named, "others": others}
