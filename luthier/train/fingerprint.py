@@ -15,8 +15,6 @@ from luthier.train.packing import pack
 from luthier.train.run import Run
 
 MAX_NEW_TOKENS = 16
-LEAST_SCORED = 12
-"""Of a short answer the question's end is scored too."""
 
 
 def fingerprint(run: Run) -> Fingerprint:
@@ -38,13 +36,12 @@ def fingerprint(run: Run) -> Fingerprint:
 
 def _sample(question: list[int], answer: list[int], eos_id: int) -> Sample:
     ids = (*question, *answer, eos_id)
-    start = max(1, min(len(question), len(ids) - LEAST_SCORED))
-    return Sample(ids=ids, learned=((start, len(ids)),))
+    return Sample(ids=ids, learned=((1, len(ids)),))
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is untyped here
 def _scores(model: TunedModel, samples: list[Sample]) -> list[tuple[float, ...]]:
-    """The log-probabilities of each one's learned tokens. One at a time: memory may have room for no more."""
+    """The log-probabilities of each one's tokens, save the first. One at a time: memory may have room for no more."""
     losses = (model.token_losses(pack([(sample,)]))[0] for sample in samples)
     return [tuple((-each).tolist()) for each in losses]
 

@@ -14,6 +14,7 @@ from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig
 from luthier.train.fingerprint import fingerprint
 from luthier.train.loop import train
+from tests.scored import scores
 from tests.train.conftest import for_task
 from tests.train.local import Local, silent_run
 
@@ -22,16 +23,6 @@ def taken(config: FitConfig) -> Fingerprint:
     """By a run's end."""
     file = RunFiles(config.storage_path / config.job_id).fingerprint
     return Fingerprint.model_validate_json(file.read_text())
-
-
-def scores(model: torch.nn.Module, probes: Fingerprint) -> list[list[float]]:
-    """transformers' own."""
-    found = []
-    for probe in probes.probes:
-        with torch.no_grad():
-            logits = model(torch.tensor([probe.ids])).logits[0].log_softmax(-1)
-        found.append([float(logits[at - 1, probe.ids[at]]) for at in range(probe.start, len(probe.ids))])
-    return found
 
 
 @pytest.mark.parametrize("task", [TaskType.INSTRUCTION_FINETUNE, TaskType.DPO])
@@ -47,6 +38,7 @@ def test_a_run_ends_with_what_peft_computes_with_its_adapter(config: FitConfig, 
     assert distance(plain, [probe.base for probe in probes.probes]) < 1e-4
     assert distance(tuned, plain) > EXACT
     assert probes.fault(tuned, plain) is None
+    assert all(len(probe.tuned) == len(probe.ids) - 1 for probe in probes.probes)
     assert "like its base model" in (probes.fault(plain, plain) or "")
 
 
