@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from luthier.platform.credits import Budget, BudgetKind
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
@@ -99,6 +100,28 @@ def test_64_clients_drain_a_balance_and_not_a_micro_credit_more(
         assert statuses[402] > 0
     if given == 10_000:
         assert statuses[402] == 0
+
+
+@pytest.mark.parametrize("kind", list(BudgetKind))
+@pytest.mark.parametrize("given", [57, 300])
+def test_64_clients_drain_a_budget_and_not_a_micro_credit_more(
+    replicas: list[FastAPI], registry: Registry, kind: BudgetKind, given: int
+) -> None:
+    (key,) = registry.keys.show(ADMIN)
+    name = {BudgetKind.ROLE: ADMIN.role, BudgetKind.USER: ADMIN.user, BudgetKind.KEY: key.id}[kind]
+    registry.credits.top_up(ADMIN, "main", 10_000, "k1")
+    registry.budgets.set(ADMIN, Budget(kind=kind, name=name, granted_ucr=given))
+    answers = asyncio.run(drain(replicas, rounds=4))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) <= {200, 402}
+    cost = sum(PRICES.completion_ucr("small", *usage_of(answer)) for answer in answers if answer.status_code == 200)
+    (budget,) = registry.budgets.show(ADMIN)
+    balance = registry.credits.balance(ADMIN)
+    assert cost == balance.spent_ucr == budget.spent_ucr <= budget.spent_ucr + budget.reserved_ucr <= given
+    assert balance.overrun_ucr == 0
+    assert balance.available_ucr + balance.leased_ucr == 10_000 - cost
+    if given < 300:
+        assert statuses[402] > 0
 
 
 def test_the_last_micro_credit_can_be_spent(api: TestClient, registry: Registry) -> None:
