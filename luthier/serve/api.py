@@ -31,9 +31,10 @@ def build_api(services: Services) -> FastAPI:
     return app
 
 
-def build_direct(services: Services) -> ASGIApp:
-    """A replica's own door: OpenAI's dialect for one base model, and how the engine does."""
+def build_direct(services: Services, replica: str = "") -> ASGIApp:
+    """A replica's own door: OpenAI's dialect for one base model, and how the engine does, by the replica's name."""
     app = _app(services, openai.router, engine_metrics.router)
+    app.state.replica = replica
     return Direct(services, app.state.keys, app.state.auditor, app)
 
 

@@ -1,9 +1,13 @@
-"""GET /m/<base model>/metrics: what the replica that answers tells Prometheus, vLLM's own metrics among it."""
+"""GET /m/<base model>/metrics: what the replica that answers tells Prometheus, vLLM's own metrics among it.
+
+Each series names the replica: the next scrape may reach another one.
+"""
 
 from collections.abc import Iterator
+from copy import copy
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -19,7 +23,22 @@ def engine_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> 
     """They are of all accounts."""
     services.registry.accounts.check_operator(caller)
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(REGISTRY), headers={"Content-Type": content_type})
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_OfReplica(request.app.state.replica))
+    return Response(encode(registry), headers={"Content-Type": content_type})
+
+
+class _OfReplica(Collector):
+    """All of this process, with the replica's name."""
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in REGISTRY.collect():
+            told = copy(metric)
+            told.samples = [each._replace(labels={**each.labels, "replica": self._replica}) for each in metric.samples]
+            yield told
 
 
 class Places(Collector):

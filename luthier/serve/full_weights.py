@@ -7,7 +7,7 @@ everything the next request loads it again.
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -200,6 +200,7 @@ class FullWeights:
     async def _start(self, name: str, version: ModelVersion) -> None:
         """Sees to it that the application is there and may have a replica."""
         states = await asyncio.to_thread(self._applications.states)
+        self._forget({name, *states})
         own = states.pop(name, None)
         if own and own.failure:
             await asyncio.to_thread(self._applications.end, name)
@@ -211,6 +212,14 @@ class FullWeights:
         self._check_refused(name)  # another request may have found it out meanwhile
         named = version.model_copy(update={"model": version.own_name})
         await asyncio.to_thread(self._applications.start, name, named)
+
+    def _forget(self, there: Set[str]) -> None:
+        """What is known of others has ended; but for refusals in their time, and doors at which somebody waits."""
+        now = self._clock()
+        self._engines = {name: engine for name, engine in self._engines.items() if name in there}
+        self._doors = {name: door for name, door in self._doors.items() if name in there or door.num_taken}
+        self._awake = {name: until for name, until in self._awake.items() if now < until}
+        self._refusals = {name: told for name, told in self._refusals.items() if now < told[0]}
 
     async def _check_proof(self, version: ModelVersion) -> None:
         """What another door's engine found a moment ago needs no second one."""

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 60.0
 """A refused adapter may have been mended by then."""
 POLL_SECONDS = 0.003
+MAX_TOLD = 10_000
+"""Versions whose proofs are known to have been told; beyond it all are told once more."""
 TELL_SECONDS = 2.0
 """Less than whoever asks all replicas waits: one busy engine must not take the others' answers along."""
 DISK, STORAGE = "disk", "storage"
@@ -159,7 +161,9 @@ class Loader:
         self._tell(version.number, proof)
         if proof.state is ProofState.REFUSED:
             self._num_refused += 1
-            self._refusals[version.number] = time.monotonic() + RETRY_SECONDS, proof.reason
+            now = time.monotonic()
+            self._refusals = {number: told for number, told in self._refusals.items() if now < told[0]}
+            self._refusals[version.number] = now + RETRY_SECONDS, proof.reason
             raise refusal(version, proof.reason)
         self._times[flight.source].add(time.perf_counter() - began)
 
@@ -230,6 +234,8 @@ class Loader:
         """Once, in a thread of its own."""
         if self._told.get(number) == proof:
             return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
         self._told[number] = proof
         task = asyncio.create_task(asyncio.to_thread(self._report, number, proof))
         self._telling.add(task)

@@ -146,7 +146,7 @@ class Replica(EngineReplica):
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The replica's HTTP; Serve asks for it once the engine has started."""
-        return build_direct(self._services)
+        return build_direct(self._services, serve.get_replica_context().replica_tag)
 
     async def ready(self) -> dict[str, bool]:
         await self._engine.check()

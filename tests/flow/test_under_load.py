@@ -66,7 +66,7 @@ def app(settings: Settings, registry: Registry, completions: LocalCompletions, l
 
 @pytest.fixture
 def direct(settings: Settings, registry: Registry, completions: LocalCompletions, log: AccessLog) -> ASGIApp:
-    return build_direct(make_services(settings, registry, completions, "tiny", log))
+    return build_direct(make_services(settings, registry, completions, "tiny", log), "one")
 
 
 @pytest.fixture(params=["gateway", "direct"])
@@ -320,8 +320,8 @@ def test_how_full_an_engine_is(
         await crowd.grows(n=2)
         await post(direct)
         told = await asyncio.to_thread(counts)
-        assert 'luthier_sequences{base_model="tiny"} 2.0' in told
-        assert 'luthier_requests_refused_total{base_model="tiny"} 1.0' in told
+        assert 'luthier_sequences{base_model="tiny",replica="one"} 2.0' in told
+        assert 'luthier_requests_refused_total{base_model="tiny",replica="one"} 1.0' in told
         assert "the account that runs the platform" in counts(OTHER_KEY)[0]
         await crowd.goes()
 

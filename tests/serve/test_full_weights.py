@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve import full_weights, patience
-from luthier.serve.full_weights import State, application_name, with_full_weights
+from luthier.serve.full_weights import AWAKE_SECONDS, FullWeights, State, application_name, with_full_weights
 from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.services import Ask, make_services
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_settings
@@ -353,3 +354,13 @@ def test_many_asks_of_one_name_find_each_its_engine(world: World) -> None:
         full,
         "LUTHIER.PUBLIC.tuned: the fox",
     ]
+
+
+def test_what_has_ended_is_forgotten(world: World) -> None:
+    first, second = world.model("first"), world.model("second")
+    assert world.ask("first") == first
+    world.apps.end(first)
+    world.clock.now += AWAKE_SECONDS
+    assert world.ask("second") == second
+    full = cast(FullWeights, world.services.completions)
+    assert {*full._engines, *full._doors, *full._awake} == {second}

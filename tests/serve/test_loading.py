@@ -117,6 +117,20 @@ def test_what_the_engine_cannot_load_is_refused_until_it_may_be_mended(
     run(settings, tmp_path, story)
 
 
+def test_what_is_known_of_versions_is_bounded(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(bench: Bench) -> None:
+        monkeypatch.setattr(loading, "RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(loading, "MAX_TOLD", 3)
+        for number in range(1, 5):
+            bench.engine.faults[number] = "rank 99"
+            await bench.refusal(bench.version(number))
+        assert (list(bench.loader._refusals), list(bench.loader._told)) == ([4], [4])
+
+    run(settings, tmp_path, story)
+
+
 def test_an_adapter_that_changes_nothing_is_refused(settings: Settings, tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         bench.engine.is_deaf = True
