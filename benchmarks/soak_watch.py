@@ -1,0 +1,103 @@
+"""The soak's look at the server's processes: memory and open files by role, and how fast they rise with the acts."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, linear_regression
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.processes import marked
+
+LOOK_SECONDS = 3.0
+ROLES = {
+    "VLLM::EngineCore": "engines",
+    "ServeReplica:gateway": "gateway",
+    "ServeReplica:bench": "replicas",
+    "RegistryActor": "registry",
+    "LongReader": "reader",
+    "haproxy -": "HAProxy",
+}
+"""By a part of the title."""
+STORE = "store"
+"""Its files' sizes, among the roles."""
+WARM_SHARE = 0.25
+"""Of the acts: caches fill meanwhile."""
+MANY = 10_000
+"""Acts that a rise is told for."""
+
+
+class Look(NamedTuple):
+    """At the processes of one role, after so many acts."""
+
+    acts: int
+    mib: float
+    files: int
+
+
+@dataclass
+class Watch:
+    """Looks at the server's processes now and then."""
+
+    mark: str
+    home: Path
+    num_acts: Callable[[], int]
+    looks: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+
+    def look(self) -> None:
+        acts = self.num_acts()
+        sums: dict[str, list[Look]] = defaultdict(list)
+        for process in marked(self.mark):
+            with suppress(psutil.Error):
+                title = " ".join(process.cmdline())
+                if role := next((name for part, name in ROLES.items() if part in title), None):
+                    sums[role].append(Look(acts, process.memory_info().rss / 2**20, process.num_fds()))
+        for file in self.home.glob("luthier.db*"):
+            with suppress(FileNotFoundError):
+                sums[STORE].append(Look(acts, file.stat().st_size / 2**20, 1))
+        for role, found in sums.items():
+            self.looks[role].append(Look(acts, sum(each.mib for each in found), sum(each.files for each in found)))
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        ended = threading.Event()
+
+        def forever() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                self.look()
+
+        thread = threading.Thread(target=forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+class Rise(NamedTuple):
+    """For MANY acts, by least squares over all looks after the warm-up."""
+
+    mib: float
+    files: float
+
+
+def rise(looks: Sequence[Look]) -> Rise:
+    later = [look for look in looks if look.acts >= WARM_SHARE * looks[-1].acts]
+    acts = [look.acts / MANY for look in later]
+    sides = ([look.mib for look in later], [float(look.files) for look in later])
+    return Rise(*(linear_regression(acts, side).slope for side in sides))
+
+
+def quarters(looks: Sequence[Look]) -> list[Look]:
+    """Means of each quarter of the time."""
+    size = len(looks) // 4
+    parts = [looks[start * size : (start + 1) * size] for start in range(4)]
+    return [
+        Look(part[-1].acts, round(fmean(look.mib for look in part), 1), round(fmean(look.files for look in part)))
+        for part in parts
+    ]
