@@ -19,6 +19,8 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
 from tests.factories import ADMIN, make_record
+from tests.forging import empty
+from tests.machines import memory
 
 pytestmark = pytest.mark.stores
 
@@ -37,7 +39,8 @@ contents = st.fixed_dictionaries(
 
 def fresh_ledger() -> Ledger:
     """Over a database in memory, with the account of the records."""
-    store = Store("sqlite:///:memory:")
+    store = memory()
+    empty(store)
     with store.transaction() as tx:
         tx.execute(sa.insert(store.table("accounts")).values(name=ADMIN.account, created_on=0))
     return Ledger(store)
