@@ -49,6 +49,7 @@ class Action(StrEnum):
     CANCEL_BATCH = "cancel the batch"
     READ_FILE = "read the file"
     DELETE_FILE = "delete the file"
+    MANAGE_KEY = "make, see or revoke the key"
     CREATE_MODEL = "create a model there"
     SEE_MODEL = "see the model"
     INSPECT_MODEL = "look into the model"
@@ -137,6 +138,7 @@ NEEDS: dict[Action, tuple[Need, ...]] = {
     Action.CANCEL_BATCH: (_OWNER,),
     Action.READ_FILE: (_OWNER,),
     Action.DELETE_FILE: (_OWNER,),
+    Action.MANAGE_KEY: (_OWNER,),
     Action.CREATE_MODEL: (*_OPEN, Need(Privilege.CREATE_MODEL, _schema)),
     Action.SEE_MODEL: (*_OPEN, Need(Privilege.USAGE, _itself)),
     Action.INSPECT_MODEL: (*_OPEN, Need(Privilege.READ, _itself)),
@@ -219,7 +221,7 @@ class Rights:
         return held | {Privilege.OWNERSHIP} if self._owns(on) else held
 
     def _owns(self, on: Securable) -> bool:
-        if on.kind in MADE and on.owner == PUBLIC:  # everybody has that role
+        if on.kind is ObjectKind.KEY or (on.kind in MADE and on.owner == PUBLIC):  # everybody has that role
             return bool(on.maker) and on.maker == self.user
         return bool(on.owner) and on.owner in self.roles
 
@@ -268,6 +270,7 @@ def missing(action: Action, rights: Rights, about: Securable) -> Missing | None:
 
 class Maker(NamedTuple):
     role: str
+    """Empty: in whichever role."""
     user: str = ""
     """Empty: whoever it was."""
 
@@ -277,7 +280,9 @@ def makers(action: Action, rights: Rights, kind: ObjectKind) -> frozenset[Maker]
     find nothing; None: by whomever."""
     if missing(action, rights, Securable(kind)) is None:
         return None
-    his = (Maker(role, rights.user if role == PUBLIC else "") for role in rights.roles)
+    his = [Maker(role, rights.user if role == PUBLIC else "") for role in rights.roles]
+    if kind is ObjectKind.KEY:
+        his = [Maker("", rights.user)]
     return frozenset(
         each for each in his if missing(action, rights, Securable(kind, owner=each.role, maker=each.user)) is None
     )

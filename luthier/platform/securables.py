@@ -62,6 +62,7 @@ class ObjectKind(StrEnum):
     JOB = "JOB"
     BATCH = "BATCH"
     FILE = "FILE"
+    KEY = "KEY"
     USAGE = "USAGE"
     """What was used."""
     HISTORY = "HISTORY"
@@ -108,8 +109,8 @@ GIVEN_BY = {Privilege.USAGE: (Privilege.READ,)}
 IN_SCHEMA = (ObjectKind.TABLE, ObjectKind.VIEW, ObjectKind.MODEL)
 OWNED = (*IN_SCHEMA, ObjectKind.ROLE, ObjectKind.USER, ObjectKind.SHARE)
 """Each has one owner, a role, from its first moment on; on databases and schemas OWNERSHIP is a grant as any other."""
-MADE = (ObjectKind.JOB, ObjectKind.BATCH, ObjectKind.FILE, ObjectKind.USAGE, ObjectKind.HISTORY)
-"""Nothing is granted on these: the role that made one owns it, or of what was made as PUBLIC the user."""
+MADE = (ObjectKind.JOB, ObjectKind.BATCH, ObjectKind.FILE, ObjectKind.KEY, ObjectKind.USAGE, ObjectKind.HISTORY)
+"""Nothing is granted on these: the role that made one owns it, or the user: a key, and what was made as PUBLIC."""
 RECORDED = (ObjectKind.USAGE, ObjectKind.HISTORY)
 """Of these, what a role has begins with it: records stay as they are, and pass on to nobody when a role is dropped."""
 PLACES = (ObjectKind.DATABASE, ObjectKind.SCHEMA)
@@ -126,7 +127,7 @@ class Securable:
     owner: str = field(default="", compare=False)
     """The role that owns it, where it is known."""
     maker: str = field(default="", compare=False)
-    """The user who made it, where that matters."""
+    """The user who made it, or whose key it is, where that matters."""
     is_imported: bool = field(default=False, compare=False)
     """It is another account's, in a database that was made of a share."""
 

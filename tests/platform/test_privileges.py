@@ -48,6 +48,7 @@ ABOUT = {
     **dict.fromkeys((Action.SEE_JOB, Action.CANCEL_JOB, Action.CONTINUE_JOB), JOB),
     **dict.fromkeys((Action.SEE_BATCH, Action.CANCEL_BATCH), Securable(ObjectKind.BATCH, name="b", owner="OWNER")),
     **dict.fromkeys((Action.READ_FILE, Action.DELETE_FILE), Securable(ObjectKind.FILE, name="f", owner="OWNER")),
+    Action.MANAGE_KEY: Securable(ObjectKind.KEY, name="k", owner="OWNER"),
     Action.READ_USAGE: USED,
     Action.READ_HISTORY: Securable(ObjectKind.HISTORY, owner="OWNER"),
     **dict.fromkeys(
@@ -215,6 +216,14 @@ def test_what_public_made_is_its_users(kind: ObjectKind) -> None:
         assert lacks is None if may else lacks is not None and lacks.is_hidden
     table = Securable(ObjectKind.TABLE, "D", "S", "T", owner="PUBLIC", maker="ANN")
     assert missing(Action.DROP_TABLE, rights(OPEN, "PUBLIC", user="BOB"), table) is None, "it lies in a schema"
+
+
+def test_a_key_is_its_users_in_whichever_role() -> None:
+    anns = Securable(ObjectKind.KEY, name="k", owner="R", maker="ANN")
+    assert missing(Action.MANAGE_KEY, rights({}, "S", user="ANN"), anns) is None
+    assert missing(Action.MANAGE_KEY, rights({}, "R", user="BOB"), anns) is not None, "its role is not enough"
+    assert missing(Action.MANAGE_KEY, rights({}, ADMIN_ROLE, user="BOB"), anns) is None
+    assert makers(Action.MANAGE_KEY, rights({}, "R", "S", user="ANN"), ObjectKind.KEY) == {Maker("", "ANN")}
 
 
 def test_what_is_seen_and_what_is_hidden() -> None:

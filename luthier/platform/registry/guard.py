@@ -155,7 +155,7 @@ class Guard:
         ways = [sa.and_(role.in_(roles), *self._is_of_today(kind, table, self._roles, role))] if roles else []
         for maker in his:
             if maker.user:
-                is_his = (role == maker.role, user == maker.user)
+                is_his = (user == maker.user, role == maker.role if maker.role else sa.true())
                 ways.append(sa.and_(*is_his, *self._is_of_today(kind, table, self._users, user)))
         return sa.or_(sa.false(), *ways)
 

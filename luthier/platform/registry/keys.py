@@ -19,7 +19,7 @@ from luthier.platform.registry.again import each
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
 from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
-from luthier.platform.securables import role_key
+from luthier.platform.securables import ObjectKind, Securable, role_key
 from luthier.platform.store import Store
 
 Row = dict[str, Any]
@@ -104,8 +104,9 @@ class Keys:
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[KeyInfo]:
         """The admin is shown all of the account, others their own; newest first, from behind a key's id."""
-        columns, its = self._keys.c, sa.select(self._keys).where(*self._reach(caller))
+        columns = self._keys.c
         with self._store.reading() as tx:
+            its = sa.select(self._keys).where(self._reach(tx, caller))
             page = numbered_page(tx, its, columns.created_on, columns.id, limit, after)
             return [_info(dict(row)) for row in tx.execute(page).mappings()]
 
@@ -210,7 +211,7 @@ class Keys:
 
     def _check_for_whom(self, tx: sa.Connection, caller: Caller, user: str) -> None:
         """Before anything is told of the user."""
-        if user != caller.user and not self._guard.may(tx, caller, Action.ADMINISTER):
+        if not self._guard.may(tx, caller, Action.MANAGE_KEY, Securable(ObjectKind.KEY, maker=user)):
             raise NotAllowed(f"Only {ADMIN_ROLE} makes keys for others; you are {caller.user} as {caller.role}.")
 
     def _insert(self, tx: sa.Connection, caller: Caller, new: NewKey, given: Session) -> KeyInfo:
@@ -232,16 +233,13 @@ class Keys:
         return _info(row)
 
     def _get(self, tx: sa.Connection, caller: Caller, key_id: str) -> Row:
-        row = self._found(tx, self._keys.c.id == key_id, *self._reach(caller))
+        row = self._found(tx, self._keys.c.id == key_id, self._reach(tx, caller))
         if row is None:
             raise NotFound(f"No key {key_id!r}. `luthier keys list` shows yours.")
         return row
 
-    def _reach(self, caller: Caller) -> list[sa.ColumnElement[bool]]:
-        columns = self._keys.c
-        own = [columns.account == caller.account]
-        with self._store.reading() as tx:
-            return own if self._guard.may(tx, caller, Action.ADMINISTER) else [*own, columns.user == caller.user]
+    def _reach(self, tx: sa.Connection, caller: Caller) -> sa.ColumnElement[bool]:
+        return self._guard.made(tx, caller, Action.MANAGE_KEY, ObjectKind.KEY, self._keys)
 
     def _found(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> Row | None:
         row = tx.execute(sa.select(self._keys).where(*where)).mappings().first()
