@@ -23,6 +23,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.keys import endpoint_of, is_change
 from luthier.serve.faults import error_response
 from luthier.serve.silence import NEW_PATIENCE_SECONDS
+from luthier.serve.threads import REGISTRY
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Auditor:
         """Returns when it is kept, or counted. A refusal waits for a silent registry no longer than who is unknown."""
         if entry.is_allowed or self._has_room(entry):
             async with asyncio.timeout(None if entry.is_allowed else NEW_PATIENCE_SECONDS):
-                await asyncio.to_thread(self._append, [entry])
+                await REGISTRY.run(self._append, [entry])
         else:
             self._count(entry)
 
@@ -90,7 +91,7 @@ class Auditor:
             if not counted:
                 return
             try:
-                await asyncio.to_thread(self._append, [_sum(entry) for entry in counted.values()])
+                await REGISTRY.run(self._append, [_sum(entry) for entry in counted.values()])
             except Exception as error:  # whatever it is, they are kept for the next minute's end
                 log.warning("refusals wait for the audit: %s", error)
                 for group, entry in counted.items():

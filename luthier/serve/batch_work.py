@@ -18,6 +18,7 @@ from luthier.serve.leases import Leases
 from luthier.serve.middleware import MIB
 from luthier.serve.room import Room
 from luthier.serve.services import Services
+from luthier.serve.threads import BATCHES, LEASES
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +71,15 @@ class BatchWork:
             await self._check()
         if self._batch.status.is_final:
             return
-        results = self._results = await asyncio.to_thread(Results, self._folder, self._batch.attempt)
-        self._unbilled += await asyncio.to_thread(lambda: [each.usage for each in results.found() if each.usage])
+        results = self._results = await BATCHES.run(Results, self._folder, self._batch.attempt)
+        self._unbilled += await BATCHES.run(lambda: [each.usage for each in results.found() if each.usage])
         if self._batch.status is BatchStatus.IN_PROGRESS:
             await self._answer(results)
         await self._report_all()
         await self._put_together(results)
 
     async def _check(self) -> None:
-        total, faults = await asyncio.to_thread(self._faults)
+        total, faults = await BATCHES.run(self._faults)
         if faults:
             await self._advance(Step(to=BatchStatus.FAILED, faults=faults))
         elif self._batch.status is BatchStatus.VALIDATING:
@@ -108,7 +109,7 @@ class BatchWork:
 
     async def _unanswered(self, results: Results) -> AsyncIterator[Line]:
         lines = read_lines(self._input, self._batch.endpoint, self._max_bytes)
-        while some := await asyncio.to_thread(lambda: list(islice(lines, READ_LINES))):
+        while some := await BATCHES.run(lambda: list(islice(lines, READ_LINES))):
             for line in some:
                 if line.number not in results:
                     yield line
@@ -117,7 +118,7 @@ class BatchWork:
         if self._batch.status is BatchStatus.IN_PROGRESS and len(results) == self._batch.counts.total:
             await self._advance(Step(to=BatchStatus.FINALIZING))
         end = ENDS[self._batch.status]
-        output, errors = await asyncio.to_thread(self._write, results, end is BatchStatus.EXPIRED)
+        output, errors = await BATCHES.run(self._write, results, end is BatchStatus.EXPIRED)
         await self._advance(Step(to=end, output=output, errors=errors))
 
     def _write(self, results: Results, is_expired: bool) -> tuple[StoredFile | None, StoredFile | None]:
@@ -173,14 +174,14 @@ class BatchWork:
                 completed = self._results.num_completed - len(self._unbilled) + len(usage)
                 failed = self._results.num_failed
             if self._results and usage:
-                await asyncio.to_thread(self._results.sync)
+                await BATCHES.run(self._results.sync)
             report = Report(completed=completed, failed=failed, usage=usage)
-            self._batch = await asyncio.to_thread(self._verbs.report, self._batch.id, self._holder, report)
+            self._batch = await LEASES.run(self._verbs.report, self._batch.id, self._holder, report)
             del self._unbilled[: len(usage)]
 
     async def _advance(self, step: Step) -> None:
         async with self._telling:
-            self._batch = await asyncio.to_thread(self._verbs.advance, self._batch.id, self._holder, step)
+            self._batch = await LEASES.run(self._verbs.advance, self._batch.id, self._holder, step)
 
     # where it stands
 

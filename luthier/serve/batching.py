@@ -25,6 +25,7 @@ from luthier.serve.batch_work import BatchWork
 from luthier.serve.leases import Leases
 from luthier.serve.room import Room
 from luthier.serve.services import Services
+from luthier.serve.threads import BATCHES, LEASES
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Batching:
 
     async def _claim(self, holder: str) -> Batch | None:
         try:
-            return await asyncio.to_thread(self._services.registry.batches.claim, holder)
+            return await LEASES.run(self._services.registry.batches.claim, holder)
         except Exception:  # whatever it is, the next look may find it gone; a loop that ended would strand all batches
             log.exception("no batch is claimed just now")
             return None
@@ -89,7 +90,7 @@ class Batching:
     async def _sweep(self) -> None:
         while True:
             try:
-                await asyncio.to_thread(sweep, self._services)
+                await BATCHES.run(sweep, self._services)
             except Exception:  # as above
                 log.exception("files are not swept just now")
             await asyncio.sleep(SWEEP_SECONDS)

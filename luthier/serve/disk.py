@@ -22,6 +22,7 @@ from pathlib import Path
 from luthier.platform.artifacts import put_away
 from luthier.platform.models import ModelVersion
 from luthier.platform.storage import num_bytes
+from luthier.serve.threads import ADAPTERS
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class LocalDisk:
     async def keep_swept(self, storage: Path) -> None:
         while True:
             try:
-                await asyncio.to_thread(self.sweep, storage)
+                await ADAPTERS.run(self.sweep, storage)
             except OSError as error:
                 log.warning("copies of adapters were not looked through: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)

@@ -1,6 +1,5 @@
 """OpenAI's way to bring a file: multipart body -> scratch -> checked -> storage -> registry."""
 
-import asyncio
 import os
 import shutil
 import uuid
@@ -15,6 +14,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.storage import Storage, file_sha256, sync
 from luthier.serve.multipart import receive_files
 from luthier.serve.services import Services
+from luthier.serve.threads import UPLOADS
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 FIELDS = ("purpose", ANCHOR, SECONDS)
@@ -30,7 +30,7 @@ async def create_file(services: Services, caller: Caller, request: Request) -> S
     try:
         kind = request.headers.get("content-type", "")
         fields = await receive_files(kind, request.stream(), scratch, _check_name, FIELDS)
-        return await asyncio.to_thread(_store, services, caller, scratch, fields)
+        return await UPLOADS.run(_store, services, caller, scratch, fields)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from luthier.platform.access import Caller
 from luthier.platform.jobs import JobNews
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.wire import progress_news
+from luthier.serve.threads import REGISTRY
 
 LOOK_SECONDS = 1.0
 """Between two looks at the job; each is one call to the registry."""
@@ -38,6 +39,6 @@ async def _messages(jobs: Jobs, caller: Caller, news: JobNews, after: int) -> As
             return
         await asyncio.sleep(LOOK_SECONDS)
         try:
-            news = await asyncio.to_thread(jobs.news, caller, news.job.id, after)
+            news = await REGISTRY.run(jobs.news, caller, news.job.id, after)
         except Unavailable:
             return

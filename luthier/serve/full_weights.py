@@ -24,6 +24,7 @@ from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
 from luthier.serve.proof import refusal
 from luthier.serve.services import Ask, Services
+from luthier.serve.threads import CONTROLLER, REGISTRY
 
 PREFIX = "full-"
 """Begins the names of their applications."""
@@ -149,7 +150,7 @@ class FullWeights:
 
     async def replicas(self) -> dict[str, int]:
         """Of each application."""
-        states = await asyncio.to_thread(self._applications.states)
+        states = await CONTROLLER.run(self._applications.states)
         return {name: state.num_replicas for name, state in sorted(states.items())}
 
     async def _resolved(self, ask: Ask) -> Resolved:
@@ -188,7 +189,7 @@ class FullWeights:
             self._check_refused(name)  # another request may have ended it meanwhile
             if isinstance(error, AdapterRefused):
                 self._refusals[name] = self._clock() + RETRY_SECONDS, error.message
-                await asyncio.to_thread(self._applications.end, name)
+                await CONTROLLER.run(self._applications.end, name)
             raise
         self._awake[name] = self._clock() + AWAKE_SECONDS
 
@@ -199,11 +200,11 @@ class FullWeights:
 
     async def _start(self, name: str, version: ModelVersion) -> None:
         """Sees to it that the application is there and may have a replica."""
-        states = await asyncio.to_thread(self._applications.states)
+        states = await CONTROLLER.run(self._applications.states)
         self._forget({name, *states})
         own = states.pop(name, None)
         if own and own.failure:
-            await asyncio.to_thread(self._applications.end, name)
+            await CONTROLLER.run(self._applications.end, name)
             raise Unavailable(f"Model {version.model} could not be loaded: {own.failure}")
         if own and own.num_replicas:
             return
@@ -211,7 +212,7 @@ class FullWeights:
         await self._make_room(states)
         self._check_refused(name)  # another request may have found it out meanwhile
         named = version.model_copy(update={"model": version.own_name})
-        await asyncio.to_thread(self._applications.start, name, named)
+        await CONTROLLER.run(self._applications.start, name, named)
 
     def _forget(self, there: Set[str]) -> None:
         """What is known of others has ended; but for refusals in their time, and doors at which somebody waits."""
@@ -223,7 +224,7 @@ class FullWeights:
 
     async def _check_proof(self, version: ModelVersion) -> None:
         """What another door's engine found a moment ago needs no second one."""
-        proof = (await asyncio.to_thread(self._proofs.of, [version]))[version.number]
+        proof = (await REGISTRY.run(self._proofs.of, [version]))[version.number]
         age_ms = now_ms() - (proof.checked_on or 0)
         if proof.state is ProofState.REFUSED and age_ms < RETRY_SECONDS * 1000:
             raise refusal(version, proof.reason)
@@ -243,7 +244,7 @@ class FullWeights:
                 )
             ended += sorted(idle, key=idle.__getitem__, reverse=True)[:surplus]
         for name in ended:
-            await asyncio.to_thread(self._applications.end, name)
+            await CONTROLLER.run(self._applications.end, name)
 
     async def _idle_seconds(self, name: str) -> float:
         engine = self._engines.setdefault(name, self._applications.engine(name, name))

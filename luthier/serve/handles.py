@@ -17,6 +17,7 @@ from luthier.platform.wire import Chunk
 from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.remember import Remembered
 from luthier.serve.services import Ask, Completions, Told
+from luthier.serve.threads import CONTROLLER
 
 STATS_SECONDS = 3.0
 SOFT_SECONDS, FRESH_SECONDS = 0.5, 1.0
@@ -87,7 +88,7 @@ class Application:
         return [stats for some in told if isinstance(some, list) for stats in some]
 
     async def _handle(self) -> DeploymentHandle:
-        self._known = self._known or await asyncio.to_thread(serve.get_app_handle, self._name)  # it waits for Serve
+        self._known = self._known or await CONTROLLER.run(serve.get_app_handle, self._name)  # it waits for Serve
         return self._known
 
     @contextmanager
@@ -137,7 +138,7 @@ class HandleCompletions:
         await self._of(version.base_model).warm(version)
 
     async def ready(self) -> dict[str, bool]:
-        statuses = await asyncio.to_thread(lambda: serve.status().applications)
+        statuses = await _applications()
         return {name: name in statuses and _has_replica(statuses[name]) for name in self._engines}
 
     async def adapters(self) -> list[AdapterStats]:
@@ -188,12 +189,16 @@ class Served:
         return await self._known.get(base_model)
 
 
-def _has_application(name: str) -> bool:
+async def _has_application(name: str) -> bool:
     try:
-        found = serve.status().applications.get(name)
+        found = (await _applications()).get(name)
     except (RayActorError, RayServeException) as error:
         raise Unavailable("Ray Serve does not answer just now. Try again in a moment.") from error
     return found is not None and found.status != ApplicationStatus.DELETING
+
+
+async def _applications() -> dict[str, ApplicationStatusOverview]:
+    return await CONTROLLER.run(lambda: serve.status().applications)
 
 
 def _has_replica(application: ApplicationStatusOverview) -> bool:

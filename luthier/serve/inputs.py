@@ -7,6 +7,7 @@ from luthier.errors import ContextTooLong, InvalidInput, InvalidValue
 from luthier.platform.prompts import Prompts
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.refusals import invalid
+from luthier.serve.threads import PROMPTS
 
 DEFAULT_MAX_TOKENS = 4096
 """As Snowflake's COMPLETE, when the context leaves room for it."""
@@ -30,7 +31,7 @@ class Inputs:
         num_texts, num_chars = len(request.messages or (1,)), prompt_size(request)
         self._check_size(num_texts, num_chars)
         if request.tools or not self._is_inline(num_chars + MESSAGE_CHARS * num_texts):
-            return await asyncio.to_thread(self.render, request, is_plain)
+            return await PROMPTS.run(self.render, request, is_plain)
         return self.render(request, is_plain)
 
     def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:

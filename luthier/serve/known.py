@@ -10,7 +10,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from luthier.errors import LuthierError, Unavailable
 from luthier.platform.credits import ALONE_SECONDS
 from luthier.serve.remember import Flights
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS, Silence, away
+from luthier.serve.threads import EPOCH, REGISTRY
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ class Epoch:
         self.value: str | None = None
         self._heard = self._wanted = float("-inf")
         self._followers: list[Follower] = []
-        self._threads = ThreadPoolExecutor(2, "epoch")  # its own: others may be long at work
         self._flight: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
@@ -93,10 +92,6 @@ class Epoch:
                     raise
         return self.value == epoch
 
-    async def beside(self, call: Callable[[], Answer]) -> Answer:
-        """A call to the registry that no request waits for."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
     @property
     def _age(self) -> float:
         return self.clock() - self._heard
@@ -110,7 +105,7 @@ class Epoch:
     async def _question(self) -> None:
         sent = self.clock()
         with self.silence.question():
-            self.value = await self.beside(self._ask)
+            self.value = await EPOCH.run(self._ask)
         self._heard = sent
 
     async def _keep(self) -> None:
@@ -199,7 +194,7 @@ class Known(Generic[Key, Value]):
         late = (each for each in reversed(self._known.items()) if self._is_late(each[1], epoch, now))
         if not (asked := list(islice(late, PORTION))):
             return
-        answers = await self._epoch.beside(lambda: self._again([key for key, _ in asked]))
+        answers = await EPOCH.run(self._again, [key for key, _ in asked])
         for (key, known), answer in zip(asked, answers, strict=True):
             if self._known.get(key) is not known or isinstance(answer, Unavailable):
                 continue  # a request has heard more meanwhile, or there is nothing to be heard
@@ -214,7 +209,7 @@ class Known(Generic[Key, Value]):
     async def _fetch(self, key: Key) -> Value:
         now, epoch = self._clock(), await self._epoch.heard()
         try:
-            value = await asyncio.to_thread(self._ask, key)
+            value = await REGISTRY.run(self._ask, key)
         except LuthierError as error:
             if not isinstance(error, Unavailable):
                 self._known.pop(key, None)

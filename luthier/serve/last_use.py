@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from luthier.platform.jobs import now_ms
+from luthier.serve.threads import REGISTRY
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LastUse:
             await asyncio.sleep(GATHER_SECONDS)
             times, self._waiting = self._waiting, {}
             try:
-                await asyncio.to_thread(self._tell, times)
+                await REGISTRY.run(self._tell, times)
             except Exception as error:  # whatever it is, the next use of a key tells it again
                 log.warning("the last use of %d keys was not kept: %s", len(times), error)
                 for key_id in times:

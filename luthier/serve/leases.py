@@ -5,7 +5,6 @@ spent under, some seconds before the registry takes it to be over. So no account
 processes work for it. Leases are topped up beside the requests; only who comes when one is empty waits.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, cast
@@ -13,6 +12,7 @@ from typing import Protocol, cast
 from luthier.platform.access import Caller
 from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Want, refusal
 from luthier.serve.leasing import RENEW_SECONDS, Lease, Leasing, Purse, Taken
+from luthier.serve.threads import LEASES
 
 UCR = "ucr"
 
@@ -92,7 +92,7 @@ class Leases(Leasing[Caller]):
     async def _renew(self, purses: Sequence[Purse], asking: Sequence[Caller]) -> None:
         own = cast(Sequence[_Purse], purses)
         sent, wants = self._clock(), [purse.want() for purse in own]
-        answer = await asyncio.to_thread(self._verbs.renew, self._holder, asking, wants, self._grace_ms)
+        answer = await LEASES.run(self._verbs.renew, self._holder, asking, wants, self._grace_ms)
         for purse, granted in zip(own, answer.leases, strict=True):
             purse.renewed(granted, sent)
         for caller, scopes in zip(asking, answer.limits, strict=True):

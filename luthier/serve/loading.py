@@ -22,6 +22,7 @@ from luthier.serve.adapter_stats import AdapterStats, LoadTimes
 from luthier.serve.disk import Copy, LocalDisk
 from luthier.serve.host_memory import HostMemory
 from luthier.serve.proof import Scorer, not_given, prove, refusal
+from luthier.serve.threads import ADAPTERS, REGISTRY
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Loader:
 
     async def stats(self, replica: str) -> AdapterStats:
         disk, places = self._disk, await self._places()
-        copies = await asyncio.to_thread(disk.copies) if disk else {}
+        copies = await ADAPTERS.run(disk.copies) if disk else {}
         return AdapterStats(
             base_model=self._base.name,
             replica=replica,
@@ -199,7 +200,7 @@ class Loader:
             except OSError:
                 if not copy.was_there:
                     raise
-            await asyncio.to_thread(copy.discard)
+            await ADAPTERS.run(copy.discard)
         if not copy.was_there:
             return proof
         await self._engine.call("drop_adapter", version.number)
@@ -208,7 +209,7 @@ class Loader:
     @asynccontextmanager
     async def _copy(self, version: ModelVersion) -> AsyncIterator[Copy]:
         """Its files on this node's disk, if it may keep any."""
-        copy = await asyncio.to_thread(self._disk.take, version) if self._disk else Copy(Path(version.path))
+        copy = await ADAPTERS.run(self._disk.take, version) if self._disk else Copy(Path(version.path))
         try:
             yield copy
         finally:
@@ -216,7 +217,7 @@ class Loader:
 
     async def _put(self, version: ModelVersion) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
-        checking = asyncio.create_task(asyncio.to_thread(fault_of, Path(version.path)))
+        checking = asyncio.create_task(ADAPTERS.run(fault_of, Path(version.path)))
         await self._engine.call("begin_adapter", version.number, version.model, version.path)
         while not all(await self._engine.call("has_adapter", version.number)):
             await asyncio.sleep(POLL_SECONDS)
@@ -237,7 +238,7 @@ class Loader:
         if len(self._told) >= MAX_TOLD:
             self._told.clear()
         self._told[number] = proof
-        task = asyncio.create_task(asyncio.to_thread(self._report, number, proof))
+        task = asyncio.create_task(REGISTRY.run(self._report, number, proof))
         self._telling.add(task)
         task.add_done_callback(lambda done: self._was_told(number, done))
 

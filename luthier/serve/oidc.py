@@ -1,11 +1,12 @@
 """Tokens of an identity provider (OIDC): checked by its public keys, then a user of the account.
 
-Issuer, audience and algorithms are the settings'; nothing that a token says of itself decides how it is checked.
+Issuer, audience and algorithms are the settings'; nothing that a token says of itself decides how it is checked. Keys
+are fetched beside the requests: tokens by those that are known wait for no fetch.
 """
 
+import asyncio
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException
@@ -24,13 +25,15 @@ from luthier.platform.securables import role_key, user_key
 from luthier.platform.settings import Settings
 from luthier.serve.known import Epoch, Known
 from luthier.serve.remember import Remembered
+from luthier.serve.silence import NEW_PATIENCE_SECONDS
+from luthier.serve.threads import PROVIDER
 
 log = logging.getLogger(__name__)
 
 LEEWAY_SECONDS = 30
 """How far the provider's clock may be off ours."""
-KEEP_SECONDS = 3600.0
-"""Keys are fetched anew when they are so old; a key that was withdrawn is good for so long."""
+RENEW_SECONDS, KEEP_SECONDS = 1800.0, 3600.0
+"""Keys are fetched anew when they are so old; and so long at the most a key that was withdrawn is good."""
 REFETCH_SECONDS = 30.0
 """For a key that nobody knows, they are fetched at most so often."""
 FETCH_TIMEOUT_SECONDS = 5.0
@@ -56,17 +59,17 @@ class Proven(NamedTuple):
 
 
 class Oidc:
-    """One provider. Blocking; safe from many threads."""
+    """One provider. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._registry = settings, registry
         self._keys = ProviderKeys(settings, clock)
         self._role_names = {told: role_key(name) for told, name in settings.oidc_roles.items()}
 
-    def proven(self, token: str) -> Proven:
+    async def proven(self, token: str) -> Proven:
         """Whom a token names, without a question to the registry; NotAuthenticated says what is wrong with it."""
         settings = self._settings
-        claims = self._claims(token)
+        claims = await self._claims(token)
         user = claims.get(settings.oidc_user_claim)
         if not _is_name(user):
             raise NotAuthenticated(f"The token's claim {settings.oidc_user_claim} names no user.")
@@ -77,25 +80,26 @@ class Oidc:
         return Proven(who, (int(claims["exp"]) + LEEWAY_SECONDS) * 1000)
 
     def session(self, who: As) -> Session:
-        """What a token opens to whom it names, in a role that he has."""
+        """What a token opens to whom it names, in a role that he has. Blocks."""
         settings = self._settings
         return self._registry.keys.session_of(*who, settings.oidc_issuer if settings.oidc_create_users else None)
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    async def _claims(self, token: str) -> dict[str, Any]:
         settings = self._settings
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") not in settings.oidc_algorithms:
                 raise NotAuthenticated(f"The token is signed by {header.get('alg')}, which is not accepted here.")
-            return jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
-                self._keys.get(header.get("kid"), header["alg"]),
+                await self._keys.get(header.get("kid"), header["alg"]),
                 algorithms=[header["alg"]],
                 audience=settings.oidc_audience,
                 issuer=settings.oidc_issuer,
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
             )
+            return claims
         except jwt.PyJWTError as error:
             raise NotAuthenticated(f"The token is not accepted: {error}.") from error
 
@@ -125,24 +129,38 @@ class ProviderKeys:
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
-        self._lock = threading.Lock()
         self._known: list[dict[str, Any]] = []
-        self._good_until = self._next_try = -1.0
+        self._renew_at = self._good_until = self._next_try = -1.0
+        self._flight: asyncio.Task[None] | None = None
 
-    def get(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
-        """The key of that id, made for that algorithm."""
-        with self._lock:  # of many who ask for a key that is not there yet, one fetches
+    async def get(self, kid: str | None, algorithm: str) -> jwt.PyJWK:
+        """The key of that id, made for that algorithm. Who asks for one that is not there waits for a fetch."""
+        now, key = self._clock(), self._find(kid, algorithm)
+        if key is None or now >= self._good_until:
+            await self._fetched(now)
             key = self._find(kid, algorithm)
-            now = self._clock()
-            if (key is None or now >= self._good_until) and now >= self._next_try:
-                self._next_try = now + REFETCH_SECONDS
-                self._fetch(now)
-                key = self._find(kid, algorithm)
-            if self._clock() >= self._good_until:
-                raise Unavailable("The identity provider's keys cannot be fetched. Try again later.")
+        elif now >= self._renew_at:
+            self._fetching(now)
+        if self._clock() >= self._good_until:
+            raise _not_fetched()
         if key is None:
             raise NotAuthenticated(f"The token is signed by a key ({kid}) that the identity provider does not have.")
         return key
+
+    async def _fetched(self, now: float) -> None:
+        """As long as anybody waits who is not known. The fetch goes on."""
+        if flight := self._fetching(now):
+            done, _ = await asyncio.wait([flight], timeout=NEW_PATIENCE_SECONDS)
+            if not done:
+                raise _not_fetched()
+            flight.result()
+
+    def _fetching(self, now: float) -> asyncio.Task[None] | None:
+        """The fetch that is under way, or that may begin now."""
+        if (self._flight is None or self._flight.done()) and now >= self._next_try:
+            self._next_try = now + REFETCH_SECONDS
+            self._flight = asyncio.create_task(PROVIDER.run(self._fetch, now))
+        return None if self._flight is None or self._flight.done() else self._flight
 
     def _find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         """A provider with one key need not name it."""
@@ -153,7 +171,7 @@ class ProviderKeys:
         """What is known stays good for its time when the provider does not answer."""
         try:
             self._known = [data for data in _read_json(self._url())["keys"] if isinstance(data, dict)]
-            self._good_until = now + KEEP_SECONDS
+            self._renew_at, self._good_until = now + RENEW_SECONDS, now + KEEP_SECONDS
         except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
             log.warning("the keys of %s were not fetched: %s", self._settings.oidc_issuer, error)
 
@@ -165,6 +183,10 @@ class ProviderKeys:
         if told.get("issuer") != settings.oidc_issuer:
             raise ValueError(f"its discovery document is of another issuer: {told.get('issuer')}")
         return str(told["jwks_uri"])
+
+
+def _not_fetched() -> Unavailable:
+    return Unavailable("The identity provider's keys cannot be fetched. Try again later.")
 
 
 def make_oidc(settings: Settings, registry: Registry) -> Oidc | None:

@@ -12,6 +12,7 @@ from luthier.platform.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Sc
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
 from luthier.platform.prompts import Prompts
+from luthier.serve.threads import ADAPTERS
 
 UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the base model's answers, no more is known"
 UNPROVED_OWN = "it was trained before fingerprints: its files are those that were published, no more is known"
@@ -30,7 +31,7 @@ class Scorer(Protocol):
 async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: Place) -> Proof:
     """Of an adapter that `place` puts into the engine. The base model is asked meanwhile. OSError as `fault_of`."""
     try:
-        fingerprint = await asyncio.to_thread(_read, version)
+        fingerprint = await ADAPTERS.run(_read, version)
     except ValueError as error:
         return _unreadable(error)
     asked = _asked(fingerprint, prompts)
@@ -57,9 +58,9 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: 
 async def prove_own(version: ModelVersion, start: Callable[[], Scorer]) -> Proof:
     """Of a version with weights of its own. No engine is started with files that are not those that were published."""
     try:
-        if fault := await asyncio.to_thread(fault_of, Path(version.path)):
+        if fault := await ADAPTERS.run(fault_of, Path(version.path)):
             return refused(fault)
-        fingerprint = await asyncio.to_thread(_read, version)
+        fingerprint = await ADAPTERS.run(_read, version)
     except ValueError as error:
         return _unreadable(error)
     except OSError as error:

@@ -5,7 +5,6 @@ lease of that minute only while it is surely not over, and under one of the next
 end of a minute it leases some of the next, so that nobody waits when that begins.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +28,7 @@ from luthier.platform.rates import (
     over_limit,
 )
 from luthier.serve.leasing import UNKNOWN, Lease, Leasing, Purse, Taken
+from luthier.serve.threads import LEASES
 
 MINUTE_SECONDS = MINUTE_MS / 1000
 GUARD_SECONDS = 0.01
@@ -193,7 +193,7 @@ class Rates(Leasing[Asker]):
     async def _renew(self, purses: Sequence[Purse], asking: Sequence[Asker]) -> None:
         sent = self._clock()
         wants = [(purse, want) for purse in cast(Sequence[_Purse], purses) for want in purse.wants()]
-        answer = await asyncio.to_thread(self._verbs.renew, self._holder, asking, [want for _, want in wants])
+        answer = await LEASES.run(self._verbs.renew, self._holder, asking, [want for _, want in wants])
         self._minutes.heard(answer.minute, answer.left_ms, sent)
         for (purse, want), granted in zip(wants, answer.grants, strict=True):
             purse.renewed(want, granted, sent)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
@@ -54,9 +54,12 @@ class Remembered(Generic[Key, Value]):
     """
 
     def __init__(
-        self, ask: Callable[[Key], Value], soft: float, hard: float, clock: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[Key], Awaitable[Value]],
+        soft: float,
+        hard: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask` may block: it runs in a thread."""
         self._ask, self._soft, self._hard, self._clock = ask, soft, hard, clock
         self._known: dict[Key, tuple[float, Value]] = {}
         self._flights = Flights(self._fetch)
@@ -76,7 +79,7 @@ class Remembered(Generic[Key, Value]):
     async def _fetch(self, key: Key) -> Value:
         asked_at = self._clock()
         try:
-            value = await asyncio.to_thread(self._ask, key)
+            value = await self._ask(key)
         except LuthierError as error:
             if not isinstance(error, Unavailable):
                 self._known.pop(key, None)

@@ -22,6 +22,7 @@ from luthier.platform.registry.actor import registry_client
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.wire import Chunk
+from luthier.serve import threads
 from luthier.serve.access_log import open_access_log
 from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.api import build_direct
@@ -184,7 +185,7 @@ class FullReplica(EngineReplica):
         proof = await prove_own(version, start)
         self._refusal = refusal(version, proof.reason) if proof.state is ProofState.REFUSED else None
         try:
-            await asyncio.to_thread(registry.proofs.report, version.number, proof)
+            await threads.REGISTRY.run(registry.proofs.report, version.number, proof)
         except Exception as error:  # whatever it is, the weights are there; the next that loads them tells it again
             log.warning("the proof of version %d was not told: %s", version.number, error)
 

@@ -23,19 +23,20 @@ from luthier.platform.sql_engine import read_file
 from luthier.platform.storage import Storage, write_parquet
 from luthier.serve.multipart import receive_files
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY, UPLOADS
 
 
 async def create_table(
     services: Services, caller: Caller, name: QualifiedName, filename: str, body: AsyncIterator[bytes], replace: bool
 ) -> TableInfo:
     """`filename` tells the format by its ending; its folders are not used."""
-    await asyncio.to_thread(services.registry.tables.precheck, caller, name)
+    await REGISTRY.run(services.registry.tables.precheck, caller, name)
     uploads = Storage(services.settings.storage).uploads
     scratch = uploads / (uuid.uuid4().hex + Path(filename).suffix.lower())
     uploads.mkdir(parents=True, exist_ok=True)
     try:
         await _receive(scratch, body)
-        return await asyncio.to_thread(_store, services, caller, name, scratch, Path(filename).name, replace)
+        return await UPLOADS.run(_store, services, caller, name, scratch, Path(filename).name, replace)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -44,7 +45,7 @@ async def import_model(
     services: Services, caller: Caller, name: QualifiedName, origin: Origin, request: Request
 ) -> Model:
     """The request's files are those of an adapter."""
-    await asyncio.to_thread(services.imports.precheck, caller, name, origin)
+    await REGISTRY.run(services.imports.precheck, caller, name, origin)
     scratch = Storage(services.settings.storage).uploads / uuid.uuid4().hex
     scratch.mkdir(parents=True)
     try:
@@ -52,7 +53,7 @@ async def import_model(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    return await asyncio.shield(asyncio.to_thread(_import, services, caller, name, origin, scratch))
+    return await asyncio.shield(UPLOADS.run(_import, services, caller, name, origin, scratch))
 
 
 def _import(services: Services, caller: Caller, name: QualifiedName, origin: Origin, scratch: Path) -> Model:

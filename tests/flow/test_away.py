@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,31 +13,60 @@ import httpx
 import pytest
 
 from luthier.platform.access import hash_key, new_key
+from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.credits import ALONE_SECONDS
 from luthier.platform.keys import NewKey
 from luthier.platform.metering import UsageKind
+from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
+from luthier.platform.prompts import load_prompts
 from luthier.platform.rates import RateLimit
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.platform.wire import Choice
 from luthier.serve import auditing, deps, known, resolver
 from luthier.serve.api import build_direct
+from luthier.serve.complete import Tally
+from luthier.serve.disk import LocalDisk
+from luthier.serve.inputs import Inputs
 from luthier.serve.known import Epoch
 from luthier.serve.leasing import QUIET_SECONDS, RENEW_SECONDS
+from luthier.serve.loading import Loader, Surroundings
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import make_services
+from luthier.serve.services import Ask, make_services
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
+from luthier.serve.threads import REGISTRY
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job
+from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_version
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way
 from tests.flow.conftest import CHAT
+from tests.serve.loading_bench import Engine as Workers
+from tests.serve.loading_bench import Letters
 
 TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 BESIDE = {"versions.epoch", "credits.renew", "rates.renew", "keys.used", "ledger.append"}
 SINCE_MS = 1_700_000_000_000 // 60_000 * 60_000
 PROMPTLY = PATIENCE_SECONDS + 1.0
 MODELS = ["tiny", "tuned"]
+
+
+class WholeEngine(EchoEngine):
+    """It renders prompts and loads adapters as a real one does."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        base = load_catalog(settings).get("tiny")
+        self._inputs = Inputs(load_prompts(base_model_dir(settings, base)), 512, 319)
+        self.loader: Loader | None = None
+
+    async def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
+        await self._inputs.ids(ask.request, is_plain=False)
+        if adapter and self.loader:
+            await self.loader.hold(adapter)
+        async with aclosing(super().stream(ask, adapter, tally)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 class Replica:
@@ -47,22 +77,26 @@ class Replica:
         verbs = cast(Registry, self.way)
         self.epoch = Epoch(verbs.versions.epoch, self.clock)
         self.spool = UsageSpool(home / "spool", verbs.ledger.append)
-        self.completions = LocalCompletions(settings, verbs, EchoEngine(), self.epoch)
+        self.engine = WholeEngine(settings)
+        self.completions = LocalCompletions(settings, verbs, self.engine, self.epoch)
         self.completions.books.settle = self.spool.settle  # type: ignore[method-assign]
         services = make_services(settings, verbs, self.completions, "tiny")
         resolver = Resolver(settings, services.catalog, verbs.versions, self.epoch)
         rights = ModelRights(verbs.accounts, self.epoch)
         self.door = build_direct(replace(services, epoch=self.epoch, resolver=resolver, model_rights=rights))
 
-    async def ask(self, model: str = "tuned", key: str = KEY) -> httpx.Response:
+    async def ask(self, model: str = "tuned", key: str = KEY, **more: Any) -> httpx.Response:
         """Not slower than it may be, whatever comes of it."""
-        transport, headers = httpx.ASGITransport(self.door), {"Authorization": f"Bearer {key}"}
-        body = {"model": model, "messages": [{"role": "user", "content": "a b c"}], "max_tokens": 4}
         began = time.monotonic()
-        async with httpx.AsyncClient(transport=transport, base_url="http://luthier", headers=headers) as client:
-            answer = await client.post(CHAT, json=body)
+        answer = await self.post(model, key, **more)
         assert time.monotonic() - began < PROMPTLY
         return answer
+
+    async def post(self, model: str, key: str, **more: Any) -> httpx.Response:
+        transport, headers = httpx.ASGITransport(self.door), {"Authorization": f"Bearer {key}"}
+        body = {"model": model, "messages": [{"role": "user", "content": "a b c"}], "max_tokens": 4}
+        async with httpx.AsyncClient(transport=transport, base_url="http://luthier", headers=headers) as client:
+            return await client.post(CHAT, json=body | more)
 
     async def statuses(self, key: str = KEY) -> list[int]:
         return [(await self.ask(model, key)).status_code for model in MODELS]
@@ -288,5 +322,32 @@ def test_a_key_that_expires_does_so_by_this_clock(replica: Replica, monkeypatch:
             monkeypatch.setattr(deps, "now_ms", lambda: now + 60_001)
             assert (await replica.ask("tiny", key)).status_code == 503  # its refusal is in no audit yet
         assert (await replica.ask("tiny", key)).status_code == 401
+
+    asyncio.run(scene())
+
+
+def test_who_is_known_waits_for_no_thread(replica: Replica, settings: Settings, tmp_path: Path) -> None:
+    """With tools, and where the adapter is not in memory: a silent registry keeps the threads of those who are new."""
+    version = make_version(1, tmp_path / "storage", "weights")
+    replica.registry.jobs.submit(make_job(id="ft_2", model="LUTHIER.PUBLIC.COLD"))
+    replica.registry.jobs.tick()
+    replica.registry.jobs.finish("ft_2", make_finished(version.path, sha256=version.sha256))
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
+
+    async def scene() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(5))  # as Ray does
+        base = load_catalog(settings).get("tiny")
+        around = Surroundings(replica.way.proofs.report, LocalDisk(tmp_path / "disk", "tiny", 1 << 20))
+        assert [(await replica.ask(model)).status_code for model in ("tiny", "cold")] == [200, 200]
+        replica.engine.loader = Loader(Workers(), base, Letters(), around)
+        async with replica.without_registry():
+            new = [asyncio.create_task(replica.post("tiny", new_key())) for _ in range(2 * REGISTRY.num)]
+            while replica.way.asked["keys.authenticate"] < REGISTRY.num:
+                await asyncio.sleep(0.001)
+            assert (await replica.ask("tiny", **tools)).status_code == 200
+            assert (await replica.ask("cold")).status_code == 200
+            assert replica.engine.loader.held() == [2]
+            assert not any(each.done() for each in new)
+        assert {(await each).status_code for each in new} <= {401, 503}
 
     asyncio.run(scene())

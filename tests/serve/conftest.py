@@ -24,7 +24,8 @@ def provider(running: Provider) -> Provider:
     """With the one key `a`."""
     del running.published[1:]
     running.keys = {"a": running.keys["a"]}
-    running.num_fetched, running.is_down, running.issuer_told = 0, False, None
+    running.num_asked = running.num_fetched = 0
+    running.is_down, running.issuer_told = False, None
     return running
 
 

@@ -1,9 +1,12 @@
 """An identity provider: discovery and keys over real HTTP, and tokens signed by them."""
 
+import asyncio
 import base64
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,10 @@ class Provider:
         """By their ids: the private key and its algorithm."""
         self.published: list[dict[str, Any]] = []
         self.num_fetched = 0
+        self.num_asked = 0
         self.is_down = False
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.issuer_told: str | None = None
         provider = self
 
@@ -45,11 +51,22 @@ class Provider:
         self.issuer = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """It is asked, and answers at the end."""
+        self.may_answer.clear()
+        try:
+            yield
+        finally:
+            self.may_answer.set()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.num_asked += 1
+        assert self.may_answer.wait(60)
         body: dict[str, Any] = {"keys": self.published}
         if request.path == "/.well-known/openid-configuration":
             body = {"issuer": self.issuer_told or self.issuer, "jwks_uri": f"{self.issuer}/keys"}
@@ -88,7 +105,7 @@ def oidc_of(registry: Registry, home: Path, provider: Provider, clock: Clock, **
 
 def session_of(oidc: Oidc, token: str, role: str | None = None) -> Session:
     """What a token opens."""
-    proven = oidc.proven(token)
+    proven = asyncio.run(oidc.proven(token))
     return oidc.session((*proven.who, role)).model_copy(update={"expires_on": proven.expires_on})
 
 

@@ -17,9 +17,10 @@ from luthier.platform.access import Caller
 from luthier.platform.keys import Session
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.serve import oidc as module
 from luthier.serve.deps import KeyCheck
 from luthier.serve.known import Epoch
-from luthier.serve.oidc import KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, Oidc
+from luthier.serve.oidc import KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, RENEW_SECONDS, Oidc
 from tests.factories import ADMIN, KEY
 from tests.fakes import Clock
 from tests.serve.provider import ANN, AUDIENCE, Provider, oidc_of, session_of, unsigned
@@ -213,6 +214,63 @@ def test_a_provider_that_is_down(oidc: Oidc, provider: Provider, clock: Clock) -
     clock.now += 1
     with pytest.raises(Unavailable):
         session_of(oidc, provider.token())
+
+
+def test_a_provider_that_says_nothing_holds_up_nobody_who_is_known(
+    registry: Registry, oidc: Oidc, provider: Provider, clock: Clock
+) -> None:
+    check = KeyCheck(registry, Epoch(registry.versions.epoch), oidc)
+    provider.add_key("gone", publish=False)
+    made_up = [provider.token("gone", headers={"kid": f"made-up-{number}"}) for number in range(100)]
+
+    async def known(jti: str) -> list[Caller]:
+        """By a token that was not seen yet, and by an API key."""
+        async with asyncio.timeout(20):
+            return [(await check.session(f"Bearer {each}")).caller for each in (provider.token(jti=jti), KEY)]
+
+    async def story() -> None:
+        first = await known("first")
+        with provider.silent():
+            clock.now += REFETCH_SECONDS
+            asked = [asyncio.create_task(check.session(f"Bearer {each}")) for each in made_up]
+            while provider.num_asked < 3:
+                await asyncio.sleep(0.001)
+            assert await known("beside") == first
+            clock.now += RENEW_SECONDS
+            assert await known("due") == first
+        refused = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(each) for each in refused} == {NotAuthenticated}
+
+    asyncio.run(story())
+    assert provider.num_fetched == 2
+
+
+def test_nobody_waits_long_for_a_provider(
+    oidc: Oidc, provider: Provider, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NEW_PATIENCE_SECONDS", 0.05)
+
+    async def story() -> None:
+        with provider.silent(), pytest.raises(Unavailable, match="keys cannot be fetched"):
+            await oidc.proven(provider.token())
+        monkeypatch.setattr(module, "NEW_PATIENCE_SECONDS", 20)
+        assert await oidc.proven(provider.token())
+
+    asyncio.run(story())
+
+
+def test_keys_are_renewed_before_they_end(oidc: Oidc, provider: Provider, clock: Clock) -> None:
+    async def story() -> None:
+        await oidc.proven(provider.token())
+        clock.now += RENEW_SECONDS
+        while provider.num_fetched < 2:
+            await oidc.proven(provider.token())
+            await asyncio.sleep(0.001)
+        provider.is_down = True
+        clock.now += KEEP_SECONDS - 1
+        await oidc.proven(provider.token())
+
+    asyncio.run(story())
 
 
 def test_a_discovery_document_of_another_issuer(oidc: Oidc, provider: Provider) -> None:

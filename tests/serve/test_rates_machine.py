@@ -82,10 +82,9 @@ class RatesMachine(Machine):
             self.registry = Registry(Settings(database_url="sqlite://"), Launcher(), self.clock)
         add_admin(self.registry)
         self.loop = asyncio.new_event_loop()
-        inline = {"to_thread": self.to_thread, "sleep": self.sleep}
         self.patches = [
-            mock.patch.object(module, "asyncio", SimpleNamespace(**{**vars(asyncio), **inline}))
-            for module in (leasing, rates)
+            mock.patch.object(rates, "LEASES", SimpleNamespace(run=self.inline)),
+            mock.patch.object(leasing, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self.sleep})),
         ]
         for patch in self.patches:
             patch.start()
@@ -109,7 +108,7 @@ class RatesMachine(Machine):
     def clock(self) -> int:
         return START_MS + int(self.now * 1000)
 
-    async def to_thread(self, call: Any, *args: Any) -> Any:
+    async def inline(self, call: Any, *args: Any) -> Any:
         return call(*args)
 
     async def sleep(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from luthier.errors import NotFound, Unavailable
 from luthier.serve import remember
 from luthier.serve.remember import Remembered
+from luthier.serve.threads import REGISTRY
 from tests.fakes import Clock
 
 SOFT, HARD = 2.0, 4.0
@@ -45,7 +47,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def remembered(source: Source, clock: Clock) -> Remembered[str, str]:
-    return Remembered(source, SOFT, HARD, clock)
+    return Remembered(partial(REGISTRY.run, source), SOFT, HARD, clock)
 
 
 async def landed(remembered: Remembered[str, str]) -> None:

@@ -1,6 +1,5 @@
 """The native API, /luthier/v1: jobs, tables, models, SQL, usage, status. Each native_* file has a part of it."""
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -175,7 +175,7 @@ async def import_model(
     `base_model` the settings must name one of the catalog.
     """
     model = await uploads.import_model(services, caller, _named(services, name), origin, request)
-    return (await asyncio.to_thread(_told, services, [model]))[0]
+    return (await REGISTRY.run(_told, services, [model]))[0]
 
 
 @v1.get("/models")

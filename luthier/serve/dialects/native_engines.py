@@ -1,6 +1,5 @@
 """The native API on engines: which adapters are where, and how often they were found there."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,6 +9,7 @@ from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.metrics import Adapters
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY
 
 routes = APIRouter()
 
@@ -30,8 +30,8 @@ async def adapters_of(services: Services, caller: Caller) -> Adapters:
     """Adapters of other accounts, and of dropped models, have no names here."""
     found = await services.completions.adapters()
     numbers = {number for stats in found for tier in TIERS for number in getattr(stats, tier)}
-    names = await asyncio.to_thread(services.registry.proofs.names, caller, numbers)
-    return Adapters(found, names, await asyncio.to_thread(services.registry.accounts.is_operator, caller))
+    names = await REGISTRY.run(services.registry.proofs.names, caller, numbers)
+    return Adapters(found, names, await REGISTRY.run(services.registry.accounts.is_operator, caller))
 
 
 def _row(stats: AdapterStats, adapters: Adapters) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The native API on a job as it goes: events, also as a stream; metrics of its steps; logs. And Prometheus' scrape."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -13,6 +12,7 @@ from luthier.serve.dialects.native_engines import adapters_of
 from luthier.serve.follow import stream
 from luthier.serve.metrics import exposition
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY
 
 EVENT_STREAM = "text/event-stream"
 
@@ -37,7 +37,7 @@ async def job_events(
     """
     jobs, is_stream = services.registry.jobs, EVENT_STREAM in request.headers.get("accept", "")
     after = max(after, last_event_id or 0)
-    news = await asyncio.to_thread(jobs.news, caller, job_id, after)
+    news = await REGISTRY.run(jobs.news, caller, job_id, after)
     if not is_stream:
         return JSONResponse({"events": [event.model_dump() for event in news.events]})
     if last_event_id and news.job.status.is_final and not news.events:
@@ -75,7 +75,7 @@ def job_answers(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str
 @scrape.get("/metrics")
 async def prometheus_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
     """The account's jobs, and the adapters in all engines, for Prometheus."""
-    census = await asyncio.to_thread(services.registry.jobs.census, caller)
+    census = await REGISTRY.run(services.registry.jobs.census, caller)
     adapters = await adapters_of(services, caller)
     text, content_type = exposition(caller.account, census, adapters, request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})

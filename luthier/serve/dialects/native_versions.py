@@ -1,6 +1,5 @@
 """The native API's routes on the versions of a model: which of them its name means."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY
 
 Answer = TypeVar("Answer")
 
@@ -134,7 +134,7 @@ async def _warm(services: Services, caller: Caller, name: ModelName) -> None:
 
 async def _ask(verb: Callable[..., Answer], *about: Any) -> Answer:
     """Of the registry, beside the loop."""
-    return await asyncio.to_thread(verb, *about)
+    return await REGISTRY.run(verb, *about)
 
 
 def _model(services: Services, name: str) -> QualifiedName:

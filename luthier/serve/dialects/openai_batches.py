@@ -1,6 +1,5 @@
 """OpenAI's protocol: /v1/batches."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
@@ -14,6 +13,7 @@ from luthier.platform.registry.paging import Page
 from luthier.serve.batching import Batching
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.openai_files import list_object
+from luthier.serve.threads import REGISTRY
 
 MAX_LISTED = 100
 
@@ -57,7 +57,7 @@ async def create_batch(
         expires_on=now + WINDOW_MS,
     )
     request.state.object = ("batch", batch.id)
-    accepted = await asyncio.to_thread(services.registry.batches.submit, batch)
+    accepted = await REGISTRY.run(services.registry.batches.submit, batch)
     batching: Batching = request.app.state.batching
     batching.wake()
     return batch_object(accepted)

@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from functools import cache, partial
@@ -35,6 +34,7 @@ from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
 from luthier.serve.services import Services
+from luthier.serve.threads import SQL
 
 TIMEOUT_SECONDS = 3600.0
 CORTEX = "SNOWFLAKE.CORTEX."
@@ -45,11 +45,9 @@ CALLING = {
     **dict.fromkeys(("COUNT_TOKENS", "AI_COUNT_TOKENS", COUNT_DETAILED), Action.COUNT_TOKENS),
 }
 """What a function's caller must be allowed beside what it does; each verb of FINETUNE asks for that itself."""
-MAX_RUNNING, MAX_WAITING = 32, 256
-"""Statements of a gateway."""
-THREADS = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="sql")
-"""Threads of their own: a statement waits for answers that need the loop's threads, of which a replica has five."""
-PLACES = Admission(MAX_RUNNING, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
+MAX_WAITING = 256
+"""Statements of a gateway, beside those that run."""
+PLACES = Admission(SQL.num, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
 
 STATEMENTS: Statements = (
     *snowflake_models.STATEMENTS,
@@ -67,10 +65,9 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
     Overloaded when there is no place for one more.
     """
     ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
-    loop, context = asyncio.get_running_loop(), copy_context()
-    running = Statement(services, session, ids, loop, scope, context)
+    running = Statement(services, session, ids, asyncio.get_running_loop(), scope, copy_context())
     with PLACES.place(session.caller.account, 1):
-        return await loop.run_in_executor(THREADS, context.copy().run, _run, statement, running)
+        return await SQL.run(_run, statement, running)
 
 
 def _run(text: str, statement: Statement) -> pa.Table:
