@@ -75,6 +75,7 @@ class Loader:
         """Those in memory."""
         self._flights: dict[int, Flight] = {}
         self._refusals: dict[int, tuple[float, str]] = {}
+        self._asking: asyncio.Task[set[int]] | None = None
         self._told: dict[int, Proof] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._hits = self._misses = self._num_refused = 0
@@ -219,8 +220,8 @@ class Loader:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
         checking = asyncio.create_task(ADAPTERS.run(fault_of, Path(version.path)))
         await self._engine.call("begin_adapter", version.number, version.model, version.path)
-        while not all(await self._engine.call("has_adapter", version.number)):
-            await asyncio.sleep(POLL_SECONDS)
+        while version.number not in await self._read():
+            pass
         if fault := await checking:
             return fault
         for fault in await self._engine.call("take_adapter", version.number):
@@ -230,6 +231,16 @@ class Loader:
                     raise OSError(words)
                 return f"the engine cannot load it ({words})"
         return None
+
+    async def _read(self) -> set[int]:
+        """Adapters that all workers have read. One question for all flights, as it comes between the engine's steps."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_read())
+        return await asyncio.shield(self._asking)
+
+    async def _ask_read(self) -> set[int]:
+        await asyncio.sleep(POLL_SECONDS)
+        return set.intersection(*map(set, await self._engine.call("read_adapters")))
 
     def _tell(self, number: int, proof: Proof) -> None:
         """Once, in a thread of its own."""

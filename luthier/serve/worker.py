@@ -23,9 +23,9 @@ class AdapterWorker:
         pool, coming = self._adapter_reading()
         coming[number] = pool.submit(self._read_adapter, LoRARequest(name, number, path))
 
-    def has_adapter(self, number: int) -> bool:
-        """Whether the reading has ended, well or not."""
-        return self._adapter_reading()[1][number].done()
+    def read_adapters(self) -> list[int]:
+        """Those of which the reading has ended, well or not."""
+        return [number for number, reading in self._adapter_reading()[1].items() if reading.done()]
 
     def take_adapter(self, number: int) -> tuple[str, bool] | None:
         """Puts what was read into the engine, for good until it is dropped; or says why that cannot be.

@@ -25,6 +25,9 @@ class Engine:
     def __init__(self) -> None:
         self.held: set[int] = set()
         self.num_begun = self.num_taken = 0
+        self.coming: set[int] = set()
+        self.num_asking = self.most_asking = self.num_asked = 0
+        """What has been read, at once."""
         self.faults: dict[int, str] = {}
         self.unread: dict[int, str] = {}
         """What its worker cannot open just now."""
@@ -34,7 +37,11 @@ class Engine:
         self.readable.set()
 
     async def call(self, method: str, *args: Any) -> list[Any]:
+        self.num_asking += method == "read_adapters"
+        self.num_asked += method == "read_adapters"
+        self.most_asking = max(self.most_asking, self.num_asking)
         await asyncio.sleep(60 if self.is_busy else 0)
+        self.num_asking -= method == "read_adapters"
         if self.is_dead:
             raise Unavailable("The engine stopped.")
         return [getattr(self, method)(*args)]
@@ -46,12 +53,14 @@ class Engine:
 
     def begin_adapter(self, number: int, name: str, path: str) -> None:
         self.num_begun += 1
+        self.coming.add(number)
 
-    def has_adapter(self, number: int) -> bool:
-        return self.readable.is_set()
+    def read_adapters(self) -> list[int]:
+        return list(self.coming) if self.readable.is_set() else []
 
     def take_adapter(self, number: int) -> tuple[str, bool] | None:
         self.num_taken += 1
+        self.coming.remove(number)
         if fault := self.unread.get(number) or self.faults.get(number):
             return fault, number in self.unread
         self.held.add(number)
@@ -59,6 +68,7 @@ class Engine:
         return None
 
     def drop_adapter(self, number: int) -> None:
+        self.coming.discard(number)
         self.held.discard(number)
 
     def adapter_places(self) -> list[int]:

@@ -39,6 +39,32 @@ def test_many_who_ask_at_once_load_it_once(settings: Settings, tmp_path: Path) -
     run(settings, tmp_path, story)
 
 
+def test_the_engine_is_asked_once_for_all_that_are_on_their_way(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.readable.clear()
+        asked = [asyncio.create_task(bench.ask(bench.version(number))) for number in (1, 2)]
+        await bench.until(lambda: bench.engine.num_begun == 2)
+        last = bench.engine.num_asked
+        await bench.until(lambda: bench.engine.num_asked > last + 5)
+        bench.engine.readable.set()
+        await asyncio.gather(*asked)
+        assert bench.engine.most_asking == 1
+
+    run(settings, tmp_path, story)
+
+
+def test_an_engine_that_dies_while_it_reads_is_told_to_all(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.readable.clear()
+        asked = [asyncio.create_task(bench.ask(bench.version(number))) for number in (1, 2)]
+        await bench.until(lambda: bench.engine.num_begun == 2)
+        bench.engine.is_dead = True
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(end) for end in ends] == [Unavailable] * 2
+
+    run(settings, tmp_path, story)
+
+
 def test_the_least_recently_used_makes_room(settings: Settings, tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         one, two, three = (bench.version(number) for number in (1, 2, 3))
