@@ -30,10 +30,10 @@ from luthier.platform.options import FinetuneOptions
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import Selection
+from luthier.platform.request_ids import new_request_id
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
-from luthier.serve.middleware import new_request_id
 
 ME = Caller(account="main", user=ADMIN_USER, role=ADMIN_ROLE)
 ACCOUNTS = (ME.account, "second", "third")
