@@ -36,12 +36,9 @@ CONTROL_HEADERS = (
 )
 """Ray Serve obeys them; a client has no business to send them."""
 ENGINE_RULES = ("option http-buffer-request", "retry-on conn-failure empty-response", "retries 1")
-"""Only a request that HAProxy has whole before it sends it, in its 64 KB, can be sent again. Of a larger one, on a
-connection that the client has used before, he gets no answer at all when the replica dies, and of a smaller one at
-times, by what HAProxy notices first: HAProxy 2.8 leaves it to him to send it again, as OpenAI's clients do; with
-`retries 2` it always does. `http-server-close` would end that, and cost each request a connection. With
-256 KB HAProxy took twice the time for each request, and 0.3 to 0.5 MB instead of 0.1 for each that waited: 2 GB of all
-that it lets in."""
+"""Only a request that HAProxy has whole before it sends it, in its 64 KB, can be sent again; of a larger one the client
+is told 503. With 256 KB HAProxy took twice the time for each request, and 0.3 to 0.5 MB instead of 0.1 for each that
+waited: 2 GB of all that it lets in."""
 MOST_OF_MEAN = 150
 """Percent of the mean number of requests at a replica that one may have before a model's go to the next."""
 SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
@@ -139,9 +136,10 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
             r"^    # Static routing based on path prefixes .*$",
             rf"    use_backend {SUCCESSOR} if {{ stopping }}",
         ),
-        # Of a replica that dies HAProxy may not have seen yet that idle connections are gone too: what it sent again on
-        # one of them would end without an answer (HAProxy's issue 3414). A client's own stays with it.
-        Edit("idle connections", r"^(    http-reuse) always$", r"\1 never", (num_backends,)),
+        # A connection to a replica for each request. On one that it has used before, HAProxy 2.8 leaves a request that
+        # gets no answer to the client: it closes his connection without a word. And what it sent again could meet
+        # another connection that is gone too (HAProxy's issue 3414).
+        Edit("idle connections", r"^    http-reuse always$", "    option http-server-close", (num_backends,)),
         Edit("health", r"^(    http-check expect) status 200$", rf"\1 rstring {REACHED}", (num_backends,)),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
