@@ -3,10 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import ray
 import sqlalchemy as sa
 
 from luthier.errors import Unavailable
@@ -23,6 +21,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, KEY, make_job, make_record
 from tests.fakes import Launcher
+from tests.local_ray import local_ray
 
 RECORDS = 150_000
 
@@ -70,19 +69,11 @@ def test_a_snapshot_is_of_one_moment(registry: Registry, settings: Settings) -> 
 
 
 @pytest.fixture
-def client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200_000_000,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
-    )
-    start_registry(settings, Launcher())
-    yield registry_client()
-    stop_registry()
-    ray.shutdown()
+def client(settings: Settings) -> Iterator[Registry]:
+    with local_ray(num_cpus=2):
+        start_registry(settings, Launcher())
+        yield registry_client()
+        stop_registry()
 
 
 @pytest.mark.ray

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray import serve
 from ray._private import worker
 
@@ -27,6 +26,7 @@ from luthier.serve.replica import EngineReplica
 from luthier.serve.services import Ask
 from tests.factories import ADMIN, make_settings
 from tests.fakes import Books, EchoEngine, make_ask
+from tests.local_ray import local_serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -119,21 +119,10 @@ def deploy(name: str, home: Path) -> None:
 @pytest.fixture(scope="module")
 def ray_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home, and an application of the base model `tiny`."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            num_cpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=200_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
-        )
-        serve.start(proxy_location="Disabled")
+    with local_serve():
         home = tmp_path_factory.mktemp("home")
         deploy("tiny", home)
         yield home
-        serve.shutdown()
-        ray.shutdown()
 
 
 def run(story: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:

@@ -4,10 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import ray
 from ray import serve
 
 from luthier.platform.models import ModelVersion, Resolved
@@ -16,6 +14,7 @@ from luthier.platform.wire import CompleteRequest
 from luthier.serve.routing import HELD, adapter_of, by_adapter, ranked
 from luthier.serve.services import Ask
 from tests.factories import ADMIN
+from tests.local_ray import local_serve
 
 BARE = Ask("req_1", ADMIN, "COMPLETE", "tiny", CompleteRequest(model="m", prompt="a"))
 NUM_MODELS = 16
@@ -71,22 +70,10 @@ class Teller:
 
 @pytest.fixture(scope="module")
 def tellers() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
-        environment_of_workers = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}
-        ray.init(
-            num_cpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=200_000_000,
-            runtime_env=environment_of_workers,
-        )
-        serve.start(proxy_location="Disabled")
+    with local_serve():
         options = {"num_replicas": 2, "request_router_config": by_adapter(), "ray_actor_options": {"num_cpus": 0}}
         serve.run(serve.deployment(Teller).options(**options).bind(), name="tellers", route_prefix=None)
         yield
-        serve.shutdown()
-        ray.shutdown()
 
 
 @pytest.mark.ray

@@ -23,6 +23,7 @@ from luthier.train.launch import OnProgress
 from luthier.train.loop import Worker, train
 from luthier.train.progress import News
 from luthier.train.supervisor import RayLauncher
+from tests.local_ray import local_ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -70,17 +71,8 @@ def keep_and_kill_once(folder: Path, news: News) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=200_000_000,
-            runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}},
-        )
+    with local_ray(num_cpus=2):
         yield
-        ray.shutdown()
 
 
 def fail(news: News) -> None:
