@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from luthier.platform.registry.registry import Registry
@@ -26,6 +27,10 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 SEED = "hypothesis seed"
+
+# How long one example takes says how busy the machine is.
+hypothesis.settings.register_profile("luthier", deadline=None)
+hypothesis.settings.load_profile("luthier")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -80,7 +80,6 @@ class Bench:
                 settings=settings(
                     max_examples=num_examples,
                     stateful_step_count=num_steps,
-                    deadline=None,
                     print_blob=True,
                     suppress_health_check=list(HealthCheck),
                 ),

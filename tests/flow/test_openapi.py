@@ -46,7 +46,6 @@ def faults_of(operation: APIOperation, api: TestClient, mode: GenerationMode) ->
     @settings(
         max_examples=EXAMPLES,
         derandomize=True,
-        deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from luthier.platform import datasets
@@ -17,7 +16,6 @@ def table(first: int, end: int) -> pa.Table:
     return pa.table({name: [f"{name} {number}" for number in range(first, end)] for name in ("prompt", "completion")})
 
 
-@hypothesis_settings(deadline=None)
 @given(num_rows=st.integers(2, 300), seed=st.integers(0, 2**31 - 1))
 def test_a_split_is_seeded_disjoint_and_whole(num_rows: int, seed: int) -> None:
     kept, held = split(num_rows, seed)

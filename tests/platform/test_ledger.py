@@ -82,10 +82,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = hypothesis_settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestLedgerMachine.settings = hypothesis_settings(max_examples=25, stateful_step_count=12)
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trained=st.lists(st.integers(0, 10**9), max_size=20))
 def test_a_sum_of_records_is_exact(trained: list[int]) -> None:
     ledger = fresh_ledger()

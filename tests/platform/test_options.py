@@ -208,7 +208,7 @@ options = st.fixed_dictionaries(
 ).filter(lambda given: "train_on" not in given or given.get("task_type", "CHAT_COMPLETION") == "CHAT_COMPLETION")
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(options=options.filter(lambda given: given.get("method") != "full"))
 def test_options_come_back_from_json(options: dict[str, Any]) -> None:
     parsed = parse_options(options)

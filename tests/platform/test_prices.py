@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidInput
@@ -30,7 +29,6 @@ def test_a_completion_is_rounded_once() -> None:
     assert SHIPPED.completion_ucr("small", 1, 1) == 1
 
 
-@hypothesis_settings(deadline=None)
 @given(st.integers(0, 10**15), st.integers(0, 10**15))
 def test_no_amount_is_below_its_price(prompt: int, completion: int) -> None:
     exact = Decimal(prompt) * 20_000 / 10**6 + Decimal(completion) * 40_000 / 10**6

@@ -21,19 +21,19 @@ def prompts(tiny_model: Path) -> Prompts:
     return load_prompts(tiny_model)
 
 
-@hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=texts)
 def test_text_comes_back_from_its_tokens(prompts: Prompts, text: str) -> None:
     assert prompts.decode(prompts.encode(text)) == text
 
 
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(many=st.lists(texts, max_size=9))
 def test_many_texts_are_as_each_alone(prompts: Prompts, many: list[str]) -> None:
     assert prompts.encode_all(many) == [prompts.encode(text) for text in many]
 
 
-@hypothesis_settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=texts)
 def test_no_token_is_longer_than_the_longest(prompts: Prompts, text: str) -> None:
     assert len(text) <= len(prompts.encode(text)) * prompts.longest_token

@@ -19,7 +19,7 @@ from luthier.platform.tasks import TaskType
 
 LONG = "zxqv kjw " * 40
 WORDS = st.text("abc xyz", min_size=1, max_size=30).filter(str.strip)
-fast = hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

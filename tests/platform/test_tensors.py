@@ -52,7 +52,7 @@ def test_a_file_cut_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=arrays(np.float16, array_shapes(max_dims=2, max_side=6), elements=VALUES))
 def test_finite_is_what_numpy_calls_so(tmp_path: Path, kind: str, values: np.ndarray) -> None:
     file = tmp_path / "a.safetensors"

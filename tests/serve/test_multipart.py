@@ -34,7 +34,7 @@ def check(name: str) -> None:
         raise InvalidInput("not that")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=200) | st.sampled_from([b"--xyz", b"\r\n--xy", b"\r\n--xyz--"[:-1], b"\r\n\r\n"]),
     step=st.integers(1, 300),

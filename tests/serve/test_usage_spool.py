@@ -343,7 +343,7 @@ def test_a_full_disk_that_is_well_again_lets_in_by_itself(
 STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed", "full", "well")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=25))
 def test_whatever_happens_each_record_arrives_with_its_own_content(steps: list[str]) -> None:
     arrived: list[UsageRecord] = []
