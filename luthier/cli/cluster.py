@@ -168,16 +168,23 @@ def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Clust
         )
     from luthier.serve.app import end_engines, start_doors
 
+    staying = tuple(name for name in settings.serve_base_models if name in old.base_models)
+    _instruct(old, settings.model_copy(update={"serve_base_models": staying}), catalog)
     _fetch(settings, catalog, say)
     with _connected(old):
         say("replacing what has changed, one after another")
-        if old.haproxy and (binary := haproxy_binary()):
-            instruct(settings, catalog, binary)
+        _instruct(old, settings, catalog)
         start_doors(settings, catalog, "127.0.0.1" if old.haproxy else settings.host)
         _wait_ready(settings, new)
         end_engines(set(old.base_models) - set(new.base_models))
     _record_file(settings).write_text(new.model_dump_json(indent=2))
     return new
+
+
+def _instruct(cluster: Cluster, settings: Settings, catalog: Catalog) -> None:
+    """HAProxy may be started anew at any time: what it then reads is this Luthier's, of engines that are there."""
+    if cluster.haproxy and (binary := haproxy_binary()):
+        instruct(settings, catalog, binary)
 
 
 def _content(settings: Settings, catalog: Catalog) -> str:

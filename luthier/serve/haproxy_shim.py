@@ -92,7 +92,8 @@ def main(arguments: list[str]) -> None:
     """Becomes HAProxy, with the arguments that Ray gave."""
     settings, *ray_arguments = arguments
     end_with_parent()
-    front = Front(**json.loads(Path(settings).read_text()))
+    told = json.loads(Path(settings).read_text())  # by an older Luthier too, whose cluster is still up
+    front = Front(**{name: told[name] for name in Front._fields if name in told})
     config = Path(ray_arguments[ray_arguments.index("-f") + 1])
     error_file = config.with_name("503.http")
     error_file.write_bytes(error_answer())

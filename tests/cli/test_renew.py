@@ -64,6 +64,11 @@ def be_up(settings: Settings, root_pid: int | None = 1) -> cluster.Cluster:
     return running
 
 
+def add_other(settings: Settings) -> None:
+    other = BASE_MODEL.format(path="/nowhere").replace('"tiny"', '"other"').replace("tests/tiny", "tests/other")
+    (settings.home / "base_models" / "other.toml").write_text(other)
+
+
 def up(settings: Settings) -> cluster.Started:
     return cluster.up(settings, None, lambda _text: None)
 
@@ -87,12 +92,30 @@ def test_a_row_has_changed(settings: Settings, ray_serve: Serve) -> None:
 
 def test_another_base_model_takes_the_place_of_one(settings: Settings, ray_serve: Serve) -> None:
     be_up(settings)
-    other = BASE_MODEL.format(path="/nowhere").replace('"tiny"', '"other"').replace("tests/tiny", "tests/other")
-    (settings.home / "base_models" / "other.toml").write_text(other)
+    add_other(settings)
     changed = settings.model_copy(update={"serve_base_models": ("other",)})
     assert up(changed).cluster.base_models == ("other",)
     assert (ray_serve.started, ray_serve.ended) == ([("other",)], ["tiny"])
     assert cluster.read_record(changed) == up(changed).cluster
+
+
+def test_haproxy_is_told_anew_before_weights_are_fetched(
+    settings: Settings, ray_serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_up(settings)
+    add_other(settings)
+    file = settings.home / "haproxy" / "front.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "direct": True}))
+
+    def fetch(_settings: Settings, _catalog: Catalog, _say: cluster.Say) -> None:
+        told = json.loads(file.read_text())
+        assert "direct" not in told
+        assert told["engines"] == ["tiny"], "the other one has no weights yet"
+        raise ClusterError("no room for weights")
+
+    monkeypatch.setattr(cluster, "_fetch", fetch)
+    with pytest.raises(ClusterError, match="no room"):
+        up(settings.model_copy(update={"serve_base_models": ("tiny", "other")}))
 
 
 def test_a_ray_that_was_joined_must_be_named(settings: Settings, ray_serve: Serve) -> None:

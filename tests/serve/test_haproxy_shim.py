@@ -294,6 +294,17 @@ def test_a_refusal_says_why_and_starts_nothing(tmp_path: Path) -> None:
     assert config.read_text() == before
 
 
+def test_instructions_of_an_older_luthier_are_read_too(tmp_path: Path) -> None:
+    config = render(tmp_path, some_ports(), ENGINES)
+    command = shim_command(config, FRONT._replace(binary="/bin/echo"))
+    instructions = tmp_path / "front.json"
+    told = json.loads(instructions.read_text())
+    del told["defaults"], told["secret"]
+    instructions.write_text(json.dumps(told | {"direct": True}))
+    assert subprocess.check_output(command, text=True) == f"-db -f {config} -dR\n"
+    assert "set-path /m/tiny" in config.read_text()
+
+
 def test_who_takes_nothing_is_cut_off_and_who_waits_is_not(tmp_path: Path) -> None:
     ports = some_ports()
     config = render(tmp_path, ports, ("tiny",), client_seconds=CLIENT_SECONDS)
