@@ -19,7 +19,7 @@ from pathlib import Path
 
 from luthier.errors import ClusterError
 from luthier.platform.base_models import Catalog
-from luthier.platform.request_ids import SECRET
+from luthier.platform.request_ids import front_file, front_secret
 from luthier.platform.settings import Settings
 
 LONGEST_SOCKET = 97
@@ -53,7 +53,6 @@ def lay_out(
     launcher = _write_launcher(settings, shim)
     *replicas, metrics, statistics, fallback = ports
     return {
-        SECRET: _secret(settings),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -112,11 +111,12 @@ def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
         "engines": list(engines),
         "several": several,
         "defaults": defaults,
-        "secret": _secret(settings),
+        "secret": front_secret(settings.home) or secrets.token_hex(16),  # replicas that run know it
     }
-    new = _instructions(settings).with_suffix(".new")
+    instructions = front_file(settings.home)
+    new = instructions.with_suffix(".new")
     new.write_text(json.dumps(wanted))
-    new.replace(_instructions(settings))
+    new.replace(instructions)
 
 
 def clear_away(settings: Settings, cluster_id: str) -> None:
@@ -126,7 +126,7 @@ def clear_away(settings: Settings, cluster_id: str) -> None:
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.home / "haproxy"
+    return front_file(settings.home).parent
 
 
 def _socket_folder(cluster_id: str) -> Path:
@@ -137,19 +137,9 @@ def _socket_folder(cluster_id: str) -> Path:
     return folder
 
 
-def _secret(settings: Settings) -> str:
-    """Of this cluster: its replicas were told of it when they began."""
-    told = json.loads(_instructions(settings).read_text()) if _instructions(settings).exists() else {}
-    return str(told.get("secret") or secrets.token_hex(16))
-
-
-def _instructions(settings: Settings) -> Path:
-    return _folder(settings) / "front.json"
-
-
 def _write_launcher(settings: Settings, shim: Path) -> Path:
     launcher = _folder(settings) / "launcher"
-    command = shlex.join([sys.executable, "-I", "-S", str(shim), str(_instructions(settings))])
+    command = shlex.join([sys.executable, "-I", "-S", str(shim), str(front_file(settings.home))])
     launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     launcher.chmod(0o700)
     return launcher

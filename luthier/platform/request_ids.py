@@ -4,16 +4,27 @@ HAProxy may send a request again when a replica dies. Under one id the ledger bi
 """
 
 import hmac
+import json
 import re
 import time
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 
 HEADER = b"luthier-request-id"
 """What HAProxy puts there, in the place of a client's own: the secret, epoch milliseconds, a UUID."""
-SECRET = "LUTHIER_FRONT_SECRET"
-"""Of HAProxy and the replicas, in their environment: who could choose an id would get two answers for one bill."""
 _TOLD = re.compile(r"(\S+) (\d{13}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+def front_file(home: Path) -> Path:
+    """What `luthier up` tells its HAProxy."""
+    return home / "haproxy" / "front.json"
+
+
+def front_secret(home: Path) -> str:
+    """Of HAProxy and the replicas: who could choose an id would get two answers for one bill. Empty without HAProxy."""
+    file = front_file(home)
+    return str(json.loads(file.read_text()).get("secret", "")) if file.exists() else ""
 
 
 def new_request_id() -> str:

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Lifespan
 
+from luthier.platform.request_ids import front_secret
 from luthier.platform.settings import Settings
 from luthier.serve import engine_metrics
 from luthier.serve.auditing import Audited, Auditor
@@ -49,7 +50,7 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     app.add_middleware(Audited, auditor=app.state.auditor)
     if services.access_log:
         app.add_middleware(Logged, log=services.access_log)
-    app.add_middleware(RequestId)
+    app.add_middleware(RequestId, secret=front_secret(services.settings.home))
     of_databricks = dict.fromkeys((databricks.PREFIX, databricks.ENDPOINTS), databricks.refusal)
     answer_errors(app, {cortex.PREFIX: cortex.refusal, **of_databricks})
     return app

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from luthier.errors import LuthierError
+from luthier.platform.request_ids import front_secret
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.answer import Writer
 from luthier.serve.auditing import Audited, Auditor
@@ -91,9 +92,9 @@ class Direct:
 
         def door(route: Route) -> ASGIApp:
             app: ASGIApp = Audited(BodyLimit(Completing(services, keys, route), limit), auditor)
-            return RequestId(Logged(app, services.access_log) if services.access_log else app)
+            return RequestId(Logged(app, services.access_log) if services.access_log else app, secret)
 
-        self._rest = rest
+        self._rest, secret = rest, front_secret(services.settings.home)
         self._hot = {path: door(route) for path, route in ROUTES.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,7 +3,6 @@
 Pure ASGI: no body is buffered here.
 """
 
-import os
 import time
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.errors import LuthierError
 from luthier.platform.access import Caller
-from luthier.platform.request_ids import SECRET, request_id
+from luthier.platform.request_ids import request_id
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
 
 MIB = 1 << 20
@@ -22,8 +21,9 @@ MIB = 1 << 20
 class RequestId:
     """Names the request, as `request.state.id` and in the header of the answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app, self._secret = app, os.environ.get(SECRET, "")
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        """`secret`: who shows it has named the request."""
+        self._app, self._secret = app, secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

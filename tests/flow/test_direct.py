@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,14 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
+from luthier.cli.front import instruct
+from luthier.platform.base_models import load_catalog
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
+from luthier.platform.request_ids import front_file, front_secret
 from luthier.platform.settings import Settings
-from luthier.serve.api import build_direct
+from luthier.serve.api import build_api, build_direct
+from luthier.serve.haproxy_shim import REQUEST_ID
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, make_finished, make_job
 from tests.fakes import EchoEngine, LocalCompletions
@@ -55,6 +60,20 @@ def test_a_client_that_leaves_ends_the_generation(
     assert engine.num_open == 0
     assert counts(registry) == [(3, 2)]
     assert bool(sent) == is_streamed
+
+
+def test_the_doors_of_a_renewed_cluster_know_its_new_secret(
+    settings: Settings, registry: Registry, completions: LocalCompletions
+) -> None:
+    file = front_file(settings.home)
+    file.parent.mkdir()
+    file.write_text("{}")  # by a Luthier that had no secret
+    instruct(settings, load_catalog(settings), "/bin/echo")
+    told = f"{front_secret(settings.home)} 1700000000000 {uuid.uuid4()}"
+    services = make_services(settings, registry, completions, "tiny")
+    clients = [TestClient(build(services), headers={REQUEST_ID: told}) for build in (build_api, build_direct)]
+    answers = [answer for client in clients for answer in (client.post(CHAT), client.get("/v1/models"))]
+    assert {answer.headers["x-request-id"][:16] for answer in answers} == {"req_018bcfe56800"}
 
 
 def test_a_client_that_leaves_before_its_body_is_there(door: ASGIApp, engine: EchoEngine) -> None:
