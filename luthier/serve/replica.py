@@ -58,6 +58,7 @@ class EngineReplica:
     _engine: VllmEngine
     _completer: Completer
     _renewing: list[asyncio.Task[None]]
+    _spool: UsageSpool | None = None
 
     def _open(self, base: BaseModel, services: Services, engine: VllmEngine) -> None:
         settings = services.settings
@@ -68,7 +69,7 @@ class EngineReplica:
         leases, rates = Leases(verbs.credits, holders.name), Rates(verbs.rates, holders.name)
         self._renewing = [asyncio.create_task(each.keep_renewed()) for each in (leases, rates)]
         keep_environment()
-        self._engine = engine
+        self._engine, self._spool = engine, spool
         books = ReplicaBooks(spool, leases, rates, services.access_log, asked)
         self._completer = Completer(base, services.resolver, Many(engine), services.prices, books)
         REGISTRY.register(Places(base.name, self._completer.admission))
@@ -82,7 +83,16 @@ class EngineReplica:
             log.exception("the engine died")
             self._engine.kill()
             await asyncio.sleep(ANSWER_SECONDS)
+            self._end()
             os._exit(1)
+
+    def __del__(self) -> None:
+        """Serve calls it when a replica ends in order."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._spool:
+            self._spool.end()
 
     async def ready(self) -> dict[str, bool]:
         await self._engine.check()

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS, MOST_SECONDS = 0.2, 5.0
 """Between two flushes; while the ledger is away twice as long each time."""
+END_SECONDS = 2.0
+"""How long a process that ends waits for its last flush."""
 MAX_BATCH = 1000
 
 
@@ -57,6 +59,8 @@ class UsageSpool:
         self._inherited = inherited
         self._fault: OSError | None = None
         """Of the disk; None once it takes what is written."""
+        self._sent_early: set[str] = set()
+        """Whose records were sent out of memory."""
 
     def start(self) -> None:
         """From here on it flushes by itself."""
@@ -87,6 +91,13 @@ class UsageSpool:
                 if self._fault:
                     self._send_from_memory()
                 raise
+            self._sent_early.clear()
+
+    def end(self) -> None:
+        """Flushes once more, as long as a process that ends may take; its heir sends what is left on disk."""
+        last = threading.Thread(target=self._tried, args=(0,), daemon=True)
+        last.start()
+        last.join(END_SECONDS)
 
     def _flush(self) -> None:
         self._write_rest()
@@ -108,6 +119,8 @@ class UsageSpool:
                 log.error("usage waits in memory, as %s takes none: %s", self._folder, error)
             self._fault = error
             raise
+        if self._fault:
+            log.warning("%s takes usage again", self._folder)
         self._fault = None
 
     def _write_rest(self) -> None:
@@ -143,11 +156,14 @@ class UsageSpool:
                 self._num_bytes -= file.num_bytes
 
     def _send_from_memory(self) -> None:
-        """All that waits. It stays here, to be written, counted and sent as its file when the disk is well again."""
+        """All that waits, once. It stays here, to be written, counted and sent as its file when the disk is well."""
         with self._lock:
-            waiting = [record for file in (*self._closed, self._file) for record in file.records]
+            held = [record for file in (*self._closed, self._file) for record in file.records]
+        waiting = [record for record in held if record.source_id not in self._sent_early]
         for start in range(0, len(waiting), MAX_BATCH):
-            self._send(waiting[start : start + MAX_BATCH])
+            batch = waiting[start : start + MAX_BATCH]
+            self._send(batch)
+            self._sent_early.update(record.source_id for record in batch)
 
     def _send(self, batch: list[UsageRecord]) -> list[UsageRecord]:
         """Those whose requests are billed to another answer."""
@@ -176,14 +192,17 @@ class UsageSpool:
             num_failed = self._tried(num_failed)
 
     def _tried(self, num_failed: int) -> int:
-        """Flushes; how often that has failed without a success."""
+        """Flushes; how often the ledger has failed without a success. While it answers a disk at fault is asked often:
+        what comes meanwhile is in memory alone.
+        """
         try:
             self.flush()
         except Exception as error:  # whatever it is, the records wait and the next round sends them
             self._wake.set()
-            if not num_failed:
-                log.warning("usage waits in %s until disk and ledger take it: %s", self._folder, error)
-            return num_failed + 1
+            if error is not self._fault:
+                if not num_failed:
+                    log.warning("usage waits in %s until disk and ledger take it: %s", self._folder, error)
+                return num_failed + 1
         if num_failed:
             log.warning("usage in %s waits no more", self._folder)
         return 0

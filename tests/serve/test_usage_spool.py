@@ -1,16 +1,19 @@
 """The spool: records outlive a registry that is away and a process that died; the ledger has each once."""
 
+import asyncio
 import contextlib
 import os
 import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +24,8 @@ from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settled import SettledFiles
 from luthier.serve import usage
+from luthier.serve.engine import VllmEngine
+from luthier.serve.replica import EngineReplica
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_record
 from tests.full_disk import full_disk
@@ -260,6 +265,14 @@ class Ledger:
         return len(records)
 
 
+class DeadEngine:
+    async def check(self) -> None:
+        raise Unavailable("dead")
+
+    def kill(self) -> None:
+        """It is dead."""
+
+
 def young(name: str) -> UsageRecord:
     """Younger than the counters, so it counts."""
     return make_record(name, time=10**15)
@@ -338,6 +351,63 @@ def test_a_full_disk_that_is_well_again_lets_in_by_itself(
     assert [record.message for record in caplog.records if "waits in memory" in record.message] == [
         f"usage waits in memory, as {folder} takes none: [Errno 27] File too large"
     ]
+
+
+def test_a_full_disk_holds_up_no_record_and_sends_none_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 0.01)
+    pauses: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(usage, "time", SimpleNamespace(sleep=lambda pause: (pauses.append(pause), sleep(pause))))
+    door = Door(cast(Registry, SimpleNamespace(ledger=Ledger())))
+    spool = UsageSpool(folder, door.append)
+    spool.start()
+    with full_disk():
+        for name in "abc":
+            spool.settle(make_record(name))
+            assert door.tries.get(timeout=DEADLINE_SECONDS) == [name]
+            begun = len(pauses)
+            while len(pauses) < begun + 3:
+                sleep(0.001)
+        assert set(pauses) == {0.01}
+        assert door.tries.empty()
+
+
+def test_the_end_sends_what_is_in_memory_alone(folder: Path) -> None:
+    ledger = Ledger()
+    replica = EngineReplica()
+    replica._spool = UsageSpool(folder, ledger.append)
+    with full_disk():
+        replica._spool.settle(make_record("a"))
+        replica.__del__()
+    assert set(ledger.records) == {"a"}
+
+
+def test_a_dead_engine_ends_the_process_after_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, ended = Ledger(), list[set[str]]()
+    replica = EngineReplica()
+    replica._spool, replica._engine = UsageSpool(folder, ledger.append), cast(VllmEngine, DeadEngine())
+    monkeypatch.setattr(os, "_exit", lambda _status: ended.append(set(ledger.records)))
+    with full_disk():
+        replica._spool.settle(make_record("a"))
+        asyncio.run(replica.check_health())
+    assert ended == [{"a"}]
+
+
+def test_an_end_waits_for_no_ledger_that_hangs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "END_SECONDS", 0.01)
+    hangs, answers = threading.Event(), threading.Event()
+
+    def append(_records: list[UsageRecord]) -> int:
+        hangs.set()
+        assert answers.wait(DEADLINE_SECONDS)
+        return 0
+
+    spool = UsageSpool(folder, append)
+    spool.settle(make_record("a"))
+    spool.end()
+    assert hangs.wait(DEADLINE_SECONDS)
+    answers.set()
+    spool.flush()
 
 
 STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed", "full", "well")
