@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from luthier.errors import Conflict
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN
 from tests.flow.conftest import CHAT, SELECT, create, error_of
 from tests.flow.isolation import LINE, V1
 from tests.flow.people import Join, join, run_all  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.stores
 
@@ -60,6 +62,13 @@ def test_files_and_batches(api: TestClient, ann: TestClient, bob: TestClient) ->
     assert ann.post(f"/v1/batches/{batch}/cancel").status_code in (200, 409), "it may have ended"
 
 
+def test_a_model_that_is_being_made(ann: TestClient, bob: TestClient) -> None:
+    job = create(ann).json()["id"]
+    ask = {"model": "tuned", "messages": [{"role": "user", "content": "a"}]}
+    assert f"job {job} is making it" in error_of(ann.post(CHAT, json=ask), 404, "model_not_found")
+    assert job not in error_of(bob.post(CHAT, json=ask), 404, "model_not_found")
+
+
 def test_jobs(api: TestClient, ann: TestClient, bob: TestClient) -> None:
     key = {"Idempotency-Key": "k"}
     body = {"model": "anns", "base_model": "tiny", "training_data": SELECT}
@@ -97,6 +106,10 @@ def test_who_has_a_dropped_users_name_has_nothing_of_his(
 ) -> None:
     file = upload(ann)
     batch, job = begin(ann, file).json()["id"], create(ann).json()["id"]
+    with pytest.raises(Conflict, match="ANN has 1 unfinished jobs that he began as PUBLIC"):
+        registry.users.drop(ADMIN, "ANN")
+    assert api.post(f"{V1}/jobs/{job}/cancel").status_code == 200
+    wait_for(lambda: registry.batches.ended([batch]))
     registry.users.drop(ADMIN, "ANN")
     again = join("PUBLIC")
     assert again.get(f"{V1}/whoami").json()["user"] == "ANN"

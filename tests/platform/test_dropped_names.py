@@ -2,6 +2,7 @@
 
 import pytest
 
+from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.credits import Budget, BudgetKind
 from luthier.platform.metering import UsageKind
@@ -94,3 +95,26 @@ def test_a_budget_ends_with_whose_it_is(registry: Registry, kind: BudgetKind) ->
     assert [budget.name for budget in registry.budgets.show(ADMIN)] == [ANALYST.role], "and no other's"
     x = ANALYST.model_copy(update={kind.value: "X", "role": "X" if kind is BudgetKind.ROLE else ADMIN.role})
     assert registry.credits.renew("holder", [x, ANALYST], []).limits == [(), ("role:ANALYST",)]
+
+
+@pytest.mark.parametrize("kind", [BudgetKind.ROLE, BudgetKind.USER])
+def test_a_hard_budget_is_not_shed_by_a_new_name(registry: Registry, kind: BudgetKind) -> None:
+    owners = registry.roles if kind is BudgetKind.ROLE else registry.users
+    on = Granted((Privilege.CREATE_ROLE if kind is BudgetKind.ROLE else Privilege.CREATE_USER,), ACCOUNT)
+    registry.grants.grant(ADMIN, on, ANALYST.role)
+    owners.create(ANALYST, "X")
+    registry.budgets.set(ADMIN, Budget(kind=kind, name="X", granted_ucr=5))
+    with pytest.raises(Conflict, match=f"{kind.value.capitalize()} X has a hard budget"):
+        owners.drop(ANALYST, "X")
+    registry.budgets.set(ADMIN, Budget(kind=kind, name="X", granted_ucr=5, is_hard=False))
+    owners.drop(ANALYST, "X")
+
+
+def test_public_takes_nothing_over(registry: Registry) -> None:
+    public = Caller(account="main", user="bob", role="PUBLIC")
+    registry.grants.grant(ADMIN, Granted((Privilege.CREATE_ROLE,), ACCOUNT), "PUBLIC")
+    registry.roles.create(public, "TEAM")
+    registry.grants.grant(ADMIN, Granted((Privilege.CREATE_ROLE,), ACCOUNT), "TEAM")
+    registry.roles.create(public.model_copy(update={"role": "TEAM"}), "PART")
+    registry.roles.drop(public, "TEAM")
+    assert {role.name: role.owner for role in registry.roles.show(ADMIN)}["PART"] == ADMIN.role

@@ -100,12 +100,13 @@ class ModelRows:
         )
 
     def _sees(self, tx: sa.Connection, caller: Caller, job: Row) -> bool:
-        return self.guard.may(tx, caller, Action.SEE_JOB, Securable(ObjectKind.JOB, name=job["id"], owner=job["role"]))
+        about = Securable(ObjectKind.JOB, name=job["id"], owner=job["role"], maker=job["owner"])
+        return self.guard.may(tx, caller, Action.SEE_JOB, about)
 
     def maker(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
         """An active job that makes a model of that name."""
         columns = self.jobs.c
-        active = sa.select(columns.id, columns.model, columns.status, columns.role).where(
+        active = sa.select(columns.id, columns.model, columns.status, columns.role, columns.owner).where(
             columns.account == caller.account, columns.model_name == name.dotted, columns.status.in_(ACTIVE)
         )
         rows = tx.execute(active.add_columns(columns.created_on)).mappings()  # to order few rows, SQLite reads many

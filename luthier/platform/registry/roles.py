@@ -61,18 +61,22 @@ class Roles:
         return False
 
     def drop(self, caller: Caller, name: str) -> None:
-        """What it owned is the caller's role's; what was granted to it, it to others, and its budget end with it."""
+        """What it owned is the caller's role's; what was granted to it, it to others, and its budget end with it.
+
+        PUBLIC takes nothing over, as that would be its users': who drops as PUBLIC leaves it to ACCOUNTADMIN.
+        """
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.MANAGE, self.find(tx, caller, name), lambda: no_role(name))
             if name in SYSTEM_ROLES:
                 raise InvalidInput(f"Role {name} belongs to every account: it cannot be dropped.")
             if name == caller.role:
                 raise Conflict(f"Role {name} is your current role. Take another one to drop it.")
+            heir = caller.model_copy(update={"role": ADMIN_ROLE}) if caller.role == PUBLIC else caller
             for table, column in OWNED_BY_ROLE.items():
-                self._pass_on(tx, table, column, caller, name)
-            self._rows.pass_on(tx, caller, name)
+                self._pass_on(tx, table, column, heir, name)
+            self._rows.pass_on(tx, heir, name)
             self._rows.end_of_role(tx, caller.account, name)
-            self._limits.delete(tx, caller.account, budget_scope(BudgetKind.ROLE, name))
+            self.end_budget(tx, caller, budget_scope(BudgetKind.ROLE, name))
             columns = self._role_grants.c
             is_in = sa.or_(
                 columns.role == name, sa.and_(columns.granted_to == ObjectKind.ROLE.value, columns.grantee == name)
@@ -127,6 +131,14 @@ class Roles:
         if owner is None:
             raise no_role(name) if kind is ObjectKind.ROLE else no_user(name)
         return Securable(kind, name=name, owner=owner)
+
+    def end_budget(self, tx: sa.Connection, caller: Caller, scope: str) -> None:
+        """With its role or user. Conflict where it is a hard one and only ACCOUNTADMIN may end it."""
+        budget = self._limits.find(tx, caller.account, scope)
+        if budget and budget["is_hard"] and not self._guard.may(tx, caller, Action.ADMINISTER):
+            kind, _, name = scope.partition(":")
+            raise Conflict(f"{kind.capitalize()} {name} has a hard budget: ACCOUNTADMIN has to end it first.")
+        self._limits.delete(tx, caller.account, scope)
 
     def check_takes(self, tx: sa.Connection, caller: Caller, name: str) -> None:
         """NotFound unless the caller's user may take the role."""

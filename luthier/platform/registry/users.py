@@ -6,12 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.errors import Conflict
+from luthier.platform import batches, jobs
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.registry.roles import Roles, no_user
 from luthier.platform.securables import PUBLIC, ObjectKind
@@ -29,8 +29,7 @@ class User(Frozen):
 class Users:
     def __init__(self, store: Store, guard: Guard, roles: Roles, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._roles, self._clock = store, guard, roles, clock
-        self._limits = Limits(store, clock)
-        self._made = [store.table(name) for name in ("jobs", "batches", "files")]
+        self._jobs, self._batches, self._files = map(store.table, ("jobs", "batches", "files"))
         self._users, self._keys, self._role_grants = map(store.table, ("users", "keys", "role_grants"))
 
     def create(self, caller: Caller, name: str, default_role: str | None = None, comment: str = "") -> bool:
@@ -63,24 +62,39 @@ class Users:
             tx.execute(sa.update(self._users).where(*is_he).values(default_role=role))
 
     def drop(self, caller: Caller, name: str) -> None:
-        """His keys are revoked, his budget ends; what he made stays his role's, or is ACCOUNTADMIN's."""
+        """His keys are revoked, his budget ends; what he made stays his role's, or is ACCOUNTADMIN's.
+
+        Conflict while something runs that he began as PUBLIC: it would go on with other rights.
+        """
         with self._guard.change(caller) as tx:
             self._guard.check(
                 tx, caller, Action.MANAGE, self._roles.find(tx, caller, name, ObjectKind.USER), lambda: no_user(name)
             )
             if name == caller.user:
                 raise Conflict(f"User {name} is you. Another one has to drop you.")
+            self._check_nothing_runs(tx, caller.account, name)
             keys, granted = self._keys.c, self._role_grants.c
             his = (keys.account == caller.account, keys.user == name, keys.revoked_on.is_(None))
             tx.execute(sa.update(self._keys).where(*his).values(revoked_on=self._clock()))
             is_to_him = (granted.granted_to == ObjectKind.USER.value, granted.grantee == name)
             tx.execute(sa.delete(self._role_grants).where(granted.account == caller.account, *is_to_him))
-            self._limits.delete(tx, caller.account, budget_scope(BudgetKind.USER, name))
-            for made in self._made:
+            self._roles.end_budget(tx, caller, budget_scope(BudgetKind.USER, name))
+            for made in (self._jobs, self._batches, self._files):
                 is_his = (made.c.account == caller.account, made.c.role == PUBLIC, made.c.owner == name)
                 tx.execute(sa.update(made).where(*is_his).values(role=ADMIN_ROLE))
             is_he = (self._users.c.account == caller.account, self._users.c.name == name)
             tx.execute(sa.delete(self._users).where(*is_he))
+
+    def _check_nothing_runs(self, tx: sa.Connection, account: str, name: str) -> None:
+        for table, active in ((self._jobs, jobs.ACTIVE), (self._batches, batches.ACTIVE)):
+            columns = table.c
+            is_his = (columns.account == account, columns.role == PUBLIC, columns.owner == name)
+            query = sa.select(sa.func.count()).where(*is_his, columns.status.in_(active))
+            if num := tx.execute(query).scalar_one():
+                raise Conflict(
+                    f"User {name} has {num} unfinished {table.name} that he began as {PUBLIC}. Revoke his keys, cancel "
+                    "what runs, and drop him then."
+                )
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[User]:
         """Oneself, and those that one's roles own; all for who may see all grants. By their names."""

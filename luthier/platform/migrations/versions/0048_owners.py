@@ -22,7 +22,8 @@ def upgrade() -> None:
     for table in ("jobs", "batches", "files"):
         op.execute(
             f"UPDATE {table} SET role = 'ACCOUNTADMIN' WHERE role = 'PUBLIC' AND NOT EXISTS "
-            f"(SELECT 1 FROM users WHERE users.account = {table}.account AND users.name = {table}.owner)"
+            f"(SELECT 1 FROM users WHERE users.account = {table}.account AND users.name = {table}.owner "
+            f"AND users.created_on <= {table}.created_on)"
         )
     for table in ("reservations", "limits"):
         for kind, owners in OWNERS.items():
