@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from luthier.serve.reading import Reader, plain_choices
 from luthier.serve.services import Ask
 from luthier.serve.tool_calls import Calls, ForcedCalls
 from luthier.serve.tool_family import Family
-from luthier.serve.turns import Turn, Turns
+from luthier.serve.turns import Turns
 
 
 class VllmEngine:
@@ -96,11 +96,10 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         given = tokens_input(list(ids)), params, f"proof_{uuid.uuid4().hex}"
         try:
-            turn = await self._turns.take(adapter.number, 0, time.monotonic()) if adapter else Turn()
-            try:
+            with ExitStack() as ready:
+                if adapter:
+                    ready.callback(await self._turns.take(adapter.number, 0, time.monotonic()))
                 *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
-            finally:
-                turn.end()
         except _engine_dead() as error:
             raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
         self.probed.prompt += len(ids)
@@ -133,11 +132,11 @@ class VllmEngine:
         await tally.reserve(len(ids), params.max_tokens * request.n)
         lora = adapter if self._own is None else None
         queue, is_done, began = None, False, time.monotonic()
-        async with self._ready(lora, request.priority) as turn:
+        async with self._ready(lora, request.priority) as ready:
             try:
                 waited = time.monotonic() - began
                 queue = await self._add(ask, ids, params, _lora_request(lora))
-                _end_with(queue, turn)
+                _close_with(queue, ready)
                 while not is_done:
                     output = queue.get_nowait() or await queue.get()
                     is_done = output.finished
@@ -160,21 +159,15 @@ class VllmEngine:
                     await self._abort(queue, len(ids), tally, waited)
 
     @asynccontextmanager
-    async def _ready(self, adapter: ModelVersion | None, priority: int) -> AsyncIterator[Turn]:
-        """While the adapter is in memory, from when it has a slot."""
-        if adapter is None:
-            yield Turn()
-            return
-        since = time.monotonic()
-        await self._loader.hold(adapter)
-        try:
-            turn = await self._turns.take(adapter.number, priority, since)
-            try:
-                yield turn
-            finally:
-                turn.end()
-        finally:
-            self._loader.release(adapter)
+    async def _ready(self, adapter: ModelVersion | None, priority: int) -> AsyncIterator[ExitStack]:
+        """While the adapter is in memory and has a slot: to the block's end, or until what it gives is closed."""
+        with ExitStack() as ready:
+            if adapter:
+                since = time.monotonic()
+                await self._loader.hold(adapter)
+                ready.callback(self._loader.release, adapter)
+                ready.callback(await self._turns.take(adapter.number, priority, since))
+            yield ready
 
     def _check_weights(self, adapter: ModelVersion | None) -> None:
         """Raises Unavailable when the engine was chosen by what the model's name meant before."""
@@ -241,19 +234,19 @@ def _count(tally: Tally, num_prompt: int, output: Any) -> None:
         tally.completion += num_new
 
 
-def _end_with(queue: Any, turn: Turn) -> None:
-    """Ends the turn with vLLM's last output, however late that is read."""
+def _close_with(queue: Any, ready: ExitStack) -> None:
+    """With vLLM's last output, however late that is read."""
     put = queue.put
 
     def put_last(output: Any) -> None:
         put(output)
         if isinstance(output, Exception) or output.finished:
-            turn.end()
+            ready.close()
             del queue.put  # which holds the queue
 
     queue.put = put_last
     if isinstance(queue.output, Exception) or (queue.output and queue.output.finished):
-        turn.end()
+        ready.close()
 
 
 def _time(tally: Tally, output: Any, waited: float) -> None:

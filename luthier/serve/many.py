@@ -115,11 +115,17 @@ async def _ended(tasks: list[asyncio.Task[Any]], parts: list[_Part], tally: Tall
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
-        tally.prompt += sum({part.prompt: part.tally.prompt for part in parts if part.tally.prompt}.values())
-        tally.completion += sum(part.tally.completion for part in parts)
-        tally.queued = min((queued for part in parts if (queued := part.tally.queued) is not None), default=None)
-        tally.first = min((first for part in parts if (first := part.tally.first) is not None), default=None)
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            _add_up(parts, tally)
+
+
+def _add_up(parts: list[_Part], tally: Tally) -> None:
+    tally.prompt += sum({part.prompt: part.tally.prompt for part in parts if part.tally.prompt}.values())
+    tally.completion += sum(part.tally.completion for part in parts)
+    tally.queued = min((queued for part in parts if (queued := part.tally.queued) is not None), default=None)
+    tally.first = min((first for part in parts if (first := part.tally.first) is not None), default=None)
 
 
 def _is_one(request: CompleteRequest) -> bool:

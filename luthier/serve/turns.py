@@ -36,20 +36,6 @@ class Waiting:
         return now - self.since > (BATCH_PATIENCE_SECONDS if self.priority else PATIENCE_SECONDS)
 
 
-class Turn:
-    """Of one request, until the engine is done with it."""
-
-    def __init__(self, give_back: Callable[[], None] | None = None) -> None:
-        """Without one: of a request that needs no slot."""
-        self._give_back = give_back
-
-    def end(self) -> None:
-        """Once, however often it is called."""
-        if give_back := self._give_back:
-            self._give_back = None
-            give_back()
-
-
 class Turns:
     """Belongs to one event loop.
 
@@ -66,8 +52,11 @@ class Turns:
         """By adapter, as heaps."""
         self._numbers = itertools.count()
 
-    async def take(self, adapter: int, priority: int, since: float) -> "Turn":
-        """Returns when a request of the adapter may go to the engine. It waits `since` then, by the clock."""
+    async def take(self, adapter: int, priority: int, since: float) -> Callable[[], None]:
+        """Returns when a request of the adapter may go to the engine; to be called once, when that is done with it.
+
+        `since`, by the clock, it waits.
+        """
         one = Waiting(priority, since, next(self._numbers), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting.setdefault(adapter, []), one)
         self._go_on()
@@ -76,7 +65,7 @@ class Turns:
         except asyncio.CancelledError:
             self._leave(adapter, one)
             raise
-        return Turn(partial(self._give_back, adapter))
+        return partial(self._give_back, adapter)
 
     def _give_back(self, adapter: int) -> None:
         slot = self._slots[adapter]
@@ -105,12 +94,17 @@ class Turns:
             slot = self._slots.get(adapter)
             if slot and slot not in self._closed(len(overdue)):
                 self._let_in(adapter, slot)
-            elif slot is None and not is_full:
+            elif (slot is None or slot.is_ending) and not is_full:
                 if is_full := not self._make_room(len(overdue)):
                     continue
                 overdue.discard(adapter)
-                self._slots[adapter] = Slot()
-                self._let_in(adapter, self._slots[adapter])
+                self._let_in(adapter, self._taken(adapter))
+
+    def _taken(self, adapter: int) -> Slot:
+        """Anew, also where a last request of the adapter still runs."""
+        slot = self._slots[adapter] = self._slots.pop(adapter, Slot())
+        slot.is_ending = False
+        return slot
 
     def _open(self) -> set[int]:
         return {adapter for adapter, slot in self._slots.items() if not slot.is_ending}

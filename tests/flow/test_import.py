@@ -27,6 +27,7 @@ from luthier.platform.storage import file_sha256
 from tests.factories import ADMIN, BASE_MODEL, KEY
 from tests.flow.conftest import create, error_of
 from tests.tiny_adapter import build_adapter, change_settings, change_weights
+from tests.waiting import wait_for
 
 MODELS = "/luthier/v1/models"
 NAMES = ("adapter_config.json", "adapter_model.safetensors")
@@ -150,9 +151,10 @@ def test_who_leaves_spoils_nothing(
 
     monkeypatch.setattr("luthier.platform.importing.place", place_late)
     asyncio.run(leave())
+    wait_for(lambda: registry.models.show(ADMIN))
+    wait_for(lambda: not list((settings.storage / "uploads").iterdir()))
     model = registry.models.get(ADMIN, parse_name("LUTHIER.PUBLIC.mine", "", ""))
     assert {file.name for file in Path(model.path).iterdir()} == {*NAMES, "luthier.json"}
-    assert list((settings.storage / "uploads").iterdir()) == []
 
 
 def test_a_name_that_is_taken(api: TestClient, faq: str, adapter: Path, settings: Settings) -> None:

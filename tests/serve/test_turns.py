@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.serve.turns import BATCH_PATIENCE_SECONDS, PATIENCE_SECONDS, Turn, Turns
+from luthier.serve.turns import BATCH_PATIENCE_SECONDS, PATIENCE_SECONDS, Turns
 from tests.fakes import Clock
 
 LIVE, BATCH = 0, 10
+End = Callable[[], None]
 A, B, C, D = range(1, 5)
 
 
@@ -20,8 +21,8 @@ class Crowd:
     def __init__(self, num_slots: int) -> None:
         self.clock = Clock()
         self.turns = Turns(num_slots, self.clock)
-        self.waiting: list[tuple[int, asyncio.Task[Turn]]] = []
-        self.running: list[tuple[int, Turn]] = []
+        self.waiting: list[tuple[int, asyncio.Task[End]]] = []
+        self.running: list[tuple[int, End]] = []
 
     async def come(self, adapter: int, priority: int = LIVE) -> bool:
         """Whether it runs at once."""
@@ -38,7 +39,7 @@ class Crowd:
         self.running += [(adapter, task.result()) for adapter, task in let_in]
 
     async def end(self, which: int = 0) -> None:
-        self.running.pop(which)[1].end()
+        self.running.pop(which)[1]()
         await self.look()
 
     async def leave(self, which: int) -> None:
@@ -154,8 +155,8 @@ async def test_who_is_cancelled_as_it_is_let_in_keeps_no_slot(crowd: Crowd) -> N
         await crowd.come(each)
     (_, first), (_, second) = crowd.waiting
     first.cancel()  # before it has run again its turn may come
-    crowd.running.pop(0)[1].end()
-    crowd.running.pop(0)[1].end()
+    crowd.running.pop(0)[1]()
+    crowd.running.pop(0)[1]()
     second.cancel()  # after its turn came
     await asyncio.gather(first, second, return_exceptions=True)
     assert first.cancelled()
@@ -165,14 +166,20 @@ async def test_who_is_cancelled_as_it_is_let_in_keeps_no_slot(crowd: Crowd) -> N
 
 
 @run()
-async def test_a_turn_ends_once(crowd: Crowd) -> None:
-    for each in (A, A, B, C):
+async def test_who_ends_late_keeps_nobody_from_a_free_slot(crowd: Crowd) -> None:
+    """A's long answer was the last in a slot that was given away; there is room again before it ends."""
+    for each in (A, A, C, B):
         await crowd.come(each)
-    turn = crowd.running[0][1]
-    turn.end()
-    turn.end()
-    await crowd.look()
-    assert C not in crowd.who()
+    crowd.clock.now += PATIENCE_SECONDS * 2
+    await crowd.end()
+    assert crowd.who() == [A, C, B]
+    await crowd.end(2)
+    await crowd.end(1)
+    assert crowd.who() == [A]
+    assert await crowd.come(A)
+    assert await crowd.come(D)
+    crowd.clock.now += PATIENCE_SECONDS * 2
+    assert await crowd.come(D)
 
 
 @run()
