@@ -100,8 +100,10 @@ def test_after_a_kill_of_everything_up_brings_all_back(
     client = cluster.client
 
     def known() -> object:
+        """All but what the job makes meanwhile."""
         jobs = {shown["id"]: shown["created_on"] for shown in client.finetune.show()}
-        return jobs, client.models.list(), client.tables.list(), client.usage("credits")
+        models = [model for model in client.models.list() if model["job_id"] != job.id]
+        return jobs, models, client.tables.list(), client.usage("completions"), client.usage("storage")
 
     before = known()
     mine = cluster.processes()
