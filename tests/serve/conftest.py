@@ -1,6 +1,10 @@
-"""An identity provider, and a user whom it knows."""
+"""An identity provider, and a user whom it knows; where a spool of usage lies."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,22 @@ def ann(registry: Registry) -> None:
     ):
         registry.roles.create(ADMIN, role)
         registry.roles.grant(ADMIN, role, to)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a spool of usage."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def own_file(folder: Path) -> Path:
+    """The first that this process writes."""
+    return folder / f"{os.getpid()}-1.jsonl"
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
