@@ -288,14 +288,20 @@ class LeasesMachine(Machine):
     # what must hold
 
     def deliver(self, records: Sequence[UsageRecord]) -> None:
+        """What a lease was there for is no overrun."""
         reserved = {(row["id"], row["scope"]) for row in self.store.rows(self.rows[1])}
+        before = {scope: limit["overrun_ucr"] for scope, limit in self.limits().items()}
+        uncovered = Counter[str]()
         for record in records:
             for _, scope in places_of(record):
                 if not any((id, scope) in reserved for id in record.leases):
-                    self.seen[scope].uncovered += record.amount_ucr
+                    uncovered[scope] += record.amount_ucr
                 else:
                     self.counts["paid"] += 1
         assert self.registry.ledger.append(list(records)) == len(records)
+        for scope, limit in self.limits().items():
+            assert limit["overrun_ucr"] - before[scope] <= uncovered[scope], scope
+            self.seen[scope].uncovered += uncovered[scope]
 
     def limits(self) -> dict[str, Limit]:
         return {row["scope"]: row for row in self.store.rows(self.rows[0])}
