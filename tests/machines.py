@@ -1,9 +1,10 @@
 """What the state machines share: the store that they run over, how long, and that they did; their seeds."""
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from hypothesis import HealthCheck, seed, settings
@@ -14,6 +15,7 @@ from tests.forging import empty
 
 CHANGES = re.compile(r"\s*(WITH\b.*\b)?(INSERT|UPDATE|DELETE)\b", re.IGNORECASE | re.DOTALL)
 MOST_RUNS = 50
+Answer = TypeVar("Answer")
 
 
 class Length(NamedTuple):
@@ -87,6 +89,19 @@ class Bench:
             if machine.num_steps >= at_least and machine.is_enough():
                 return
         raise AssertionError(f"{MOST_RUNS} runs of {machine.__name__} were not enough: {vars(machine)}")
+
+
+def to_its_end(loop: asyncio.AbstractEventLoop, work: Awaitable[Answer]) -> Answer:
+    """With all that it has begun."""
+
+    async def settled() -> Answer:
+        try:
+            return await work
+        finally:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.gather(*others, return_exceptions=True)
+
+    return loop.run_until_complete(settled())
 
 
 @lru_cache(maxsize=1)

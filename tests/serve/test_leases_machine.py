@@ -40,7 +40,7 @@ from luthier.serve.leases import Leases, Reservation
 from luthier.serve.leasing import QUIET_SECONDS
 from tests.factories import ADMIN, add_admin, make_record
 from tests.fakes import Launcher
-from tests.machines import Bench, Length, Machine, Watched
+from tests.machines import Bench, Length, Machine, Watched, to_its_end
 
 LENGTH, WHERE_SLOW = Length(20, 50, at_least=1_000), Length(4, 50, at_least=200)
 START_MS = 20_000 * DAY_MS - 60_000
@@ -157,14 +157,7 @@ class LeasesMachine(Machine):
         return call(*args)
 
     def run(self, work: Awaitable[Any]) -> Any:
-        async def settled() -> Any:
-            try:
-                return await work
-            finally:
-                others = asyncio.all_tasks() - {asyncio.current_task()}
-                await asyncio.gather(*others, return_exceptions=True)
-
-        return self.loop.run_until_complete(settled())
+        return to_its_end(self.loop, work)
 
     # replicas
 

@@ -25,7 +25,7 @@ from luthier.serve import leasing, rates
 from luthier.serve.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
-from tests.machines import Bench, Length, Machine, Watched
+from tests.machines import Bench, Length, Machine, Watched, to_its_end
 
 LENGTH, WHERE_SLOW = Length(40, 100, at_least=1_000), Length(2, 60, at_least=50)
 START_MS = 1_000 * MINUTE_MS
@@ -119,14 +119,7 @@ class RatesMachine(Machine):
         return Replica(self, f"replica_{self.num}")
 
     def run(self, work: Awaitable[Any]) -> Any:
-        async def settled() -> Any:
-            try:
-                return await work
-            finally:
-                others = asyncio.all_tasks() - {asyncio.current_task()}
-                await asyncio.gather(*others, return_exceptions=True)
-
-        return self.loop.run_until_complete(settled())
+        return to_its_end(self.loop, work)
 
     @property
     def minute(self) -> int:
