@@ -2,7 +2,7 @@
 
 import pytest
 
-from luthier.errors import Conflict
+from luthier.errors import Conflict, NotAuthenticated
 from luthier.platform.access import Caller
 from luthier.platform.credits import Budget, BudgetKind
 from luthier.platform.metering import UsageKind
@@ -108,6 +108,25 @@ def test_a_hard_budget_is_not_shed_by_a_new_name(registry: Registry, kind: Budge
         owners.drop(ANALYST, "X")
     registry.budgets.set(ADMIN, Budget(kind=kind, name="X", granted_ucr=5, is_hard=False))
     owners.drop(ANALYST, "X")
+
+
+def test_a_user_who_was_dropped_is_made_by_an_admin_alone(registry: Registry) -> None:
+    def by_token(name: str) -> Caller:
+        return registry.keys.session_of(ADMIN.account, name, (), issuer="https://provider").caller
+
+    for name in ("X", "Y"):
+        by_token(name)
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.USER, name="X", granted_ucr=0))
+    registry.users.drop(ADMIN, "X")
+    for _ in range(2):
+        with pytest.raises(NotAuthenticated, match="User X was dropped here"):
+            by_token("X")
+    assert by_token("Y").user == "Y"
+    registry.users.create(ADMIN, "X")
+    assert by_token("X") == Caller(account=ADMIN.account, user="X", role="PUBLIC")
+    registry.users.drop(ADMIN, "X")
+    with pytest.raises(NotAuthenticated):
+        by_token("X")
 
 
 def test_public_takes_nothing_over(registry: Registry) -> None:

@@ -23,9 +23,9 @@ from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
 
-TABLES = {"accounts", "users", "roles", "keys", "tables", "jobs", "events", "models", "versions", "proofs", "usage"}
-TABLES |= {"places", "views", "limits", "topups", "reservations", "job_counts", "storage_spans", "usage_hours"}
-TABLES |= {"rate_limits", "rate_leases", "webhooks", "notices", "deliveries"}
+TABLES = {"accounts", "users", "dropped_users", "roles", "keys", "tables", "jobs", "events", "models"}
+TABLES |= {"usage", "places", "views", "limits", "topups", "reservations", "job_counts", "storage_spans", "usage_hours"}
+TABLES |= {"versions", "proofs", "rate_limits", "rate_leases", "webhooks", "notices", "deliveries"}
 TABLES |= {"aliases", "model_changes", "dropped", "files", "batches", "role_grants", "grants", "parameters"}
 TABLES |= {"shares", "share_accounts", "share_grants", "imported_databases", "region_base_models"}
 TABLES |= {"audit", "audit_heads", "aliases", "model_changes", "dropped", "files", "batches"}

@@ -41,6 +41,16 @@ def test_new_users(registry: Registry, home: Path, provider: Provider, clock: Cl
     assert [user.name for user in registry.users.show(ADMIN)] == ["ANN", "BOB", "admin"]
 
 
+def test_a_user_who_was_dropped(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
+    oidc = oidc_of(registry, home, provider, clock, oidc_create_users=True)
+    session_of(oidc, provider.token(sub="bob"))
+    registry.users.drop(ADMIN, "BOB")
+    for name in ("bob", "Bob"):
+        with pytest.raises(NotAuthenticated, match="User BOB was dropped here"):
+            session_of(oidc, provider.token(sub=name))
+    assert [user.name for user in registry.users.show(ADMIN)] == ["ANN", "admin"]
+
+
 @pytest.mark.parametrize("told", ["ann", "ANN", "Ann"])
 def test_a_user_that_sql_made(registry: Registry, home: Path, provider: Provider, clock: Clock, told: str) -> None:
     assert session_of(oidc_of(registry, home, provider, clock), provider.token(sub=told)).caller == ANN

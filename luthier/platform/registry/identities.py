@@ -4,7 +4,7 @@ import uuid
 
 import sqlalchemy as sa
 
-from luthier.errors import NotFound
+from luthier.errors import NotAuthenticated, NotFound
 from luthier.platform.audit import MAX_TEXT, Entry
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
@@ -14,7 +14,8 @@ from luthier.platform.store import Store
 
 class Identities:
     def __init__(self, store: Store, guard: Guard, access: Access) -> None:
-        self._store, self._users, self._guard = store, store.table("users"), guard
+        self._store, self._guard = store, guard
+        self._users, self._dropped = store.table("users"), store.table("dropped_users")
         self.roles_of, self._granted_to = access.roles_of, access.granted_to
 
     def create(self, tx: sa.Connection, account: str, user: str, issuer: str, now: int) -> None:
@@ -29,6 +30,13 @@ class Identities:
         columns = self._users.c
         query = sa.select(columns.name).where(columns.account == account, columns.name == user)
         return tx.execute(query).first() is not None
+
+    def check_not_dropped(self, tx: sa.Connection, account: str, user: str) -> None:
+        """A new user would begin without the budget and the limits of the one who was dropped."""
+        columns = self._dropped.c
+        query = sa.select(columns.name).where(columns.account == account, columns.name == user)
+        if tx.execute(query).first() is not None:
+            raise NotAuthenticated(f"User {user} was dropped here. Have him created again, or use another token.")
 
     def check_user(self, tx: sa.Connection, account: str, user: str) -> None:
         if not self.has_user(tx, account, user):

@@ -62,7 +62,7 @@ class Keys:
         self, account: str, user: str, roles: Sequence[str], role: str | None = None, issuer: str | None = None
     ) -> Session:
         """What another proof of who he is opens: `role`, as written; else the first of `roles` that he has, else his
-        default one. Without an `issuer` no user is made of it.
+        default one. Without an `issuer` no user is made of it, and never one who was dropped.
         """
         with self._store.reading() as tx:
             is_known = self._identities.has_user(tx, account, user)
@@ -70,6 +70,7 @@ class Keys:
             raise NotAuthenticated(f"The token is good, but {user!r} is no user here. Have one created.")
         if not is_known and issuer is not None:
             with self._store.transaction() as tx:
+                self._identities.check_not_dropped(tx, account, user)
                 self._identities.create(tx, account, user, issuer, self._clock())
         with self._store.reading() as tx:
             held = self._identities.roles_of(tx, account, user)

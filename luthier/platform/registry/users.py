@@ -31,6 +31,7 @@ class Users:
         self._store, self._guard, self._roles, self._clock = store, guard, roles, clock
         self._jobs, self._batches, self._files = map(store.table, ("jobs", "batches", "files"))
         self._users, self._keys, self._role_grants = map(store.table, ("users", "keys", "role_grants"))
+        self._dropped = store.table("dropped_users")
 
     def create(self, caller: Caller, name: str, default_role: str | None = None, comment: str = "") -> bool:
         """By who may create users; False when the caller's role had made the same before. He has no key yet.
@@ -44,6 +45,7 @@ class Users:
                 self._roles.find(tx, caller, default_role)
             row = {**made, "default_role": default_role, "created_on": self._clock()}
             if self._store.insert_missing(tx, "users", [row]):
+                tx.execute(sa.delete(self._dropped).where(*_is_he(self._dropped, caller.account, name)))
                 return True
             if self._roles.find(tx, caller, name, ObjectKind.USER).owner != caller.role:
                 raise Conflict(f"User {name} is there already. Choose another name.")
@@ -58,11 +60,12 @@ class Users:
                 self._guard.check(tx, caller, Action.MANAGE, user, lambda: no_user(name))
             if role is not None:
                 (self._roles.check_takes if is_own else self._roles.find)(tx, caller, role)
-            is_he = (self._users.c.account == caller.account, self._users.c.name == name)
-            tx.execute(sa.update(self._users).where(*is_he).values(default_role=role))
+            his = sa.update(self._users).where(*_is_he(self._users, caller.account, name))
+            tx.execute(his.values(default_role=role))
 
     def drop(self, caller: Caller, name: str) -> None:
-        """His keys are revoked, his budget ends; what he made stays his role's, or is ACCOUNTADMIN's.
+        """His keys are revoked, his budget ends; what he made stays his role's, or is ACCOUNTADMIN's. His name is kept:
+        none but `create` makes one of that name again.
 
         Conflict while something runs that he began as PUBLIC: it would go on with other rights.
         """
@@ -82,8 +85,9 @@ class Users:
             for made in (self._jobs, self._batches, self._files):
                 is_his = (made.c.account == caller.account, made.c.role == PUBLIC, made.c.owner == name)
                 tx.execute(sa.update(made).where(*is_his).values(role=ADMIN_ROLE))
-            is_he = (self._users.c.account == caller.account, self._users.c.name == name)
-            tx.execute(sa.delete(self._users).where(*is_he))
+            tx.execute(sa.delete(self._users).where(*_is_he(self._users, caller.account, name)))
+            dropped = {"account": caller.account, "name": name, "dropped_on": self._clock()}
+            self._store.insert_missing(tx, "dropped_users", [dropped])
 
     def _check_nothing_runs(self, tx: sa.Connection, account: str, name: str) -> None:
         for table, active in ((self._jobs, jobs.ACTIVE), (self._batches, batches.ACTIVE)):
@@ -116,6 +120,10 @@ class Users:
             return query
         roles = sorted(self._guard.roles(tx, caller))
         return query.where(sa.or_(columns.name == caller.user, columns.owner.in_(roles)))
+
+
+def _is_he(table: sa.Table, account: str, name: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return table.c.account == account, table.c.name == name
 
 
 def _to_user(row: dict[str, Any]) -> User:
