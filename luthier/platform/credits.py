@@ -8,6 +8,7 @@ a reservation that covered it; only a reservation makes new spending possible. S
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +17,7 @@ from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
 from luthier.platform.prices import to_credits
+from luthier.platform.privileges import Action
 
 ACCOUNT = ""
 """The scope of an account's balance."""
@@ -168,12 +170,26 @@ def period_start(period: Period, now_ms: int) -> int:
     return int(first.timestamp()) * 1000
 
 
-def refusal(scope: str, needed_ucr: int, available_ucr: int, reserved_ucr: int) -> PaymentRequired:
-    """Names what is needed and what there is."""
-    whose = f"The budget of {scope.replace(':', ' ')}" if scope else "The account's balance"
-    todo = "Raise it (`luthier credits budgets set`)" if scope else "Top it up (`luthier credits topup`)"
-    running = f", beside {to_credits(reserved_ucr):f} reserved by running work" if reserved_ucr else ""
-    return PaymentRequired(
-        f"{whose} has {to_credits(available_ucr):f} credits available{running}; this may cost "
-        f"{to_credits(needed_ucr):f}. {todo}, or ask for less (max_tokens, fewer rows)."
-    )
+class Shortage(NamedTuple):
+    """A limit has less than what is needed of it."""
+
+    scope: str
+    needed_ucr: int
+    available_ucr: int
+    reserved_ucr: int
+
+    @property
+    def is_told_to(self) -> Action:
+        """What who may hear its numbers is able to do."""
+        return Action.ADMINISTER if self.scope else Action.SEE_BALANCE
+
+    def refusal(self, is_told: bool) -> PaymentRequired:
+        """Names what is needed, and what there is to who may see that."""
+        whose = f"The budget of {self.scope.replace(':', ' ')}" if self.scope else "The account's balance"
+        todo = "Raise it (`luthier credits budgets set`)" if self.scope else "Top it up (`luthier credits topup`)"
+        running = f", beside {to_credits(self.reserved_ucr):f} reserved by running work" if self.reserved_ucr else ""
+        there_is = f"has {to_credits(self.available_ucr):f} credits available{running}" if is_told else "has too little"
+        return PaymentRequired(
+            f"{whose} {there_is}; this may cost {to_credits(self.needed_ucr):f}. {todo}, or ask for less (max_tokens, "
+            "fewer rows)."
+        )

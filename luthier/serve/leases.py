@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol, cast
 
+from luthier.errors import PaymentRequired
+from luthier.platform import securables
 from luthier.platform.access import Caller
-from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Want, refusal
+from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Shortage, Want
+from luthier.platform.privileges import Rights, missing
 from luthier.serve.leasing import RENEW_SECONDS, Lease, Leasing, Purse, Taken
 from luthier.serve.threads import LEASES
 
@@ -19,6 +22,21 @@ UCR = "ucr"
 
 class Verbs(Protocol):
     def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want], grace_ms: int) -> Renewal: ...
+
+
+class Short(Exception):
+    """For whoever asked: a purse does not know who that is."""
+
+    def __init__(self, shortage: Shortage) -> None:
+        super().__init__(shortage)
+        self._shortage = shortage
+
+    def refusal(self, caller: Caller) -> PaymentRequired:
+        """No grants are known here: numbers are told to who may see them by his role alone."""
+        by_role = Rights(frozenset((caller.role,)))
+        error = self._shortage.refusal(missing(self._shortage.is_told_to, by_role, securables.ACCOUNT) is None)
+        error.retry_after = 1 if self._shortage.reserved_ucr else None  # what runs may turn out to cost less
+        return error
 
 
 class _Purse(Purse):
@@ -55,9 +73,7 @@ class _Purse(Purse):
 
     def refused(self, amount: int) -> Exception:
         self._num_refused += 1
-        error = refusal(self.scope, amount, max(0, self.room) + self.lease.left, self.lease.open)
-        error.retry_after = 1 if self.lease.open else None  # what runs may turn out to cost less
-        return error
+        return Short(Shortage(self.scope, amount, max(0, self.room) + self.lease.left, self.lease.open))
 
 
 class Reservation(Taken[Caller]):
@@ -65,7 +81,10 @@ class Reservation(Taken[Caller]):
 
     async def take(self, ucr: int) -> None:
         """Reserves more. PaymentRequired when there is not so much; Unavailable when nobody can tell."""
-        await self.take_all({UCR: ucr})
+        try:
+            await self.take_all({UCR: ucr})
+        except Short as short:
+            raise short.refusal(self._who) from None
 
     def settle(self, ucr: int) -> tuple[str, ...]:
         """Ends it with what the work cost; the rest is free again. The leases that pay."""

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from luthier.errors import Conflict, NotAllowed, NotFound, PaymentRequired
+from luthier.platform import securables
 from luthier.platform.access import Caller
-from luthier.platform.credits import GRACE_MS, LEASE_MS, Balance, Granted, Want
+from luthier.platform.credits import GRACE_MS, LEASE_MS, Balance, Budget, BudgetKind, Granted, Want
 from luthier.platform.jobs import JobError
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ACCOUNT, Privilege
 from luthier.platform.settings import Settings
 from luthier.platform.webhooks import NoticeType
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_progress, make_record
@@ -128,6 +130,26 @@ def test_a_job_that_the_balance_does_not_cover_is_refused(registry: Registry) ->
         registry.jobs.submit(make_job())
     assert registry.jobs.show(ADMIN) == []
     assert sums(registry) == (5, 0, 0, 0)
+
+
+def test_what_there_is_is_told_to_who_may_see_it(registry: Registry) -> None:
+    give(registry, PRICE - 1)
+    registry.roles.create(ADMIN, "ANALYST")
+    schema = securables.Securable(securables.ObjectKind.SCHEMA, "LUTHIER", "PUBLIC")
+    for privilege, on in ((Privilege.USAGE, schema.in_database), (Privilege.CREATE_MODEL, schema)):
+        registry.grants.grant(ADMIN, securables.Granted((privilege,), on), "ANALYST")
+
+    def told() -> str:
+        with pytest.raises(PaymentRequired) as refused:
+            registry.jobs.submit(make_job(owner="ann", role="ANALYST"))
+        return refused.value.message
+
+    assert "The account's balance has too little; this may cost 0.000006." in told()
+    registry.grants.grant(ADMIN, securables.Granted((Privilege.MONITOR_USAGE,), ACCOUNT), "ANALYST")
+    assert "The account's balance has 0.000005 credits available; this may cost 0.000006." in told()
+    registry.budgets.set(ADMIN, Budget(kind=BudgetKind.ROLE, name="ANALYST", granted_ucr=1))
+    give(registry, PRICE, "k2")
+    assert "The budget of role ANALYST has too little; this may cost 0.000006." in told()
 
 
 @pytest.mark.parametrize(("end", "spent"), [("cancel", 1), ("fail", 1), ("lost", 0)])

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.errors import PaymentRequired, Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.credits import ALONE_SECONDS, Renewal, Want
+from luthier.platform.credits import ALONE_SECONDS, Budget, BudgetKind, Renewal, Want
 from luthier.platform.registry.registry import Registry
 from luthier.serve.leases import Leases, Reservation
 from luthier.serve.leasing import KNOWN_SECONDS, QUIET_SECONDS, SURE_SECONDS
@@ -137,6 +137,28 @@ def test_a_lease_that_runs_low_is_filled_beside_the_requests(registry: Registry,
             await asyncio.sleep(0.001)
         assert sum(waits) < 50
         assert balance(registry)["spent"] == 501 * 100
+
+    run(ask())
+
+
+def test_what_there_is_is_told_to_who_may_see_it(registry: Registry, replica: Replica) -> None:
+    give(registry, 100)
+    budget = Budget(kind=BudgetKind.USER, name=ADMIN.user, granted_ucr=50)
+
+    async def told(caller: Caller) -> str:
+        with pytest.raises(PaymentRequired) as refused:
+            await replica.leases.open(caller).take(101)
+        return refused.value.message
+
+    async def ask() -> None:
+        analyst = ADMIN.model_copy(update={"role": "ANALYST"})
+        assert "balance has 0.0001 credits available; this may cost 0.000101." in await told(ADMIN)
+        assert "balance has too little; this may cost 0.000101." in await told(analyst)
+        registry.budgets.set(ADMIN, budget)
+        give(registry, 100, "k2")
+        replica.clock.now += KNOWN_SECONDS + 1
+        assert "budget of user admin has 0.00005 credits available" in await told(ADMIN)
+        assert "budget of user admin has too little; this may cost 0.000101." in await told(analyst)
 
     run(ask())
 

@@ -7,6 +7,7 @@ from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import Job
 from luthier.platform.metering import Source, training_usage
 from luthier.platform.prices import PriceList
+from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.limits import available
 
@@ -14,15 +15,16 @@ from luthier.platform.registry.limits import available
 class Billing:
     """What a job's trained tokens cost, by its base model's price class: held from its start, charged at its end."""
 
-    def __init__(self, catalog: Catalog, prices: PriceList, ledger: Ledger) -> None:
-        self.catalog = catalog
+    def __init__(self, catalog: Catalog, prices: PriceList, ledger: Ledger, guard: Guard) -> None:
+        self.catalog, self._guard = catalog, guard
         self._prices, self._ledger, self._limits = prices, ledger, ledger.limits
 
     def hold(self, tx: sa.Connection, job: Job) -> None:
         """The price that the report names. PaymentRequired when the account, or a budget, has less."""
         price_class = self.catalog.get(job.base_model).price_class
         amount = self._prices.training_ucr(price_class, job.report["trained_tokens"])
-        self._limits.hold(tx, owner_of(job), job.id, amount)
+        owner = owner_of(job)
+        self._limits.hold(tx, owner, job.id, amount, lambda action: self._guard.may(tx, owner, action))
 
     def tell_refused(self, tx: sa.Connection, job: Job) -> None:
         """That its price was not there, of each limit that has less."""

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, Period, Place, period_start, places_of, refusal
+from luthier.platform.credits import ACCOUNT, Period, Place, Shortage, period_start, places_of
+from luthier.platform.privileges import Action
 from luthier.platform.registry.limit_notices import UNTOLD, LimitNotices
 from luthier.platform.registry.paging import named_page
 from luthier.platform.store import Store
@@ -103,13 +104,16 @@ class Limits:
 
     # reservations
 
-    def hold(self, tx: sa.Connection, caller: Caller, id: str, ucr: int) -> None:
-        """Of all that limits the caller, until it is released. PaymentRequired where one has not so much."""
+    def hold(self, tx: sa.Connection, caller: Caller, id: str, ucr: int, may: Callable[[Action], bool]) -> None:
+        """Of all that limits the caller, until it is released. PaymentRequired where one has not so much; `may` says
+        what of it the caller is told.
+        """
         self.sweep(tx)
         limits = self.limiting(tx, caller)
         for row in limits:
             if not self.take_all(tx, {place_of(row): ucr}):
-                raise refusal(row["scope"], ucr, available(row), row["reserved_ucr"])
+                shortage = Shortage(row["scope"], ucr, available(row), row["reserved_ucr"])
+                raise shortage.refusal(may(shortage.is_told_to))
         self.insert(tx, [reservation(place_of(row), id, id, amount_ucr=ucr) for row in limits])
 
     def insert(self, tx: sa.Connection, rows: Sequence[Row]) -> None:

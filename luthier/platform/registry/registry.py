@@ -84,5 +84,5 @@ class Registry:
         prices = load_prices(configs_dir() / "prices.toml")
         self.retention = Retention(store, settings, clock)
         self.storage = StorageMeter(store, self.ledger, prices, clock)
-        billing = Billing(catalog, prices, self.ledger)
+        billing = Billing(catalog, prices, self.ledger, guard)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)
