@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from luthier.platform.access import Caller
 from luthier.platform.jobs import JobStatus
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import SUMS, Selection
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store, downgrade, upgrade
-from tests.factories import ADMIN, make_finished, make_job, make_record
-from tests.fakes import Launcher
+from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
+from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
 
@@ -61,7 +63,9 @@ def test_the_counts_of_jobs_are_those_of_the_rows(registry: Registry, settings: 
 def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None:
     """However they come: many at once, again, of several accounts, kinds and roles."""
     spent = [
-        make_record(f"{kind}_{number}", kind=kind, time=number * 1_700_000, role=("A", "B")[number % 2], stored_bytes=3)
+        make_record(
+            f"{kind}_{number}", kind=kind, time=number * 1_700_000, role=("A", "PUBLIC")[number % 2], stored_bytes=3
+        )
         for kind in UsageKind
         for number in range(5)
     ]
@@ -69,7 +73,7 @@ def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None
     registry.ledger.append(spent)
     registry.access.add_admin_key("other", "hash", "lt_oth")
     registry.ledger.append([make_record("other", account="other", time=5)])
-    store, names = registry.usage._store, (*SUMS, "time", "role", "kind", "account")
+    store, names = registry.usage._store, (*SUMS, "time", "user", "role", "kind", "account")
     hours, usage = store.table("usage_hours"), store.table("usage")
     kept = {tuple(row[name] for name in ("records", *names)) for row in store.rows(sa.select(hours))}
     downgrade(store.engine, "0046")
@@ -78,7 +82,8 @@ def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None
     assert kept == again, "and of records that were there before"
     found: dict[tuple[Any, ...], list[int]] = {}
     for row in store.rows(sa.select(usage)):
-        key = (row["time"] // HOUR_MS * HOUR_MS, row["role"], row["kind"], row["account"])
+        user = row["user"] if row["role"] == "PUBLIC" else ""
+        key = (row["time"] // HOUR_MS * HOUR_MS, user, row["role"], row["kind"], row["account"])
         sums = found.setdefault(key, [0] * (len(SUMS) + 1))
         sums[:] = [each + more for each, more in zip(sums, [1, *(row[name] for name in SUMS)], strict=True)]
     assert kept == {(*sums, *key) for key, sums in found.items()}
@@ -87,3 +92,33 @@ def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None
             slow = registry.usage._sums(usage, registry.usage._chosen(ADMIN, of, usage), by)
             assert registry.usage.sums(ADMIN, by, of) == slow, "both ways are the same"
     assert len(registry.usage.sums(ADMIN, ["hour"], Selection(since=1_700_000))) == 2, "half an hour is of records"
+
+
+def test_the_hours_of_roles_and_users_are_those_of_their_records(settings: Settings, launcher: Launcher) -> None:
+    """Each began within an hour that has records of others of its name."""
+    clock = Clock(0)
+    registry = Registry(settings, launcher, clock)
+    add_admin(registry)
+    for number, (role, owner) in enumerate((("A", registry.roles), ("B", registry.roles), ("ann", registry.users))):
+        clock.now = number * HOUR_MS + 1_000_000
+        owner.create(ADMIN, role)
+    clock.now = 3 * HOUR_MS
+    registry.roles.create(ADMIN, "C")
+    registry.roles.grant(ADMIN, "B", Securable(ObjectKind.ROLE, name="A"))
+    whose = ("A", "ann"), ("A", "bob"), ("B", "bob"), ("C", "ann"), ("PUBLIC", "ann"), ("PUBLIC", "bob")
+    registry.ledger.append(
+        [
+            make_record(f"{role}_{user}_{kind}_{number}", kind=kind, time=number * 400_000, role=role, user=user)
+            for role, user in whose
+            for kind in UsageKind
+            for number in range(48)
+        ]
+    )
+    usage = registry.usage
+    for role, user in (("A", "ann"), ("C", "ann"), ("PUBLIC", "ann"), ("PUBLIC", "bob")):
+        caller = Caller(account=ADMIN.account, user=user, role=role)
+        for of in (Selection(), Selection(kind=UsageKind.TRAINING), Selection(since=2 * HOUR_MS, until=4 * HOUR_MS)):
+            for by in (["hour"], ["day"], ["day", "hour"], []):
+                slow = usage._sums(usage._usage, usage._chosen(caller, of, usage._usage), by)
+                assert usage.sums(caller, by, of) == slow, (caller, of, by)
+                assert bool(slow) == (user == "ann"), "bob is no user"

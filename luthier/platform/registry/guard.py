@@ -145,6 +145,23 @@ class Guard:
         parts = [his] if len(his) > MAX_PARTS else [[maker] for maker in his]
         return [sa.and_(in_account, self._is_by(part, kind, table)) for part in parts]
 
+    def makers_since(
+        self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind
+    ) -> list[tuple[Maker, int]] | None:
+        """By whom a row must be made for `made` to have it, and since when: the role or user is of today. None: by
+        whomever."""
+        his = self._makers(tx, caller, action, kind)
+        if his is None:
+            return None
+        began = {}
+        for table, names in ((self._roles, {each.role for each in his}), (self._users, {each.user for each in his})):
+            columns = table.c
+            query = sa.select(columns.name, columns.created_on).where(columns.account == caller.account)
+            for name, created_on in tx.execute(query.where(columns.name.in_(sorted(names)))):
+                began[table, name] = created_on
+        found = ((maker, (self._users, maker.user) if maker.user else (self._roles, maker.role)) for maker in his)
+        return [(maker, began[owner]) for maker, owner in found if owner in began]
+
     def _makers(self, tx: sa.Connection, caller: Caller, action: Action, kind: ObjectKind) -> list[Maker] | None:
         his = makers(action, self.rights(tx, caller, Securable(kind)), kind)
         return None if his is None else sorted(his)

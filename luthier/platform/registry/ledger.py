@@ -109,7 +109,7 @@ def seen_usage(store: Store, guard: Guard, caller: Caller, table: str = "usage")
         return guard.made(tx, caller, Action.READ_USAGE, ObjectKind.USAGE, store.table(table))
 
 
-def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:
+def group_key(usage: sa.FromClause, name: GroupBy) -> sa.ColumnElement[Any]:
     """A column of the ledger, or what is made of one: the start of a period, or the statement that a row belongs to."""
     if period := _PERIOD_MS.get(name):
         return (usage.c.time - usage.c.time % period).label(name)
@@ -118,7 +118,7 @@ def group_key(usage: sa.Table, name: GroupBy) -> sa.ColumnElement[Any]:
     return usage.c[name]
 
 
-def query_id(usage: sa.Table) -> sa.ColumnElement[Any]:
+def query_id(usage: sa.FromClause) -> sa.ColumnElement[Any]:
     """The id of the request that the record came with; rows of one SQL statement are `<id>-0`, `<id>-1`, ..."""
     numbered = sa.func.rtrim(sa.func.rtrim(usage.c.source_id, "0123456789"), "-")
     return sa.case((usage.c.source_id.like("req\\_%-%", escape="\\"), numbered), else_=usage.c.source_id).label("query")

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
-from luthier.platform.privileges import Action
-from luthier.platform.registry.guard import Guard
+from luthier.platform.privileges import Action, Maker
+from luthier.platform.registry.guard import MAX_PARTS, Guard
 from luthier.platform.registry.ledger import COUNTS, HOUR_MS, GroupBy, group_key, seen_usage
 from luthier.platform.registry.paging import nothing_behind
+from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
 SUMS = (*COUNTS, "stored_bytes")
@@ -48,16 +49,43 @@ class UsageReader:
 
     def sums(self, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> list[dict[str, Any]]:
         """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
-        by_hour = of.has_whole_hours and {"hour", "day"}.issuperset(group_by)
-        usage = self._hours if by_hour and self._sees_all(caller) else self._usage
-        return self._sums(usage, self._chosen(caller, of, usage), group_by)
+        hours = None
+        if of.has_whole_hours and {"hour", "day"}.issuperset(group_by):
+            hours = self._kept(caller, of)
+        if hours is None:
+            return self._sums(self._usage, self._chosen(caller, of, self._usage), group_by)
+        return self._sums(hours, [], group_by)
+
+    def _kept(self, caller: Caller, of: Selection) -> sa.FromClause | None:
+        """Whole hours as they are kept; of a role or user that began within one, its records of that hour."""
+        with self._store.reading() as tx:
+            his = self._guard.makers_since(tx, caller, Action.READ_USAGE, ObjectKind.USAGE)
+        columns, records = self._hours.c, self._usage.c
+        kinds = [kind.value for kind in UsageKind if of.kind in (None, kind)]  # by name: an index begins so
+        of_hours, of_records = (
+            (its.account == caller.account, its.kind.in_(kinds), its.time >= of.since, its.time < of.until)
+            for its in (columns, records)
+        )
+        names = ("time", *SUMS)
+        hours = sa.select(columns.records, *(columns[name] for name in names)).where(*of_hours)
+        if his is None:
+            return hours.subquery()
+        if len(his) > MAX_PARTS:
+            return None
+        parts, wholes = [], []
+        for maker, began in his:
+            whole = -(-began // HOUR_MS) * HOUR_MS
+            wholes.append(sa.and_(_is_by(columns, maker), columns.time >= whole))
+            part = (_is_by(records, maker), records.time >= began, records.time < whole)
+            parts.append(sa.select(sa.literal(1), *(records[name] for name in names)).where(*of_records, *part))
+        return sa.union_all(hours.where(sa.or_(sa.false(), *wholes)), *parts).subquery()
 
     def _sums(
-        self, usage: sa.Table, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[GroupBy]
+        self, usage: sa.FromClause, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[GroupBy]
     ) -> list[dict[str, Any]]:
         keys = [group_key(usage, name) for name in group_by]
         sums = [sa.func.sum(usage.c[name]).label(name) for name in SUMS]
-        records = sa.func.sum(usage.c.records) if usage is self._hours else sa.func.count()
+        records = sa.func.count() if usage is self._usage else sa.func.sum(usage.c.records)
         query = sa.select(*keys, records.label("records"), *sums).where(*chosen)
         rows = self._store.rows(query.group_by(*group_by).order_by(*group_by))
         return [{**row, **{name: int(row[name]) for name in ("records", *SUMS)}} for row in rows if row["records"]]
@@ -100,11 +128,6 @@ class UsageReader:
             after = found[0]["id"]
         return [record for _, record in self.page(caller, of, after, limit)]
 
-    def _sees_all(self, caller: Caller) -> bool:
-        """A role may have begun within an hour."""
-        with self._store.reading() as tx:
-            return self._guard.may(tx, caller, Action.SEE_USAGE)
-
     def _chosen(self, caller: Caller, of: Selection, usage: sa.Table) -> list[sa.ColumnElement[bool]]:
         columns = usage.c
         seen = seen_usage(self._store, self._guard, caller, usage.name)
@@ -116,6 +139,11 @@ class UsageReader:
         if of.but:
             chosen.append(columns.function.not_in(of.but))
         return chosen
+
+
+def _is_by(its: sa.ColumnCollection[str, sa.Column[Any]], maker: Maker) -> sa.ColumnElement[bool]:
+    """Hours have a user where his role is everybody's."""
+    return sa.and_(its.role == maker.role, *([its.user == maker.user] if maker.user else []))
 
 
 def sums_of(usage: UsageReader, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> Iterator[dict[str, Any]]:
