@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import pytest
 
@@ -312,3 +313,20 @@ def failing_reads(patch: pytest.MonkeyPatch, file: Path, code: int) -> None:
         return opened(path, *args, **kwargs)
 
     patch.setattr(Path, "open", fails)
+
+
+@contextmanager
+def hanging_storage() -> Iterator[list[Path]]:
+    """Storage on the disk's file system that gives no file until this ends; the folders that were asked, in turn."""
+    asked, goes_on, link = list[Path](), threading.Event(), os.link
+
+    def hang(file: Path, to: Path) -> None:
+        asked.append(file.parent)
+        goes_on.wait()
+        link(file, to)
+
+    with mock.patch.object(os, "link", hang):
+        try:
+            yield asked
+        finally:
+            goes_on.set()

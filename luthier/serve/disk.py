@@ -16,17 +16,20 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from luthier.platform.artifacts import put_away
+from luthier.platform.artifacts import fault_of, put_away
 from luthier.platform.models import ModelVersion
 from luthier.platform.storage import num_bytes
-from luthier.serve.threads import ADAPTERS
+from luthier.serve.threads import ADAPTERS, STORAGE, Answer, Given
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 600.0
+STORAGE_SECONDS = 20.0
+"""Storage that has not given an adapter by then is taken to hang."""
 PART = ".part"
 """Ends the name of what is on its way in, or out."""
 NAME = re.compile(r"([0-9a-f]{64})-(\d+)(\.[0-9a-f]{32}\.part)?")
@@ -36,8 +39,23 @@ NAME = re.compile(r"([0-9a-f]{64})-(\d+)(\.[0-9a-f]{32}\.part)?")
 class Copy:
     """Where an adapter's files are to be read, until it is closed."""
 
+    seconds: float | None = None
+    """What reading may take."""
+    is_far = False
+
     def __init__(self, path: Path, lock: int | None = None, was_there: bool = False) -> None:
         self.path, self.was_there, self._lock = path, was_there, lock
+
+    async def run(self, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """What reads it, in a thread."""
+        return await ADAPTERS.run(call, *args, **kwargs)
+
+    def look_through(self) -> None:
+        """In a thread of storage's, before anybody has it."""
+
+    async def fault(self) -> str | None:
+        """As `fault_of`."""
+        return await self.run(fault_of, self.path)
 
     def discard(self) -> None:
         """It is not what it should be, whoever reads it. Not one that has taken its place."""
@@ -48,6 +66,24 @@ class Copy:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+class Original(Copy):
+    """Storage's own folder, where no copy can be. It may hang: TimeoutError when reading takes too long."""
+
+    seconds: float = STORAGE_SECONDS
+    is_far = True
+    _fault: str | None = None
+
+    async def run(self, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        async with asyncio.timeout(self.seconds):
+            return await STORAGE.run(call, *args, **kwargs)
+
+    def look_through(self) -> None:
+        self._fault = fault_of(self.path)
+
+    async def fault(self) -> str | None:
+        return self._fault
 
 
 class LocalDisk:
@@ -61,6 +97,10 @@ class LocalDisk:
         self.evictions = 0
         """By this process."""
 
+    def kept(self, version: ModelVersion) -> Copy | None:
+        """The copy that is there."""
+        return _kept(self._path(version))
+
     def take(self, version: ModelVersion) -> Copy:
         """A copy of its folder, made now if there is none; the folder itself where that cannot be."""
         source, path = Path(version.path), self._path(version)
@@ -72,7 +112,7 @@ class LocalDisk:
             if kept := _kept(path):  # another replica was quicker
                 return kept
             log.warning("adapter %s has no copy on this disk: %s", source.name[:12], error)
-            return Copy(source)
+            return Original(source)
 
     def used(self, version: ModelVersion) -> None:
         """Until now, in memory."""
@@ -93,7 +133,7 @@ class LocalDisk:
     async def keep_swept(self, storage: Path) -> None:
         while True:
             try:
-                await ADAPTERS.run(self.sweep, storage)
+                await STORAGE.run(self.sweep, storage)
             except OSError as error:
                 log.warning("copies of adapters were not looked through: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)

@@ -1,4 +1,4 @@
-"""Adapters on their way into an engine: room -> on disk -> read, and whole -> placed -> proved. One flight an adapter.
+"""Adapters on their way into an engine: on disk -> room -> read, and whole -> placed -> proved. One flight an adapter.
 
 What is wrong with one adapter is that model's error alone; other requests go on beside it.
 """
@@ -6,22 +6,21 @@ What is wrong with one adapter is that model's error alone; other requests go on
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from luthier.errors import Unavailable
-from luthier.platform.artifacts import fault_of
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.prompts import Prompts
 from luthier.serve.adapter_stats import AdapterStats, LoadTimes
 from luthier.serve.disk import Copy, LocalDisk
+from luthier.serve.fetching import Fetches
 from luthier.serve.host_memory import HostMemory
-from luthier.serve.proof import Scorer, not_given, prove, refusal
+from luthier.serve.proof import Scorer, fingerprint_of, not_given, prove, refusal
 from luthier.serve.threads import ADAPTERS, REGISTRY
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class Loader:
     def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, around: Surroundings) -> None:
         self._engine, self._base, self._prompts = engine, base, prompts
         self._report, self._disk = around
-        self._memory = HostMemory(base.engine.max_cpu_loras)
+        self._fetches, self._memory = Fetches(self._disk), HostMemory(base.engine.max_cpu_loras)
         self._in: dict[int, ModelVersion] = {}
         """Those in memory."""
         self._flights: dict[int, Flight] = {}
@@ -156,7 +155,7 @@ class Loader:
     async def _load(self, version: ModelVersion, flight: Flight) -> None:
         began = time.perf_counter()
         try:
-            proof = await self._place(version, flight)
+            proof = await self._brought(version, flight)
         except OSError as error:
             log.warning("storage does not give the files of version %d: %s", version.number, error)
             raise not_given(version) from error
@@ -169,7 +168,21 @@ class Loader:
             raise refusal(version, proof.reason)
         self._times[flight.source].add(time.perf_counter() - began)
 
-    async def _place(self, version: ModelVersion, flight: Flight) -> Proof:
+    async def _brought(self, version: ModelVersion, flight: Flight) -> Proof:
+        """What is refused as the disk had it, or cannot be read there, is taken from storage once more."""
+        with closing(await self._fetches.copy(version)) as copy:
+            flight.source = DISK if copy.was_there else STORAGE
+            try:
+                proof = await self._place(version, flight, copy)
+                if proof.state is not ProofState.REFUSED:
+                    return proof
+            except OSError:
+                if not copy.was_there:
+                    raise
+            await ADAPTERS.run(copy.discard)
+        return await self._brought(version, flight) if copy.was_there else proof
+
+    async def _place(self, version: ModelVersion, flight: Flight, copy: Copy) -> Proof:
         """In the engine, and held by all who wait, if it is not refused; not there if it is."""
         evicted = await self._memory.room()
         try:
@@ -178,7 +191,9 @@ class Loader:
                 gone = self._in.pop(evicted)
                 if self._disk:
                     self._disk.used(gone)
-            proof = await self._proved(version, flight)
+            there = version.model_copy(update={"path": str(copy.path)})
+            reading, place = copy.run(fingerprint_of, there), partial(self._put, there, copy)
+            proof = await prove(self._engine, self._prompts, there, reading, place)
             flight.is_in = proof.state is not ProofState.REFUSED
             return proof
         finally:
@@ -189,39 +204,13 @@ class Loader:
                 await self._engine.call("drop_adapter", version.number)
                 self._memory.forgo()
 
-    async def _proved(self, version: ModelVersion, flight: Flight) -> Proof:
-        """What is refused as the disk had it, or cannot be read there, is taken from storage once more."""
-        async with self._copy(version) as copy:
-            flight.source = DISK if copy.was_there else STORAGE
-            there = version.model_copy(update={"path": str(copy.path)})
-            try:
-                proof = await prove(self._engine, self._prompts, there, partial(self._put, there))
-                if proof.state is not ProofState.REFUSED:
-                    return proof
-            except OSError:
-                if not copy.was_there:
-                    raise
-            await ADAPTERS.run(copy.discard)
-        if not copy.was_there:
-            return proof
-        await self._engine.call("drop_adapter", version.number)
-        return await self._proved(version, flight)
-
-    @asynccontextmanager
-    async def _copy(self, version: ModelVersion) -> AsyncIterator[Copy]:
-        """Its files on this node's disk, if it may keep any."""
-        copy = await ADAPTERS.run(self._disk.take, version) if self._disk else Copy(Path(version.path))
-        try:
-            yield copy
-        finally:
-            copy.close()
-
-    async def _put(self, version: ModelVersion) -> str | None:
+    async def _put(self, version: ModelVersion, copy: Copy) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
-        checking = asyncio.create_task(ADAPTERS.run(fault_of, Path(version.path)))
-        await self._engine.call("begin_adapter", version.number, version.model, version.path)
-        while version.number not in await self._read():
-            pass
+        checking = asyncio.create_task(copy.fault())
+        await self._engine.call("begin_adapter", version.number, version.model, version.path, copy.is_far)
+        async with asyncio.timeout(copy.seconds):
+            while version.number not in await self._read():
+                pass
         if fault := await checking:
             return fault
         for fault in await self._engine.call("take_adapter", version.number):

@@ -19,6 +19,8 @@ UNPROVED_OWN = "it was trained before fingerprints: its files are those that wer
 
 Asked = Sequence[tuple[Sequence[int], int]]
 """Texts in tokens, and where in each the answer begins."""
+Reading = Awaitable[Fingerprint | None]
+"""Of `fingerprint_of`."""
 Place = Callable[[], Awaitable[str | None]]
 """Puts an adapter into the engine, or says why it cannot be there."""
 
@@ -28,10 +30,10 @@ class Scorer(Protocol):
         """The log-probability of each token from a place on. Nobody is billed. ValueError when a token is unknown."""
 
 
-async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, place: Place) -> Proof:
+async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, reading: Reading, place: Place) -> Proof:
     """Of an adapter that `place` puts into the engine. The base model is asked meanwhile. OSError as `fault_of`."""
     try:
-        fingerprint = await ADAPTERS.run(_read, version)
+        fingerprint = await reading
     except ValueError as error:
         return _unreadable(error)
     asked = _asked(fingerprint, prompts)
@@ -60,7 +62,7 @@ async def prove_own(version: ModelVersion, start: Callable[[], Scorer]) -> Proof
     try:
         if fault := await ADAPTERS.run(fault_of, Path(version.path)):
             return refused(fault)
-        fingerprint = await ADAPTERS.run(_read, version)
+        fingerprint = await ADAPTERS.run(fingerprint_of, version)
     except ValueError as error:
         return _unreadable(error)
     except OSError as error:
@@ -90,7 +92,7 @@ def not_given(version: ModelVersion) -> Unavailable:
     return Unavailable(f"Storage does not give the files of model {version.model} just now. Try again in a moment.")
 
 
-def _read(version: ModelVersion) -> Fingerprint | None:
+def fingerprint_of(version: ModelVersion) -> Fingerprint | None:
     """ValueError when it is none of this kind of model."""
     try:
         taken = Path(version.path, FINGERPRINT).read_text()

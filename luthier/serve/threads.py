@@ -40,7 +40,9 @@ CONTROLLER = Threads("controller", 8)
 PROMPTS = Threads("prompts", 4)
 """Long ones, in tokens."""
 ADAPTERS = Threads("adapters", 16)
-"""Their files, in storage and on the node's disk."""
+"""Their files on the node's disk, and of weights of their own in storage."""
+STORAGE = Threads("storage", 16)
+"""What engines have of storage. One that hangs keeps them all; what is on the disk does not wait for it."""
 UPLOADS = Threads("uploads", 8)
 """Files that were sent, and what is made of them."""
 BATCHES = Threads("batches", 24)

@@ -7,6 +7,8 @@ engine. Methods are called by collective_rpc; what goes wrong with an adapter th
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+NUM_FAR = 4
+"""Threads that read what is far: a storage that hangs keeps them."""
 MAX_WORDS = 300
 """Characters of an error."""
 
@@ -16,16 +18,14 @@ class AdapterWorker:
 
     model_runner: Any
 
-    def begin_adapter(self, number: int, name: str, path: str) -> None:
-        """Starts to read an adapter's files into host memory."""
-        from vllm.lora.request import LoRARequest
-
-        pool, coming = self._adapter_reading()
-        coming[number] = pool.submit(self._read_adapter, LoRARequest(name, number, path))
+    def begin_adapter(self, number: int, name: str, path: str, is_far: bool) -> None:
+        """Starts to read an adapter's files into host memory; those that are far, in storage, hold up no others."""
+        near, far = self._adapter_threads()
+        self._adapters_coming()[number] = (far if is_far else near).submit(self._read_adapter, number, name, path)
 
     def read_adapters(self) -> list[int]:
         """Those of which the reading has ended, well or not."""
-        return [number for number, reading in self._adapter_reading()[1].items() if reading.done()]
+        return [number for number, reading in self._adapters_coming().items() if reading.done()]
 
     def take_adapter(self, number: int) -> tuple[str, bool] | None:
         """Puts what was read into the engine, for good until it is dropped; or says why that cannot be.
@@ -34,7 +34,7 @@ class AdapterWorker:
         """
         manager = self.model_runner.lora_manager._adapter_manager
         try:
-            lora = self._adapter_reading()[1].pop(number).result()
+            lora = self._adapters_coming().pop(number).result()
             manager.add_adapter(lora)
             manager.activate_adapter(number)  # copied into the layers now: there a wrong shape shows
         except Exception as error:  # of this adapter alone; within a step it would be the engine's end
@@ -45,25 +45,32 @@ class AdapterWorker:
 
     def drop_adapter(self, number: int) -> None:
         """In memory or on its way there."""
-        self._adapter_reading()[1].pop(number, None)
+        self._adapters_coming().pop(number, None)
         self.model_runner.lora_manager.remove_adapter(number)
 
     def adapter_places(self) -> list[int]:
         """The adapters in the layers' slots."""
         return [number for number in self.model_runner.lora_manager._adapter_manager.lora_index_to_id if number]
 
-    def _read_adapter(self, asked: Any) -> Any:
+    def _read_adapter(self, number: int, name: str, path: str) -> Any:
         """ValueError where its numbers are too large for the engine's: those of others in its batches would be lost."""
-        lora = self.model_runner.lora_manager._load_adapter(asked)
-        for name, layer in lora.loras.items():
+        from vllm.lora.request import LoRARequest
+
+        lora = self.model_runner.lora_manager._load_adapter(LoRARequest(name, number, path))
+        for module, layer in lora.loras.items():
             a, b = layer.lora_a, layer.lora_b
             if a is None or b is None:
-                raise ValueError(f"{name} has one matrix only")
+                raise ValueError(f"{module} has one matrix only")
             if not (a.isfinite().all() and (b * layer.scaling).isfinite().all()):
-                raise ValueError(f"{name} has numbers beyond those of {b.dtype}")
+                raise ValueError(f"{module} has numbers beyond those of {b.dtype}")
         return lora
 
-    def _adapter_reading(self) -> tuple[ThreadPoolExecutor, dict[int, "Future[Any]"]]:
-        if not hasattr(self, "_adapter_pool"):
-            self._adapter_pool: tuple[ThreadPoolExecutor, dict[int, Future[Any]]] = ThreadPoolExecutor(1), {}
-        return self._adapter_pool
+    def _adapter_threads(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+        if not hasattr(self, "_adapter_pools"):
+            self._adapter_pools = ThreadPoolExecutor(1), ThreadPoolExecutor(NUM_FAR)
+        return self._adapter_pools
+
+    def _adapters_coming(self) -> dict[int, "Future[Any]"]:
+        if not hasattr(self, "_adapter_readings"):
+            self._adapter_readings: dict[int, Future[Any]] = {}
+        return self._adapter_readings

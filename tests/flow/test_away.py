@@ -28,7 +28,7 @@ from luthier.platform.wire import Choice
 from luthier.serve import auditing, deps, known, resolver
 from luthier.serve.api import build_direct
 from luthier.serve.complete import Tally
-from luthier.serve.disk import LocalDisk
+from luthier.serve.disk import LocalDisk, Original
 from luthier.serve.inputs import Inputs
 from luthier.serve.known import Epoch
 from luthier.serve.leasing import QUIET_SECONDS, RENEW_SECONDS, Leasing
@@ -40,7 +40,7 @@ from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
 from luthier.serve.threads import REGISTRY
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_version
-from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way
+from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way, hanging_storage
 from tests.flow.conftest import CHAT
 from tests.serve.loading_bench import Engine as Workers
 from tests.serve.loading_bench import Letters
@@ -332,20 +332,28 @@ def test_a_key_that_expires_does_so_by_this_clock(replica: Replica, monkeypatch:
     asyncio.run(scene())
 
 
-def test_who_is_known_waits_for_no_thread(replica: Replica, settings: Settings, tmp_path: Path) -> None:
-    """With tools, and where the adapter is not in memory: a silent registry keeps the threads of those who are new."""
-    version = make_version(1, tmp_path / "storage", "weights")
+def make_cold(replica: Replica, folder: Path) -> None:
+    """The model COLD, with files in storage."""
+    version = make_version(1, folder / "storage", "weights")
     replica.registry.jobs.submit(make_job(id="ft_2", model="LUTHIER.PUBLIC.COLD"))
     replica.registry.jobs.tick()
     replica.registry.jobs.finish("ft_2", make_finished(version.path, sha256=version.sha256))
+
+
+def make_loader(replica: Replica, settings: Settings, folder: Path) -> Loader:
+    around = Surroundings(replica.way.proofs.report, LocalDisk(folder / "disk", "tiny", 1 << 20))
+    return Loader(Workers(), load_catalog(settings).get("tiny"), Letters(), around)
+
+
+def test_who_is_known_waits_for_no_thread(replica: Replica, settings: Settings, tmp_path: Path) -> None:
+    """With tools, and where the adapter is not in memory: a silent registry keeps the threads of those who are new."""
+    make_cold(replica, tmp_path)
     tools = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
 
     async def scene() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(5))  # as Ray does
-        base = load_catalog(settings).get("tiny")
-        around = Surroundings(replica.way.proofs.report, LocalDisk(tmp_path / "disk", "tiny", 1 << 20))
         assert [(await replica.ask(model)).status_code for model in ("tiny", "cold")] == [200, 200]
-        replica.engine.loader = Loader(Workers(), base, Letters(), around)
+        replica.engine.loader = make_loader(replica, settings, tmp_path)
         async with replica.without_registry():
             new = [asyncio.create_task(replica.post("tiny", new_key())) for _ in range(2 * REGISTRY.num)]
             while replica.way.asked["keys.authenticate"] < REGISTRY.num:
@@ -355,5 +363,25 @@ def test_who_is_known_waits_for_no_thread(replica: Replica, settings: Settings, 
             assert replica.engine.loader.held() == [2]
             assert not any(each.done() for each in new)
         assert {(await each).status_code for each in new} <= {401, 503}
+
+    asyncio.run(scene())
+
+
+def test_storage_that_hangs_is_a_503_until_it_goes_on(
+    replica: Replica, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Original, "seconds", 0.2)
+    make_cold(replica, tmp_path)
+
+    async def scene() -> None:
+        replica.engine.loader = make_loader(replica, settings, tmp_path)
+        with hanging_storage():
+            for _ in range(2):
+                refused = await replica.ask("cold")
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+                assert "Storage does not give the files of model" in refused.json()["error"]["message"]
+            assert (await replica.ask("tiny")).status_code == 200
+        while (await replica.ask("cold")).status_code != 200:
+            pass
 
     asyncio.run(scene())

@@ -51,7 +51,7 @@ class Engine:
         tuned = math.nan if self.is_lost else float(adapter.number if adapter else 0)
         return [0.0 if adapter is None or self.is_deaf else tuned] * (len(ids) - start)
 
-    def begin_adapter(self, number: int, name: str, path: str) -> None:
+    def begin_adapter(self, number: int, name: str, path: str, is_far: bool) -> None:
         self.num_begun += 1
         self.coming.add(number)
 

@@ -205,7 +205,7 @@ def test_what_left_memory_comes_back_from_the_disk_without_storage(settings: Set
         (tmp_path / "storage").rename(tmp_path / "away")
         await bench.ask(two)
         stats = await bench.loader.stats("r")
-        assert (stats.in_memory, stats.on_disk) == ([3, 2], [3, 1, 2])  # 1 was used until it left memory
+        assert (stats.in_memory, stats.on_disk) == ([3, 2], [3, 2, 1])  # 1 was used until it left memory
         assert {source: loads.count for source, loads in stats.loads.items()} == {"disk": 1, "storage": 3}
         await bench.is_not_given(four)
 

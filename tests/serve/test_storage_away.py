@@ -95,5 +95,5 @@ def test_a_worker_tells_storages_faults_from_the_adapters(error: Exception, is_s
 
     worker, reading = Worker(), Future[Any]()
     reading.set_exception(error)
-    worker._adapter_reading()[1][1] = reading
+    worker._adapters_coming()[1] = reading
     assert worker.take_adapter(1) == (f"{type(error).__name__}: {error}", is_storages)
