@@ -8,23 +8,20 @@ from typing import Any, Protocol
 
 from luthier.errors import LuthierError, NotServed
 from luthier.platform.access import Caller
-from luthier.platform.base_models import (
-    Catalog,
-    check_can_serve,
-    load_catalog,
-    retirement_warning,
-)
+from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
 from luthier.platform.importing import Imports
 from luthier.platform.keys import Session
 from luthier.platform.models import Model, ModelVersion, Resolved
+from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.models import all_models
 from luthier.platform.registry.registry import Registry
 from luthier.platform.replicating import Replication
 from luthier.platform.retirement import check_stands, end_of, warning_of
+from luthier.platform.securables import ObjectKind, Securable, parse_in_schema, parse_securable
 from luthier.platform.settings import Settings, configs_dir
-from luthier.platform.versions import parse_model
+from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import Chunk, CompleteRequest
 from luthier.serve.access_log import AccessLog
 from luthier.serve.adapter_stats import AdapterStats
@@ -112,6 +109,21 @@ class Services:
         """Those that answer here."""
         return (self.only,) if self.only else self.settings.serve_base_models
 
+    def name(self, text: str) -> QualifiedName:
+        """Of a table, a view, or a model as a whole; the settings say the database and schema that it lacks."""
+        return parse_name(text, self.settings.database, self.settings.schema_name)
+
+    def model_name(self, text: str) -> ModelName:
+        """With the version, if it has one."""
+        return parse_model(text, self.settings.database, self.settings.schema_name)
+
+    def securable(self, kind: ObjectKind, text: str) -> Securable:
+        return parse_securable(kind, text, self.settings.database, self.settings.schema_name)
+
+    def in_schema(self, kind: ObjectKind, text: str) -> Securable:
+        """What stands for the objects of a kind in a schema."""
+        return parse_in_schema(kind, text, self.settings.database)
+
     def base_models_of(self, caller: Caller) -> list[str]:
         """Those that answer here, and may be asked by the caller. Blocks."""
         return self.registry.accounts.may_ask(caller, self.base_models)
@@ -154,7 +166,7 @@ class Services:
         """A model's full name: with the version that is asked for, where one is, and without."""
         if base := self.catalog.find(model):
             return (base.name,)
-        name = parse_model(model, self.settings.database, self.settings.schema_name)
+        name = self.model_name(model)
         full = name.name.dotted
         return (full,) if name.version is None else (f"{full}@{name.version}", full)
 

@@ -16,15 +16,13 @@ from luthier.platform.access import Caller
 from luthier.platform.importing import Origin
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.metering import UsageKind, UsageRecord
-from luthier.platform.models import ModelVersion
-from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.models import ModelVersion, TableInfo
 from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 from luthier.platform.registry.audit import Time
 from luthier.platform.registry.ledger import GroupBy
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.registry.usage import MAX_PAGE, Selection
-from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.wire import CreateJob, ReplicateModel, RetuneModel, RunSql, native_description
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf, SessionOf
@@ -46,7 +44,7 @@ from luthier.serve.dialects import (
     native_webhooks,
 )
 from luthier.serve.dialects.snowflake_sql import run_sql
-from luthier.serve.pages import Limit, paged
+from luthier.serve.pages import Limit, PageOf, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
@@ -114,8 +112,7 @@ def show_jobs(
 ) -> dict[str, Any]:
     """FINETUNE('SHOW'), newest first; `next` is the `before` of the next page."""
     jobs = services.finetune.show(caller, limit, before)
-    more = {"next": jobs[-1].id} if len(jobs) == limit else {}
-    return {"jobs": _described(services, caller, jobs), **more}
+    return paged("jobs", jobs, limit, lambda job: job.id, _described(services, caller, jobs))
 
 
 @v1.get("/jobs/{job_id}")
@@ -138,24 +135,22 @@ async def upload_table(
     request: Request, name: str, filename: str, caller: CallerOf, services: ServicesOf, replace: bool = False
 ) -> dict[str, Any]:
     """The body is the file; `filename` ends in .csv, .jsonl, .parquet or .txt."""
-    table = await uploads.create_table(services, caller, _named(services, name), filename, request.stream(), replace)
-    return table.model_dump(exclude={"path"})
+    table = await uploads.create_table(services, caller, services.name(name), filename, request.stream(), replace)
+    return _table_told(table)
 
 
 @v1.get("/tables")
-def list_tables(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def list_tables(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """By their names."""
-    tables = services.registry.tables.show(caller, limit, after)
-    return paged("tables", tables, limit, lambda table: table.name, lambda table: table.model_dump(exclude={"path"}))
+    tables = services.registry.tables.show(caller, page.limit, page.after)
+    return page.told("tables", tables, lambda table: table.name, map(_table_told, tables))
 
 
 @v1.delete(f"/tables/{NAME}")
 def drop_table(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    table = services.registry.tables.drop(caller, _named(services, name))
+    table = services.registry.tables.drop(caller, services.name(name))
     Path(table.path).unlink(missing_ok=True)
-    return table.model_dump(exclude={"path"})
+    return _table_told(table)
 
 
 # models
@@ -174,35 +169,32 @@ async def import_model(
     The body is multipart/form-data with the files adapter_config.json and adapter_model.safetensors. Without
     `base_model` the settings must name one of the catalog.
     """
-    model = await uploads.import_model(services, caller, _named(services, name), origin, request)
-    return (await REGISTRY.run(_told, services, [model]))[0]
+    model = await uploads.import_model(services, caller, services.name(name), origin, request)
+    return (await REGISTRY.run(told_of, services, [model]))[0]
 
 
 @v1.get("/models")
-def list_models(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def list_models(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """By their names; `next` is the `after` of the next page."""
-    models = services.registry.models.show(caller, limit, after)
-    more = {"next": models[-1].model} if len(models) == limit else {}
-    return {"models": _told(services, models), **more}
+    models = services.registry.models.show(caller, page.limit, page.after)
+    return page.told("models", models, lambda model: model.model, told_of(services, models))
 
 
 @v1.get(f"/models/{NAME}")
 def get_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services, [services.registry.models.get(caller, *_version(services, name))])[0]
+    return told_of(services, [services.registry.models.get(caller, *services.model_name(name))])[0]
 
 
 @v1.delete(f"/models/{NAME}")
 def drop_model(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """With a version in the name (NAME@3) that one alone."""
-    return _told(services, [services.registry.models.drop(caller, *_version(services, name))])[0]
+    return told_of(services, [services.registry.models.drop(caller, *services.model_name(name))])[0]
 
 
 @v1.post(f"/models/{NAME}/replicate")
 def replicate_model(name: str, body: ReplicateModel, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Brings the model in another region up to date, or makes it there: files and versions that are not there yet."""
-    return services.replication.replicate(caller, _named(services, name), body.region).model_dump()
+    return services.replication.replicate(caller, services.name(name), body.region).model_dump()
 
 
 @v1.get(f"/models/{NAME}/artifacts")
@@ -267,7 +259,7 @@ def usage(
         return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
     of = Selection(kind=kinds[kind], since=which.since, until=which.until)
     page = services.registry.usage.page_behind(caller, of, which.after, which.limit)
-    return paged("usage", page, which.limit, lambda record: record.source_id, _record_told)
+    return paged("usage", page, which.limit, lambda record: record.source_id, map(_record_told, page))
 
 
 @v1.get("/whoami")
@@ -320,10 +312,14 @@ def _described(services: Services, caller: Caller, jobs: list[Job]) -> list[dict
     return [native_description(job, places.get(job.id)) for job in jobs]
 
 
-def _told(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, Any]]:
+def told_of(services: Services, models: Sequence[ModelVersion]) -> list[dict[str, Any]]:
     """With what engines found of them."""
     proofs = services.registry.proofs.of(models)
     return [{**services.told(model), "proof": proofs[model.number].model_dump()} for model in models]
+
+
+def _table_told(table: TableInfo) -> dict[str, Any]:
+    return table.model_dump(exclude={"path"})
 
 
 def _record_told(record: UsageRecord) -> dict[str, Any]:
@@ -331,15 +327,7 @@ def _record_told(record: UsageRecord) -> dict[str, Any]:
 
 
 def _artifacts(services: Services, caller: Caller, name: str) -> Path:
-    return Path(services.registry.models.get(caller, *_version(services, name), to=Action.READ_ARTIFACTS).path)
-
-
-def _named(services: Services, name: str) -> QualifiedName:
-    return parse_name(name, services.settings.database, services.settings.schema_name)
-
-
-def _version(services: Services, name: str) -> ModelName:
-    return parse_model(name, services.settings.database, services.settings.schema_name)
+    return Path(services.registry.models.get(caller, *services.model_name(name), to=Action.READ_ARTIFACTS).path)
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:

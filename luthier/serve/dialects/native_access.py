@@ -1,6 +1,7 @@
 """The native API on who may do what: /luthier/v1/accounts, /users, /roles, /grants, /parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,21 +13,16 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
 from luthier.platform.registry.paging import MAX_SHOWN
-from luthier.platform.registry.roles import Role
-from luthier.platform.registry.users import User
 from luthier.platform.securables import (
     Granted,
     ObjectKind,
     Scope,
-    Securable,
-    parse_in_schema,
     parse_privileges,
-    parse_securable,
     role_key,
     user_key,
 )
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Limit, paged
+from luthier.serve.pages import Limit, PageOf, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
@@ -131,12 +127,10 @@ def create_user(request: Request, body: NewUser, caller: CallerOf, services: Ser
 
 
 @routes.get("/users")
-def list_users(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def list_users(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """By their names."""
-    users = services.registry.users.show(caller, limit, after)
-    return paged("users", users, limit, lambda user: user.name, User.model_dump)
+    users = services.registry.users.show(caller, page.limit, page.after)
+    return page.told("users", users, lambda user: user.name)
 
 
 @routes.put(f"/users/{NAME}/default-role")
@@ -164,12 +158,10 @@ def create_role(request: Request, body: NewRole, caller: CallerOf, services: Ser
 
 
 @routes.get("/roles")
-def list_roles(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def list_roles(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """By their names."""
-    roles = services.registry.roles.show(caller, limit, after)
-    return paged("roles", roles, limit, lambda role: role.name, Role.model_dump)
+    roles = services.registry.roles.show(caller, page.limit, page.after)
+    return page.told("roles", roles, lambda role: role.name)
 
 
 @routes.delete(f"/roles/{NAME}")
@@ -184,7 +176,7 @@ def drop_role(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, st
 def grant_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """GRANT ROLE ... TO USER | ROLE."""
     request.state.object = ("role", f"{role_key(name)} TO {body.kind} {body.name}")
-    to = _member(services, body)
+    to = services.securable(ObjectKind(body.kind), body.name)
     services.registry.roles.grant(caller, role_key(name), to)
     return {"role": role_key(name), "granted_to": to.kind.value, "grantee_name": to.name}
 
@@ -192,7 +184,7 @@ def grant_role(request: Request, name: str, body: Member, caller: CallerOf, serv
 @routes.post(f"/roles/{NAME}/revoke")
 def revoke_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     request.state.object = ("role", f"{role_key(name)} FROM {body.kind} {body.name}")
-    of = _member(services, body)
+    of = services.securable(ObjectKind(body.kind), body.name)
     services.registry.roles.revoke(caller, role_key(name), of)
     return {"role": role_key(name), "revoked_from": of.kind.value, "grantee_name": of.name}
 
@@ -206,8 +198,8 @@ def show_grants(
     limit: Limit = MAX_SHOWN,
 ) -> dict[str, Any]:
     """SHOW GRANTS; without a question, the roles of the caller's user."""
-    rows = _shown(services, caller, shown, limit, after)
-    return paged("grants", rows, limit, lambda _last: str(after + limit), lambda row: row.model_dump())
+    rows = grants_shown(services, caller, shown)(limit, after)
+    return paged("grants", rows, limit, lambda _last: str(after + limit))
 
 
 @routes.post("/grants")
@@ -229,26 +221,21 @@ def granted_in(services: Services, body: GrantedBody) -> Granted:
     if not body.name and body.kind is not ObjectKind.ACCOUNT:
         raise InvalidInput(f"name: say which {body.kind}, or which schema.")
     if body.scope is Scope.ONE:
-        return Granted(privileges, _securable(services, body.kind, body.name))
-    return Granted(privileges, parse_in_schema(body.kind, body.name, services.settings.database), body.scope)
+        return Granted(privileges, services.securable(body.kind, body.name))
+    return Granted(privileges, services.in_schema(body.kind, body.name), body.scope)
 
 
-def _member(services: Services, body: Member) -> Securable:
-    return _securable(services, ObjectKind(body.kind), body.name)
-
-
-def _securable(services: Services, kind: ObjectKind, name: str) -> Securable:
-    return parse_securable(kind, name, services.settings.database, services.settings.schema_name)
-
-
-def _shown(services: Services, caller: Caller, shown: Shown, *page: int) -> Sequence[Grant | RoleGrant]:
-    grants, database = services.registry.grants, services.settings.database
+def grants_shown(
+    services: Services, caller: Caller, shown: Shown
+) -> Callable[[int, int], Sequence[Grant] | Sequence[RoleGrant]]:
+    """Gives at most so many of them, behind as many as are passed over."""
+    grants = services.registry.grants
     if shown.to_role:
-        return grants.to_role(caller, role_key(shown.to_role), *page)
+        return partial(grants.to_role, caller, role_key(shown.to_role))
     if shown.of_role:
-        return grants.of_role(caller, role_key(shown.of_role), *page)
+        return partial(grants.of_role, caller, role_key(shown.of_role))
     if shown.future_in:
-        return grants.future(caller, parse_in_schema(ObjectKind.SCHEMA, shown.future_in, database), *page)
+        return partial(grants.future, caller, services.securable(ObjectKind.SCHEMA, shown.future_in))
     if shown.kind:
-        return grants.on(caller, _securable(services, shown.kind, shown.name), *page)
-    return grants.to_user(caller, user_key(shown.to_user) if shown.to_user else caller.user, *page)
+        return partial(grants.on, caller, services.securable(shown.kind, shown.name))
+    return partial(grants.to_user, caller, user_key(shown.to_user) if shown.to_user else caller.user)

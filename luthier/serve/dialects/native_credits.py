@@ -8,10 +8,9 @@ from pydantic import AfterValidator, Field, field_validator
 from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import to_credits, to_ucr
-from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Limit, paged
+from luthier.serve.pages import PageOf
 from luthier.serve.paths import NAME
 
 routes = APIRouter()
@@ -45,16 +44,10 @@ def show_credits(caller: CallerOf, services: ServicesOf, account: str | None = N
 
 
 @routes.get("/credits/topups")
-def show_topups(
-    caller: CallerOf,
-    services: ServicesOf,
-    account: str | None = None,
-    after: str | None = None,
-    limit: Limit = MAX_SHOWN,
-) -> dict[str, Any]:
+def show_topups(caller: CallerOf, services: ServicesOf, page: PageOf, account: str | None = None) -> dict[str, Any]:
     """Newest first."""
-    topups = services.registry.credits.topups(caller, account, limit, after)
-    return paged("topups", topups, limit, lambda topup: topup.key, _topup_told)
+    topups = services.registry.credits.topups(caller, account, page.limit, page.after)
+    return page.told("topups", topups, lambda topup: topup.key, map(_topup_told, topups))
 
 
 @routes.post("/credits/topups", status_code=201)
@@ -99,12 +92,11 @@ class BudgetBody(Frozen):
 
 
 @routes.get("/credits/budgets")
-def show_budgets(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def show_budgets(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """Of the account's roles, users and keys."""
-    budgets = services.registry.budgets.show(caller, limit, after)
-    return paged("budgets", budgets, limit, lambda budget: budget_scope(budget.kind, budget.name), _budget_told)
+    budgets = services.registry.budgets.show(caller, page.limit, page.after)
+    shown = map(_budget_told, budgets)
+    return page.told("budgets", budgets, lambda budget: budget_scope(budget.kind, budget.name), shown)
 
 
 @routes.put(BUDGET)

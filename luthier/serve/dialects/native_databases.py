@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
-from luthier.platform.securables import ObjectKind, Securable, parse_securable
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -40,7 +40,7 @@ def list_databases(caller: CallerOf, services: ServicesOf) -> Rows:
 @routes.delete(f"/databases/{NAME}")
 def drop_database(name: str, caller: CallerOf, services: ServicesOf, cascade: bool = False) -> dict[str, Any]:
     """`cascade`: with the tables and models in it."""
-    return drop_place(services, caller, _place(services, ObjectKind.DATABASE, name), cascade)
+    return drop_place(services, caller, services.securable(ObjectKind.DATABASE, name), cascade)
 
 
 @routes.post("/schemas", status_code=201)
@@ -60,7 +60,7 @@ def list_schemas(
 
 @routes.delete(f"/schemas/{NAME}")
 def drop_schema(name: str, caller: CallerOf, services: ServicesOf, cascade: bool = False) -> dict[str, Any]:
-    return drop_place(services, caller, _place(services, ObjectKind.SCHEMA, name), cascade)
+    return drop_place(services, caller, services.securable(ObjectKind.SCHEMA, name), cascade)
 
 
 def drop_place(services: Services, caller: Caller, place: Securable, cascade: bool) -> dict[str, Any]:
@@ -72,11 +72,7 @@ def drop_place(services: Services, caller: Caller, place: Securable, cascade: bo
 
 
 def _create(services: Services, caller: Caller, kind: ObjectKind, body: NewPlace) -> dict[str, Any]:
-    place = _place(services, kind, body.name)
+    place = services.securable(kind, body.name)
     services.registry.databases.create(caller, place, body.comment)
     found = services.registry.databases.show(caller, kind, place.database)
     return next(each.model_dump() for each in found if each.name == (place.schema or place.database))
-
-
-def _place(services: Services, kind: ObjectKind, name: str) -> Securable:
-    return parse_securable(kind, name, services.settings.database, services.settings.schema_name)

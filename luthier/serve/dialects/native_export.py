@@ -12,7 +12,6 @@ from luthier.platform.base_models import base_model_dir
 from luthier.platform.exporting import ExportFile, export_files, with_digest
 from luthier.platform.models import Model
 from luthier.platform.privileges import Action
-from luthier.platform.versions import parse_model
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -55,7 +54,6 @@ def collect(caller: CallerOf, services: ServicesOf, dry_run: bool = False) -> di
 
 
 def _export(services: Services, caller: Caller, name: str, merged: bool) -> tuple[Model, list[ExportFile]]:
-    asked = parse_model(name, services.settings.database, services.settings.schema_name)
-    model = services.registry.models.get(caller, *asked, to=Action.READ_ARTIFACTS)
+    model = services.registry.models.get(caller, *services.model_name(name), to=Action.READ_ARTIFACTS)
     base = services.catalog.get(model.base_model)
     return model, export_files(model, base, base_model_dir(services.settings, base), merged)

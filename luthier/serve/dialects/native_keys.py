@@ -12,17 +12,14 @@ from luthier.platform.keys import (
     DEFAULT_GRACE_S,
     MAX_GRACE_S,
     Endpoint,
-    KeyInfo,
     NewKey,
     Scope,
     ends_by,
     new_key_id,
 )
-from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Limit, paged
-from luthier.serve.services import Services
+from luthier.serve.pages import PageOf
 
 routes = APIRouter(prefix="/keys")
 
@@ -67,16 +64,15 @@ def create_key(request: Request, body: CreateKey, caller: CallerOf, services: Se
     )
     of = {"user": body.user and user_key(body.user), "role": body.role and role_key(body.role)}
     given = {"name": body.name, **of, "scope": scope}
-    return {**_made(services, caller, new.model_copy(update=given)), "key": secret}
+    made = services.registry.keys.create(caller, new.model_copy(update=given))
+    return {**made.model_dump(), "key": secret}
 
 
 @routes.get("")
-def list_keys(
-    caller: CallerOf, services: ServicesOf, after: str | None = None, limit: Limit = MAX_SHOWN
-) -> dict[str, Any]:
+def list_keys(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """Of the account for its admin, else the caller's own; newest first."""
-    keys = services.registry.keys.show(caller, limit, after)
-    return paged("keys", keys, limit, lambda key: key.id, KeyInfo.model_dump)
+    keys = services.registry.keys.show(caller, page.limit, page.after)
+    return page.told("keys", keys, lambda key: key.id)
 
 
 @routes.delete("/{key_id}")
@@ -103,7 +99,3 @@ def _drawn(expires_in_s: int | None) -> tuple[str, NewKey]:
         expires_on=ends_by(now_ms(), expires_in_s),
     )
     return secret, new
-
-
-def _made(services: Services, caller: CallerOf, new: NewKey) -> dict[str, Any]:
-    return services.registry.keys.create(caller, new).model_dump()

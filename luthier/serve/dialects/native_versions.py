@@ -8,11 +8,10 @@ from fastapi import APIRouter
 from luthier.errors import NotServed
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.models import Change, Model, ModelVersion
-from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.models import Model, ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.registry.paging import MAX_SHOWN
-from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_model, parse_version
+from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
@@ -52,7 +51,7 @@ class Rollback(Frozen):
 @routes.get(f"/models/{NAME}/versions")
 def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Oldest first, each with its aliases, its share of the requests and its losses."""
-    versions = services.registry.versions.show(caller, _model(services, name))
+    versions = services.registry.versions.show(caller, services.name(name))
     proofs = services.registry.proofs.of(versions)
     told = [{**services.told(each), "proof": proofs[each.number].model_dump()} for each in versions]
     return {"versions": told}
@@ -63,14 +62,14 @@ def show_history(
     name: str, caller: CallerOf, services: ServicesOf, after: int = 0, limit: Limit = MAX_SHOWN
 ) -> dict[str, Any]:
     """Who changed what the name means, and when; oldest first."""
-    changes = services.registry.versions.history(caller, _model(services, name), limit, after)
-    return paged("history", changes, limit, lambda change: str(change.id), Change.model_dump)
+    changes = services.registry.versions.history(caller, services.name(name), limit, after)
+    return paged("history", changes, limit, lambda change: str(change.id))
 
 
 @routes.post(f"/models/{NAME}/promote")
 async def promote(name: str, body: Promotion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The version is the default from now on; a canary ends."""
-    model, wanted = _model(services, name), body.wanted
+    model, wanted = services.name(name), body.wanted
     if body.warm:
         await _warm(services, caller, ModelName(model, wanted))
     return _told(await _ask(services.registry.versions.promote, caller, model, wanted))
@@ -79,7 +78,7 @@ async def promote(name: str, body: Promotion, caller: CallerOf, services: Servic
 @routes.post(f"/models/{NAME}/rollback")
 async def rollback(name: str, caller: CallerOf, services: ServicesOf, body: Rollback | None = None) -> dict[str, Any]:
     """The default before this one is the default again; a canary ends."""
-    asked, model, versions = body or Rollback(), _model(services, name), services.registry.versions
+    asked, model, versions = body or Rollback(), services.name(name), services.registry.versions
     serving = await _ask(versions.serving, caller, model)
     leaving = asked.leaving or serving.default.version
     if asked.warm and serving.before and leaving == serving.default.version:
@@ -90,7 +89,7 @@ async def rollback(name: str, caller: CallerOf, services: ServicesOf, body: Roll
 @routes.put(f"/models/{NAME}/canary")
 async def set_canary(name: str, body: CanaryShare, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The version answers a share of the requests that name the model alone."""
-    model, wanted = _model(services, name), body.wanted
+    model, wanted = services.name(name), body.wanted
     if body.warm:
         await _warm(services, caller, ModelName(model, wanted))
     return _told(await _ask(services.registry.versions.set_canary, caller, model, wanted, body.share))
@@ -98,25 +97,25 @@ async def set_canary(name: str, body: CanaryShare, caller: CallerOf, services: S
 
 @routes.delete(f"/models/{NAME}/canary")
 def end_canary(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services.registry.versions.end_canary(caller, _model(services, name)))
+    return _told(services.registry.versions.end_canary(caller, services.name(name)))
 
 
 @routes.put(f"/models/{NAME}/aliases/{{alias}}")
 def set_alias(name: str, alias: str, body: OfVersion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """NAME@ALIAS means the version from now on."""
     key, wanted = parse_alias(alias), body.wanted
-    return _told(services.registry.versions.set_alias(caller, _model(services, name), key, wanted))
+    return _told(services.registry.versions.set_alias(caller, services.name(name), key, wanted))
 
 
 @routes.delete(f"/models/{NAME}/aliases/{{alias}}")
 def drop_alias(name: str, alias: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services.registry.versions.drop_alias(caller, _model(services, name), parse_alias(alias)))
+    return _told(services.registry.versions.drop_alias(caller, services.name(name), parse_alias(alias)))
 
 
 @routes.post(f"/models/{NAME}/warm")
 async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """All engines of its base model load the default version, or that in the name."""
-    asked = parse_model(name, services.settings.database, services.settings.schema_name)
+    asked = services.model_name(name)
     await _warm(services, caller, asked)
     return _told(await _ask(services.registry.models.get, caller, *asked))
 
@@ -135,11 +134,6 @@ async def _warm(services: Services, caller: Caller, name: ModelName) -> None:
 async def _ask(verb: Callable[..., Answer], *about: Any) -> Answer:
     """Of the registry, beside the loop."""
     return await REGISTRY.run(verb, *about)
-
-
-def _model(services: Services, name: str) -> QualifiedName:
-    """A model as a whole: its name has no version."""
-    return parse_name(name, services.settings.database, services.settings.schema_name)
 
 
 def _told(model: Model) -> dict[str, Any]:

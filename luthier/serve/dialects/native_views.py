@@ -1,15 +1,14 @@
 """The native API on views: /luthier/v1/views."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 
 from luthier.platform.models import ViewInfo
-from luthier.platform.names import parse_name
 from luthier.platform.querying import create_view
-from luthier.platform.registry.views import MAX_SHOWN
 from luthier.platform.wire import CreateView
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import PageOf
 from luthier.serve.paths import NAME
 
 routes = APIRouter()
@@ -24,21 +23,15 @@ def make_view(request: Request, body: CreateView, caller: CallerOf, services: Se
 
 
 @routes.get("/views")
-def list_views(
-    caller: CallerOf,
-    services: ServicesOf,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_SHOWN)] = MAX_SHOWN,
-) -> dict[str, Any]:
+def list_views(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
     """By their names; `next` is the `after` of the next page. A secure view's query is told to its owner's role."""
-    views = services.registry.views.show(caller, limit, after)
-    more = {"next": views[-1].name} if len(views) == limit else {}
-    return {"views": [_told(view) for view in views], **more}
+    views = services.registry.views.show(caller, page.limit, page.after)
+    return page.told("views", views, lambda view: view.name, map(_told, views))
 
 
 @routes.delete(f"/views/{NAME}")
 def drop_view(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    view = parse_name(name, services.settings.database, services.settings.schema_name)
+    view = services.name(name)
     services.registry.views.drop(caller, view)
     return {"name": view.display}
 

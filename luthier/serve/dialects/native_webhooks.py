@@ -57,4 +57,4 @@ def list_notices(
 ) -> dict[str, Any]:
     """Newest first, and how far each has come on its way to each webhook."""
     notices = services.registry.webhooks.notices(caller, limit, after)
-    return paged("notices", notices, limit, lambda notice: notice.id, lambda notice: notice.model_dump(mode="json"))
+    return paged("notices", notices, limit, lambda notice: notice.id)

@@ -13,7 +13,6 @@ from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
-from luthier.platform.versions import parse_model
 from luthier.serve.bodies import ChatBody, CompletionBody
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.direct import ROUTES, Completing
@@ -74,8 +73,7 @@ def delete_model(model: str, caller: CallerOf, services: ServicesOf) -> dict[str
     """Forgets a tuned model, or the version in the name; the name in the answer is the whole one."""
     if services.catalog.find(model):
         raise NotAllowed(f"Base model {model} is everybody's: only models of your own are deleted.")
-    name = parse_model(model, services.settings.database, services.settings.schema_name)
-    dropped = services.registry.models.drop(caller, *name)
+    dropped = services.registry.models.drop(caller, *services.model_name(model))
     return {"id": dropped.model, "object": "model", "deleted": True}
 
 
@@ -89,9 +87,7 @@ def find_model(services: Services, caller: Caller, name: str) -> BaseModel | Mod
     for base in _bases(services, caller):
         if base.name == name:
             return base
-    version = services.registry.models.get(
-        caller, *parse_model(name, services.settings.database, services.settings.schema_name)
-    )
+    version = services.registry.models.get(caller, *services.model_name(name))
     if not services.answers_for(version):
         raise ModelNotFound(
             f"Model {version.model} stands on {version.base_model}, which does not answer here.", param="model"

@@ -5,33 +5,29 @@ the documentation has them; names are identifiers.
 """
 
 import json
-import re
 from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from luthier.platform.access import Caller
 from luthier.platform.base_models import is_retired
-from luthier.platform.names import QualifiedName, parse_name
+from luthier.platform.names import parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
 from luthier.serve.dialects.snowflake_statements import (
+    FULL_NAME,
     IDENTIFIER,
     IN_PLACE,
     LIKE,
     LIMIT,
-    NAME,
     STARTS,
-    Answer,
+    Command,
+    Statements,
     columns,
     done,
-    most_rows,
-    pattern,
+    table,
 )
-from luthier.serve.services import Services
 
-OBJECT = f"(?P<model>{NAME})"
 VERSION = rf"(?P<version>{IDENTIFIER})"
 
 MODELS = columns(
@@ -44,11 +40,14 @@ VERSIONS = columns(
     *("model_name", "is_default_version", "functions", "metadata", "user_data"),
 )
 
+statements = Statements()
 
-def _show_models(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
+
+@statements.on(f"SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
+def _show_models(command: Command) -> pa.Table:
     rows = []
-    models = all_models(services.registry.models, caller, most_rows(found))
-    numbers = services.registry.versions.numbers([model for model in models if not model.origin])
+    models = all_models(command.registry.models, command.caller, command.most_rows)
+    numbers = command.registry.versions.numbers([model for model in models if not model.origin])
     for model in models:
         name = parse_name(model.model, "", "")
         rows.append(
@@ -59,39 +58,20 @@ def _show_models(services: Services, caller: Caller, found: "re.Match[str]") -> 
                 "database_name": name.database,
                 "schema_name": name.schema,
                 "owner": model.owner,
-                "comment": services.told(model)["warning"] or "",
+                "comment": command.services.told(model)["warning"] or "",
                 "versions": json.dumps([f"V{number}" for number in numbers.get(model.number, [model.version])]),
                 "default_version_name": f"V{model.default_version}",
                 "aliases": json.dumps({alias: f"V{number}" for alias, number in model.aliases.items()}),
             }
         )
-    return pa.Table.from_pylist(rows, MODELS)
+    return table(MODELS, rows)
 
 
-def _show_versions(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name = _asked(services, found)
-    rows = [
-        {
-            "created_on": version.created_on,
-            "name": f"V{version.version}",
-            "aliases": json.dumps(version.aliases),
-            "database_name": name.database,
-            "schema_name": name.schema,
-            "model_name": name.name,
-            "is_default_version": version.is_default,
-            "functions": '["COMPLETE"]',
-            "metadata": version.model_dump_json(include={"base_model", "method", "rank", "sha256"}),
-            "user_data": "{}",
-        }
-        for version in services.registry.versions.show(caller, name)
-    ]
-    return pa.Table.from_pylist(rows, VERSIONS)
-
-
-def _show_base_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+@statements.on(rf"SHOW CORTEX BASE MODELS(?: IN (?:SCHEMA )?SNOWFLAKE\.MODELS)?{LIKE}")
+def _show_base_models(command: Command) -> pa.Table:
     """Those that the caller may ask."""
-    today, bases = datetime.now(UTC).date(), services.catalog
-    allowed = set(services.registry.accounts.may_ask(caller, [base.name for base in bases]))
+    services, today, bases = command.services, datetime.now(UTC).date(), command.services.catalog
+    allowed = set(command.registry.accounts.may_ask(command.caller, [base.name for base in bases]))
     rows = [
         {
             "name": base.name,
@@ -102,58 +82,66 @@ def _show_base_models(services: Services, caller: Caller, _found: "re.Match[str]
         for base in bases
         if base.name in allowed and not is_retired(base, today)
     ]
-    return pa.Table.from_pylist(rows, BASE_MODELS)
+    return table(BASE_MODELS, rows)
 
 
-def _refresh_base_models(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
+@statements.on(r"CALL SNOWFLAKE\.MODELS\.CORTEX_BASE_MODELS_REFRESH\(\)")
+def _refresh_base_models(command: Command) -> pa.Table:
     """There is nothing to fetch: the catalog is the settings', and read when Luthier starts."""
-    services.registry.grants.check(caller, Action.ADMINISTER)
+    command.registry.grants.check(command.caller, Action.ADMINISTER)
     return pa.table({"CORTEX_BASE_MODELS_REFRESH": ["Models refreshed successfully."]})
 
 
-def _set_default(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    model = services.registry.versions.promote(caller, _asked(services, found), _version(found))
+@statements.on(f"SHOW VERSIONS{LIKE} IN MODEL {FULL_NAME}{LIMIT}")
+def _show_versions(command: Command) -> pa.Table:
+    name = command.services.name(command["name"])
+    rows = [
+        {
+            "created_on": version.created_on,
+            "name": f"V{version.version}",
+            "aliases": json.dumps(version.aliases),
+            "is_default_version": version.is_default,
+            "metadata": version.model_dump_json(include={"base_model", "method", "rank", "sha256"}),
+        }
+        for version in command.registry.versions.show(command.caller, name)
+    ]
+    place = {"database_name": name.database, "schema_name": name.schema, "model_name": name.name}
+    return table(VERSIONS, rows, **place, functions='["COMPLETE"]', user_data="{}")
+
+
+@statements.on(rf"ALTER MODEL {FULL_NAME} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})")
+def _set_default(command: Command) -> pa.Table:
+    name, version = command.services.name(command["name"]), _version(command)
+    model = command.registry.versions.promote(command.caller, name, version)
     return done(f"Model {model.model}: V{model.default_version} is the default version.")
 
 
-def _set_alias(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    alias = parse_alias(found["alias"])
-    services.registry.versions.set_alias(caller, _asked(services, found), alias, _version(found))
-    return done("Statement executed successfully.")
+@statements.on(rf"ALTER MODEL {FULL_NAME} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})")
+def _set_alias(command: Command) -> pa.Table:
+    alias, name = parse_alias(command["alias"]), command.services.name(command["name"])
+    command.registry.versions.set_alias(command.caller, name, alias, _version(command))
+    return done()
 
 
-def _unset_alias(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    services.registry.versions.drop_alias(caller, _asked(services, found), parse_alias(found["version"]))
-    return done("Statement executed successfully.")
+@statements.on(f"ALTER MODEL {FULL_NAME} VERSION {VERSION} UNSET ALIAS")
+def _unset_alias(command: Command) -> pa.Table:
+    name = command.services.name(command["name"])
+    command.registry.versions.drop_alias(command.caller, name, parse_alias(command["version"]))
+    return done()
 
 
-def _drop(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name = _asked(services, found)
-    services.registry.models.drop(caller, name)
+@statements.on(f"ALTER MODEL {FULL_NAME} DROP VERSION {VERSION}")
+def _drop_version(command: Command) -> pa.Table:
+    command.registry.models.drop(command.caller, command.services.name(command["name"]), _version(command))
+    return done()
+
+
+@statements.on(f"DROP MODEL {FULL_NAME}")
+def _drop(command: Command) -> pa.Table:
+    name = command.services.name(command["name"])
+    command.registry.models.drop(command.caller, name)
     return done(f"{name.name} successfully dropped.")
 
 
-def _drop_version(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    services.registry.models.drop(caller, _asked(services, found), _version(found))
-    return done("Statement executed successfully.")
-
-
-def _asked(services: Services, found: "re.Match[str]") -> QualifiedName:
-    return parse_name(found["model"], services.settings.database, services.settings.schema_name)
-
-
-def _version(found: "re.Match[str]") -> int | str:
-    return parse_version(found["version"].strip("'"))
-
-
-STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (pattern(f"SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}"), _show_models),
-    (pattern(rf"SHOW CORTEX BASE MODELS(?: IN (?:SCHEMA )?SNOWFLAKE\.MODELS)?{LIKE}"), _show_base_models),
-    (pattern(r"CALL SNOWFLAKE\.MODELS\.CORTEX_BASE_MODELS_REFRESH\(\)"), _refresh_base_models),
-    (pattern(f"SHOW VERSIONS{LIKE} IN MODEL {OBJECT}{LIMIT}"), _show_versions),
-    (pattern(rf"ALTER MODEL {OBJECT} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})"), _set_default),
-    (pattern(rf"ALTER MODEL {OBJECT} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})"), _set_alias),
-    (pattern(f"ALTER MODEL {OBJECT} VERSION {VERSION} UNSET ALIAS"), _unset_alias),
-    (pattern(f"ALTER MODEL {OBJECT} DROP VERSION {VERSION}"), _drop_version),
-    (pattern(f"DROP MODEL {OBJECT}"), _drop),
-)
+def _version(command: Command) -> int | str:
+    return parse_version(command["version"].strip("'"))

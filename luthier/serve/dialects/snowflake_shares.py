@@ -3,39 +3,26 @@
 Shapes: docs.snowflake.com, CREATE SHARE, ALTER SHARE, SHOW SHARES, DESCRIBE SHARE, GRANT <privilege> TO SHARE.
 """
 
-import re
-
 import pyarrow as pa
 
-from luthier.platform.access import Caller
 from luthier.platform.names import fold
 from luthier.platform.securables import role_key
-from luthier.serve.dialects.snowflake_access import (
-    GRANTS,
-    KINDS,
-    ONE_NAME,
-    PRIVILEGES,
-    both,
-    grant_in_schema,
-    grant_on,
-    granting,
-    table,
-)
+from luthier.serve.dialects.snowflake_access import GRANTS, KINDS, PRIVILEGES, both, grant
 from luthier.serve.dialects.snowflake_statements import (
     COMMENT,
+    FULL_NAME,
     IDENTIFIER,
     IF_EXISTS,
     IF_NOT_EXISTS,
-    NAME,
-    Answer,
+    ONE_NAME,
+    Command,
+    Statements,
     columns,
     created,
     done,
     dropped,
-    pattern,
-    text_of,
+    table,
 )
-from luthier.serve.services import Services
 
 SHARES = columns(
     *("created_on", "kind", "owner_account", "name", "database_name", "to", "owner", "comment"),
@@ -49,69 +36,66 @@ ACCOUNTS = rf"(?P<accounts>{ACCOUNT}(?:\s*,\s*{ACCOUNT})*)"
 SHARE = f"(?P<share>{IDENTIFIER})"
 PROVIDED = rf"(?P<provider>{ACCOUNT})\s*\.\s*{SHARE}"
 
+statements = Statements()
+
 
 def account_key(written: str) -> str:
     """An account's name as it is; in double quotes or not."""
     return written.strip().strip('"')
 
 
-def _create(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name = role_key(found["name"])
-    return created("Share", name, services.registry.shares.create(caller, name, text_of(found["comment"])))
+@statements.on(f"CREATE SHARE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}")
+def _create(command: Command) -> pa.Table:
+    name = role_key(command["name"])
+    return created("Share", name, command.registry.shares.create(command.caller, name, command.comment))
 
 
-def _drop(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name = role_key(found["name"])
-    return dropped(found, name, lambda: services.registry.shares.drop(caller, name))
+@statements.on(f"DROP SHARE{IF_EXISTS} {ONE_NAME}")
+def _drop(command: Command) -> pa.Table:
+    name = role_key(command["name"])
+    return dropped(command, name, lambda: command.registry.shares.drop(command.caller, name))
 
 
-def _alter(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    shares = services.registry.shares
+@statements.on(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}")
+def _alter(command: Command) -> pa.Table:
+    shares = command.registry.shares
     verbs = {"ADD": shares.add_accounts, "REMOVE": shares.remove_accounts, "SET": shares.set_accounts}
-    accounts = [account_key(each) for each in found["accounts"].split(",")]
-    verbs[found["how"].upper()](caller, role_key(found["share"]), accounts)
+    accounts = [account_key(each) for each in command["accounts"].split(",")]
+    verbs[command["how"].upper()](command.caller, role_key(command["share"]), accounts)
     return done()
 
 
-def _show(services: Services, caller: Caller, _found: "re.Match[str]") -> pa.Table:
-    fixed = {"listing_global_name": "", "secure_objects_only": "true"}
-    rows = [each.model_dump() for each in services.registry.shares.show(caller)]
-    return pa.Table.from_pylist([{**row, **fixed, "to": ", ".join(row["to"])} for row in rows], SHARES)
+statements.on(
+    *both(f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA {FULL_NAME} <TO> SHARE {SHARE}"),
+    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) {FULL_NAME} <TO> SHARE {SHARE}"),
+)(grant)
 
 
-def _describe(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    provider = found.groupdict().get("provider")
-    name = role_key(found["share"])
-    return table(SHARED, services.registry.shares.describe(caller, name, provider and account_key(provider)))
+@statements.on("SHOW SHARES")
+def _show(command: Command) -> pa.Table:
+    rows = [each.model_dump() for each in command.registry.shares.show(command.caller)]
+    told = [{**row, "to": ", ".join(row["to"])} for row in rows]
+    return table(SHARES, told, listing_global_name="", secure_objects_only="true")
 
 
-def _show_grants(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return table(GRANTS, services.registry.shares.grants(caller, role_key(found["share"])))
+@statements.on(f"(?:DESC|DESCRIBE) SHARE {SHARE}", f"(?:DESC|DESCRIBE) SHARE {PROVIDED}")
+def _describe(command: Command) -> pa.Table:
+    provider = command.words.get("provider")
+    share = role_key(command["share"]), provider and account_key(provider)
+    return table(SHARED, command.registry.shares.describe(command.caller, *share))
 
 
-def _show_accounts(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    return table(SHARE_ACCOUNTS, services.registry.shares.accounts(caller, role_key(found["share"])))
+@statements.on(f"SHOW GRANTS TO SHARE {SHARE}")
+def _show_grants(command: Command) -> pa.Table:
+    return table(GRANTS, command.registry.shares.grants(command.caller, role_key(command["share"])))
 
 
-def _import(services: Services, caller: Caller, found: "re.Match[str]") -> pa.Table:
-    name, share = fold(found["name"]), role_key(found["share"])
-    is_new = services.registry.shares.import_database(caller, name, account_key(found["provider"]), share)
-    return created("Database", name, is_new)
+@statements.on(f"SHOW GRANTS OF SHARE {SHARE}")
+def _show_accounts(command: Command) -> pa.Table:
+    return table(SHARE_ACCOUNTS, command.registry.shares.accounts(command.caller, role_key(command["share"])))
 
 
-STATEMENTS: tuple[tuple["re.Pattern[str]", Answer], ...] = (
-    (pattern(f"CREATE SHARE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}"), _create),
-    (pattern(f"DROP SHARE{IF_EXISTS} {ONE_NAME}"), _drop),
-    (pattern(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}"), _alter),
-    *both(
-        f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA (?P<name>{NAME}) <TO> SHARE {SHARE}",
-        granting(grant_in_schema, "share"),
-    ),
-    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) (?P<name>{NAME}) <TO> SHARE {SHARE}", granting(grant_on, "share")),
-    (pattern("SHOW SHARES"), _show),
-    (pattern(f"(?:DESC|DESCRIBE) SHARE {SHARE}"), _describe),
-    (pattern(f"(?:DESC|DESCRIBE) SHARE {PROVIDED}"), _describe),
-    (pattern(f"SHOW GRANTS TO SHARE {SHARE}"), _show_grants),
-    (pattern(f"SHOW GRANTS OF SHARE {SHARE}"), _show_accounts),
-    (pattern(f"CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}"), _import),
-)
+@statements.on(f"CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}")
+def _import(command: Command) -> pa.Table:
+    name, of = fold(command["name"]), (account_key(command["provider"]), role_key(command["share"]))
+    return created("Database", name, command.registry.shares.import_database(command.caller, name, *of))

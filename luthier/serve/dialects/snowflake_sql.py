@@ -49,12 +49,14 @@ MAX_WAITING = 256
 """Statements of a gateway, beside those that run."""
 PLACES = Admission(SQL.num, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
 
-STATEMENTS: Statements = (
-    *snowflake_models.STATEMENTS,
-    *snowflake_access.STATEMENTS,
-    *snowflake_shares.STATEMENTS,
-    *snowflake_databases.STATEMENTS,
-    *snowflake_views.STATEMENTS,
+STATEMENTS = Statements(
+    (
+        *snowflake_models.statements,
+        *snowflake_access.statements,
+        *snowflake_shares.statements,
+        *snowflake_databases.statements,
+        *snowflake_views.statements,
+    )
 )
 """All but queries, in the order in which they are tried."""
 

@@ -4,13 +4,18 @@ Words of a statement stand in order, as Snowflake's documentation has them; name
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
+from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold, parse_schema
+from luthier.platform.registry.registry import Registry
+from luthier.platform.securables import ObjectKind
 from luthier.platform.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
 
@@ -18,6 +23,7 @@ MAX_ROWS = 10_000
 """Of a SHOW, as in Snowflake."""
 IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
+ONE_NAME, FULL_NAME = f"(?P<name>{IDENTIFIER})", f"(?P<name>{NAME})"
 TEXT = r"'(?:[^']|'')*'"
 COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
 IF_NOT_EXISTS = "(?: IF NOT EXISTS)?"
@@ -30,17 +36,67 @@ STARTS = f"(?: STARTS WITH (?P<starts>{TEXT}))?"
 LIMIT = rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?"
 """The ends of SHOW: what they leave of its rows stands in `_left`."""
 
-Answer = Callable[[Services, Caller, "re.Match[str]"], pa.Table]
-Statements = Sequence[tuple["re.Pattern[str]", Answer]]
-
 _TYPES = dict.fromkeys(("created_on", "shared_on"), pa.timestamp("ms", tz="UTC"))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A statement that a pattern fits, and who says it."""
+
+    services: Services
+    caller: Caller
+    words: dict[str, Any]
+    """By the names that the pattern gives them; None: it is not said."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.words[name]
+
+    @property
+    def registry(self) -> Registry:
+        return self.services.registry
+
+    @property
+    def kind(self) -> ObjectKind:
+        """Of the object that is named, or of those in a schema that is."""
+        return ObjectKind(" ".join(self["kind"].upper().removesuffix("S").split()))
+
+    @property
+    def comment(self) -> str:
+        return text_of(self["comment"])
+
+    @property
+    def most_rows(self) -> int:
+        """That a SHOW needs: what its LIMIT says, where nothing else leaves some of them out."""
+        ends = ("like", "in_database", "in_schema", "starts", "after")
+        if self["limit"] is None or any(self.words.get(end) for end in ends):
+            return MAX_ROWS
+        return min(int(self["limit"]), MAX_ROWS)
+
+
+Answer = Callable[[Command], pa.Table]
+
+
+class Statements(list[tuple["re.Pattern[str]", Answer]]):
+    """In the order in which they are tried."""
+
+    def on(self, *words: str) -> Callable[[Answer], Answer]:
+        """Whoever says one of these is answered by the function. Any blanks where one stands here, and around an =."""
+
+        def add(answer: Answer) -> Answer:
+            for each in words:
+                blanks = each.replace(" ", r"\s+").replace("=", r"\s*=\s*")
+                self.append((re.compile(blanks, re.IGNORECASE | re.DOTALL), answer))
+            return answer
+
+        return add
 
 
 def answered(statements: Statements, services: Services, caller: Caller, statement: str) -> pa.Table | None:
     """None when it is none of them."""
     if meant := meaning(statements, statement):
         found, answer = meant
-        return _left(services, answer(services, caller, found), found.groupdict())
+        command = Command(services, caller, found.groupdict())
+        return _left(command, answer(command))
     return None
 
 
@@ -50,18 +106,19 @@ def meaning(statements: Statements, statement: str) -> tuple["re.Match[str]", An
     return next(((found, answer) for words, answer in statements if (found := words.fullmatch(text))), None)
 
 
-def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> pa.Table:
+def _left(command: Command, shown: pa.Table) -> pa.Table:
     """Of the rows of a SHOW, those that its ends ask for. LIKE takes any case, STARTS WITH and FROM do not."""
+    words = command.words
     if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):
-        return table
-    rows = table.to_pylist()
-    name = next(each for each in ("name", "key", "role") if each in table.schema.names)
+        return shown
+    rows = shown.to_pylist()
+    name = next(each for each in ("name", "key", "role") if each in shown.schema.names)
     if like := words.get("like"):
         rows = [row for row in rows if _like(text_of(like)).fullmatch(row[name])]
     if database := words.get("in_database"):
         rows = [row for row in rows if row["database_name"] == fold(database)]
     if schema := words.get("in_schema"):
-        place = parse_schema(schema, services.settings.database)
+        place = parse_schema(schema, command.services.settings.database)
         rows = [row for row in rows if (row["database_name"], row["schema_name"]) == place]
     if starts := words.get("starts"):
         rows = [row for row in rows if row[name].startswith(text_of(starts))]
@@ -70,15 +127,7 @@ def _left(services: Services, table: pa.Table, words: dict[str, str | None]) -> 
         rows = rows[next(passed, len(rows)) :]
     if limit := words.get("limit"):
         rows = rows[: int(limit)]
-    return pa.Table.from_pylist(rows, table.schema)
-
-
-def most_rows(found: "re.Match[str]") -> int:
-    """That a SHOW needs: what its LIMIT says, where nothing else leaves some of them out."""
-    words = found.groupdict()
-    if words["limit"] is None or any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "after")):
-        return MAX_ROWS
-    return min(int(words["limit"]), MAX_ROWS)
+    return pa.Table.from_pylist(rows, shown.schema)
 
 
 def _like(written: str) -> "re.Pattern[str]":
@@ -88,14 +137,15 @@ def _like(written: str) -> "re.Pattern[str]":
     return re.compile("".join(wild.get(part) or re.escape(part[-1]) for part in parts), re.IGNORECASE | re.DOTALL)
 
 
-def pattern(words: str) -> "re.Pattern[str]":
-    """Any blanks where one stands here, and around an =."""
-    return re.compile(words.replace(" ", r"\s+").replace("=", r"\s*=\s*"), re.IGNORECASE | re.DOTALL)
-
-
 def columns(*names: str) -> pa.Schema:
     """Text, but for what is named as a time, a truth or a count."""
     return pa.schema([(name, _TYPES.get(name, _type_of(name))) for name in names])
+
+
+def table(schema: pa.Schema, rows: Iterable[Frozen | Mapping[str, Any]], **fixed: Any) -> pa.Table:
+    """With the fixed columns alike in all rows. A column that a row lacks is NULL."""
+    told = (row.model_dump() if isinstance(row, Frozen) else row for row in rows)
+    return pa.Table.from_pylist([{**row, **fixed} for row in told], schema)
 
 
 def done(text: str = "Statement executed successfully.") -> pa.Table:
@@ -107,12 +157,12 @@ def created(kind: str, name: str, is_new: bool) -> pa.Table:
     return done(told if is_new else f"{name} already exists, statement succeeded.")
 
 
-def dropped(found: "re.Match[str]", name: str, drop: Callable[[], object]) -> pa.Table:
+def dropped(command: Command, name: str, drop: Callable[[], object]) -> pa.Table:
     """What is not there may be missing only IF EXISTS."""
     try:
         drop()
     except NotFound:
-        if not found["if_exists"]:
+        if not command["if_exists"]:
             raise
         return done("Drop statement executed successfully.")
     return done(f"{name} successfully dropped.")
