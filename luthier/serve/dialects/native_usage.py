@@ -1,19 +1,63 @@
-"""The native API on the ledger: the statement of an account, and the comparison with what was counted elsewhere."""
+"""The native API on the ledger: its records and sums, an account's statement, the comparison with other counters."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
+from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.prices import to_credits
 from luthier.platform.registry.audit import Time
-from luthier.platform.registry.usage import Selection, records_of
+from luthier.platform.registry.ledger import GroupBy
+from luthier.platform.registry.usage import MAX_PAGE, Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import paged
 
 LINES_TOGETHER = 500
+KINDS = {
+    "finetuning": UsageKind.TRAINING,
+    "completions": UsageKind.COMPLETION,
+    "storage": UsageKind.STORAGE,
+}
 
 routes = APIRouter()
+
+Groups = Annotated[list[GroupBy] | None, Query()]
+
+
+@dataclass
+class Which:
+    """Records of usage, page by page."""
+
+    since: Time = 0
+    until: Time = 2**62
+    after: str | None = None
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE
+
+
+@routes.get("/usage/{kind}")
+def usage(
+    kind: Literal["finetuning", "completions", "storage", "credits"],
+    caller: CallerOf,
+    services: ServicesOf,
+    which: Annotated[Which, Depends()],
+    group_by: Groups = None,
+) -> dict[str, Any]:
+    """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds.
+
+    Records are told in the order in which they came to the ledger; `next` is the `after` of the next page.
+    """
+    ledger = services.registry.ledger
+    if kind == "credits" or group_by:
+        totals = ledger.totals(caller, group_by or [], which.since, which.until)
+        wanted = [row for row in totals if kind == "credits" or row["kind"] == KINDS[kind].value]
+        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
+    of = Selection(kind=KINDS[kind], since=which.since, until=which.until)
+    page = services.registry.usage.page_behind(caller, of, which.after, which.limit)
+    return paged("usage", page, which.limit, lambda record: record.source_id, map(_record_told, page))
 
 
 @routes.get("/statement")
@@ -36,6 +80,10 @@ def reconcile(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     services.registry.accounts.check_operator(caller)
     comparison = services.registry.reconcile
     return comparison.report(comparison.count()).model_dump()
+
+
+def _record_told(record: UsageRecord) -> dict[str, Any]:
+    return {**record.model_dump(), "credits": str(to_credits(record.amount_ucr))}
 
 
 def _together(parts: Iterator[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from luthier.platform.options import Method
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.dialects.native_models import told_of
 from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
@@ -52,9 +53,7 @@ class Rollback(Frozen):
 def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Oldest first, each with its aliases, its share of the requests and its losses."""
     versions = services.registry.versions.show(caller, services.name(name))
-    proofs = services.registry.proofs.of(versions)
-    told = [{**services.told(each), "proof": proofs[each.number].model_dump()} for each in versions]
-    return {"versions": told}
+    return {"versions": told_of(services, versions)}
 
 
 @routes.get(f"/models/{NAME}/history")
