@@ -13,13 +13,14 @@ from luthier.platform.keys import Endpoint, Session
 from luthier.platform.sql_engine import TableFile
 from luthier.platform.storage import Storage
 from luthier.serve.dialects.snowflake_audit import AUDIT_VIEW
-from luthier.serve.dialects.snowflake_limits import limit_views
+from luthier.serve.dialects.snowflake_limits import RATE_VIEW
 from luthier.serve.dialects.usage_files import FILE_VIEWS
 from luthier.serve.dialects.usage_views import VIEWS
 from luthier.serve.dialects.view_files import SCHEMA
 from luthier.serve.services import Services
 
 AUDIT = "LUTHIER_AUDIT_HISTORY"
+TABLES = {**VIEWS, "CORTEX_REST_API_RATE_LIMIT_POLICIES": RATE_VIEW}
 FILES = {**FILE_VIEWS, AUDIT: AUDIT_VIEW}
 
 
@@ -39,13 +40,12 @@ def account_usage(services: Services, session: Session, statement: str) -> Itera
     session.check(Endpoint.USAGE, False)
     if AUDIT in words:
         session.check(Endpoint.ADMIN, False)
-    views = {name: view.table(services.registry.usage, caller) for name, view in VIEWS.items() if name in words}
-    if words.isdisjoint((*VIEWS, *FILES)):
-        views = {name: pa.table({"none": pa.array([], pa.string())}) for name in (*VIEWS, *FILES)}
+    views = {name: view.table(services, caller) for name, view in TABLES.items() if name in words}
+    if words.isdisjoint((*TABLES, *FILES)):
+        views = {name: pa.table({"none": pa.array([], pa.string())}) for name in (*TABLES, *FILES)}
     with _folder(services) as folder:
         files = [view.write(services, caller, name, statement, folder) for name, view in FILES.items() if name in words]
-        shown = {f"{SCHEMA}.{name}": table for name, table in views.items()}
-        yield Opened(shown | limit_views(services, caller, statement), files)
+        yield Opened({f"{SCHEMA}.{name}": table for name, table in views.items()}, files)
 
 
 @contextmanager

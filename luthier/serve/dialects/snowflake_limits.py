@@ -3,19 +3,15 @@
 Snowflake sets them itself, so SQL has no words to; those of keys have no column there (`luthier limits list`).
 """
 
-import pyarrow as pa
-
 from luthier.platform.access import Caller
+from luthier.serve.dialects.usage_views import NUMBER, TEXT, Row, View
 from luthier.serve.services import Services
 
-RATE_VIEW = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_REST_API_RATE_LIMIT_POLICIES"
-COLUMNS = {"MODEL_NAME": ("model", pa.string()), "RPM": ("requests", pa.int64()), "TPM": ("tokens", pa.int64())}
+
+def _rows(services: Services, caller: Caller) -> list[Row]:
+    """NULL: of these no limit."""
+    limits = services.registry.rates.policies(caller)
+    return [{"MODEL_NAME": each.model, "RPM": each.requests, "TPM": each.tokens} for each in limits]
 
 
-def limit_views(services: Services, caller: Caller, text: str) -> dict[str, pa.Table]:
-    """The view, where the statement names it. NULL: of these no limit."""
-    if RATE_VIEW.rpartition(".")[2] not in text.upper():
-        return {}
-    rows = services.registry.rates.policies(caller)
-    columns = {name: pa.array([getattr(row, field) for row in rows], kind) for name, (field, kind) in COLUMNS.items()}
-    return {RATE_VIEW: pa.table(columns)}
+RATE_VIEW = View({"MODEL_NAME": TEXT, "RPM": NUMBER, "TPM": NUMBER}, _rows)

@@ -17,7 +17,8 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import HOUR_MS
-from luthier.platform.registry.usage import Selection, UsageReader
+from luthier.platform.registry.usage import Selection
+from luthier.serve.services import Services
 
 SQL_FUNCTIONS = ("COMPLETE", "AI_COMPLETE")
 """Of records made inside a statement of SQL; all others came by a route of their own."""
@@ -31,7 +32,7 @@ TIME, TEXT, NUMBER, CREDITS = pa.timestamp("ms", tz="UTC"), pa.string(), pa.int6
 HOUR = {"START_TIME": TIME, "END_TIME": TIME}
 
 Row = dict[str, Any]
-Rows = Callable[[UsageReader, Caller], list[Row]]
+Rows = Callable[[Services, Caller], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -40,32 +41,32 @@ class View:
     rows: Rows
     """A column that a row lacks is NULL."""
 
-    def table(self, usage: UsageReader, caller: Caller) -> pa.Table:
-        return pa.Table.from_pylist(self.rows(usage, caller), pa.schema(list(self.columns.items())))
+    def table(self, services: Services, caller: Caller) -> pa.Table:
+        return pa.Table.from_pylist(self.rows(services, caller), pa.schema(list(self.columns.items())))
 
 
-def _fine_tuning(usage: UsageReader, caller: Caller) -> list[Row]:
+def _fine_tuning(services: Services, caller: Caller) -> list[Row]:
     """By base model and hour of the job's end."""
-    sums = usage.sums(caller, ["hour", "base_model"], Selection(kind=UsageKind.TRAINING))
+    sums = services.registry.usage.sums(caller, ["hour", "base_model"], Selection(kind=UsageKind.TRAINING))
     return [{**_hour(row), **_paid(row), "MODEL_NAME": row["base_model"]} for row in sums]
 
 
-def _functions(usage: UsageReader, caller: Caller) -> list[Row]:
-    sums = usage.sums(caller, ["hour", "function", "model"], _IN_SQL)
+def _functions(services: Services, caller: Caller) -> list[Row]:
+    sums = services.registry.usage.sums(caller, ["hour", "function", "model"], _IN_SQL)
     return [{**_hour(row), **_function(row), **_paid(row)} for row in sums]
 
 
-def _metering(usage: UsageReader, caller: Caller) -> list[Row]:
+def _metering(services: Services, caller: Caller) -> list[Row]:
     """By hour and what was used; a day of storage is in its last hour, with the bytes of an average moment."""
     rows = []
     for kind, name in NAMES.items():
-        for row in usage.sums(caller, ["hour"], Selection(kind=UsageKind(kind))):
+        for row in services.registry.usage.sums(caller, ["hour"], Selection(kind=UsageKind(kind))):
             stored = {"BYTES": row["stored_bytes"]} if kind == UsageKind.STORAGE.value else {}
             rows.append({**_hour(row), **_used(row), **stored, "NAME": name})
     return sorted(rows, key=lambda row: (row["START_TIME"], row["NAME"]))
 
 
-def _metering_daily(usage: UsageReader, caller: Caller) -> list[Row]:
+def _metering_daily(services: Services, caller: Caller) -> list[Row]:
     return [
         {
             **_used(row),
@@ -73,7 +74,7 @@ def _metering_daily(usage: UsageReader, caller: Caller) -> list[Row]:
             "CREDITS_ADJUSTMENT_CLOUD_SERVICES": to_credits(0),
             "CREDITS_BILLED": to_credits(row["amount_ucr"]),
         }
-        for row in usage.sums(caller, ["day"], Selection())
+        for row in services.registry.usage.sums(caller, ["day"], Selection())
     ]
 
 
