@@ -1,7 +1,7 @@
 """The one table from errors to answers: {"error": {message, type, code, param}}, as OpenAI's clients read it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,30 +29,49 @@ def answer_errors(app: FastAPI, dialects: Mapping[str, Refusal]) -> None:
         app.add_exception_handler(kind, answer)
 
 
+class Fault(NamedTuple):
+    """An error as it is told."""
+
+    status: int
+    told: ErrorBody
+    headers: Mapping[str, str] = {}
+
+    def answer(self) -> JSONResponse:
+        return JSONResponse({"error": self.told.model_dump()}, self.status, self.headers)
+
+
 def error_response(request: Request, error: Exception) -> JSONResponse:
-    """What a request is answered that ended so. Of a fault of ours the caller gets the request's id alone."""
+    """What a request is answered that ended so."""
+    return fault_of(request, error).answer()
+
+
+def fault_of(request: Request, error: Exception) -> Fault:
+    """Of a fault of ours the caller gets the request's id alone."""
     param = None
     if isinstance(error, RequestValidationError | ValidationError):
         error, param = _invalid(error)
     if isinstance(error, LuthierError):
         request.state.error, request.state.reason = error.code, error.message  # for access log and audit
-        return _response(error, param)
+        return _fault(error, param)
     if isinstance(error, HTTPException):
         return _http(request, error)
-    return _response(LuthierError(f"An internal error happened. The logs have more under {request.state.id}."))
+    return _fault(LuthierError(f"An internal error happened. The logs have more under {request.state.id}."))
 
 
-def error_body(error: LuthierError, param: str | None = None) -> dict[str, Any]:
+def error_body(error: LuthierError) -> dict[str, Any]:
+    return {"error": _told(error).model_dump()}
+
+
+def _told(error: LuthierError, param: str | None = None) -> ErrorBody:
     family = FAMILIES.get(error.http, "invalid_request_error" if error.http < 500 else "server_error")
-    body = ErrorBody(message=error.message, type=family, code=error.code, param=param or error.param)
-    return {"error": body.model_dump()}
+    return ErrorBody(message=error.message, type=family, code=error.code, param=param or error.param)
 
 
-def _response(error: LuthierError, param: str | None = None) -> JSONResponse:
+def _fault(error: LuthierError, param: str | None = None) -> Fault:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after else {}
     if isinstance(error, RateLimited):
         headers |= refusal_headers(error)
-    return JSONResponse(error_body(error, param), status_code=error.http, headers=headers)
+    return Fault(error.http, _told(error, param), headers)
 
 
 def _invalid(error: RequestValidationError | ValidationError) -> tuple[InvalidInput, str | None]:
@@ -64,18 +83,15 @@ def _invalid(error: RequestValidationError | ValidationError) -> tuple[InvalidIn
     return InvalidInput(f"{where or 'body'}: {first['msg']}."), where or None
 
 
-def _http(request: Request, error: HTTPException) -> JSONResponse:
+def _http(request: Request, error: HTTPException) -> Fault:
     """FastAPI's own refusals."""
     if error.status_code == 404:
-        return _response(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
+        return _fault(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
     if error.status_code == 413:
-        return _response(TooLarge(error.detail))
-    message, code = str(error.detail), str(error.status_code)
+        return _fault(TooLarge(error.detail))
+    message, code, headers = str(error.detail), str(error.status_code), error.headers or {}
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "none")
-        message, code = (
-            f"{request.method} does not work on {request.url.path}; allowed: {allowed}.",
-            "method_not_allowed",
-        )
-    body = ErrorBody(message=message, type="invalid_request_error", code=code)
-    return JSONResponse({"error": body.model_dump()}, status_code=error.status_code, headers=error.headers)
+        allowed = headers.get("Allow", "none")
+        message = f"{request.method} does not work on {request.url.path}; allowed: {allowed}."
+        code = "method_not_allowed"
+    return Fault(error.status_code, ErrorBody(message=message, type="invalid_request_error", code=code), headers)

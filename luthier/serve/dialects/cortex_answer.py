@@ -12,7 +12,7 @@ from luthier.errors import AnswerCut, LuthierError, NotFound, RateLimited
 from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.dialects.cortex_bodies import InferenceBody
 from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words, structured
-from luthier.serve.faults import error_response
+from luthier.serve.faults import fault_of
 
 REQUEST_ID = "X-Snowflake-Request-ID"
 
@@ -75,17 +75,15 @@ def refusal(request: Request, error: Exception) -> JSONResponse:
 
     Its Python client asks again without end after a 429: what no minute has room for is a 400.
     """
-    answer = error_response(request, error)
-    told, status = json.loads(bytes(answer.body))["error"], answer.status_code
-    message = in_their_words(error, told["message"])
-    if status == HTTPStatus.BAD_REQUEST and message == told["message"]:
+    status, told, headers = fault_of(request, error)
+    message = in_their_words(error, told.message)
+    if status == HTTPStatus.BAD_REQUEST and message == told.message:
         message = f"{BAD_OPTIONS}: {message}"
     if isinstance(error, NotFound) or (isinstance(error, RateLimited) and error.is_final):
         status = HTTPStatus.BAD_REQUEST
     request_id = request.state.id
-    body = {"message": message, "code": told["code"], "error_code": told["code"], "request_id": request_id}
-    kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
-    return JSONResponse(body, status_code=status, headers={**kept, REQUEST_ID: request_id})
+    body = {"message": message, "code": told.code, "error_code": told.code, "request_id": request_id}
+    return JSONResponse(body, status, {**headers, REQUEST_ID: request_id})
 
 
 def _event(data: dict[str, Any]) -> bytes:

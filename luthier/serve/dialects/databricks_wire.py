@@ -1,6 +1,5 @@
 """What Databricks' clients send to an endpoint that its path names, and the form in which they read errors."""
 
-import json
 from typing import Any
 
 from fastapi import Request
@@ -9,7 +8,7 @@ from pydantic_core import from_json
 
 from luthier.errors import RateLimited
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
-from luthier.serve.faults import error_response
+from luthier.serve.faults import fault_of
 from luthier.serve.refusals import invalid, read_body
 
 BAD_REQUEST = 400
@@ -56,12 +55,8 @@ def refusal(request: Request, error: Exception) -> JSONResponse:
 
     databricks-sdk asks again for minutes after a 429: what no minute has room for is a 400.
     """
-    answer = error_response(request, error)
-    told = json.loads(bytes(answer.body))["error"]
-    kept = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
-    status = answer.status_code
+    status, told, headers = fault_of(request, error)
     if isinstance(error, RateLimited) and error.is_final:
         status = BAD_REQUEST
-    code = CODES.get(status, told["code"].upper())
-    body = {"error_code": code, "message": told["message"], "code": told["code"]}
-    return JSONResponse(body, status_code=status, headers=kept)
+    code = CODES.get(status, told.code.upper())
+    return JSONResponse({"error_code": code, "message": told.message, "code": told.code}, status, headers)
