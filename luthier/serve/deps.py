@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from starlette.types import Scope
 
 from luthier.errors import NotAuthenticated
@@ -124,3 +124,4 @@ def _services(request: Request) -> Services:
 SessionOf = Annotated[Session, Depends(_session)]
 CallerOf = Annotated[Caller, Depends(_caller)]
 ServicesOf = Annotated[Services, Depends(_services)]
+IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from copy import copy
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.serve.admission import Admission
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.metrics import scraped
 
 router = APIRouter()
 
@@ -22,10 +22,7 @@ router = APIRouter()
 def engine_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
     """They are of all accounts."""
     services.registry.accounts.check_operator(caller)
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_OfReplica(request.app.state.replica))
-    return Response(encode(registry), headers={"Content-Type": content_type})
+    return scraped(request, _OfReplica(request.app.state.replica))
 
 
 class _OfReplica(Collector):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from luthier.errors import InvalidInput, Unavailable
+from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.files import BATCH_SECONDS, MAX_SECONDS, MIN_SECONDS, UPLOADED, Purpose, StoredFile, new_file_id
 from luthier.platform.jobs import now_ms
@@ -15,6 +15,7 @@ from luthier.platform.storage import Storage, file_sha256, sync
 from luthier.serve.multipart import receive_files
 from luthier.serve.services import Services
 from luthier.serve.threads import UPLOADS
+from luthier.serve.uploads import gone_if_refused
 
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 FIELDS = ("purpose", ANCHOR, SECONDS)
@@ -71,13 +72,8 @@ def _keep(services: Services, file: StoredFile, received: Path) -> StoredFile:
     sync(received)
     os.replace(received, final)
     sync(final.parent)
-    try:
+    with gone_if_refused(final):
         return services.registry.files.create(file)
-    except Unavailable:  # it may be recorded all the same: its bytes stay
-        raise
-    except BaseException:
-        final.unlink()
-        raise
 
 
 def _purpose(fields: dict[str, str]) -> Purpose:

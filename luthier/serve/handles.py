@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -33,19 +33,13 @@ class Application:
         self._known: DeploymentHandle | None = None
 
     async def whole(self, ask: Ask) -> Chunk:
-        with self._own_errors(ask.told) as calls:
-            call = (await self._handle()).options(method_name="whole_or_error").remote(ask)
-            calls.append(call)
-            answer: Chunk | LuthierError = await call
+        answer: Chunk | LuthierError = await self._answer("whole_or_error", ask, told=ask.told)
         ask.told.is_so = True
         return _given(answer)
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
-        with self._own_errors() as calls:
-            call = (await self._handle()).options(method_name="many").remote(asks)
-            calls.append(call)
-            answers: list[Chunk | LuthierError] = await call
-            return answers
+        answers: list[Chunk | LuthierError] = await self._answer("many", asks)
+        return answers
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
         refused: LuthierError | None = None
@@ -66,10 +60,7 @@ class Application:
 
         AdapterRefused when it does not serve its version.
         """
-        with self._own_errors() as calls:
-            call = (await self._handle()).options(method_name="idle_seconds").remote()
-            calls.append(call)
-            answer: float | LuthierError = await call
+        answer: float | LuthierError = await self._answer("idle_seconds")
         return _given(answer)
 
     async def warm(self, version: ModelVersion) -> None:
@@ -86,6 +77,11 @@ class Application:
         except (TimeoutError, RayActorError, RayServeException, DeploymentUnavailableError):
             return []
         return [stats for some in told if isinstance(some, list) for stats in some]
+
+    async def _answer(self, method: str, *given: Any, told: Told | None = None) -> Any:
+        with self._own_errors(told) as calls:
+            calls.append((await self._handle()).options(method_name=method).remote(*given))
+            return await calls[0]
 
     async def _handle(self) -> DeploymentHandle:
         self._known = self._known or await CONTROLLER.run(serve.get_app_handle, self._name)  # it waits for Serve

@@ -160,7 +160,7 @@ class Known(Generic[Key, Value]):
         self._clock = epoch.clock
         self._known: OrderedDict[Key, _Known[Value]] = OrderedDict()
         """Who asked last comes last."""
-        self._flights = Flights(self._fetch)
+        self._flights = Flights(self._fetch, self._known)
         epoch.follow(self)
 
     def __len__(self) -> int:
@@ -208,12 +208,7 @@ class Known(Generic[Key, Value]):
 
     async def _fetch(self, key: Key) -> Value:
         now, epoch = self._clock(), await self._epoch.heard()
-        try:
-            value = await REGISTRY.run(self._ask, key)
-        except LuthierError as error:
-            if not isinstance(error, Unavailable):
-                self._known.pop(key, None)
-            raise
+        value = await REGISTRY.run(self._ask, key)
         self._known[key] = _Known(value, epoch, now, self._clock())
         self._known.move_to_end(key)
         if len(self._known) > MAX_KNOWN:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fastapi import Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -45,16 +46,16 @@ class Adapters(NamedTuple):
     """Whether he may know what all accounts' requests and adapters come to."""
 
 
-def exposition(account: str, census: JobCensus, adapters: Adapters, accept: str) -> tuple[bytes, str]:
-    """The text for a scrape and its content type, as the `Accept` header wants it."""
-    encode, content_type = choose_encoder(accept)
+def scraped(request: Request, *collectors: Collector) -> Response:
+    """The text for a scrape, as the `Accept` header wants it."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Jobs(account, census))
-    registry.register(_Adapters(adapters))
-    return encode(registry), content_type
+    for each in collectors:
+        registry.register(each)
+    return Response(encode(registry), headers={"Content-Type": content_type})
 
 
-class _Jobs(Collector):
+class OfJobs(Collector):
     def __init__(self, account: str, census: JobCensus) -> None:
         self._account, self._census = account, census
 
@@ -72,7 +73,7 @@ class _Jobs(Collector):
             yield gauge
 
 
-class _Adapters(Collector):
+class OfAdapters(Collector):
     """As many series as adapters are held, no more: what leaves memory leaves them too."""
 
     def __init__(self, adapters: Adapters) -> None:

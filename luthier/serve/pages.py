@@ -26,7 +26,13 @@ class Page:
         return paged(name, rows, self.limit, key, shown)
 
 
+Rows = dict[str, list[dict[str, Any]]]
 PageOf = Annotated[Page, Depends()]
+
+
+def listed(name: str, rows: Iterable[Frozen]) -> Rows:
+    """A list that is no longer than one answer."""
+    return {name: [row.model_dump() for row in rows]}
 
 
 def paged(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, MutableMapping
 from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
@@ -16,8 +16,9 @@ Value = TypeVar("Value")
 class Flights(Generic[Key, Value]):
     """Questions on their way, one at a time for each key. Belongs to one event loop."""
 
-    def __init__(self, fetch: Callable[[Key], Coroutine[Any, Any, Value]]) -> None:
-        self._fetch = fetch
+    def __init__(self, fetch: Callable[[Key], Coroutine[Any, Any, Value]], known: MutableMapping[Key, Any]) -> None:
+        """A refusal ends what was `known`, unless it says that nothing could be heard."""
+        self._fetch, self._known = fetch, known
         self._flights: dict[Key, asyncio.Task[Value]] = {}
 
     def __len__(self) -> int:
@@ -42,12 +43,13 @@ class Flights(Generic[Key, Value]):
 
     def _land(self, key: Key, flight: asyncio.Task[Value]) -> None:
         del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # looked at: nobody may be waiting for it
+        error = None if flight.cancelled() else flight.exception()
+        if isinstance(error, LuthierError) and not isinstance(error, Unavailable):
+            self._known.pop(key, None)
 
 
 class Remembered(Generic[Key, Value]):
-    """What `ask` answers for a key. A refusal is never remembered, and ends what was. Belongs to one event loop.
+    """What `ask` answers for a key. A refusal is never remembered. Belongs to one event loop.
 
     An answer younger than `soft` seconds is given at once; up to `hard` seconds too, while a newer one is fetched;
     an older one never.
@@ -62,7 +64,7 @@ class Remembered(Generic[Key, Value]):
     ) -> None:
         self._ask, self._soft, self._hard, self._clock = ask, soft, hard, clock
         self._known: dict[Key, tuple[float, Value]] = {}
-        self._flights = Flights(self._fetch)
+        self._flights = Flights(self._fetch, self._known)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -78,12 +80,7 @@ class Remembered(Generic[Key, Value]):
 
     async def _fetch(self, key: Key) -> Value:
         asked_at = self._clock()
-        try:
-            value = await self._ask(key)
-        except LuthierError as error:
-            if not isinstance(error, Unavailable):
-                self._known.pop(key, None)
-            raise
+        value = await self._ask(key)
         if len(self._known) >= MAX_KEYS:
             self._known.clear()
         self._known[key] = (asked_at, value)

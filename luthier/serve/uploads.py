@@ -4,10 +4,10 @@ A table's file is checked as what its ending says, and becomes Parquet; an adapt
 """
 
 import asyncio
-import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.requests import Request
@@ -83,15 +83,22 @@ def _store(
         columns=reader.schema.names,
         created_on=now_ms(),
     )
-    try:
+    with gone_if_refused(written.path):
         if not written.num_rows:
             raise InvalidInput(f"{filename} has no rows.")
         replaced = services.registry.tables.create(caller, name, info, replace)
-    except Unavailable:  # the table may be there all the same: its rows stay
-        raise
-    except BaseException:
-        os.unlink(written.path)
-        raise
     if replaced:
         Path(replaced.path).unlink(missing_ok=True)  # who reads it now has it open, and reads on
     return info
+
+
+@contextmanager
+def gone_if_refused(file: Path) -> Iterator[None]:
+    """A file that the registry is told of. When it does not answer, it may know of it all the same: the file stays."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except BaseException:
+        file.unlink()
+        raise

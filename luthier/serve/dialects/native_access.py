@@ -22,13 +22,11 @@ from luthier.platform.securables import (
     user_key,
 )
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Limit, PageOf, paged
+from luthier.serve.pages import Limit, PageOf, Rows, listed, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
 routes = APIRouter()
-
-Rows = dict[str, list[dict[str, Any]]]
 
 
 class NewAccount(Frozen):
@@ -104,7 +102,7 @@ def create_account(request: Request, body: NewAccount, caller: CallerOf, service
 @routes.get("/accounts")
 def list_accounts(caller: CallerOf, services: ServicesOf) -> Rows:
     """All of them for who runs the platform, else one's own."""
-    return {"accounts": [each.model_dump() for each in services.registry.accounts.show(caller)]}
+    return listed("accounts", services.registry.accounts.show(caller))
 
 
 @routes.get("/parameters")

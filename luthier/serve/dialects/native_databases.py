@@ -11,12 +11,11 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.pages import Rows, listed
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
 routes = APIRouter()
-
-Rows = dict[str, list[dict[str, Any]]]
 
 
 class NewPlace(Frozen):
@@ -34,7 +33,7 @@ def create_database(request: Request, body: NewPlace, caller: CallerOf, services
 
 @routes.get("/databases")
 def list_databases(caller: CallerOf, services: ServicesOf) -> Rows:
-    return {"databases": [each.model_dump() for each in services.registry.databases.show(caller, ObjectKind.DATABASE)]}
+    return listed("databases", services.registry.databases.show(caller, ObjectKind.DATABASE))
 
 
 @routes.delete(f"/databases/{NAME}")
@@ -54,8 +53,7 @@ def list_schemas(
     caller: CallerOf, services: ServicesOf, database: Annotated[str | None, Query(max_length=1000)] = None
 ) -> Rows:
     within = fold(database) if database else None
-    found = services.registry.databases.show(caller, ObjectKind.SCHEMA, within)
-    return {"schemas": [each.model_dump() for each in found]}
+    return listed("schemas", services.registry.databases.show(caller, ObjectKind.SCHEMA, within))
 
 
 @routes.delete(f"/schemas/{NAME}")

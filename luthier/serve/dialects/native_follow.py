@@ -10,7 +10,7 @@ from luthier.platform.storage import Storage
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_engines import adapters_of
 from luthier.serve.follow import stream
-from luthier.serve.metrics import exposition
+from luthier.serve.metrics import OfAdapters, OfJobs, scraped
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 
@@ -76,9 +76,7 @@ def job_answers(job_id: str, caller: CallerOf, services: ServicesOf) -> dict[str
 async def prometheus_metrics(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
     """The account's jobs, and the adapters in all engines, for Prometheus."""
     census = await REGISTRY.run(services.registry.jobs.census, caller)
-    adapters = await adapters_of(services, caller)
-    text, content_type = exposition(caller.account, census, adapters, request.headers.get("accept", ""))
-    return Response(text, headers={"Content-Type": content_type})
+    return scraped(request, OfJobs(caller.account, census), OfAdapters(await adapters_of(services, caller)))
 
 
 def _files(services: Services, caller: CallerOf, job_id: str) -> RunFiles:

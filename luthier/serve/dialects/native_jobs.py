@@ -1,21 +1,19 @@
 """The native API on jobs: CREATE, SHOW, DESCRIBE, CANCEL. What a job does as it goes: native_follow.py."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from luthier.platform.access import Caller
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.wire import CreateJob, RetuneModel, native_description
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
 from luthier.serve.pages import Limit, paged
 from luthier.serve.services import Services
 
 routes = APIRouter(prefix="/jobs")
-
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 
 
 @routes.post("", status_code=201, response_model=None)

@@ -9,7 +9,8 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
 from luthier.platform.securables import role_key
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.dialects.native_access import GrantedBody, Rows, granted_in
+from luthier.serve.dialects.native_access import GrantedBody, granted_in
+from luthier.serve.pages import Rows, listed
 from luthier.serve.paths import NAME
 
 routes = APIRouter()
@@ -44,14 +45,13 @@ def create_share(request: Request, body: NewShare, caller: CallerOf, services: S
 @routes.get("/shares")
 def list_shares(caller: CallerOf, services: ServicesOf) -> Rows:
     """SHOW SHARES: one's own, and those of others that are open to one's account."""
-    return {"shares": [each.model_dump() for each in services.registry.shares.show(caller)]}
+    return listed("shares", services.registry.shares.show(caller))
 
 
 @routes.get(f"/shares/{NAME}")
 def describe_share(name: str, caller: CallerOf, services: ServicesOf, provider: str | None = None) -> Rows:
     """DESC SHARE: what it gives. `provider` is the account whose share it is; without it one's own is meant."""
-    objects = services.registry.shares.describe(caller, role_key(name), provider)
-    return {"objects": [each.model_dump() for each in objects]}
+    return listed("objects", services.registry.shares.describe(caller, role_key(name), provider))
 
 
 @routes.delete(f"/shares/{NAME}")
@@ -64,7 +64,7 @@ def drop_share(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, s
 @routes.get(f"/shares/{NAME}/grants")
 def list_share_grants(name: str, caller: CallerOf, services: ServicesOf) -> Rows:
     """SHOW GRANTS TO SHARE."""
-    return {"grants": [each.model_dump() for each in services.registry.shares.grants(caller, role_key(name))]}
+    return listed("grants", services.registry.shares.grants(caller, role_key(name)))
 
 
 @routes.post(f"/shares/{NAME}/grant")
@@ -88,7 +88,7 @@ def revoke_from_share(
 @routes.get(f"/shares/{NAME}/accounts")
 def list_share_accounts(name: str, caller: CallerOf, services: ServicesOf) -> Rows:
     """SHOW GRANTS OF SHARE."""
-    return {"accounts": [each.model_dump() for each in services.registry.shares.accounts(caller, role_key(name))]}
+    return listed("accounts", services.registry.shares.accounts(caller, role_key(name)))
 
 
 @routes.post(f"/shares/{NAME}/accounts")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from luthier.platform.batches import WINDOW_MS, Batch, BatchStatus, Endpoint, new_batch_id
@@ -11,7 +11,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
 from luthier.platform.registry.paging import Page
 from luthier.serve.batching import Batching
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
 from luthier.serve.dialects.openai_files import list_object
 from luthier.serve.threads import REGISTRY
 
@@ -19,7 +19,6 @@ MAX_LISTED = 100
 
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
