@@ -1,14 +1,12 @@
 """The native API's routes on the versions of a model: which of them its name means."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter
 
 from luthier.errors import NotServed
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.models import Model, ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
@@ -18,8 +16,6 @@ from luthier.serve.pages import Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
-
-Answer = TypeVar("Answer")
 
 routes = APIRouter()
 
@@ -68,47 +64,43 @@ def show_history(
 @routes.post(f"/models/{NAME}/promote")
 async def promote(name: str, body: Promotion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The version is the default from now on; a canary ends."""
-    model, wanted = services.name(name), body.wanted
-    if body.warm:
-        await _warm(services, caller, ModelName(model, wanted))
-    return _told(await _ask(services.registry.versions.promote, caller, model, wanted))
+    asked = await _ready(services, caller, name, body)
+    return (await REGISTRY.run(services.registry.versions.promote, caller, *asked)).told()
 
 
 @routes.post(f"/models/{NAME}/rollback")
 async def rollback(name: str, caller: CallerOf, services: ServicesOf, body: Rollback | None = None) -> dict[str, Any]:
     """The default before this one is the default again; a canary ends."""
     asked, model, versions = body or Rollback(), services.name(name), services.registry.versions
-    serving = await _ask(versions.serving, caller, model)
+    serving = await REGISTRY.run(versions.serving, caller, model)
     leaving = asked.leaving or serving.default.version
     if asked.warm and serving.before and leaving == serving.default.version:
         await _warm(services, caller, ModelName(model, serving.before.version))
-    return _told(await _ask(versions.rollback, caller, model, leaving))
+    return (await REGISTRY.run(versions.rollback, caller, model, leaving)).told()
 
 
 @routes.put(f"/models/{NAME}/canary")
 async def set_canary(name: str, body: CanaryShare, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """The version answers a share of the requests that name the model alone."""
-    model, wanted = services.name(name), body.wanted
-    if body.warm:
-        await _warm(services, caller, ModelName(model, wanted))
-    return _told(await _ask(services.registry.versions.set_canary, caller, model, wanted, body.share))
+    asked = await _ready(services, caller, name, body)
+    return (await REGISTRY.run(services.registry.versions.set_canary, caller, *asked, body.share)).told()
 
 
 @routes.delete(f"/models/{NAME}/canary")
 def end_canary(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services.registry.versions.end_canary(caller, services.name(name)))
+    return services.registry.versions.end_canary(caller, services.name(name)).told()
 
 
 @routes.put(f"/models/{NAME}/aliases/{{alias}}")
 def set_alias(name: str, alias: str, body: OfVersion, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """NAME@ALIAS means the version from now on."""
     key, wanted = parse_alias(alias), body.wanted
-    return _told(services.registry.versions.set_alias(caller, services.name(name), key, wanted))
+    return services.registry.versions.set_alias(caller, services.name(name), key, wanted).told()
 
 
 @routes.delete(f"/models/{NAME}/aliases/{{alias}}")
 def drop_alias(name: str, alias: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    return _told(services.registry.versions.drop_alias(caller, services.name(name), parse_alias(alias)))
+    return services.registry.versions.drop_alias(caller, services.name(name), parse_alias(alias)).told()
 
 
 @routes.post(f"/models/{NAME}/warm")
@@ -116,24 +108,22 @@ async def warm(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, A
     """All engines of its base model load the default version, or that in the name."""
     asked = services.model_name(name)
     await _warm(services, caller, asked)
-    return _told(await _ask(services.registry.models.get, caller, *asked))
+    return (await REGISTRY.run(services.registry.models.get, caller, *asked)).told()
+
+
+async def _ready(services: Services, caller: Caller, name: str, body: Promotion) -> ModelName:
+    """The version that is meant; loaded, if that is asked for."""
+    asked = ModelName(services.name(name), body.wanted)
+    if body.warm:
+        await _warm(services, caller, asked)
+    return asked
 
 
 async def _warm(services: Services, caller: Caller, name: ModelName) -> None:
-    serving = await _ask(services.registry.versions.serving, caller, *name)
-    version: ModelVersion = serving.default
+    version = (await REGISTRY.run(services.registry.versions.serving, caller, *name)).default
     if version.method is not Method.FULL and version.base_model not in services.base_models:
         raise NotServed(
             f"Version {version.version} of {version.model} stands on {version.base_model}, which is not served here. "
             f"Add it to serve_base_models, or go on without warming (--no-warm)."
         )
     await services.completions.warm(version)
-
-
-async def _ask(verb: Callable[..., Answer], *about: Any) -> Answer:
-    """Of the registry, beside the loop."""
-    return await REGISTRY.run(verb, *about)
-
-
-def _told(model: Model) -> dict[str, Any]:
-    return model.told()
