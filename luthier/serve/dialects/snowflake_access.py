@@ -15,17 +15,8 @@ from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.securables import IN_SCHEMA, Granted, ObjectKind, Privilege, Scope, role_key, user_key
 from luthier.serve.dialects.native_access import GrantedBody, Shown, granted_in, grants_shown
 from luthier.serve.dialects.snowflake_statements import (
-    COMMENT,
-    FULL_NAME,
     IDENTIFIER,
-    IF_EXISTS,
-    IF_NOT_EXISTS,
-    LIKE,
-    LIMIT,
     MAX_ROWS,
-    ONE_NAME,
-    STARTS,
-    TEXT,
     Command,
     Statements,
     columns,
@@ -50,13 +41,17 @@ ROLES = columns(
 USERS = columns("name", "created_on", "login_name", "display_name", "comment", "disabled", "default_role", "owner")
 PARAMETERS = columns("key", "value", "default", "level", "description", "type")
 
-MODEL_ROLE = r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?'
 KINDS = "DATABASE|SCHEMA|TABLE|VIEW|MODEL|ROLE|USER|SHARE"
 KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_\s,]*?)"
-TO_ROLE = f"(?:ROLE )?(?P<role>{IDENTIFIER})"
 
-statements = Statements()
+statements = Statements(
+    KINDS=KINDS,
+    KINDS_IN_SCHEMA=KINDS_IN_SCHEMA,
+    PRIVILEGES=PRIVILEGES,
+    MODEL_ROLE=r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?',
+    TO_ROLE=f"(?:ROLE )?(?P<role>{IDENTIFIER})",
+)
 
 
 def both(words: str) -> tuple[str, str]:
@@ -75,25 +70,25 @@ def _no_grant_option(_command: Command) -> pa.Table:
 # roles and users
 
 
-@statements.on(f"CREATE ROLE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}")
+@statements.on("CREATE ROLE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}")
 def _create_role(command: Command) -> pa.Table:
     name = role_key(command["name"])
     return created("Role", name, command.registry.roles.create(command.caller, name, command.comment))
 
 
-@statements.on(f"DROP ROLE{IF_EXISTS} {ONE_NAME}")
+@statements.on("DROP ROLE{IF_EXISTS} {ONE_NAME}")
 def _drop_role(command: Command) -> pa.Table:
     name = role_key(command["name"])
     return dropped(command, name, lambda: command.registry.roles.drop(command.caller, name))
 
 
-@statements.on(f"CREATE USER{IF_NOT_EXISTS} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}")
+@statements.on("CREATE USER{IF_NOT_EXISTS} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}")
 def _create_user(command: Command) -> pa.Table:
     name, role = user_key(command["name"]), _default_role(command)
     return created("User", name, command.registry.users.create(command.caller, name, role, command.comment))
 
 
-@statements.on(f"ALTER USER {ONE_NAME} (?:SET DEFAULT_ROLE=(?P<default>{IDENTIFIER})|UNSET DEFAULT_ROLE)")
+@statements.on("ALTER USER {ONE_NAME} (?:SET DEFAULT_ROLE=(?P<default>{IDENTIFIER})|UNSET DEFAULT_ROLE)")
 def _set_default_role(command: Command) -> pa.Table:
     command.registry.users.set_default_role(command.caller, user_key(command["name"]), _default_role(command))
     return done()
@@ -103,7 +98,7 @@ def _default_role(command: Command) -> str | None:
     return role_key(command["default"]) if command["default"] else None
 
 
-@statements.on(f"DROP USER{IF_EXISTS} {ONE_NAME}")
+@statements.on("DROP USER{IF_EXISTS} {ONE_NAME}")
 def _drop_user(command: Command) -> pa.Table:
     name = user_key(command["name"])
     return dropped(command, name, lambda: command.registry.users.drop(command.caller, name))
@@ -112,21 +107,21 @@ def _drop_user(command: Command) -> pa.Table:
 # GRANT and REVOKE
 
 
-@statements.on(*both(f"DATABASE ROLE {FULL_NAME} <TO> {TO_ROLE}"))
+@statements.on(*both("DATABASE ROLE {FULL_NAME} <TO> {TO_ROLE}"))
 def _cortex(command: Command) -> pa.Table:
     """GRANT DATABASE ROLE SNOWFLAKE.CORTEX_USER."""
     role = command.services.securable(ObjectKind.DATABASE_ROLE, command["name"])
     return _granted(command, Granted((Privilege.USAGE,), role))
 
 
-@statements.on(*both(rf"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}"))
+@statements.on(*both(r"APPLICATION ROLE SNOWFLAKE\s*\.\s*{MODEL_ROLE} <TO> {TO_ROLE}"))
 def _model_role(command: Command) -> pa.Table:
     """GRANT APPLICATION ROLE SNOWFLAKE."CORTEX-MODEL-ROLE-...": a base model to a role, whatever the list says."""
     base = command.services.securable(ObjectKind.BASE_MODEL, command["base"])
     return _granted(command, Granted((Privilege.USAGE,), base))
 
 
-@statements.on(*both(f"ROLE (?P<role>{IDENTIFIER}) <TO> (?P<kind>ROLE|USER) {ONE_NAME}"))
+@statements.on(*both("ROLE (?P<role>{IDENTIFIER}) <TO> (?P<kind>ROLE|USER) {ONE_NAME}"))
 def _grant_role(command: Command) -> pa.Table:
     roles, to = command.registry.roles, command.services.securable(command.kind, command["name"])
     verb = roles.grant if command["verb"].upper() == "GRANT" else roles.revoke
@@ -135,9 +130,9 @@ def _grant_role(command: Command) -> pa.Table:
 
 
 @statements.on(
-    *both(rf"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}"),
-    *both(f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>{KINDS_IN_SCHEMA}) IN SCHEMA {FULL_NAME} <TO> {TO_ROLE}"),
-    *both(rf"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) {FULL_NAME} <TO> {TO_ROLE}"),
+    *both(r"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}"),
+    *both("{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>{KINDS_IN_SCHEMA}) IN SCHEMA {FULL_NAME} <TO> {TO_ROLE}"),
+    *both(r"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) {FULL_NAME} <TO> {TO_ROLE}"),
 )
 def grant(command: Command) -> pa.Table:
     """Privileges on an object, or on all objects of a kind in a schema that are there or will be."""
@@ -164,9 +159,9 @@ def _granted(command: Command, granted: Granted) -> pa.Table:
 
 
 @statements.on(
-    f"SHOW GRANTS(?: (?:TO ROLE (?P<to_role>{IDENTIFIER})|TO USER (?P<to_user>{IDENTIFIER})|"
-    rf"OF ROLE (?P<of_role>{IDENTIFIER})|ON (?P<kind>ACCOUNT|{KINDS}|BASE\s+MODEL|DATABASE\s+ROLE)(?: {FULL_NAME})?))?"
-    f"{LIMIT}"
+    "SHOW GRANTS(?: (?:TO ROLE (?P<to_role>{IDENTIFIER})|TO USER (?P<to_user>{IDENTIFIER})|"
+    r"OF ROLE (?P<of_role>{IDENTIFIER})|ON (?P<kind>ACCOUNT|{KINDS}|BASE\s+MODEL|DATABASE\s+ROLE)(?: {FULL_NAME})?))?"
+    "{LIMIT}"
 )
 def _show_grants(command: Command) -> pa.Table:
     whose = {word: command[word] for word in ("to_role", "of_role", "to_user")}
@@ -175,7 +170,7 @@ def _show_grants(command: Command) -> pa.Table:
     return table(GRANTS if shown.to_role or shown.kind else ROLE_GRANTS, rows)
 
 
-@statements.on(f"SHOW FUTURE GRANTS IN SCHEMA {FULL_NAME}")
+@statements.on("SHOW FUTURE GRANTS IN SCHEMA {FULL_NAME}")
 def _show_future_grants(command: Command) -> pa.Table:
     rows = _pages(grants_shown(command.services, command.caller, Shown(future_in=command["name"])), MAX_ROWS)
     told = [row.model_dump() for row in rows]
@@ -193,7 +188,7 @@ def _pages(show: Callable[[int, int], Sequence[Grant | RoleGrant]], most: int) -
     return rows
 
 
-@statements.on(f"SHOW ROLES{LIKE}{STARTS}{LIMIT}")
+@statements.on("SHOW ROLES{LIKE}{STARTS}{LIMIT}")
 def _show_roles(command: Command) -> pa.Table:
     caller, roles = command.caller, command.registry.roles
     default = command.registry.users.get(caller, caller.user).default_role
@@ -201,7 +196,7 @@ def _show_roles(command: Command) -> pa.Table:
     return table(ROLES, [{**role.model_dump(), "is_default": role.name == default} for role in shown])
 
 
-@statements.on(f"SHOW USERS{LIKE}{STARTS}{LIMIT}")
+@statements.on("SHOW USERS{LIKE}{STARTS}{LIMIT}")
 def _show_users(command: Command) -> pa.Table:
     shown = all_pages(partial(command.registry.users.show, command.caller), lambda user: user.name, command.most_rows)
     named = [{**user.model_dump(), "login_name": user.name, "display_name": user.name} for user in shown]
@@ -211,13 +206,13 @@ def _show_users(command: Command) -> pa.Table:
 # the account's parameters
 
 
-@statements.on(f"SHOW PARAMETERS{LIKE}(?: IN ACCOUNT)?")
+@statements.on("SHOW PARAMETERS{LIKE}(?: IN ACCOUNT)?")
 def _show_parameters(command: Command) -> pa.Table:
     told = command.registry.accounts.parameters(command.caller)
     return table(PARAMETERS, [{"key": key, "value": value} for key, value in told.items()])
 
 
-@statements.on(rf"ALTER ACCOUNT SET (?P<name>\w+)=(?P<value>{TEXT})", r"ALTER ACCOUNT UNSET (?P<name>\w+)")
+@statements.on(r"ALTER ACCOUNT SET (?P<name>\w+)=(?P<value>{TEXT})", r"ALTER ACCOUNT UNSET (?P<name>\w+)")
 def _set_parameter(command: Command) -> pa.Table:
     value = command.words.get("value")
     command.registry.accounts.set_parameter(command.caller, command["name"], text_of(value) if value else None)

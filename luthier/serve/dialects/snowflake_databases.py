@@ -10,14 +10,6 @@ from luthier.platform.names import fold
 from luthier.platform.securables import ObjectKind
 from luthier.serve.dialects.native_databases import drop_place
 from luthier.serve.dialects.snowflake_statements import (
-    COMMENT,
-    FULL_NAME,
-    IF_EXISTS,
-    IF_NOT_EXISTS,
-    LIKE,
-    LIMIT,
-    NAME,
-    STARTS,
     Command,
     Statements,
     columns,
@@ -28,19 +20,18 @@ from luthier.serve.dialects.snowflake_statements import (
 
 DATABASES = columns("created_on", "name", "is_default", "is_current", "origin", "owner", "comment", "kind")
 SCHEMAS = columns("created_on", "name", "is_default", "is_current", "database_name", "owner", "comment")
-KIND = "(?P<kind>DATABASE|SCHEMA)"
 
-statements = Statements()
+statements = Statements(KIND="(?P<kind>DATABASE|SCHEMA)")
 
 
-@statements.on(f"CREATE {KIND}{IF_NOT_EXISTS} {FULL_NAME}{COMMENT}")
+@statements.on("CREATE {KIND}{IF_NOT_EXISTS} {FULL_NAME}{COMMENT}")
 def _create(command: Command) -> pa.Table:
     place = command.services.securable(command.kind, command["name"])
     is_new = command.registry.databases.create(command.caller, place, command.comment)
     return created(place.kind, place.schema or place.database, is_new)
 
 
-@statements.on(f"DROP {KIND}{IF_EXISTS} {FULL_NAME}(?: (?P<how>CASCADE|RESTRICT))?")
+@statements.on("DROP {KIND}{IF_EXISTS} {FULL_NAME}(?: (?P<how>CASCADE|RESTRICT))?")
 def _drop(command: Command) -> pa.Table:
     services, is_all = command.services, (command["how"] or "").upper() == "CASCADE"
     place = services.securable(command.kind, command["name"])
@@ -48,14 +39,14 @@ def _drop(command: Command) -> pa.Table:
     return dropped(command, name, lambda: drop_place(services, command.caller, place, is_all))
 
 
-@statements.on(f"SHOW DATABASES{LIKE}(?: IN ACCOUNT)?{STARTS}{LIMIT}")
+@statements.on("SHOW DATABASES{LIKE}(?: IN ACCOUNT)?{STARTS}{LIMIT}")
 def _show_databases(command: Command) -> pa.Table:
     rows = command.registry.databases.show(command.caller, ObjectKind.DATABASE)
     told = [{**row.model_dump(), "is_current": row.is_default} for row in rows]
     return table(DATABASES, told, origin="", kind="STANDARD")
 
 
-@statements.on(f"SHOW SCHEMAS{LIKE}(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?{STARTS}{LIMIT}")
+@statements.on("SHOW SCHEMAS{LIKE}(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?{STARTS}{LIMIT}")
 def _show_schemas(command: Command) -> pa.Table:
     within = fold(command["database"]) if command["database"] else None
     rows = command.registry.databases.show(command.caller, ObjectKind.SCHEMA, within)

@@ -15,20 +15,13 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
 from luthier.serve.dialects.snowflake_statements import (
-    FULL_NAME,
     IDENTIFIER,
-    IN_PLACE,
-    LIKE,
-    LIMIT,
-    STARTS,
     Command,
     Statements,
     columns,
     done,
     table,
 )
-
-VERSION = rf"(?P<version>{IDENTIFIER})"
 
 MODELS = columns(
     *("created_on", "name", "model_type", "database_name", "schema_name"),
@@ -40,10 +33,10 @@ VERSIONS = columns(
     *("model_name", "is_default_version", "functions", "metadata", "user_data"),
 )
 
-statements = Statements()
+statements = Statements(VERSION=f"(?P<version>{IDENTIFIER})")
 
 
-@statements.on(f"SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
+@statements.on("SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
 def _show_models(command: Command) -> pa.Table:
     rows = []
     models = all_models(command.registry.models, command.caller, command.most_rows)
@@ -67,7 +60,7 @@ def _show_models(command: Command) -> pa.Table:
     return table(MODELS, rows)
 
 
-@statements.on(rf"SHOW CORTEX BASE MODELS(?: IN (?:SCHEMA )?SNOWFLAKE\.MODELS)?{LIKE}")
+@statements.on(r"SHOW CORTEX BASE MODELS(?: IN (?:SCHEMA )?SNOWFLAKE\.MODELS)?{LIKE}")
 def _show_base_models(command: Command) -> pa.Table:
     """Those that the caller may ask."""
     services, today, bases = command.services, datetime.now(UTC).date(), command.services.catalog
@@ -92,7 +85,7 @@ def _refresh_base_models(command: Command) -> pa.Table:
     return pa.table({"CORTEX_BASE_MODELS_REFRESH": ["Models refreshed successfully."]})
 
 
-@statements.on(f"SHOW VERSIONS{LIKE} IN MODEL {FULL_NAME}{LIMIT}")
+@statements.on("SHOW VERSIONS{LIKE} IN MODEL {FULL_NAME}{LIMIT}")
 def _show_versions(command: Command) -> pa.Table:
     name = command.services.name(command["name"])
     rows = [
@@ -109,34 +102,34 @@ def _show_versions(command: Command) -> pa.Table:
     return table(VERSIONS, rows, **place, functions='["COMPLETE"]', user_data="{}")
 
 
-@statements.on(rf"ALTER MODEL {FULL_NAME} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})")
+@statements.on(r"ALTER MODEL {FULL_NAME} SET DEFAULT_VERSION=(?P<version>'\w+'|{IDENTIFIER})")
 def _set_default(command: Command) -> pa.Table:
     name, version = command.services.name(command["name"]), _version(command)
     model = command.registry.versions.promote(command.caller, name, version)
     return done(f"Model {model.model}: V{model.default_version} is the default version.")
 
 
-@statements.on(rf"ALTER MODEL {FULL_NAME} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})")
+@statements.on(r"ALTER MODEL {FULL_NAME} VERSION {VERSION} SET ALIAS=(?P<alias>{IDENTIFIER})")
 def _set_alias(command: Command) -> pa.Table:
     alias, name = parse_alias(command["alias"]), command.services.name(command["name"])
     command.registry.versions.set_alias(command.caller, name, alias, _version(command))
     return done()
 
 
-@statements.on(f"ALTER MODEL {FULL_NAME} VERSION {VERSION} UNSET ALIAS")
+@statements.on("ALTER MODEL {FULL_NAME} VERSION {VERSION} UNSET ALIAS")
 def _unset_alias(command: Command) -> pa.Table:
     name = command.services.name(command["name"])
     command.registry.versions.drop_alias(command.caller, name, parse_alias(command["version"]))
     return done()
 
 
-@statements.on(f"ALTER MODEL {FULL_NAME} DROP VERSION {VERSION}")
+@statements.on("ALTER MODEL {FULL_NAME} DROP VERSION {VERSION}")
 def _drop_version(command: Command) -> pa.Table:
     command.registry.models.drop(command.caller, command.services.name(command["name"]), _version(command))
     return done()
 
 
-@statements.on(f"DROP MODEL {FULL_NAME}")
+@statements.on("DROP MODEL {FULL_NAME}")
 def _drop(command: Command) -> pa.Table:
     name = command.services.name(command["name"])
     command.registry.models.drop(command.caller, name)

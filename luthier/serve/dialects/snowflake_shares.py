@@ -9,12 +9,7 @@ from luthier.platform.names import fold
 from luthier.platform.securables import role_key
 from luthier.serve.dialects.snowflake_access import GRANTS, KINDS, PRIVILEGES, both, grant
 from luthier.serve.dialects.snowflake_statements import (
-    COMMENT,
-    FULL_NAME,
     IDENTIFIER,
-    IF_EXISTS,
-    IF_NOT_EXISTS,
-    ONE_NAME,
     Command,
     Statements,
     columns,
@@ -32,11 +27,15 @@ SHARED = columns("kind", "name", "shared_on")
 SHARE_ACCOUNTS = columns("created_on", "share", "granted_to", "grantee_name", "granted_by")
 
 ACCOUNT = r'(?:"(?:[^"]|"")*"|[\w$-]+)'
-ACCOUNTS = rf"(?P<accounts>{ACCOUNT}(?:\s*,\s*{ACCOUNT})*)"
 SHARE = f"(?P<share>{IDENTIFIER})"
-PROVIDED = rf"(?P<provider>{ACCOUNT})\s*\.\s*{SHARE}"
 
-statements = Statements()
+statements = Statements(
+    KINDS=KINDS,
+    PRIVILEGES=PRIVILEGES,
+    SHARE=SHARE,
+    ACCOUNTS=rf"(?P<accounts>{ACCOUNT}(?:\s*,\s*{ACCOUNT})*)",
+    PROVIDED=rf"(?P<provider>{ACCOUNT})\s*\.\s*{SHARE}",
+)
 
 
 def account_key(written: str) -> str:
@@ -44,19 +43,19 @@ def account_key(written: str) -> str:
     return written.strip().strip('"')
 
 
-@statements.on(f"CREATE SHARE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}")
+@statements.on("CREATE SHARE{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}")
 def _create(command: Command) -> pa.Table:
     name = role_key(command["name"])
     return created("Share", name, command.registry.shares.create(command.caller, name, command.comment))
 
 
-@statements.on(f"DROP SHARE{IF_EXISTS} {ONE_NAME}")
+@statements.on("DROP SHARE{IF_EXISTS} {ONE_NAME}")
 def _drop(command: Command) -> pa.Table:
     name = role_key(command["name"])
     return dropped(command, name, lambda: command.registry.shares.drop(command.caller, name))
 
 
-@statements.on(f"ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}")
+@statements.on("ALTER SHARE {SHARE} (?P<how>ADD|REMOVE|SET) ACCOUNTS={ACCOUNTS}")
 def _alter(command: Command) -> pa.Table:
     shares = command.registry.shares
     verbs = {"ADD": shares.add_accounts, "REMOVE": shares.remove_accounts, "SET": shares.set_accounts}
@@ -66,8 +65,8 @@ def _alter(command: Command) -> pa.Table:
 
 
 statements.on(
-    *both(f"{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA {FULL_NAME} <TO> SHARE {SHARE}"),
-    *both(f"{PRIVILEGES} ON (?P<kind>{KINDS}) {FULL_NAME} <TO> SHARE {SHARE}"),
+    *both("{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>MODELS|TABLES) IN SCHEMA {FULL_NAME} <TO> SHARE {SHARE}"),
+    *both("{PRIVILEGES} ON (?P<kind>{KINDS}) {FULL_NAME} <TO> SHARE {SHARE}"),
 )(grant)
 
 
@@ -78,24 +77,24 @@ def _show(command: Command) -> pa.Table:
     return table(SHARES, told, listing_global_name="", secure_objects_only="true")
 
 
-@statements.on(f"(?:DESC|DESCRIBE) SHARE {SHARE}", f"(?:DESC|DESCRIBE) SHARE {PROVIDED}")
+@statements.on("(?:DESC|DESCRIBE) SHARE {SHARE}", "(?:DESC|DESCRIBE) SHARE {PROVIDED}")
 def _describe(command: Command) -> pa.Table:
     provider = command.words.get("provider")
     share = role_key(command["share"]), provider and account_key(provider)
     return table(SHARED, command.registry.shares.describe(command.caller, *share))
 
 
-@statements.on(f"SHOW GRANTS TO SHARE {SHARE}")
+@statements.on("SHOW GRANTS TO SHARE {SHARE}")
 def _show_grants(command: Command) -> pa.Table:
     return table(GRANTS, command.registry.shares.grants(command.caller, role_key(command["share"])))
 
 
-@statements.on(f"SHOW GRANTS OF SHARE {SHARE}")
+@statements.on("SHOW GRANTS OF SHARE {SHARE}")
 def _show_accounts(command: Command) -> pa.Table:
     return table(SHARE_ACCOUNTS, command.registry.shares.accounts(command.caller, role_key(command["share"])))
 
 
-@statements.on(f"CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}")
+@statements.on("CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}")
 def _import(command: Command) -> pa.Table:
     name, of = fold(command["name"]), (account_key(command["provider"]), role_key(command["share"]))
     return created("Database", name, command.registry.shares.import_database(command.caller, name, *of))

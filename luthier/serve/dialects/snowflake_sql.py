@@ -28,7 +28,7 @@ from luthier.serve.dialects import (
     snowflake_views,
 )
 from luthier.serve.dialects.account_usage import account_usage
-from luthier.serve.dialects.snowflake_statements import Statements, answered
+from luthier.serve.dialects.snowflake_statements import answered
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -49,15 +49,13 @@ MAX_WAITING = 256
 """Statements of a gateway, beside those that run."""
 PLACES = Admission(SQL.num, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
 
-STATEMENTS = Statements(
-    (
-        *snowflake_models.statements,
-        *snowflake_access.statements,
-        *snowflake_shares.statements,
-        *snowflake_databases.statements,
-        *snowflake_views.statements,
-    )
-)
+STATEMENTS = [
+    *snowflake_models.statements,
+    *snowflake_access.statements,
+    *snowflake_shares.statements,
+    *snowflake_databases.statements,
+    *snowflake_views.statements,
+]
 """All but queries, in the order in which they are tried."""
 
 

@@ -23,18 +23,24 @@ MAX_ROWS = 10_000
 """Of a SHOW, as in Snowflake."""
 IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
-ONE_NAME, FULL_NAME = f"(?P<name>{IDENTIFIER})", f"(?P<name>{NAME})"
 TEXT = r"'(?:[^']|'')*'"
-COMMENT = f"(?: COMMENT=(?P<comment>{TEXT}))?"
-IF_NOT_EXISTS = "(?: IF NOT EXISTS)?"
-"""What is there and is the caller's stays as it is, said or not."""
-IF_EXISTS = "(?P<if_exists> IF EXISTS)?"
-
-LIKE = f"(?: LIKE (?P<like>{TEXT}))?"
-IN_PLACE = f"(?: IN (?:ACCOUNT|DATABASE (?P<in_database>{IDENTIFIER})|(?:SCHEMA )?(?P<in_schema>{NAME})))?"
-STARTS = f"(?: STARTS WITH (?P<starts>{TEXT}))?"
-LIMIT = rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?"
-"""The ends of SHOW: what they leave of its rows stands in `_left`."""
+WORDS = {
+    "IDENTIFIER": IDENTIFIER,
+    "NAME": NAME,
+    "TEXT": TEXT,
+    "ONE_NAME": f"(?P<name>{IDENTIFIER})",
+    "FULL_NAME": f"(?P<name>{NAME})",
+    "COMMENT": f"(?: COMMENT=(?P<comment>{TEXT}))?",
+    "IF_EXISTS": "(?P<if_exists> IF EXISTS)?",
+    # What is there and is the caller's stays as it is, said or not.
+    "IF_NOT_EXISTS": "(?: IF NOT EXISTS)?",
+    # The ends of SHOW: what they leave of its rows stands in `_left`.
+    "LIKE": f"(?: LIKE (?P<like>{TEXT}))?",
+    "IN_PLACE": f"(?: IN (?:ACCOUNT|DATABASE (?P<in_database>{IDENTIFIER})|(?:SCHEMA )?(?P<in_schema>{NAME})))?",
+    "STARTS": f"(?: STARTS WITH (?P<starts>{TEXT}))?",
+    "LIMIT": rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?",
+}
+"""What is alike in many statements, by the names that stand for it in their words."""
 
 _TYPES = dict.fromkeys(("created_on", "shared_on"), pa.timestamp("ms", tz="UTC"))
 
@@ -76,22 +82,29 @@ class Command:
 Answer = Callable[[Command], pa.Table]
 
 
-class Statements(list[tuple["re.Pattern[str]", Answer]]):
+Rule = tuple["re.Pattern[str]", Answer]
+
+
+class Statements(list[Rule]):
     """In the order in which they are tried."""
 
-    def on(self, *words: str) -> Callable[[Answer], Answer]:
+    def __init__(self, **own: str) -> None:
+        """`own` are words beside WORDS."""
+        self._words = WORDS | own
+
+    def on(self, *each: str) -> Callable[[Answer], Answer]:
         """Whoever says one of these is answered by the function. Any blanks where one stands here, and around an =."""
 
         def add(answer: Answer) -> Answer:
-            for each in words:
-                blanks = each.replace(" ", r"\s+").replace("=", r"\s*=\s*")
+            for words in each:
+                blanks = words.format_map(self._words).replace(" ", r"\s+").replace("=", r"\s*=\s*")
                 self.append((re.compile(blanks, re.IGNORECASE | re.DOTALL), answer))
             return answer
 
         return add
 
 
-def answered(statements: Statements, services: Services, caller: Caller, statement: str) -> pa.Table | None:
+def answered(statements: list[Rule], services: Services, caller: Caller, statement: str) -> pa.Table | None:
     """None when it is none of them."""
     if meant := meaning(statements, statement):
         found, answer = meant
@@ -100,7 +113,7 @@ def answered(statements: Statements, services: Services, caller: Caller, stateme
     return None
 
 
-def meaning(statements: Statements, statement: str) -> tuple["re.Match[str]", Answer] | None:
+def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", Answer] | None:
     """The first that fits, and what answers it."""
     text = strip_semicolon(statement)
     return next(((found, answer) for words, answer in statements if (found := words.fullmatch(text))), None)

@@ -14,14 +14,7 @@ from luthier.platform.registry.views import all_views
 from luthier.platform.sql_types import snowflake_type
 from luthier.platform.wire import CreateView, IfThere
 from luthier.serve.dialects.snowflake_statements import (
-    COMMENT,
-    FULL_NAME,
     IDENTIFIER,
-    IF_EXISTS,
-    IN_PLACE,
-    LIKE,
-    LIMIT,
-    STARTS,
     Command,
     Statements,
     columns,
@@ -40,12 +33,12 @@ DESCRIBED = columns(
 )
 COLUMN_LIST = rf"(?:\s*\(\s*(?P<columns>{IDENTIFIER}(?:\s*,\s*{IDENTIFIER})*)\s*\))?"
 
-statements = Statements()
+statements = Statements(COLUMN_LIST=COLUMN_LIST)
 
 
 @statements.on(
-    f"CREATE(?P<replace> OR REPLACE)?(?P<secure> SECURE)? VIEW(?P<keep> IF NOT EXISTS)? {FULL_NAME}{COLUMN_LIST}"
-    rf"{COMMENT}\s*\bAS\b\s*(?P<query>.+)"
+    "CREATE(?P<replace> OR REPLACE)?(?P<secure> SECURE)? VIEW(?P<keep> IF NOT EXISTS)? {FULL_NAME}{COLUMN_LIST}"
+    r"{COMMENT}\s*\bAS\b\s*(?P<query>.+)"
 )
 def _create(command: Command) -> pa.Table:
     if command["replace"] and command["keep"]:
@@ -69,7 +62,7 @@ def _column(written: str) -> str:
     return fold(written) if written.startswith('"') else written
 
 
-@statements.on(r"CREATE(?: \w+){0,5} VIEW .+")
+@statements.on(r"CREATE(?: \w+){{0,5}} VIEW .+")
 def _unknown(_command: Command) -> pa.Table:
     raise InvalidSql(
         "CREATE VIEW is read as CREATE [OR REPLACE] [SECURE] VIEW [IF NOT EXISTS] name [(columns)] "
@@ -77,13 +70,13 @@ def _unknown(_command: Command) -> pa.Table:
     )
 
 
-@statements.on(f"DROP VIEW{IF_EXISTS} {FULL_NAME}")
+@statements.on("DROP VIEW{IF_EXISTS} {FULL_NAME}")
 def _drop(command: Command) -> pa.Table:
     name = command.services.name(command["name"])
     return dropped(command, name.name, lambda: command.registry.views.drop(command.caller, name))
 
 
-@statements.on(f"SHOW VIEWS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
+@statements.on("SHOW VIEWS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
 def _show(command: Command) -> pa.Table:
     rows = []
     for view in all_views(command.registry.views, command.caller):
@@ -93,7 +86,7 @@ def _show(command: Command) -> pa.Table:
     return table(VIEWS, rows, reserved="", is_materialized=False, owner_role_type="ROLE", change_tracking="OFF")
 
 
-@statements.on(f"DESC(?:RIBE)? (?:VIEW|TABLE) {FULL_NAME}")
+@statements.on("DESC(?:RIBE)? (?:VIEW|TABLE) {FULL_NAME}")
 def _describe(command: Command) -> pa.Table:
     query = f"SELECT * FROM {command.services.name(command['name']).dotted}"
     with open_engine(command.services.settings, command.registry, command.caller, query) as engine:
