@@ -23,7 +23,7 @@ from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.admission import Admission
 from luthier.serve.patience import patiently
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask
+from luthier.serve.services import Ask, or_error
 
 PATIENCE_SECONDS = 3600.0
 """As long as a statement may take."""
@@ -147,7 +147,7 @@ class Completer:
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         """All of each answer, or the error it ended in. Nobody waits for them at a socket: they wait for places."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._answer_or_error(ask)) for ask in asks]
+            tasks = [group.create_task(or_error(self._patiently(ask))) for ask in asks]
         return [task.result() for task in tasks]
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
@@ -161,11 +161,8 @@ class Completer:
             visit.finish = choices[-1].finish_reason
             yield Chunk(choices=[], usage=visit.tally.usage, version=visit.version)
 
-    async def _answer_or_error(self, ask: Ask) -> Chunk | LuthierError:
-        try:
-            return await patiently(lambda: self.whole(ask, PATIENCE_SECONDS), PATIENCE_SECONDS, RateLimited)
-        except LuthierError as error:
-            return error
+    async def _patiently(self, ask: Ask) -> Chunk:
+        return await patiently(lambda: self.whole(ask, PATIENCE_SECONDS), PATIENCE_SECONDS, RateLimited)
 
     @asynccontextmanager
     async def _visit(self, visit: Visit, patience: float = 0.0) -> AsyncIterator[Visit]:

@@ -23,7 +23,7 @@ from luthier.serve.complete import PATIENCE_SECONDS
 from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
 from luthier.serve.proof import refusal
-from luthier.serve.services import Ask, Services
+from luthier.serve.services import Ask, Completions, Services, or_error
 from luthier.serve.threads import CONTROLLER, REGISTRY
 
 PREFIX = "full-"
@@ -102,27 +102,19 @@ class FullWeights:
         self._doors: dict[str, Admission] = {}
 
     async def whole(self, ask: Ask) -> Chunk:
-        resolved = await self._resolved(ask)
-        if resolved.weights is None:
-            return await self._rest.whole(replace(ask, resolved=resolved))
-        engine = await self._loaded(resolved.weights, ask.caller.account)
-        return await engine.whole(replace(ask, resolved=resolved))
+        engine, known = await self._engine(ask)
+        return await engine.whole(known)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
-        resolved = await self._resolved(ask)
-        if resolved.weights is None:
-            chunks = self._rest.stream(replace(ask, resolved=resolved))
-        else:
-            engine = await self._loaded(resolved.weights, ask.caller.account)
-            chunks = engine.stream(replace(ask, resolved=resolved))
-        async with aclosing(chunks):
+        engine, known = await self._engine(ask)
+        async with aclosing(engine.stream(known)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
         found = [await self._resolved(ask) for ask in asks]
         if len({resolved.weights and resolved.weights.number for resolved in found}) > 1:  # a canary has some of them
-            return list(await asyncio.gather(*map(self._one, asks)))
+            return await asyncio.gather(*(or_error(self._patiently(ask)) for ask in asks))
         known = [replace(ask, resolved=resolved) for ask, resolved in zip(asks, found, strict=True)]
         weights, account = found[0].weights, asks[0].caller.account
         if weights is None:
@@ -130,11 +122,8 @@ class FullWeights:
         engine = await patiently(lambda: self._loaded(weights, account), PATIENCE_SECONDS)
         return await engine.many(known)
 
-    async def _one(self, ask: Ask) -> Chunk | LuthierError:
-        try:
-            return await patiently(lambda: self.whole(ask), PATIENCE_SECONDS)
-        except LuthierError as error:
-            return error
+    async def _patiently(self, ask: Ask) -> Chunk:
+        return await patiently(lambda: self.whole(ask), PATIENCE_SECONDS)
 
     async def warm(self, version: ModelVersion) -> None:
         if version.method is Method.FULL:
@@ -152,6 +141,14 @@ class FullWeights:
         """Of each application."""
         states = await CONTROLLER.run(self._applications.states)
         return {name: state.num_replicas for name, state in sorted(states.items())}
+
+    async def _engine(self, ask: Ask) -> tuple[Engine | Completions, Ask]:
+        """Who answers, once it can, and the ask with what its model's name means."""
+        resolved = await self._resolved(ask)
+        known = replace(ask, resolved=resolved)
+        if resolved.weights is None:
+            return self._rest, known
+        return await self._loaded(resolved.weights, ask.caller.account), known
 
     async def _resolved(self, ask: Ask) -> Resolved:
         return await self._resolver.resolve(ask.caller, ask.request.model, ask.id, ask.base_model)

@@ -109,7 +109,7 @@ class Application:
 
 
 def _given(answer: Answer | LuthierError) -> Answer:
-    """A replica's errors come as values: what is raised there, Serve logs with its traceback each time."""
+    """A replica's errors come as values (`or_error`)."""
     if isinstance(answer, LuthierError):
         raise answer
     return answer

@@ -43,7 +43,7 @@ from luthier.serve.proof import prove_own, refusal
 from luthier.serve.rates import Rates
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.routing import HELD
-from luthier.serve.services import Ask, Services, make_services
+from luthier.serve.services import Ask, Services, make_services, or_error
 from luthier.serve.usage import UsageSpool
 
 log = logging.getLogger(__name__)
@@ -118,10 +118,7 @@ class EngineReplica:
     # as handles call them (`Application`)
 
     async def whole_or_error(self, ask: Ask) -> Chunk | LuthierError:
-        try:
-            return await self.whole(ask)
-        except LuthierError as error:
-            return error
+        return await or_error(self.whole(ask))
 
     async def stream_or_error(self, ask: Ask) -> AsyncGenerator[Chunk | LuthierError, None]:
         """The error comes last."""
@@ -133,11 +130,7 @@ class EngineReplica:
             yield error
 
     async def warm_or_error(self, version: ModelVersion) -> LuthierError | None:
-        try:
-            await self.warm(version)
-        except LuthierError as error:
-            return error
-        return None
+        return await or_error(self.warm(version))
 
 
 class Replica(EngineReplica):

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from luthier.errors import LuthierError, NotServed
 from luthier.platform.access import Caller
@@ -28,6 +28,8 @@ from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.known import Epoch
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
+
+Answer = TypeVar("Answer")
 
 MAX_LISTED = 10_000
 """Tuned models of a list without pages."""
@@ -77,6 +79,14 @@ class Completions(Protocol):
 
     async def adapters(self) -> list[AdapterStats]:
         """Of each replica that answers."""
+
+
+async def or_error(work: Awaitable[Answer]) -> Answer | LuthierError:
+    """The error in the place of the answer: for one of many, and because Serve logs with a traceback what is raised."""
+    try:
+        return await work
+    except LuthierError as error:
+        return error
 
 
 async def no_full_models() -> dict[str, int]:
