@@ -27,19 +27,15 @@ from luthier.serve.dialects.snowflake_statements import (
     text_of,
 )
 
-GRANTS = columns(
-    *("created_on", "privilege", "granted_on", "name"), *("granted_to", "grantee_name", "grant_option", "granted_by")
-)
-FUTURE_GRANTS = columns(
-    *("created_on", "privilege", "grant_on", "name", "grant_to", "grantee_name", "grant_option"),
-)
-ROLE_GRANTS = columns("created_on", "role", "granted_to", "grantee_name", "granted_by")
+GRANTS = columns("created_on, privilege, granted_on, name, granted_to, grantee_name, grant_option, granted_by")
+FUTURE_GRANTS = columns("created_on, privilege, grant_on, name, grant_to, grantee_name, grant_option")
+ROLE_GRANTS = columns("created_on, role, granted_to, grantee_name, granted_by")
 ROLES = columns(
-    *("created_on", "name", "is_default", "is_current", "is_inherited", "assigned_to_users"),
-    *("granted_to_roles", "granted_roles", "owner", "comment"),
+    "created_on, name, is_default, is_current, is_inherited, assigned_to_users, granted_to_roles, granted_roles, "
+    "owner, comment"
 )
-USERS = columns("name", "created_on", "login_name", "display_name", "comment", "disabled", "default_role", "owner")
-PARAMETERS = columns("key", "value", "default", "level", "description", "type")
+USERS = columns("name, created_on, login_name, display_name, comment, disabled, default_role, owner")
+PARAMETERS = columns("key, value, default, level, description, type")
 
 KINDS = "DATABASE|SCHEMA|TABLE|VIEW|MODEL|ROLE|USER|SHARE"
 KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)

@@ -18,8 +18,8 @@ from luthier.serve.dialects.snowflake_statements import (
     table,
 )
 
-DATABASES = columns("created_on", "name", "is_default", "is_current", "origin", "owner", "comment", "kind")
-SCHEMAS = columns("created_on", "name", "is_default", "is_current", "database_name", "owner", "comment")
+DATABASES = columns("created_on, name, is_default, is_current, origin, owner, comment, kind")
+SCHEMAS = columns("created_on, name, is_default, is_current, database_name, owner, comment")
 
 statements = Statements(KIND="(?P<kind>DATABASE|SCHEMA)")
 

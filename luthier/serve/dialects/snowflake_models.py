@@ -24,13 +24,12 @@ from luthier.serve.dialects.snowflake_statements import (
 )
 
 MODELS = columns(
-    *("created_on", "name", "model_type", "database_name", "schema_name"),
-    *("owner", "comment", "versions", "default_version_name", "aliases"),
+    "created_on, name, model_type, database_name, schema_name, owner, comment, versions, default_version_name, aliases"
 )
-BASE_MODELS = columns("name", "lifecycle_status", "available_regions", "legacy_date", "eol_date")
+BASE_MODELS = columns("name, lifecycle_status, available_regions, legacy_date, eol_date")
 VERSIONS = columns(
-    *("created_on", "name", "aliases", "database_name", "schema_name"),
-    *("model_name", "is_default_version", "functions", "metadata", "user_data"),
+    "created_on, name, aliases, database_name, schema_name, model_name, is_default_version, functions, metadata, "
+    "user_data"
 )
 
 statements = Statements(VERSION=f"(?P<version>{IDENTIFIER})")

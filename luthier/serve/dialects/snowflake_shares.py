@@ -20,11 +20,10 @@ from luthier.serve.dialects.snowflake_statements import (
 )
 
 SHARES = columns(
-    *("created_on", "kind", "owner_account", "name", "database_name", "to", "owner", "comment"),
-    *("listing_global_name", "secure_objects_only"),
+    "created_on, kind, owner_account, name, database_name, to, owner, comment, listing_global_name, secure_objects_only"
 )
-SHARED = columns("kind", "name", "shared_on")
-SHARE_ACCOUNTS = columns("created_on", "share", "granted_to", "grantee_name", "granted_by")
+SHARED = columns("kind, name, shared_on")
+SHARE_ACCOUNTS = columns("created_on, share, granted_to, grantee_name, granted_by")
 
 ACCOUNT = r'(?:"(?:[^"]|"")*"|[\w$-]+)'
 SHARE = f"(?P<share>{IDENTIFIER})"

@@ -150,9 +150,9 @@ def _like(written: str) -> "re.Pattern[str]":
     return re.compile("".join(wild.get(part) or re.escape(part[-1]) for part in parts), re.IGNORECASE | re.DOTALL)
 
 
-def columns(*names: str) -> pa.Schema:
-    """Text, but for what is named as a time, a truth or a count."""
-    return pa.schema([(name, _TYPES.get(name, _type_of(name))) for name in names])
+def columns(names: str) -> pa.Schema:
+    """Between commas; text, but for what is named as a time, a truth or a count."""
+    return pa.schema([(name, _TYPES.get(name, _type_of(name))) for name in names.split(", ")])
 
 
 def table(schema: pa.Schema, rows: Iterable[Frozen | Mapping[str, Any]], **fixed: Any) -> pa.Table:

@@ -24,12 +24,11 @@ from luthier.serve.dialects.snowflake_statements import (
 )
 
 VIEWS = columns(
-    *("created_on", "name", "reserved", "database_name", "schema_name", "owner", "comment", "text", "is_secure"),
-    *("is_materialized", "owner_role_type", "change_tracking"),
+    "created_on, name, reserved, database_name, schema_name, owner, comment, text, is_secure, is_materialized, "
+    "owner_role_type, change_tracking"
 )
 DESCRIBED = columns(
-    *("name", "type", "kind", "null?", "default", "primary key", "unique key", "check", "expression", "comment"),
-    *("policy name", "privacy domain"),
+    "name, type, kind, null?, default, primary key, unique key, check, expression, comment, policy name, privacy domain"
 )
 COLUMN_LIST = rf"(?:\s*\(\s*(?P<columns>{IDENTIFIER}(?:\s*,\s*{IDENTIFIER})*)\s*\))?"
 
