@@ -249,8 +249,8 @@ class Books:
     def reservation(self, caller: Caller) -> Reservation:
         return self._leases.open(caller) if self._leases else Free()
 
-    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance:
-        return self._rates.open(caller, resolved) if self._rates else Boundless()
+    def allowance(self, caller: Caller, resolved: Resolved, gives_way: bool) -> Allowance:
+        return self._rates.open(caller, resolved, gives_way) if self._rates else Boundless()
 
     def settle(self, record: UsageRecord) -> None:
         self._settle(record)

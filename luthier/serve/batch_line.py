@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quoted
 
-from luthier.errors import LuthierError, PaymentRequired, Unavailable
+from luthier.errors import LuthierError, PaymentRequired, RateLimited, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.batches import Batch, Line, LineResult, source_id
@@ -49,6 +49,8 @@ class LineAnswers:
         self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role, key=batch.key)
         self._route = ROUTES[batch.endpoint]
         self._turn = asyncio.Lock()
+        self._limited_until: dict[str, float] = {}
+        """By the model that is asked: when the next minute of its rate limits begins."""
 
     async def result(self, line: Line) -> LineResult | None:
         """None when the batch is over before the line is begun."""
@@ -71,17 +73,25 @@ class LineAnswers:
         body = self._route.read(self._route.body, json.dumps(line.body).encode())
         if body.stream:
             raise invalid("stream", "a batch has whole answers only; leave it out")
-        pause, give_up_at = FIRST_PAUSE, None
-        while True:
+        pause, give_up_at, now = FIRST_PAUSE, None, asyncio.get_running_loop().time
+        while not self._is_over():
+            if (limited := self._limited_until.get(body.model, 0) - now()) > 0:
+                await asyncio.sleep(min(limited, LONGEST_PAUSE))
+                continue
             try:
                 return await self._answered(line, body)
+            except RateLimited as error:
+                if error.retry_after is None:
+                    raise
+                self._limited_until[body.model] = now() + error.retry_after
+                continue
             except LuthierError as error:
-                now = asyncio.get_running_loop().time()
-                give_up_at = give_up_at or now + PATIENCE_SECONDS
-                if not _may_come_again(error) or now > give_up_at:
+                give_up_at = give_up_at or now() + PATIENCE_SECONDS
+                if not _may_come_again(error) or now() > give_up_at:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+        return None
 
     async def _answered(self, line: Line, body: Asked) -> LineResult | None:
         services, request = self._services, body.request().model_copy(update={"priority": PRIORITY})

@@ -28,8 +28,8 @@ class ReplicaBooks:
     def reservation(self, caller: Caller) -> Reservation:
         return self._leases.open(caller)
 
-    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance:
-        return self._rates.open(caller, resolved)
+    def allowance(self, caller: Caller, resolved: Resolved, gives_way: bool) -> Allowance:
+        return self._rates.open(caller, resolved, gives_way)
 
     def settle(self, record: UsageRecord) -> None:
         self._spool.settle(record)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from luthier.errors import InvalidInput, LuthierError, RateLimited
@@ -122,7 +123,8 @@ class Books(Protocol):
 
     def reservation(self, caller: Caller) -> Reservation: ...
 
-    def allowance(self, caller: Caller, resolved: Resolved) -> Allowance: ...
+    def allowance(self, caller: Caller, resolved: Resolved, gives_way: bool) -> Allowance:
+        """One that `gives_way` leaves a part of each minute to others."""
 
     def settle(self, record: UsageRecord) -> None: ...
 
@@ -172,14 +174,14 @@ class Completer:
             with ExitStack() as held:
                 await patiently(lambda: self._let_in(ask, held), patience)
                 if ask.is_billed:
-                    self._open(visit, self._books.reservation(ask.caller))
+                    visit.reservation = self._books.reservation(ask.caller)
+                visit.tally.reserve = partial(self._reserve, visit)
                 yield visit
         except BaseException as error:
             visit.error = error
             raise
         finally:
-            if visit.reservation:
-                self._settle(visit, visit.reservation)
+            self._settle(visit)
             self._books.tell(visit)
             ask.told.is_so = True
             visit.error = None  # its traceback holds this visit: they would keep each other
@@ -188,17 +190,18 @@ class Completer:
         self._books.check()
         held.enter_context(self.admission.place(ask.caller.account, ask.request.num_choices))
 
-    def _open(self, visit: Visit, reservation: Reservation) -> None:
-        async def reserve(prompt: int, completion: int) -> None:
-            if visit.allowance:
-                await visit.allowance.take(prompt + completion)
-            await reservation.take(self._prices.completion_ucr(self._base.price_class, prompt, completion))
+    async def _reserve(self, visit: Visit, prompt: int, completion: int) -> None:
+        if visit.allowance:
+            await visit.allowance.take(prompt + completion)
+        if visit.reservation:
+            await visit.reservation.take(self._prices.completion_ucr(self._base.price_class, prompt, completion))
 
-        visit.reservation, visit.tally.reserve = reservation, reserve
-
-    def _settle(self, visit: Visit, reservation: Reservation) -> None:
+    def _settle(self, visit: Visit) -> None:
+        reservation = visit.reservation
         if visit.allowance:
             visit.allowance.settle(visit.tally.prompt + visit.tally.completion)
+        if reservation is None:
+            return
         if not (visit.tally.prompt and visit.resolved):
             reservation.settle(0)
             return
@@ -213,8 +216,7 @@ class Completer:
         visit.resolved = resolved
         if resolved.base_model != self._base.name:
             raise InvalidInput(f"Model {resolved.name} stands on {resolved.base_model}, not on {self._base.name}.")
-        if visit.reservation:
-            visit.allowance = self._books.allowance(ask.caller, resolved)
+        visit.allowance = self._books.allowance(ask.caller, resolved, gives_way=ask.request.priority > 0)
         return resolved.adapter
 
 

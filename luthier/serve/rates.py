@@ -5,9 +5,11 @@ lease of that minute only while it is surely not over, and under one of the next
 end of a minute it leases some of the next, so that nobody waits when that begins.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol, cast
 
 from luthier.errors import RateLimited
@@ -27,7 +29,7 @@ from luthier.platform.rates import (
     asker,
     over_limit,
 )
-from luthier.serve.leasing import UNKNOWN, Lease, Leasing, Purse, Taken
+from luthier.serve.leasing import UNKNOWN, Amounts, Lease, Leasing, Purse, Taken
 from luthier.serve.threads import LEASES
 
 MINUTE_SECONDS = MINUTE_MS / 1000
@@ -35,6 +37,8 @@ GUARD_SECONDS = 0.01
 """For clocks that do not run quite alike: an hour's drift of the worst, in the seconds between two renewals."""
 AHEAD_SECONDS = 6.0
 """So long before a minute's end some of the next is leased, in one of three renewals."""
+LIVE_SHARE = 2
+"""Of each minute one part in so many is for live requests alone: a batch would take all of it when it begins."""
 
 
 class Verbs(Protocol):
@@ -142,11 +146,17 @@ class Allowance(Taken[Asker]):
 
     _is_counted = False
 
+    def __init__(self, rates: "Rates", who: Asker, gives_way: bool) -> None:
+        super().__init__(rates, who)
+        self._rates, self._gives_way = rates, gives_way
+
     async def take(self, tokens: int) -> None:
         """Reserves more tokens, the first time for one request. RateLimited when this minute has not so much."""
         first, self._is_counted = not self._is_counted, True
+        amounts: Amounts = {Unit.REQUESTS: int(first), Unit.TOKENS: tokens}
         try:
-            await self.take_all({Unit.REQUESTS: int(first), Unit.TOKENS: tokens})
+            async with self._rates.spare(self._who, amounts) if self._gives_way else nullcontext():
+                await self.take_all(amounts)
         except RateLimited as error:
             error.rates = self.state
             raise
@@ -158,7 +168,7 @@ class Allowance(Taken[Asker]):
     @property
     def state(self) -> RateState | None:
         """How its limits stand; None: there are none."""
-        return cast(Rates, self._leasing).state(self._who)
+        return self._rates.state(self._who)
 
 
 class Rates(Leasing[Asker]):
@@ -169,12 +179,26 @@ class Rates(Leasing[Asker]):
         self._verbs, self._holder = verbs, holder
         self._minutes = Minutes(clock)
         self._limited: dict[RateName, Limited] = {}
+        self._sparing = asyncio.Lock()
 
-    def open(self, caller: Caller, resolved: Resolved) -> Allowance:
-        """For a request of a model."""
+    def open(self, caller: Caller, resolved: Resolved, gives_way: bool = False) -> Allowance:
+        """For a request of a model; one that `gives_way` leaves live requests their part."""
         who = asker(caller, resolved)
         self.expect(who)
-        return Allowance(self, who)
+        return Allowance(self, who, gives_way)
+
+    @asynccontextmanager
+    async def spare(self, who: Asker, amounts: Amounts) -> AsyncIterator[None]:
+        """RateLimited where less than LIVE_SHARE of a minute would be left, unless nothing of it is used. One takes
+        after the other, as each counts on what is left.
+        """
+        async with self._sparing:
+            for limit in await self._limits(who):
+                purse = cast(_Purse, self._purse(limit))
+                meter, amount = purse.meter, amounts[purse.unit]
+                if amount and meter.remaining < meter.limit and meter.remaining - amount < meter.limit // LIVE_SHARE:
+                    raise purse.refused(amount)
+            yield
 
     def state(self, who: Asker) -> RateState | None:
         """By the tightest of the limits on who asks, as far as it is known here."""

@@ -14,7 +14,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.rates import MINUTE_MS, RateLimit
 from luthier.platform.registry.registry import Registry
 from tests.factories import ADMIN, KEY
-from tests.flow.batches import chat_line, create_batch, ended
+from tests.flow.batches import chat_line, create_batch, ended, get_batch
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of, rows  # noqa: F401 - a fixture
 from tests.flow.test_cli import run  # noqa: F401 - a fixture
@@ -167,12 +167,29 @@ def test_rows_of_sql_wait_for_the_next_minute(api: TestClient) -> None:
     assert sorted(str(row["answer"]) for row in found) == ["base: a", "base: b", "base: c"]
 
 
+@pytest.mark.usefixtures("late")
+def test_lines_of_a_batch_wait_for_the_next_minute(api: TestClient) -> None:
+    put(api, model="tiny", requests=4)
+    batch = create_batch(api, [chat_line(f"l{number}") for number in range(4)])
+    assert ended(api, batch["id"])["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
+
+
 @pytest.mark.usefixtures("early")
-def test_batches_are_not_under_rate_limits(api: TestClient) -> None:
-    put(api, model="tiny", requests=1)
-    batch = create_batch(api, [chat_line(f"l{number}") for number in range(5)])
-    assert ended(api, batch["id"])["request_counts"]["completed"] == 5
-    assert api.post(CHAT, json=ASK).status_code == 200
+def test_lines_of_a_batch_leave_half_of_a_minute_to_live_requests(api: TestClient) -> None:
+    put(api, model="tiny", requests=4)
+    batch = create_batch(api, [chat_line(f"l{number}") for number in range(3)])
+    wait_for(lambda: get_batch(api, batch["id"])["request_counts"]["completed"] == 2)
+    assert [api.post(CHAT, json=ASK).status_code for _ in range(3)] == [200, 200, 429]
+    assert get_batch(api, batch["id"])["status"] == "in_progress"
+    api.post(f"/v1/batches/{batch['id']}/cancel")
+    assert ended(api, batch["id"], "cancelled")["request_counts"]["completed"] == 2
+
+
+@pytest.mark.usefixtures("early")
+def test_a_line_that_no_minute_has_room_for_fails(api: TestClient) -> None:
+    put(api, model="tiny", tokens=5)
+    batch = create_batch(api, [chat_line("l0")])
+    assert ended(api, batch["id"])["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
 
 
 @pytest.mark.usefixtures("early")
