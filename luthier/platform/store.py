@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ class Store:
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     """Brings the database to a revision."""
-    _alembic(engine, command.upgrade, revision)
+    if revision != "head" or _revision(engine) != _newest():
+        _alembic(engine, command.upgrade, revision)
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
@@ -160,10 +162,9 @@ def _check_newest(engine: sa.Engine) -> None:
     is_file = engine.dialect.name == "sqlite" and engine.url.database
     if is_file and not Path(str(engine.url.database)).is_file():
         raise Conflict("The other store is not there yet. Start Luthier there first (luthier up).")
-    newest = ScriptDirectory(MIGRATIONS).get_current_head()
+    newest = _newest()
     try:
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+        found = _revision(engine)
     except sa.exc.OperationalError as error:
         log.warning("another store does not answer: %s", error.orig)  # its address is for who runs the platform
         raise Unavailable("The other store does not answer just now. Try again; the logs say more.") from error
@@ -171,6 +172,18 @@ def _check_newest(engine: sa.Engine) -> None:
         raise Conflict(
             f"The other store is at revision {found}, and this Luthier knows {newest}. Run the same version in both."
         )
+
+
+def _revision(engine: sa.Engine) -> str | None:
+    """The database's; None when it is empty."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+@cache
+def _newest() -> str | None:
+    """To read all migrations takes longer than to open a store."""
+    return ScriptDirectory(MIGRATIONS).get_current_head()
 
 
 def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
