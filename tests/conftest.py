@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
 
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, load_settings
@@ -27,10 +28,20 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 SEED = "hypothesis seed"
+DIALECTS: dict[str, sa.Dialect] = {}
+COMPILED: dict[Any, Any] = {}
+"""By SQLAlchemy, of the statements of all tests."""
 
 # How long one example takes says how busy the machine is.
 hypothesis.settings.register_profile("luthier", deadline=None)
 hypothesis.settings.load_profile("luthier")
+
+
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def _compile_once(connection: sa.Connection) -> None:
+    """A store of one process compiles a statement once; those of the tests, a fresh one for each, would all do it."""
+    connection.dialect = DIALECTS.setdefault(connection.dialect.name, connection.dialect)
+    connection.execution_options(compiled_cache=COMPILED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
