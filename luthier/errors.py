@@ -33,6 +33,10 @@ class InvalidValue(InvalidInput):
 
     code = "invalid_value"
 
+    def __init__(self, *message: str, param: str | None = None, code: str = code) -> None:
+        super().__init__(*message, param=param)
+        self.code = code  # as OpenAI names the fault; no argument of the exception, so that it pickles
+
 
 class InvalidSchema(InvalidValue):
     """A JSON schema that no answer can be held to."""

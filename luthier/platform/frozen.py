@@ -19,6 +19,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class Strict(Frozen):
+    """Nor is a value of another type taken for the right one, as "5" is for 5."""
+
+    model_config = ConfigDict(strict=True)
+
+
 Noun = TypeVar("Noun", bound=Frozen)
 
 

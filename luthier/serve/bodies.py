@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.messages import ChatMessage, Tool, ToolChoice, forced_schema, tool_use
 from luthier.serve.refusals import invalid
@@ -20,6 +20,8 @@ HANDED_ON = {
     *("ignore_eos", "temperature", "top_p", "logit_bias"),
 }
 """As they stand, where they are given."""
+LEAST_TOP_P = 1e-6
+"""Stands for 0, which vLLM does not take: the likeliest token alone."""
 MAX_CHOICES = 128
 """Of one request for several prompts."""
 
@@ -28,33 +30,33 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class StreamOptions(Frozen):
+class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class AnyText(Frozen):
+class AnyText(Strict):
     type: Literal["text"]
 
     def schema_of_answer(self) -> dict[str, Any] | None:
         return None
 
 
-class AnyJson(Frozen):
+class AnyJson(Strict):
     type: Literal["json_object"]
 
     def schema_of_answer(self) -> dict[str, Any] | None:
         return {}
 
 
-class NamedSchema(Frozen):
+class NamedSchema(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     description: str | None = None
     given: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
-class JsonSchema(Frozen):
+class JsonSchema(Strict):
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
@@ -64,13 +66,13 @@ class JsonSchema(Frozen):
         return schema
 
 
-class Body(Frozen):
+class Body(Strict):
     """What both routes share."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    top_p: float | None = Field(None, ge=0.0, le=1.0)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=16)
@@ -96,6 +98,8 @@ class Body(Frozen):
             raise invalid("stream_options", "it is only allowed when 'stream' is enabled")
         given = {name: value for name, value in self.__dict__.items() if value is not None and name in HANDED_ON}
         given.setdefault("temperature", 1.0)
+        if self.top_p == 0:
+            given["top_p"] = LEAST_TOP_P
         if self.stop:
             given["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
         given.update(more)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Strict
 from luthier.platform.wire import ToolUse, Turn
 from luthier.serve.refusals import invalid, missing
 from luthier.serve.schemas import calls_schema, check_schema
@@ -13,23 +13,23 @@ from luthier.serve.schemas import calls_schema, check_schema
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
-class TextPart(Frozen):
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class CalledFunction(Frozen):
+class CalledFunction(Strict):
     name: str
     arguments: str
 
 
-class PastCall(Frozen):
+class PastCall(Strict):
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class ChatMessage(Frozen):
+class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
@@ -65,23 +65,23 @@ class ChatMessage(Frozen):
             turn["tool_calls"] = [_past(call, f"{place}.tool_calls[{at}]") for at, call in enumerate(self.tool_calls)]
 
 
-class Function(Frozen):
+class Function(Strict):
     name: str = Field(pattern=NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Frozen):
+class Tool(Strict):
     type: Literal["function"]
     function: Function
 
 
-class FunctionName(Frozen):
+class FunctionName(Strict):
     name: str
 
 
-class NamedTool(Frozen):
+class NamedTool(Strict):
     type: Literal["function"]
     function: FunctionName
 

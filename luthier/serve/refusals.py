@@ -37,26 +37,36 @@ UNSUPPORTED = {
 
 OF_ANSWERS = ("refusal", "audio", "function_call", "annotations")
 """Fields of the official client's messages that are empty in what we answered."""
-NAMES = {
+WANTED = {
     "string": "a string",
     "int": "an integer",
-    "float": "a number",
+    "float": "a decimal",
     "bool": "a boolean",
     "list": "an array",
     "dict": "an object",
     "model": "an object",
     "none": "null",
 }
+GIVEN = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+"""What a value of JSON is called."""
 LIMITS = {
-    "greater_than": ("below minimum value", "> {gt}"),
-    "greater_than_equal": ("below minimum value", ">= {ge}"),
-    "less_than": ("above maximum value", "< {lt}"),
-    "less_than_equal": ("above maximum value", "<= {le}"),
+    "greater_than": ("below", "min", ">", "gt"),
+    "greater_than_equal": ("below", "min", ">=", "ge"),
+    "less_than": ("above", "max", "<", "lt"),
+    "less_than_equal": ("above", "max", "<=", "le"),
 }
 
 
-def invalid(param: str, reason: str) -> InvalidValue:
-    return InvalidValue(f"Invalid '{param}': {reason}.", param=param)
+def invalid(param: str, reason: str, code: str = InvalidValue.code) -> InvalidValue:
+    return InvalidValue(f"Invalid '{param}': {reason}.", param=param, code=code)
 
 
 def invalid_schema(param: str, reason: str) -> InvalidSchema:
@@ -64,7 +74,7 @@ def invalid_schema(param: str, reason: str) -> InvalidSchema:
 
 
 def missing(param: str) -> InvalidValue:
-    return InvalidValue(f"Missing required parameter: '{param}'.", param=param)
+    return InvalidValue(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
 def read_body(kind: type[Read], body: bytes) -> Read:
@@ -117,31 +127,46 @@ def _refused(fault: ErrorDetails, body: Any) -> LuthierError:
         expected = more.get("expected") or more["expected_tags"]
         if kind == "union_tag_invalid":
             param, given = f"{param}.type", more["tag"]
-        return InvalidValue(f"Invalid value: {_shown(given)}. Supported values are: {expected}.", param=param)
+        given = f"'{given}'" if isinstance(given, str) else _shown(given)
+        supported = expected.replace(" or ", " and ")
+        return InvalidValue(f"Invalid value: {given}. Supported values are: {supported}.", param=param)
     if kind in LIMITS:
-        number = "integer" if isinstance(given, int) else "decimal"
-        words, limit = LIMITS[kind]
-        limit = limit.format(**more)
-        return invalid(param, f"{number} {words}. Expected a value {limit}, but got {_shown(given)} instead")
+        return _out_of_range(param, fault)
     if kind.endswith(("too_long", "too_short")):
-        return invalid(param, _length(fault))
+        return _out_of_length(param, fault)
     if kind.endswith(("_type", "_parsing", "_from_float")):
-        expected = NAMES.get(kind.split("_")[0], fault["msg"])
-        message = f"Invalid type for '{param}': expected {expected}, but got {_shown(given)} instead."
-        return InvalidValue(message, param=param)
+        expected = WANTED.get(kind.split("_")[0], fault["msg"])
+        message = f"Invalid type for '{param}': expected {expected}, but got {GIVEN[type(given)]} instead."
+        return InvalidValue(message, param=param, code="invalid_type")
+    if kind == "string_pattern_mismatch":
+        wanted = f"Expected a string that matches the pattern '{more['pattern']}'"
+        return invalid(param, f"string does not match pattern. {wanted}")
     return invalid(param, fault["msg"].removeprefix("Value error, "))
 
 
-def _length(fault: ErrorDetails) -> str:
-    kind, more, given = fault["type"], fault["ctx"], fault["input"]
-    what = "string" if kind.startswith("string") else "array" if isinstance(given, list) else "object"
-    word, limit = ("long", "maximum") if kind.endswith("long") else ("short", "minimum")
-    length = f"{limit} length {more.get(f'{limit[:3]}_length')}"
-    article = "an" if what in ("array", "object") else "a"
-    return (
-        f"{what} too {word}. Expected {article} {what} with {length}, "
-        f"but got {article} {what} with length {len(given)} instead"
-    )
+def _out_of_range(param: str, fault: ErrorDetails) -> InvalidValue:
+    side, end, sign, key = LIMITS[fault["type"]]
+    limit, given = fault["ctx"][key], _shown(fault["input"])
+    kind, told = ("integer", str(limit)) if isinstance(limit, int) else ("decimal", f"{limit:g}")
+    words = f"{kind} {side} {end}imum value. Expected a value {sign} {told}, but got {given} instead"
+    return invalid(param, words, f"{kind}_{side}_{end}_value")
+
+
+def _out_of_length(param: str, fault: ErrorDetails) -> InvalidValue:
+    more, given = fault["ctx"], fault["input"]
+    a_kind = GIVEN[type(given)]
+    kind = a_kind.split()[1]
+    if kind == "object":
+        expected = f"at most {more['max_length']} properties, but got an object with {len(given)} properties instead"
+        return invalid(param, f"too many properties. Expected an object with {expected}", "object_above_max_properties")
+    if not given:
+        expected = f"Expected {a_kind} with minimum length 1, but got an empty {kind} instead"
+        return invalid(param, f"empty {kind}. {expected}", f"empty_{kind}")
+    is_long = fault["type"].endswith("long")
+    word, side, end = ("long", "above", "max") if is_long else ("short", "below", "min")
+    expected = f"Expected {a_kind} with {end}imum length {more[f'{end}_length']}"
+    got = f"but got {a_kind} with length {len(given)} instead"
+    return invalid(param, f"{kind} too {word}. {expected}, {got}", f"{kind}_{side}_{end}_length")
 
 
 def _param(fault: ErrorDetails, body: Any) -> str:
@@ -157,9 +182,6 @@ def _param(fault: ErrorDetails, body: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON, or its kind when it is long."""
+    """A value as JSON, or what it is where that is long."""
     text = json.dumps(value)
-    if len(text) <= 40 and not isinstance(value, list | dict):
-        return text
-    names = ((str, "a string"), (list, "an array"), (dict, "an object"))
-    return next((name for kind, name in names if isinstance(value, kind)), "a long number")
+    return text if len(text) <= 40 and not isinstance(value, list | dict) else GIVEN[type(value)]

@@ -111,7 +111,7 @@ def test_with_the_official_client(client: openai.OpenAI, api: TestClient, tuned:
     told = [(line["custom_id"], line["response"]["status_code"], line["response"]["body"]["error"]) for line in failed]
     assert [(name, status, error["code"]) for name, status, error in told] == [
         ("c", 404, "model_not_found"),
-        ("d", 400, "invalid_value"),
+        ("d", 400, "decimal_above_max_value"),
         ("e", 400, "invalid_value"),
     ]
     assert told[1][2]["param"] == "temperature"

@@ -302,4 +302,4 @@ def test_openais_client_under_cortex(server: str, api: TestClient, tuned: str) -
 
 def test_the_chat_route_refuses_in_openais_form(api: TestClient) -> None:
     response = api.post(f"{PREFIX}/v1/chat/completions", json={"model": "tiny"})
-    assert "messages" in error_of(response, 400, "invalid_value")
+    assert "messages" in error_of(response, 400, "missing_required_parameter")

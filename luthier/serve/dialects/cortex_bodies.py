@@ -9,14 +9,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.errors import InvalidInput, UnsupportedParameter
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.bodies import ChatBody
 from luthier.serve.dialects.cortex_rules import ResponseFormat, asked_limit, check_turns, no_guard
 from luthier.serve.messages import TextPart
 
 
-class Turn(Frozen):
+class Turn(Strict):
     role: Literal["system", "user", "assistant"] = "user"
     content: str | None = None
     content_list: list[TextPart] | None = None
@@ -38,12 +38,12 @@ class Turn(Frozen):
         return "".join(part.text for part in self.content_list or ())
 
 
-class Guardrails(Frozen):
+class Guardrails(Strict):
     enabled: bool = False
     response_when_unsafe: str | None = None
 
 
-class InferenceBody(Frozen):
+class InferenceBody(Strict):
     """POST inference:complete. Parameters that are not here are refused, never ignored."""
 
     model: str
