@@ -7,6 +7,7 @@ from luthier.errors import ContextTooLong, InvalidInput, InvalidValue
 from luthier.platform.prompts import Prompts
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.refusals import invalid
+from luthier.serve.schemas import for_grammar
 from luthier.serve.threads import PROMPTS
 
 DEFAULT_MAX_TOKENS = 4096
@@ -134,4 +135,4 @@ def _grammar(schema: dict[str, Any] | None) -> Any:
 
     if schema is None:
         return None
-    return StructuredOutputsParams(json=schema) if schema else StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=for_grammar(schema)) if schema else StructuredOutputsParams(json_object=True)

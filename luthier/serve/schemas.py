@@ -1,6 +1,6 @@
 """JSON schemas that an answer is held to: what the engine's grammars cannot express is refused before it is asked.
 
-xgrammar passes over most of it in silence.
+xgrammar passes over most of it in silence; where it would let through what is no JSON, it is told in other words.
 """
 
 import json
@@ -17,8 +17,23 @@ MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
 UNSUPPORTED = {
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "unevaluatedProperties"),
     *("unevaluatedItems", "multipleOf", "uniqueItems", "contains", "minContains", "maxContains"),
-    *("patternProperties", "propertyNames", "$dynamicRef", "$recursiveRef"),
+    *("patternProperties", "propertyNames", "$dynamicRef", "$recursiveRef", "dependencies"),
 }
+RULERS = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+"""Beside one of these all else is passed over."""
+BOUNDS = {
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "format"),
+    *("minItems", "maxItems", "minProperties", "maxProperties"),
+}
+"""Passed over where no `type` is given."""
+RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"string": str, "boolean": bool, "integer": int, "number": (int, float)},
+    **{"null": type(None), "array": list, "object": dict},
+}
+LENGTHS = {"minLength", "maxLength"}
+MAX_LENGTH = 2_000
+"""Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile."""
 MAPS = {"properties", "$defs", "definitions"}
 LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
 ONES = {"items", "additionalProperties"}
@@ -33,11 +48,18 @@ def check_schema(schema: Schema, param: str) -> None:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     num_properties = 0
     for place, found in _within(schema, "#", param):
-        num_properties += len(found.get("properties") or ())
-        if reason := _fault(found):
+        num_properties += _length(found, "properties")
+        if reason := _fault(found) or _passed_over(found, schema):
             raise _refused(param, f"{reason} (at {place})")
     if num_properties > MAX_PROPERTIES:
         raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
+
+
+def for_grammar(schema: Schema) -> Schema:
+    """The same for xgrammar, which lets raw control characters into texts of bounded length: by a pattern instead."""
+    texts: Schema = {}
+    told = _told(schema, texts)
+    return {**told, "$defs": {**told.get("$defs", {}), **texts}} if texts else schema
 
 
 def calls_schema(tools: Mapping[str, Schema | None], most: int | None = None) -> Schema:
@@ -70,6 +92,41 @@ def _moved(schema: Any, place: str) -> Any:
     return moved
 
 
+def _told(schema: Any, texts: Schema) -> Any:
+    """With references for bounded texts, which `texts` gets: what many properties share is compiled once."""
+    if not isinstance(schema, dict):
+        return schema
+    told = dict(schema)
+    for key, value in schema.items():
+        if key in ONES:
+            told[key] = _told(value, texts)
+        elif key in LISTS and isinstance(value, list):
+            told[key] = [_told(each, texts) for each in value]
+        elif key in MAPS and isinstance(value, dict):
+            told[key] = {name: _told(each, texts) for name, each in value.items()}
+    types = _types(schema)
+    bounds = _bounds(schema) if "string" in types else None
+    if bounds is None:
+        return told
+    name = "luthier_text_{}_{}".format(*bounds)
+    texts[name] = {"type": "string", "pattern": r"^[\s\S]{{{},{}}}$".format(*bounds)}
+    free = {key: value for key, value in told.items() if key not in LENGTHS}
+    arms = [{"$ref": f"#/$defs/{name}"}, *({**free, "type": kind} for kind in types if kind != "string")]
+    return {"anyOf": arms, **{key: told[key] for key in ("$defs", "definitions") if key in told}}
+
+
+def _bounds(schema: Schema) -> tuple[int, int | str] | None:
+    """The lengths that a text may have, if that is told as a pattern. What is no bound xgrammar refuses."""
+    if not LENGTHS & schema.keys():
+        return None
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    if type(least) is not int or not 0 <= least <= MAX_LENGTH:
+        return None
+    if most != "" and (type(most) is not int or not least <= most <= MAX_LENGTH):
+        return None
+    return least, most
+
+
 def _within(schema: Any, place: str, param: str, depth: int = 0) -> Iterator[tuple[str, Schema]]:
     """The schema and all in it, with their places."""
     if isinstance(schema, bool):
@@ -97,20 +154,84 @@ def _inner(key: str, value: Any, place: str, param: str) -> list[tuple[str, Any]
     return []
 
 
+def _length(schema: Schema, key: str) -> int:
+    return len(held) if isinstance(held := schema.get(key), dict | list) else 0
+
+
 def _fault(schema: Schema) -> str | None:
     for key in schema:
         if key in UNSUPPORTED:
             return f"'{key}' cannot be kept to"
-    if len(schema.get("allOf") or ()) > 1:
+    if _length(schema, "allOf") > 1:
         return "'allOf' of more than one schema cannot be kept to"
     if not str(schema.get("$ref", "#")).startswith("#"):
         return f"'$ref' to {schema['$ref']!r} leads out of the schema"
     pattern = schema.get("pattern")
     if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
         return "'pattern' looks around, which cannot be kept to"
-    if (pattern or "format" in schema) and {"minLength", "maxLength"} & schema.keys():
+    if (pattern or "format" in schema) and LENGTHS & schema.keys():
         return "'minLength' and 'maxLength' cannot be kept to beside 'pattern' or 'format'"
+    if pattern and "format" in schema:
+        return "'pattern' cannot be kept to beside 'format'"
     return None
+
+
+def _passed_over(schema: Schema, root: Schema) -> str | None:
+    """What an answer would not be held to, for xgrammar does not look at it there."""
+    ruler = next((key for key in RULERS if key in schema), None)
+    if ruler is None:
+        if "type" not in schema and (lost := sorted(BOUNDS & schema.keys())):
+            return f"'{lost[0]}' cannot be kept to without 'type'"
+        return _absent(schema.get("required"), schema.get("properties") or {})
+    if ruler in LISTS and schema[ruler] == []:
+        return f"'{ruler}' is empty"
+    if lost := sorted((RULES & schema.keys()) - {ruler, "type"}):
+        return f"'{lost[0]}' cannot be kept to beside '{ruler}'"
+    if "type" in schema and not _is_of(_types(schema), {ruler: schema[ruler]}, root):
+        return f"'type' cannot be kept to beside '{ruler}'"
+    return None
+
+
+def _absent(required: Any, properties: Any) -> str | None:
+    if not isinstance(required, list) or not isinstance(properties, dict):
+        return None  # what is wrong with that is told elsewhere
+    absent = [name for name in map(str, required) if name not in properties]
+    return f"'required' names {absent[0]!r}, which 'properties' has not" if absent else None
+
+
+def _is_of(types: list[str], arm: Any, root: Schema, depth: int = 0) -> bool:
+    """What an arm lets through is of one of the types, as it says itself."""
+    if not isinstance(arm, dict) or depth > MAX_DEPTH:
+        return False
+    if "$ref" in arm:
+        return _is_of(types, _found(arm["$ref"], root), root, depth + 1)
+    if "const" in arm:
+        return _is_kind(arm["const"], types)
+    if isinstance(values := arm.get("enum"), list):
+        return all(_is_kind(value, types) for value in values)
+    arms = next((arm[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(arm.get(key), list)), None)
+    if arms is not None:
+        return all(_is_of(types, each, root, depth + 1) for each in arms)
+    own = _types(arm) or (["object"] if "properties" in arm else [])
+    return bool(own) and all(kind in types or (kind == "integer" and "number" in types) for kind in own)
+
+
+def _found(ref: str, root: Schema) -> Any:
+    """What a reference within the schema leads to; None when there is nothing."""
+    at: Any = root
+    for part in str(ref).split("/")[1:]:
+        at = at.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(at, dict) else None
+    return at
+
+
+def _is_kind(value: Any, types: list[str]) -> bool:
+    kinds = ["boolean"] if isinstance(value, bool) else types
+    return any(kind in types and isinstance(value, KINDS.get(kind, object)) for kind in kinds)
+
+
+def _types(schema: Schema) -> list[str]:
+    types = schema.get("type")
+    return [kind for kind in (types if isinstance(types, list) else [types]) if isinstance(kind, str)]
 
 
 def _refused(param: str, reason: str) -> InvalidSchema:

@@ -1,12 +1,21 @@
 """Schemas that answers are held to."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from luthier.errors import InvalidValue
-from luthier.serve.schemas import MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES, calls_schema, check_schema
+from luthier.serve.schemas import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_LENGTH,
+    MAX_PROPERTIES,
+    calls_schema,
+    check_schema,
+    for_grammar,
+)
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -27,10 +36,16 @@ def wide(num: int) -> dict[str, Any]:
         nested(MAX_DEPTH),
         wide(MAX_PROPERTIES),
         {"properties": {"not": {"type": "string"}, "contains": True}, "required": ["not"]},
-        {"enum": [{"not": 1}], "default": {"if": 2}, "const": {"multipleOf": 3}},
+        {"enum": [{"not": 1}], "default": {"if": 2}},
+        {"type": "string", "enum": ["a", "b"], "title": "t"},
+        {"type": ["number", "null"], "enum": [1, 2.5, None]},
+        {"type": "boolean", "const": True, "description": "x"},
+        {"type": "object", "anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "object", "properties": {}}}},
+        {"type": "number", "oneOf": [{"type": "integer", "minimum": 1}, {"enum": [0.5]}], "discriminator": {}},
+        {"$ref": "#/$defs/a", "description": "x", "$defs": {"a": {"const": 1}}},
         {"type": "array", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "integer", "minimum": 1}}},
         {"anyOf": [{"type": "string", "pattern": "^(?:a|b)+$"}, {"type": "string", "maxLength": 3}]},
-        {"allOf": [{"type": "object"}], "additionalProperties": False, "title": "t", "x-own": {"not": {}}},
+        {"allOf": [{"type": "object"}], "title": "t", "x-own": {"not": {}}},
     ],
 )
 def test_what_is_taken(schema: dict[str, Any]) -> None:
@@ -54,6 +69,20 @@ def test_what_is_taken(schema: dict[str, Any]) -> None:
         ({"properties": []}, "#/properties is no object"),
         ({"anyOf": {}}, "#/anyOf is no array"),
         ({"items": 3}, "#/items is no schema"),
+        ({"type": "string", "format": "date", "pattern": "1"}, "'pattern' cannot be kept to beside 'format'"),
+        ({"dependencies": {}}, "'dependencies'"),
+        ({"properties": {"a": {"anyOf": []}}}, "'anyOf' is empty (at #/properties/a)"),
+        ({"required": ["a"]}, "'required' names 'a', which 'properties' has not (at #)"),
+        ({"properties": {"a": True}, "required": ["a", "z"]}, "'required' names 'z'"),
+        ({"minimum": 1}, "'minimum' cannot be kept to without 'type'"),
+        ({"properties": {"a": True}, "anyOf": [{"required": ["a"]}]}, "'properties' cannot be kept to beside 'anyOf'"),
+        ({"allOf": [{"type": "object"}], "additionalProperties": False}, "'additionalProperties' cannot be kept to"),
+        ({"$ref": "#/$defs/a", "maximum": 1, "$defs": {"a": {"type": "integer"}}}, "'maximum' cannot be kept to"),
+        ({"enum": [1, 2], "const": 1}, "'enum' cannot be kept to beside 'const'"),
+        ({"type": "string", "enum": ["a", 5]}, "'type' cannot be kept to beside 'enum'"),
+        ({"type": "integer", "const": True}, "'type' cannot be kept to beside 'const'"),
+        ({"type": "string", "anyOf": [{"type": "integer"}]}, "'type' cannot be kept to beside 'anyOf'"),
+        ({"type": "string", "$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "beside '$ref'"),
     ],
 )
 def test_what_is_refused(schema: dict[str, Any], words: str) -> None:
@@ -76,3 +105,60 @@ def test_references_of_a_tool_hold_among_all_tools() -> None:
     assert [each["properties"]["name"] for each in schema["items"]["anyOf"]] == [{"const": "f"}, {"const": "g"}]
     assert "maxItems" not in calls_schema({"f": own})
     json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": 5, "enum": 7},
+        {"type": [["string"]], "minLength": 1},
+        {"properties": {"a": {"required": "a"}, "b": {"type": "string", "minLength": "x", "maxLength": True}}},
+        {"type": "object", "properties": None, "required": [["a"]]},
+        {"properties": 5},
+        {"allOf": 5},
+        {"$ref": 5},
+        {"anyOf": [5, {"$ref": "#/a/b"}], "type": "string"},
+        {"type": "string", "minLength": 5, "maxLength": 3},
+    ],
+)
+def test_what_is_no_schema_is_no_fault_of_ours(schema: dict[str, Any]) -> None:
+    with suppress(InvalidValue):
+        check_schema(schema, "response_format")
+    json.dumps(for_grammar(schema))
+
+
+TEXT = {"type": "string", "maxLength": 3}
+
+
+@pytest.mark.parametrize(
+    ("schema", "answers", "others"),
+    [
+        (TEXT, ["", "abc", "\u00fc\u00fc"], ["abcd", "\t", "\x16", "\x7f" * 4]),
+        ({"type": "string", "minLength": 2}, ["ab", "a" * 50], ["a", "\x1f\x1f"]),
+        ({"type": "string", "maxLength": 0}, [""], ["a"]),
+        ({"type": ["string", "null", "integer"], "minLength": 1, "maximum": 7}, ["a", None, 7], ["", "\n", 8, True]),
+        ({"type": "array", "items": TEXT, "maxItems": 1}, [["abc"]], [["abcd"], ["\t"]]),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [TEXT, {"type": "null"}]}}}, ["abc", None], ["\t"]),
+        ({"type": "string", "maxLength": MAX_LENGTH + 1}, ["a" * 50], []),
+    ],
+)
+def test_texts_of_bounded_length_are_json(schema: dict[str, Any], answers: list[Any], others: list[Any]) -> None:
+    """xgrammar itself says what its grammar lets through; of control characters it is asked raw."""
+    xgrammar = pytest.importorskip("xgrammar")
+    testing = pytest.importorskip("xgrammar.testing")
+    check_schema(schema, "response_format")
+    grammar = xgrammar.Grammar.from_json_schema(json.dumps(for_grammar(schema)))
+
+    def lets(answer: Any) -> bool:
+        text = json.dumps(answer, ensure_ascii=False)
+        for raw, written in (("\t", r"\t"), ("\n", r"\n"), ("\x16", r"\u0016"), ("\x1f", r"\u001f")):
+            text = text.replace(written, raw)
+        return bool(testing._is_grammar_accept_string(grammar, text))
+
+    assert [answer for answer in answers if not lets(answer)] == []
+    assert [answer for answer in others if lets(answer)] == []
+
+
+def test_a_schema_without_bounds_stays_as_it_is() -> None:
+    schema = nested(3)
+    assert for_grammar(schema) is schema
