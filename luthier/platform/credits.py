@@ -34,6 +34,8 @@ SHARE = 4
 """Beyond what is needed at once, a lease takes no more than this part of what is available: others want some too."""
 MUCH = 2**62
 """Left where nothing is limited any more."""
+MOST_GRANTED = 2**61
+"""Of an account, in all: what is added to it stays an integer of the store's."""
 MAX_BUDGETS = 1_000
 """Of an account. A renewal takes as long as there are budgets in use, and all accounts wait for it."""
 

@@ -9,6 +9,7 @@ from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen, read_toml
 
 UCR_PER_CREDIT = 1_000_000
+MOST_CREDITS = 10**12
 TOKENS_PER_PRICE = 1_000_000
 BYTE_MS_PER_PRICE = (1 << 30) * 30 * 86_400_000
 """A GiB for 30 days."""
@@ -74,11 +75,16 @@ def to_credits(ucr: int) -> Decimal:
 def to_ucr(credits: str) -> int:
     """Decimal credits as micro-credits; ValueError when they are none."""
     try:
-        ucr = Decimal(credits) * UCR_PER_CREDIT
+        amount = Decimal(credits)
     except InvalidOperation as error:
         raise ValueError(f"{credits!r} is not a decimal number") from error
-    if not ucr.is_finite() or ucr < 0 or ucr != ucr.to_integral_value():
-        raise ValueError("a price is not negative and has at most six decimals")
+    if (
+        not amount.is_finite() or not 0 <= amount < MOST_CREDITS
+    ):  # before it is an integer, which 1E+999999 is in minutes
+        raise ValueError("an amount of credits is not negative, and less than a trillion")
+    ucr = amount * UCR_PER_CREDIT
+    if ucr != ucr.to_integral_value():
+        raise ValueError("an amount of credits has at most six decimals")
     return int(ucr)
 
 

@@ -21,6 +21,8 @@ COLUMNS = (
     *COUNTS,
     *("price_version", "amount_ucr", "credits"),
 )
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""How what spreadsheets compute may begin."""
 
 
 def lines(records: Iterable[UsageRecord], form: Format) -> Iterator[str]:
@@ -49,7 +51,12 @@ def cloud_event(record: UsageRecord) -> dict[str, Any]:
 
 def _csv(record: UsageRecord) -> str:
     values = {**record.model_dump(mode="json"), **_paid(record), "time": _time(record)}
-    return _csv_line(["" if values[name] is None else values[name] for name in COLUMNS])
+    return _csv_line([_inert(values[name]) for name in COLUMNS])
+
+
+def _inert(value: Any) -> Any:
+    """No spreadsheet takes a name for a formula; whoever makes users and roles names them."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else "" if value is None else value
 
 
 def _event(record: UsageRecord) -> str:
@@ -69,8 +76,8 @@ def _time(record: UsageRecord) -> str:
 
 def _csv_line(values: Iterable[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(values)  # what has either letter in it is quoted for that
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 _LINES: dict[Format, Callable[[UsageRecord], str]] = {"csv": _csv, "cloudevents": _event}

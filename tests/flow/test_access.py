@@ -290,7 +290,13 @@ def test_only_who_owns_may_grant(api: TestClient, join: Join) -> None:  # noqa: 
         assert sql_error(ann, statement, 404, "not_found").startswith("No ")
     run_all(api, "GRANT MANAGE GRANTS ON ACCOUNT TO ROLE analyst")
     run_all(ann, grant.format("tuned"))
-    assert "ACCOUNTADMIN" in sql_error(ann, "GRANT ROLE accountadmin TO USER ann", 403, "not_authorized")
+    run_all(api, "CREATE ROLE deputy", "GRANT ROLE accountadmin TO ROLE deputy", "CREATE ROLE aide")
+    run_all(api, "GRANT ROLE deputy TO ROLE aide")
+    for role in ("accountadmin", "deputy", "aide"):
+        assert "ACCOUNTADMIN" in sql_error(ann, f"GRANT ROLE {role} TO USER ann", 403, "not_authorized")
+        assert "ACCOUNTADMIN" in sql_error(ann, f"GRANT ROLE {role} TO ROLE public", 403, "not_authorized")
+    run_all(ann, "GRANT OWNERSHIP ON USER admin TO ROLE analyst")
+    assert "last user" in sql_error(ann, "DROP USER admin", 409, "conflict")
 
 
 def test_show_grants_as_snowflake_shows_them(api: TestClient, join: Join) -> None:  # noqa: F811

@@ -115,3 +115,13 @@ def test_the_command(server: str, registry: Registry, tmp_path: Path, monkeypatc
         main, ["usage", "statement", "--format", "cloudevents", "--since", "1970-01-01T00:00:01.004Z"]
     )
     assert [json.loads(line)["id"] for line in events.output.splitlines()] == ["req_4"]
+
+
+def test_no_name_is_a_formula_for_a_spreadsheet(api: TestClient, registry: Registry) -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a\r=1"]
+    registry.ledger.append([make_record(f"req_{at}", user=name, role=name) for at, name in enumerate(names)])
+    rows = list(csv.DictReader(io.StringIO(api.get(PATH).text, newline="")))
+    assert [row["user"] for row in rows] == [*(f"'{name}" for name in names[:-1]), names[-1]]
+    assert [row["role"] for row in rows] == [row["user"] for row in rows]
+    events = api.get(PATH, params={"format": "cloudevents"}).text.splitlines()
+    assert [json.loads(event)["data"]["user"] for event in events] == names

@@ -132,6 +132,16 @@ def test_a_job_that_the_balance_does_not_cover_is_refused(registry: Registry) ->
     assert sums(registry) == (5, 0, 0, 0)
 
 
+def test_no_balance_is_more_than_the_store_counts(registry: Registry) -> None:
+    for number in range(2):
+        give(registry, 2**60 - 1, f"k{number}")
+    give(registry, 2, "k2")
+    with pytest.raises(Conflict, match=r"given more than 2305843009213\.693952 credits in all"):
+        give(registry, 1, "k3")
+    assert registry.credits.balance(ADMIN).granted_ucr == 2**61
+    assert len(registry.credits.topups(ADMIN)) == 3
+
+
 def test_what_there_is_is_told_to_who_may_see_it(registry: Registry) -> None:
     give(registry, PRICE - 1)
     registry.roles.create(ADMIN, "ANALYST")

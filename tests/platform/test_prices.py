@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidInput
-from luthier.platform.prices import PriceList, load_prices, to_credits
+from luthier.platform.prices import PriceList, load_prices, to_credits, to_ucr
 from luthier.platform.settings import configs_dir
 
 SHIPPED = load_prices(configs_dir() / "prices.toml")
@@ -36,7 +36,18 @@ def test_no_amount_is_below_its_price(prompt: int, completion: int) -> None:
     assert exact <= amount < exact + 1
 
 
+HUGE = ("1e12", "1E+999999", "1e99999999999", "9" * 100_000)
+
+
+@pytest.mark.parametrize("written", [*HUGE, "-1e-999999", "-1", "inf", "nan", "sNaN", "1e-7", ""])
+def test_what_is_no_amount(written: str) -> None:
+    """An integer of 1E+999999 takes minutes, and nobody else is answered meanwhile."""
+    with pytest.raises(ValueError, match=r"amount of credits|decimal number"):
+        to_ucr(written)
+
+
 def test_credits_are_exact() -> None:
+    assert to_ucr("999999999999.999999") == 10**18 - 1
     assert to_credits(1) == Decimal("0.000001")
     assert str(to_credits(1_234_567)) == "1.234567"
 

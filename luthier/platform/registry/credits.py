@@ -6,7 +6,18 @@ import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.credits import ACCOUNT, GRACE_MS, LEASE_MS, Balance, Renewal, TopUp, Want, places_of
+from luthier.platform.credits import (
+    ACCOUNT,
+    GRACE_MS,
+    LEASE_MS,
+    MOST_GRANTED,
+    Balance,
+    Renewal,
+    TopUp,
+    Want,
+    places_of,
+)
+from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.lending import Lending
@@ -41,6 +52,7 @@ class Credits:
             if first := self._first_answer(tx, asked):
                 return first
             self._limits.ensure(tx, account)
+            self._check_room(tx, account, amount_ucr)
             self._limits.grant(tx, account, amount_ucr)
             tx.execute(sa.insert(self._topups).values(**asked.model_dump()))
         return asked
@@ -128,6 +140,13 @@ class Credits:
     def _check_account(self, tx: sa.Connection, account: str) -> None:
         if tx.execute(sa.select(self._accounts.c.name).where(self._accounts.c.name == account)).first() is None:
             raise NotFound(f"There is no account {account!r}.")
+
+    def _check_room(self, tx: sa.Connection, account: str, more_ucr: int) -> None:
+        limit = self._limits.find(tx, account, ACCOUNT)
+        assert limit
+        if limit["granted_ucr"] + more_ucr > MOST_GRANTED:
+            most = f"{to_credits(MOST_GRANTED):f}"
+            raise Conflict(f"Account {account} would have been given more than {most} credits in all.")
 
     def _first_answer(self, tx: sa.Connection, asked: TopUp) -> TopUp | None:
         columns = self._topups.c

@@ -106,7 +106,8 @@ class Roles:
         with self._guard.change(caller) as tx:
             self._check_giver(tx, caller, name)
             self.find(tx, caller, of.name, of.kind)
-            self._check_leaves_an_admin(tx, caller, name, of)
+            if name == ADMIN_ROLE and of.kind is ObjectKind.USER:
+                self.check_leaves_an_admin(tx, caller, of)
             columns = self._role_grants.c
             is_it = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee == of.name)
             tx.execute(sa.delete(self._role_grants).where(columns.account == caller.account, *is_it))
@@ -148,18 +149,18 @@ class Roles:
     def _check_giver(self, tx: sa.Connection, caller: Caller, name: str) -> None:
         role = self.find(tx, caller, name)
         self._guard.check(tx, caller, Action.GRANT, role, lambda: no_role(name))
-        if name == ADMIN_ROLE:  # MANAGE GRANTS is not enough, or it would be the same
+        if ADMIN_ROLE in self._guard.reachable(tx, caller.account, name):  # or MANAGE GRANTS would be the same
             self._guard.check(tx, caller, Action.ADMINISTER)
         if name == PUBLIC:
             raise InvalidInput(f"Role {PUBLIC} is everybody's: it is neither granted nor revoked.")
 
-    def _check_leaves_an_admin(self, tx: sa.Connection, caller: Caller, name: str, of: Securable) -> None:
+    def check_leaves_an_admin(self, tx: sa.Connection, caller: Caller, of: Securable) -> None:
+        """Conflict when the user is the last whom ACCOUNTADMIN is granted to."""
         columns = self._role_grants.c
-        if name != ADMIN_ROLE or of.kind is not ObjectKind.USER:
-            return
-        others = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee != of.name)
-        if not tx.execute(sa.select(columns.role).where(columns.account == caller.account, *others)).first():
-            raise Conflict(f"{of.name} is the last user with role {name}: grant it to another one first.")
+        held = (columns.role == ADMIN_ROLE, columns.granted_to == of.kind.value)
+        users = tx.execute(sa.select(columns.grantee).where(columns.account == caller.account, *held)).scalars().all()
+        if users == [of.name]:
+            raise Conflict(f"{of.name} is the last user with role {ADMIN_ROLE}: grant it to another one first.")
 
     def _pass_on(self, tx: sa.Connection, table: str, column: str, to: Caller, role: str) -> None:
         owned = self._store.table(table)

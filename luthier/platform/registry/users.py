@@ -70,11 +70,11 @@ class Users:
         Conflict while something runs that he began as PUBLIC: it would go on with other rights.
         """
         with self._guard.change(caller) as tx:
-            self._guard.check(
-                tx, caller, Action.MANAGE, self._roles.find(tx, caller, name, ObjectKind.USER), lambda: no_user(name)
-            )
+            user = self._roles.find(tx, caller, name, ObjectKind.USER)
+            self._guard.check(tx, caller, Action.MANAGE, user, lambda: no_user(name))
             if name == caller.user:
                 raise Conflict(f"User {name} is you. Another one has to drop you.")
+            self._roles.check_leaves_an_admin(tx, caller, user)
             self._check_nothing_runs(tx, caller.account, name)
             keys, granted = self._keys.c, self._role_grants.c
             his = (keys.account == caller.account, keys.user == name, keys.revoked_on.is_(None))
