@@ -1,4 +1,7 @@
-"""The soak's look at the server's processes: memory and open files by role, and how fast they rise with the acts."""
+"""The soak's look at the server's processes: memory and open files by role, and how fast they rise with the acts.
+
+Memory is what a process has taken itself: pages of libraries come and go as the machine has room.
+"""
 
 import threading
 from collections import defaultdict
@@ -55,7 +58,8 @@ class Watch:
             with suppress(psutil.Error):
                 title = " ".join(process.cmdline())
                 if role := next((name for part, name in ROLES.items() if part in title), None):
-                    sums[role].append(Look(acts, process.memory_info().rss / 2**20, process.num_fds()))
+                    memory = process.memory_info()
+                    sums[role].append(Look(acts, (memory.rss - memory.shared) / 2**20, process.num_fds()))
         for file in self.home.glob("luthier.db*"):
             with suppress(FileNotFoundError):
                 sums[STORE].append(Look(acts, file.stat().st_size / 2**20, 1))

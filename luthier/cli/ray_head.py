@@ -23,6 +23,9 @@ START_SECONDS = 60.0
 TRACKER_SECONDS = 3.0
 STOP_SECONDS = 15.0
 OBJECT_STORE_BYTES = 300_000_000
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""Of glibc's malloc, which by itself has eight for each core. Each keeps a peak of its own: processes with as many
+threads as Ray's would rise through ten thousand requests and more."""
 
 
 def ray_environment(settings: Settings) -> dict[str, str]:
@@ -42,13 +45,18 @@ def ray_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def head_environment(settings: Settings, cluster_id: str, own: dict[str, str]) -> dict[str, str]:
+    """What all processes of the cluster have, `own` among it."""
+    home = {"LUTHIER_HOME": str(settings.home), "LUTHIER_CACHE": str(settings.cache), MARK: cluster_id}
+    return {**FEW_ARENAS, **os.environ, **ray_environment(settings), **own, **home}
+
+
 def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) -> int:
     """Starts a head node, its processes with this environment too; the pid of its root process once it listens."""
     _ensure_token(settings)
     logs = settings.home / "logs"
     logs.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings)]
-    home = {"LUTHIER_HOME": str(settings.home), "LUTHIER_CACHE": str(settings.cache), MARK: cluster_id}
     with (logs / "ray.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -56,7 +64,7 @@ def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) 
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, **ray_environment(settings), **environment, **home},
+            env=head_environment(settings, cluster_id, environment),
         )
     deadline = time.monotonic() + START_SECONDS
     while not is_listening(settings.ray_port):

@@ -184,7 +184,8 @@ class Completer:
             self._settle(visit)
             self._books.tell(visit)
             ask.told.is_so = True
-            visit.error = None  # its traceback holds this visit: they would keep each other
+            # Both hold this visit: they would keep each other until Python looks for cycles.
+            visit.error, visit.tally.reserve = None, _freely
 
     async def _let_in(self, ask: Ask, held: ExitStack) -> None:
         self._books.check()

@@ -1,8 +1,10 @@
 """One completion: what was counted is settled, however it ends, and the engine is told at once."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -20,6 +22,7 @@ from luthier.serve import complete, patience
 from luthier.serve.admission import Admission
 from luthier.serve.complete import Completer
 from luthier.serve.many import Many
+from luthier.serve.services import Ask
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN
 from tests.fakes import Books, EchoEngine, make_ask
@@ -184,6 +187,22 @@ def test_nothing_counted_is_nothing_settled(door: Door, verb: str, dies_after: i
     with pytest.raises((Unavailable, ContextTooLong)):
         run(door, verb, "a", max_tokens=3 if dies_after == 0 else 20)
     assert door.settled == []
+
+
+@pytest.mark.parametrize("dies_after", [None, 2])
+def test_nothing_of_a_request_waits_for_the_search_for_cycles(door: Door, verb: str, dies_after: int | None) -> None:
+    door.engine.dies_after = dies_after
+
+    async def ask() -> "weakref.ref[Ask]":
+        with suppress(Unavailable):
+            await getattr(door, verb)("a b c")
+        return weakref.ref(door.engine.asks.pop())
+
+    gc.disable()
+    try:
+        assert asyncio.run(ask())() is None
+    finally:
+        gc.enable()
 
 
 def test_a_model_of_another_base_is_refused(door: Door, verb: str) -> None:
