@@ -18,7 +18,7 @@ from luthier.platform.prompts import Prompts, load_prompts
 from luthier.platform.wire import Choice, CompleteRequest, ToolUse
 from luthier.serve.adapter_stats import AdapterStats
 from luthier.serve.complete import Tally
-from luthier.serve.engine_args import engine_args, own_args, prepare_environment
+from luthier.serve.engine_args import engine_args, own_args, prepare_environment, stat_loggers
 from luthier.serve.engine_faults import check_grammar, client_error, refused
 from luthier.serve.inputs import Inputs
 from luthier.serve.loading import Loader, Surroundings
@@ -50,7 +50,9 @@ class VllmEngine:
         arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(weights, use_gpu)
         # vLLM sizes its steps by what it is started for: on large GPUs a server's are four times those of an engine.
         context = UsageContext.OPENAI_API_SERVER
-        self._engine: Any = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=context)
+        self._engine: Any = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments), usage_context=context, stat_loggers=stat_loggers()
+        )
         self._inputs = Inputs(self._prompts, base.engine.max_model_len, _last_token(self._engine))
         self._loader = Loader(self, base, self._prompts, around)
         self._turns = Turns(base.engine.max_loras)

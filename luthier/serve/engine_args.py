@@ -1,10 +1,11 @@
-"""How vLLM is started for a base model: its arguments and its environment."""
+"""How vLLM is started for a base model: its arguments, its environment and its metrics."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client import REGISTRY
 
 from luthier.platform.base_models import BaseModel
 from luthier.platform.base_shapes import linear_modules, served_modules
@@ -82,6 +83,22 @@ def own_args(weights: Path, use_gpu: bool) -> dict[str, Any]:
         # On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs.
         **({} if use_gpu else {"distributed_executor_backend": UniProcExecutor}),
     }
+
+
+def stat_loggers() -> list[type]:
+    """vLLM's metrics but one: it has a series for each set of adapters that ever ran together, and keeps them all."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class Bounded(PrometheusStatLogger):  # type: ignore[misc] # vLLM has no types
+        gauge_lora_info: Any
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if self.gauge_lora_info is not None:
+                REGISTRY.unregister(self.gauge_lora_info)
+                self.gauge_lora_info = None
+
+    return [Bounded]
 
 
 def _lora_room(rank: int) -> int:
