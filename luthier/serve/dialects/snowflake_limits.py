@@ -4,7 +4,7 @@ Snowflake sets them itself, so SQL has no words to; those of keys have no column
 """
 
 from luthier.platform.access import Caller
-from luthier.serve.dialects.usage_views import NUMBER, TEXT, Row, View
+from luthier.serve.dialects.usage_views import Row, View
 from luthier.serve.services import Services
 
 
@@ -14,4 +14,4 @@ def _rows(services: Services, caller: Caller) -> list[Row]:
     return [{"MODEL_NAME": each.model, "RPM": each.requests, "TPM": each.tokens} for each in limits]
 
 
-RATE_VIEW = View({"MODEL_NAME": TEXT, "RPM": NUMBER, "TPM": NUMBER}, _rows)
+RATE_VIEW = View("MODEL_NAME TEXT, RPM NUMBER, TPM NUMBER", _rows)

@@ -5,21 +5,17 @@ Columns and types: docs.snowflake.com, ACCOUNT_USAGE views.
 
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.ledger import HOUR_MS, GroupBy
 from luthier.platform.registry.usage import Selection, records_of, sums_of
 from luthier.platform.sql_times import Times
-from luthier.serve.dialects.usage_views import CREDITS, NUMBER, SQL_FUNCTIONS, TEXT, TIME
+from luthier.serve.dialects.usage_views import HOURS, SQL_FUNCTIONS, typed
 from luthier.serve.dialects.view_files import FileView, Row, by_time
 from luthier.serve.services import Services
 
 START_END = ("START_TIME", "END_TIME")
-_HOUR: list[tuple[str, pa.DataType]] = [("START_TIME", TIME), ("END_TIME", TIME)]
-_TOKENS: list[tuple[str, pa.DataType]] = [("INPUT", NUMBER), ("OUTPUT", NUMBER)]
 _OF_STATEMENT: tuple[GroupBy, ...] = ("hour", "query", "function", "model", "user", "role")
 
 
@@ -63,18 +59,14 @@ def _metric(name: str) -> str:
     return f"""'{{"key": {{"metric": "{name.lower()}", "unit": "tokens"}}, "value": ' || SUM({name}) || '}}'"""
 
 
-_KEPT = pa.schema(
-    [
-        *_HOUR,
-        *((name, TEXT) for name in ("FUNCTION_NAME", "MODEL_NAME", "QUERY_ID", "USER_ID", "ROLE_NAME")),
-        *_TOKENS,
-        ("CREDITS", CREDITS),
-    ]
+_KEPT = typed(
+    f"{HOURS}, FUNCTION_NAME TEXT, MODEL_NAME TEXT, QUERY_ID TEXT, USER_ID TEXT, ROLE_NAME TEXT, "
+    "INPUT NUMBER, OUTPUT NUMBER, CREDITS CREDITS"
 )
 
 FILE_VIEWS = {
     "CORTEX_REST_API_USAGE_HISTORY": FileView(
-        kept=pa.schema([*_HOUR, ("REQUEST_ID", TEXT), ("MODEL_NAME", TEXT), *_TOKENS, ("USER_ID", TEXT)]),
+        kept=typed(f"{HOURS}, REQUEST_ID TEXT, MODEL_NAME TEXT, INPUT NUMBER, OUTPUT NUMBER, USER_ID TEXT"),
         rows=_requests,
         select="""
             SELECT START_TIME, END_TIME, REQUEST_ID, MODEL_NAME, INPUT + OUTPUT AS TOKENS,

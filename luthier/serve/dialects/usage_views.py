@@ -28,21 +28,34 @@ NAMES = {
     UsageKind.COMPLETION.value: "CORTEX_COMPLETIONS",
     UsageKind.STORAGE.value: "MODEL_STORAGE",
 }
-TIME, TEXT, NUMBER, CREDITS = pa.timestamp("ms", tz="UTC"), pa.string(), pa.int64(), pa.decimal128(38, 6)
-HOUR = {"START_TIME": TIME, "END_TIME": TIME}
+TYPES = {
+    "TIME": pa.timestamp("ms", tz="UTC"),
+    "DATE": pa.date32(),
+    "TEXT": pa.string(),
+    "NUMBER": pa.int64(),
+    "CREDITS": pa.decimal128(38, 6),
+    "TRUTH": pa.bool_(),
+}
+HOURS = "START_TIME TIME, END_TIME TIME"
+USED = "CREDITS_USED_COMPUTE CREDITS, CREDITS_USED_CLOUD_SERVICES CREDITS, CREDITS_USED CREDITS"
 
 Row = dict[str, Any]
 Rows = Callable[[Services, Caller], list[Row]]
 
 
+def typed(columns: str) -> pa.Schema:
+    """Each with its type, between commas."""
+    return pa.schema([(name, TYPES[kind]) for name, kind in map(str.split, columns.split(", "))])
+
+
 @dataclass(frozen=True)
 class View:
-    columns: dict[str, pa.DataType]
+    columns: str
     rows: Rows
     """A column that a row lacks is NULL."""
 
     def table(self, services: Services, caller: Caller) -> pa.Table:
-        return pa.Table.from_pylist(self.rows(services, caller), pa.schema(list(self.columns.items())))
+        return pa.Table.from_pylist(self.rows(services, caller), typed(self.columns))
 
 
 def _fine_tuning(services: Services, caller: Caller) -> list[Row]:
@@ -104,39 +117,22 @@ def _used(row: Row) -> Row:
     }
 
 
-_FUNCTION = {"FUNCTION_NAME": TEXT, "MODEL_NAME": TEXT}
-_USED = {"CREDITS_USED_COMPUTE": CREDITS, "CREDITS_USED_CLOUD_SERVICES": CREDITS, "CREDITS_USED": CREDITS}
-
 VIEWS = {
     "CORTEX_FINE_TUNING_USAGE_HISTORY": View(
-        {**HOUR, "MODEL_NAME": TEXT, "TOKEN_CREDITS": CREDITS, "TOKENS": NUMBER}, _fine_tuning
+        f"{HOURS}, MODEL_NAME TEXT, TOKEN_CREDITS CREDITS, TOKENS NUMBER", _fine_tuning
     ),
     "CORTEX_FUNCTIONS_USAGE_HISTORY": View(
-        {**HOUR, **_FUNCTION, "WAREHOUSE_ID": NUMBER, "TOKENS": NUMBER, "TOKEN_CREDITS": CREDITS}, _functions
+        f"{HOURS}, FUNCTION_NAME TEXT, MODEL_NAME TEXT, WAREHOUSE_ID NUMBER, TOKENS NUMBER, TOKEN_CREDITS CREDITS",
+        _functions,
     ),
     "METERING_HISTORY": View(
-        {
-            "SERVICE_TYPE": TEXT,
-            **HOUR,
-            **dict.fromkeys(("ENTITY_ID",), NUMBER),
-            **dict.fromkeys(("ENTITY_TYPE", "NAME"), TEXT),
-            "DATABASE_ID": NUMBER,
-            "DATABASE_NAME": TEXT,
-            "SCHEMA_ID": NUMBER,
-            "SCHEMA_NAME": TEXT,
-            **_USED,
-            **dict.fromkeys(("BYTES", "ROWS", "FILES"), NUMBER),
-        },
+        f"SERVICE_TYPE TEXT, {HOURS}, ENTITY_ID NUMBER, ENTITY_TYPE TEXT, NAME TEXT, DATABASE_ID NUMBER, "
+        f"DATABASE_NAME TEXT, SCHEMA_ID NUMBER, SCHEMA_NAME TEXT, {USED}, BYTES NUMBER, ROWS NUMBER, FILES NUMBER",
         _metering,
     ),
     "METERING_DAILY_HISTORY": View(
-        {
-            "SERVICE_TYPE": TEXT,
-            "USAGE_DATE": pa.date32(),
-            **_USED,
-            "CREDITS_ADJUSTMENT_CLOUD_SERVICES": CREDITS,
-            "CREDITS_BILLED": CREDITS,
-        },
+        f"SERVICE_TYPE TEXT, USAGE_DATE DATE, {USED}, CREDITS_ADJUSTMENT_CLOUD_SERVICES CREDITS, "
+        "CREDITS_BILLED CREDITS",
         _metering_daily,
     ),
 }
