@@ -23,7 +23,7 @@ from luthier.platform.securables import (
 )
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import Limit, PageOf, Rows, listed, paged
-from luthier.serve.paths import NAME
+from luthier.serve.paths import NAME, Key, UserKey
 from luthier.serve.services import Services
 
 routes = APIRouter()
@@ -34,7 +34,7 @@ class NewAccount(Frozen):
 
 
 class NewUser(Frozen):
-    name: str
+    name: UserKey
     default_role: str | None = None
     comment: str = ""
 
@@ -45,7 +45,7 @@ class DefaultRole(Frozen):
 
 
 class NewRole(Frozen):
-    name: str
+    name: Key
     comment: str = ""
 
 
@@ -118,10 +118,10 @@ def set_parameter(parameter: str, body: Value, caller: CallerOf, services: Servi
 
 @routes.post("/users", status_code=201)
 def create_user(request: Request, body: NewUser, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    request.state.object = ("user", user_key(body.name))
-    name, role = user_key(body.name), role_key(body.default_role) if body.default_role else None
-    services.registry.users.create(caller, name, role, body.comment)
-    return services.registry.users.get(caller, name).model_dump()
+    request.state.object = ("user", body.name)
+    role = role_key(body.default_role) if body.default_role else None
+    services.registry.users.create(caller, body.name, role, body.comment)
+    return services.registry.users.get(caller, body.name).model_dump()
 
 
 @routes.get("/users")
@@ -132,27 +132,24 @@ def list_users(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str
 
 
 @routes.put(f"/users/{NAME}/default-role")
-def set_default_role(name: str, body: DefaultRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
+def set_default_role(name: UserKey, body: DefaultRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """ALTER USER ... SET DEFAULT_ROLE."""
-    key, role = user_key(name), role_key(body.role) if body.role else None
-    services.registry.users.set_default_role(caller, key, role)
-    return services.registry.users.get(caller, key).model_dump()
+    services.registry.users.set_default_role(caller, name, role_key(body.role) if body.role else None)
+    return services.registry.users.get(caller, name).model_dump()
 
 
 @routes.delete(f"/users/{NAME}")
-def drop_user(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def drop_user(name: UserKey, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """His keys are revoked."""
-    key = user_key(name)
-    services.registry.users.drop(caller, key)
-    return {"name": key}
+    services.registry.users.drop(caller, name)
+    return {"name": name}
 
 
 @routes.post("/roles", status_code=201)
 def create_role(request: Request, body: NewRole, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
-    request.state.object = ("role", role_key(body.name))
-    name = role_key(body.name)
-    services.registry.roles.create(caller, name, body.comment)
-    return services.registry.roles.get(caller, name).model_dump()
+    request.state.object = ("role", body.name)
+    services.registry.roles.create(caller, body.name, body.comment)
+    return services.registry.roles.get(caller, body.name).model_dump()
 
 
 @routes.get("/roles")
@@ -163,28 +160,27 @@ def list_roles(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str
 
 
 @routes.delete(f"/roles/{NAME}")
-def drop_role(name: str, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def drop_role(name: Key, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """What it owned is the caller's role's from then on."""
-    key = role_key(name)
-    services.registry.roles.drop(caller, key)
-    return {"name": key}
+    services.registry.roles.drop(caller, name)
+    return {"name": name}
 
 
 @routes.post(f"/roles/{NAME}/grant")
-def grant_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+def grant_role(request: Request, name: Key, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
     """GRANT ROLE ... TO USER | ROLE."""
-    request.state.object = ("role", f"{role_key(name)} TO {body.kind} {body.name}")
+    request.state.object = ("role", f"{name} TO {body.kind} {body.name}")
     to = services.securable(ObjectKind(body.kind), body.name)
-    services.registry.roles.grant(caller, role_key(name), to)
-    return {"role": role_key(name), "granted_to": to.kind.value, "grantee_name": to.name}
+    services.registry.roles.grant(caller, name, to)
+    return {"role": name, "granted_to": to.kind.value, "grantee_name": to.name}
 
 
 @routes.post(f"/roles/{NAME}/revoke")
-def revoke_role(request: Request, name: str, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
-    request.state.object = ("role", f"{role_key(name)} FROM {body.kind} {body.name}")
+def revoke_role(request: Request, name: Key, body: Member, caller: CallerOf, services: ServicesOf) -> dict[str, str]:
+    request.state.object = ("role", f"{name} FROM {body.kind} {body.name}")
     of = services.securable(ObjectKind(body.kind), body.name)
-    services.registry.roles.revoke(caller, role_key(name), of)
-    return {"role": role_key(name), "revoked_from": of.kind.value, "grantee_name": of.name}
+    services.registry.roles.revoke(caller, name, of)
+    return {"role": name, "revoked_from": of.kind.value, "grantee_name": of.name}
 
 
 @routes.get("/grants")
