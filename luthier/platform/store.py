@@ -149,12 +149,31 @@ class Store:
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     """Brings the database to a revision."""
-    if revision != "head" or _revision(engine) != _newest():
+    found = _revision(engine)
+    if revision != "head" or found != _newest():
+        _check_known(found)
         _alembic(engine, command.upgrade, revision)
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
     _alembic(engine, command.downgrade, revision)
+
+
+def _check_known(found: str | None) -> None:
+    known = ScriptDirectory(MIGRATIONS)
+    if found is None or found in {script.revision for script in known.walk_revisions()}:
+        return
+    first, newest = known.get_base(), known.get_current_head()
+    if found < str(first):
+        raise Conflict(
+            f"The store is at revision {found}, of a Luthier before the first release, which begins at {first}. Begin "
+            f"with an empty home (LUTHIER_HOME) or database (LUTHIER_DATABASE_URL), or first start a Luthier on it "
+            f"that knows both."
+        )
+    raise Conflict(
+        f"The store is at revision {found}, and this Luthier knows none after {newest}. Start the version that wrote "
+        f"it, or a later one."
+    )
 
 
 def _check_newest(engine: sa.Engine) -> None:

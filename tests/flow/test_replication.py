@@ -23,7 +23,6 @@ from luthier.platform.registry.replication import ReplicaRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import file_sha256
-from luthier.platform.store import downgrade
 from luthier.serve.api import build_api
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, BASE_MODEL, KEY, add_admin, make_settings
@@ -32,6 +31,7 @@ from tests.flow.conftest import create, error_of
 from tests.flow.people import Join, join, run_all  # noqa: F401 - a fixture
 from tests.flow.test_access import ask, ask_body, sql_error
 from tests.flow.test_cli import as_json, good, refused
+from tests.forging import set_revision
 
 TUNED = parse_name("tuned", "LUTHIER", "PUBLIC")
 Publish = Callable[..., None]
@@ -285,7 +285,7 @@ def test_it_is_refused_where_it_could_not_answer(
     file.write_text(BASE_MODEL.format(path="x").replace('"tiny"', '"other"'))
     Registry(eu_settings.model_copy(update={"serve_base_models": ()}), Launcher())
     assert "has none of that name" in error_of(replicate(api), 409, "conflict")
-    downgrade(eu.roles._store.engine, "0009")
+    set_revision(eu.roles._store, "0009")
     assert "is at revision 0009" in error_of(replicate(api), 409, "conflict")
     assert folders(eu_settings) == []
 

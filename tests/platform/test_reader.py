@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from luthier.errors import Unavailable
+from luthier.errors import ClusterError, Unavailable
 from luthier.platform.access import hash_key
 from luthier.platform.credits import Budget, BudgetKind, Period
 from luthier.platform.rates import RateLimit
@@ -21,6 +21,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, KEY, make_job, make_record
 from tests.fakes import Launcher
+from tests.forging import set_revision
 from tests.local_ray import local_ray
 
 RECORDS = 150_000
@@ -66,6 +67,18 @@ def test_a_snapshot_is_of_one_moment(registry: Registry, settings: Settings) -> 
     with store.snapshot() as tx:
         assert tx.execute(count).scalar_one() == 1
     store.engine.dispose()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_registry_that_cannot_start_says_why(settings: Settings) -> None:
+    store = Store(settings.store_url)
+    set_revision(store, "9999")
+    store.engine.dispose()
+    with local_ray(num_cpus=1):
+        with pytest.raises(ClusterError, match=r"^The registry did not start: .*The store is at revision 9999.*one\.$"):
+            start_registry(settings, Launcher())
+        stop_registry()
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from luthier.platform.registry.reconcile import Reconciliation
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
-from luthier.platform.store import Store, downgrade, upgrade
+from luthier.platform.store import Store
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_finished, make_job, make_record
-from tests.fakes import Launcher
 from tests.forging import forging
 
 pytestmark = pytest.mark.stores
@@ -360,13 +359,3 @@ def test_a_limit_that_was_tampered_with_is_found(
         tx.exec_driver_sql(change)
     off = [what for (_, what), (shown, total) in balances(limited).items() if shown != total]
     assert {what: off.count(what) for what in off} == found
-
-
-def test_a_limit_from_before_the_ledger_was_counted_for_it_is_equal(limited: Registry, settings: Settings) -> None:
-    engine = sa.create_engine(settings.store_url)
-    downgrade(engine, "0022")
-    upgrade(engine)
-    again = Registry(settings, Launcher())
-    again.ledger.append([record("d", amount_ucr=3)])
-    assert all(shown == total for shown, total in balances(again).values())
-    engine.dispose()

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from luthier.errors import LuthierError, Unavailable
+from luthier.errors import ClusterError, LuthierError, Unavailable
 from luthier.platform.audit import Entry, asked
 from luthier.platform.registry.artifacts import Garbage
 from luthier.platform.registry.jobs import Launcher
@@ -118,7 +118,10 @@ def registry_client() -> Registry:
 def start_registry(settings: Settings, launcher: Launcher) -> None:
     """Starts the actor, and its reader once the store is as it must be; or finds those that are there."""
     handle = _options(RegistryActor, NAME).remote(settings, launcher)
-    ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
+    try:
+        ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
+    except ActorDiedError as error:  # ends with what its making raised
+        raise ClusterError(f"The registry did not start: {str(error).splitlines()[-1]}") from error
     _options(LongReader, READER, max_concurrency=READERS).remote(settings, launcher)
 
 
