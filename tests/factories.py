@@ -10,6 +10,7 @@ from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import Selection, records_of
 from luthier.platform.settings import Settings
 
 KEY = "lt_test_key"
@@ -99,6 +100,11 @@ def make_record(source_id: str = "req_1", **given: Any) -> UsageRecord:
         "time": 1_000,
     }
     return UsageRecord(**{**fields, **given})
+
+
+def billed(registry: Registry, kind: UsageKind = UsageKind.COMPLETION, caller: Caller = ADMIN) -> list[UsageRecord]:
+    """What the ledger has of that kind, as the caller sees it, in the order in which it came."""
+    return list(records_of(registry.usage, caller, Selection(kind=kind)))
 
 
 def make_version(number: int, storage: Path, weights: str) -> ModelVersion:

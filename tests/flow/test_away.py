@@ -17,7 +17,6 @@ from luthier.platform.access import hash_key, new_key
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.credits import ALONE_SECONDS
 from luthier.platform.keys import NewKey
-from luthier.platform.metering import UsageKind
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
 from luthier.platform.prompts import load_prompts
@@ -39,7 +38,7 @@ from luthier.serve.services import Ask, make_services
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
 from luthier.serve.threads import REGISTRY
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_version
+from tests.factories import ADMIN, KEY, add_admin, billed, make_finished, make_job, make_version
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way, hanging_storage
 from tests.flow.conftest import CHAT
 from tests.serve.loading_bench import Engine as Workers
@@ -261,7 +260,7 @@ def test_a_known_caller_goes_on_without_the_registry_until_his_leases_end(limite
 
     asyncio.run(scene())
     limited.spool.flush()
-    records = limited.registry.ledger.records(ADMIN, UsageKind.COMPLETION)
+    records = billed(limited.registry)
     balance = limited.registry.credits.balance(ADMIN)
     assert len(records) == 2 * (2 * 5 + 12 + 1)
     assert (balance.spent_ucr, balance.overrun_ucr) == (sum(record.amount_ucr for record in records), 0)

@@ -14,14 +14,13 @@ from starlette.types import ASGIApp, Message
 
 from luthier.cli.front import instruct
 from luthier.platform.base_models import load_catalog
-from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.platform.request_ids import front_file, front_secret
 from luthier.platform.settings import Settings
 from luthier.serve.api import build_api, build_direct
 from luthier.serve.haproxy_shim import REQUEST_ID
 from luthier.serve.services import make_services
-from tests.factories import ADMIN, KEY, make_finished, make_job
+from tests.factories import KEY, billed, make_finished, make_job
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call, error_of
 
@@ -46,7 +45,7 @@ def client_of(body: bytes, leaves: Callable[[], bool]) -> Callable[[], Any]:
 
 
 def counts(registry: Registry) -> list[tuple[int, int]]:
-    records = registry.ledger.records(ADMIN, UsageKind.COMPLETION)
+    records = billed(registry)
     return [(record.prompt_tokens, record.completion_tokens) for record in records]
 
 

@@ -16,11 +16,10 @@ from luthier.cli.main import main
 from luthier.errors import NotAllowed
 from luthier.platform.access import hash_key
 from luthier.platform.jobs import now_ms
-from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.serve import deps
 from luthier.serve.deps import FRESH_SECONDS
-from tests.factories import ADMIN, KEY
+from tests.factories import KEY, billed
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
@@ -97,7 +96,7 @@ def test_made_shown_once_listed_revoked(api: TestClient) -> None:
 def test_usage_names_the_key(api: TestClient, registry: Registry) -> None:
     key = made(api, name="ci")
     assert api.post(CHAT, json=ASK, headers=bearer(key)).status_code == 200
-    (record,) = registry.ledger.records(ADMIN, UsageKind.COMPLETION)
+    (record,) = billed(registry)
     assert record.key == key["id"]
     (row,) = api.get("/luthier/v1/usage/completions", params={"group_by": "key"}).json()["usage"]
     assert (row["key"], row["records"]) == (key["id"], 1)

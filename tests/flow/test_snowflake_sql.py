@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.platform.jobs import JobError
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import HOUR_MS
 from tests.fakes import EchoEngine
 from tests.flow.conftest import SELECT, create, error_of, sql
 

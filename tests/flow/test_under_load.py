@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
 from luthier.platform.access import hash_key
-from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve import patience
@@ -27,7 +27,7 @@ from luthier.serve.api import build_api, build_direct
 from luthier.serve.dialects import snowflake_sql
 from luthier.serve.engine_metrics import Places
 from luthier.serve.services import make_services
-from tests.factories import ADMIN, KEY, make_settings
+from tests.factories import KEY, billed, make_settings
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call, error_of, sql
 
@@ -233,7 +233,7 @@ def test_nothing_is_done_that_cannot_be_metered(
 
 
 def records(registry: Registry) -> list[UsageRecord]:
-    return registry.ledger.records(ADMIN, UsageKind.COMPLETION)
+    return billed(registry)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.platform.metering import UsageKind
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import HOUR_MS
 from luthier.serve.dialects.usage_files import FILE_VIEWS
 from luthier.serve.dialects.usage_views import VIEWS
 from tests.factories import make_record

@@ -8,9 +8,8 @@ from starlette.testclient import TestClient
 
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.metering import UsageKind
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.usage import Selection
+from luthier.platform.registry.usage import HOUR_MS, Selection
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.serve.dialects import view_files

@@ -7,11 +7,10 @@ import pytest
 from luthier.errors import Conflict
 from luthier.platform.batches import MOVES, Batch, BatchStatus, Report, Step, check_move
 from luthier.platform.files import Purpose, StoredFile
-from luthier.platform.metering import UsageKind
 from luthier.platform.registry.batches import LEASE_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from tests.factories import ADMIN, add_admin, make_record
+from tests.factories import ADMIN, add_admin, billed, make_record
 from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
@@ -131,7 +130,7 @@ def test_who_lost_a_batch_bills_nothing(registry: Registry, clock: Millis) -> No
     for _ in range(2):
         batch = registry.batches.report("batch_1", "two", Report(completed=1, failed=0, usage=[own]))
     assert (batch.status, batch.counts.completed) == (BatchStatus.VALIDATING, 1)
-    assert registry.ledger.records(ADMIN, UsageKind.COMPLETION) == [own]
+    assert billed(registry) == [own]
 
 
 def test_steps_leave_their_times_and_files(registry: Registry, clock: Millis) -> None:

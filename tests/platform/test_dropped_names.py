@@ -5,14 +5,12 @@ import pytest
 from luthier.errors import Conflict, NotAuthenticated
 from luthier.platform.access import Caller
 from luthier.platform.credits import Budget, BudgetKind
-from luthier.platform.metering import UsageKind
 from luthier.platform.names import parse_name
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.usage import Selection
+from luthier.platform.registry.usage import HOUR_MS, Selection
 from luthier.platform.securables import ACCOUNT, Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
-from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
+from tests.factories import ADMIN, add_admin, billed, make_finished, make_job, make_record
 from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
@@ -47,12 +45,10 @@ def use(registry: Registry, id: str, at: int) -> None:
 
 def test_a_role_sees_what_was_used_since_it_is_there(registry: Registry, time: Clock) -> None:
     def seen() -> list[str]:
-        ledger, usage = registry.ledger, registry.usage
-        found = [record.source_id for record in ledger.records(ANALYST, UsageKind.COMPLETION)]
-        assert [record.source_id for _, record in usage.page(ANALYST, Selection())] == found
-        for by in (["hour"], ["user"]):
+        usage = registry.usage
+        found = [record.source_id for _, record in usage.page(ANALYST, Selection())]
+        for by in (["hour"], ["user"], ["kind"], []):
             assert sum(row["records"] for row in usage.sums(ANALYST, by, Selection())) == len(found), by
-        assert sum(row["records"] for row in ledger.totals(ANALYST, [])) == len(found)
         return found
 
     use(registry, "before", BEGAN)
@@ -61,7 +57,7 @@ def test_a_role_sees_what_was_used_since_it_is_there(registry: Registry, time: C
     assert seen() == []
     use(registry, "after", time.now)
     assert seen() == ["after"]
-    assert len(registry.ledger.records(ADMIN, UsageKind.COMPLETION)) == 2
+    assert len(billed(registry)) == 2
     registry.grants.grant(ADMIN, Granted((Privilege.MONITOR_USAGE,), ACCOUNT), ANALYST.role)
     assert len(registry.usage.page(ANALYST, Selection())) == 2, "who may see all sees that too"
 

@@ -8,9 +8,8 @@ import sqlalchemy as sa
 from luthier.platform.access import Caller
 from luthier.platform.jobs import JobStatus
 from luthier.platform.metering import UsageKind
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.usage import SUMS, Selection
+from luthier.platform.registry.usage import HOUR_MS, SUMS, Selection
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
@@ -84,8 +83,8 @@ def test_the_hours_of_usage_are_those_of_the_records(registry: Registry) -> None
         sums[:] = [each + more for each, more in zip(sums, [1, *(row[name] for name in SUMS)], strict=True)]
     assert kept == {(*sums, *key) for key, sums in found.items()}
     for of in (Selection(), Selection(kind=UsageKind.STORAGE), Selection(since=HOUR_MS, until=2 * HOUR_MS)):
-        for by in (["hour"], ["day"], []):
-            slow = registry.usage._sums(usage, registry.usage._chosen(ADMIN, of, usage), by)
+        for by in (["hour"], ["kind", "day"], []):
+            slow = registry.usage._sums(usage, registry.usage._chosen(ADMIN, of), by)
             assert registry.usage.sums(ADMIN, by, of) == slow, "both ways are the same"
     assert len(registry.usage.sums(ADMIN, ["hour"], Selection(since=1_700_000))) == 2, "half an hour is of records"
 
@@ -114,7 +113,7 @@ def test_the_hours_of_roles_and_users_are_those_of_their_records(settings: Setti
     for role, user in (("A", "ann"), ("C", "ann"), ("PUBLIC", "ann"), ("PUBLIC", "bob")):
         caller = Caller(account=ADMIN.account, user=user, role=role)
         for of in (Selection(), Selection(kind=UsageKind.TRAINING), Selection(since=2 * HOUR_MS, until=4 * HOUR_MS)):
-            for by in (["hour"], ["day"], ["day", "hour"], []):
-                slow = usage._sums(usage._usage, usage._chosen(caller, of, usage._usage), by)
+            for by in (["hour"], ["day"], ["kind", "hour"], []):
+                slow = usage._sums(usage._usage, usage._chosen(caller, of), by)
                 assert usage.sums(caller, by, of) == slow, (caller, of, by)
                 assert bool(slow) == (user == "ann"), "bob is no user"

@@ -14,18 +14,18 @@ from luthier.errors import Conflict
 from luthier.platform.access import Caller
 from luthier.platform.metering import Source, UsageKind, UsageRecord, completion_usage, training_usage
 from luthier.platform.prices import load_prices
-from luthier.platform.registry.ledger import HOUR_MS, Ledger
+from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.usage import HOUR_MS, SUMS, Selection, UsageReader
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
-from tests.factories import ADMIN, make_record
+from tests.factories import ADMIN, billed, make_record
 from tests.forging import empty
 from tests.machines import memory
 
 pytestmark = pytest.mark.stores
 
 PRICES = load_prices(configs_dir() / "prices.toml")
-COUNTS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "amount_ucr")
 amounts = st.integers(0, 10**12)
 contents = st.fixed_dictionaries(
     {
@@ -37,13 +37,13 @@ contents = st.fixed_dictionaries(
 )
 
 
-def fresh_ledger() -> Ledger:
+def fresh_ledger() -> tuple[Ledger, UsageReader]:
     """Over a database in memory, with the account of the records."""
     store = memory()
     empty(store)
     with store.transaction() as tx:
         tx.execute(sa.insert(store.table("accounts")).values(name=ADMIN.account, created_on=0))
-    return Ledger(store)
+    return Ledger(store), UsageReader(store)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -51,7 +51,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = fresh_ledger()
+        self.ledger, self.usage = fresh_ledger()
         self.kept: dict[tuple[UsageKind, str], UsageRecord] = {}
 
     @rule(batch=st.lists(contents, max_size=5))
@@ -72,11 +72,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def sums_are_those_of_the_distinct_records(self) -> None:
-        totals = {row["kind"]: row for row in self.ledger.totals(ADMIN, [])}
+        totals = {row["kind"]: row for row in self.usage.sums(ADMIN, ["kind"], Selection())}
         for kind in UsageKind:
             mine = [record for record in self.kept.values() if record.kind is kind]
             assert (kind.value in totals) == bool(mine)
-            for name in COUNTS if mine else ():
+            for name in SUMS if mine else ():
                 assert totals[kind.value][name] == sum(getattr(record, name) for record in mine)
                 assert type(totals[kind.value][name]) is int
 
@@ -88,10 +88,10 @@ TestLedgerMachine.settings = hypothesis_settings(max_examples=25, stateful_step_
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(trained=st.lists(st.integers(0, 10**9), max_size=20))
 def test_a_sum_of_records_is_exact(trained: list[int]) -> None:
-    ledger = fresh_ledger()
+    ledger, usage = fresh_ledger()
     records = [_training(f"ft_{number}", tokens) for number, tokens in enumerate(trained)]
     assert ledger.append(records + records) == len(records)
-    rows = ledger.totals(ADMIN, [])
+    rows = usage.sums(ADMIN, ["kind"], Selection())
     assert sum(row["amount_ucr"] for row in rows) == sum(record.amount_ucr for record in records)
 
 
@@ -99,7 +99,7 @@ def test_one_contradiction_refuses_the_whole_batch(registry: Registry) -> None:
     registry.ledger.append([make_record("a")])
     with pytest.raises(Conflict, match="completion a is in the ledger"):
         registry.ledger.append([make_record("b"), make_record("a", prompt_tokens=4)])
-    assert [record.source_id for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)] == ["a"]
+    assert [record.source_id for record in billed(registry)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -111,22 +111,22 @@ def test_the_store_refuses_changes(registry: Registry, settings: Settings, state
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.transaction() as tx:
         tx.exec_driver_sql(statement)
     assert registry.ledger.append([make_record("a"), make_record("b"), make_record("c")]) == 1
-    assert len(registry.ledger.records(ADMIN, UsageKind.COMPLETION)) == 3
+    assert len(billed(registry)) == 3
 
 
 def test_times_are_a_half_open_interval(registry: Registry) -> None:
     registry.ledger.append([make_record(str(time), time=time) for time in (10, 20, 30)])
-    found = registry.ledger.records(ADMIN, UsageKind.COMPLETION, since=20, until=30)
-    assert [record.time for record in found] == [20]
+    found = registry.usage.page(ADMIN, Selection(since=20, until=30))
+    assert [record.time for _, record in found] == [20]
 
 
 def test_groups(registry: Registry) -> None:
     day = 24 * HOUR_MS
     records = [("a", 0), ("b", HOUR_MS - 1), ("c", HOUR_MS), ("d", day)]
     registry.ledger.append([make_record(name, time=time, model=f"m_{name < 'c'}") for name, time in records])
-    by_hour = registry.ledger.totals(ADMIN, ["hour"])
+    by_hour = registry.usage.sums(ADMIN, ["hour"], Selection())
     assert [(row["hour"], row["records"]) for row in by_hour] == [(0, 2), (HOUR_MS, 1), (day, 1)]
-    by_day = registry.ledger.totals(ADMIN, ["day", "model"])
+    by_day = registry.usage.sums(ADMIN, ["day", "model"], Selection())
     assert [(row["day"], row["model"], row["records"]) for row in by_day] == [
         (0, "m_False", 1),
         (0, "m_True", 2),
@@ -137,8 +137,8 @@ def test_groups(registry: Registry) -> None:
 def test_accounts_do_not_see_each_other(registry: Registry) -> None:
     registry.ledger.append([make_record("a")])
     other = Caller(account="other", user="u", role="r")
-    assert registry.ledger.records(other, UsageKind.COMPLETION) == []
-    assert registry.ledger.totals(other, []) == []
+    assert billed(registry, UsageKind.COMPLETION, other) == []
+    assert registry.usage.sums(other, ["kind"], Selection()) == []
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def types(registry: Registry, job_id: str = "ft_1") -> list[str]:
 
 
 def billed(registry: Registry) -> list[tuple[str, int, int]]:
-    records = registry.ledger.records(ADMIN, UsageKind.TRAINING)
+    records = billed(registry, UsageKind.TRAINING)
     return [(record.source_id, record.trained_tokens, record.amount_ucr) for record in records]
 
 

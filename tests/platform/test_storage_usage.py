@@ -66,7 +66,7 @@ def drop(registry: Registry, settings: Settings, sha256: str, name: str = "M") -
 
 def billed(registry: Registry) -> list[UsageRecord]:
     registry.storage.bill()
-    return registry.ledger.records(ADMIN, UsageKind.STORAGE)
+    return billed(registry, UsageKind.STORAGE)
 
 
 def test_a_day_is_billed_when_it_is_over_and_once(registry: Registry, settings: Settings, clock: Clock) -> None:
@@ -168,7 +168,7 @@ def test_the_account_that_has_the_model_pays(registry: Registry, settings: Setti
     keep(registry, settings, clock, "aa", 1000)
     clock.now += DAY_MS
     registry.storage.bill()
-    assert registry.ledger.records(ADMIN.model_copy(update={"account": "other"}), UsageKind.STORAGE) == []
+    assert billed(registry, UsageKind.STORAGE, ADMIN.model_copy(update={"account": "other"})) == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_versions_that_come_and_go_are_added_to_those_that_stay(
         3000,
         3000,
     ]
-    assert registry.ledger.records(other, UsageKind.STORAGE) == []
+    assert billed(registry, UsageKind.STORAGE, other) == []
 
 
 @pytest.mark.parametrize("is_collected", [False, True])

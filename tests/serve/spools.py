@@ -4,9 +4,9 @@ import queue
 from pathlib import Path
 
 from luthier.errors import Unavailable
-from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
-from tests.factories import ADMIN
+from tests.factories import billed
 
 DEADLINE_SECONDS = 20
 
@@ -29,7 +29,7 @@ class Door:
 
 
 def kept(registry: Registry) -> list[str]:
-    return [record.source_id for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)]
+    return [record.source_id for record in billed(registry)]
 
 
 def lines(file: Path) -> list[str]:

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import Unavailable
-from luthier.platform.metering import UsageKind, UsageRecord
+from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.serve import usage
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, make_record
+from tests.factories import billed, make_record
 from tests.full_disk import full_disk
 from tests.serve.spools import DEADLINE_SECONDS, Door, kept, leave_behind, lines
 
@@ -189,7 +189,7 @@ def test_odd_names_survive(registry: Registry, folder: Path, dead_pid: int) -> N
     name = 'LUTHIER.PUBLIC."a\u2028b\n}"'
     leave_behind(folder, dead_pid, make_record("a", model=name))
     UsageSpool(folder, Door(registry).append).flush()
-    assert [record.model for record in registry.ledger.records(ADMIN, UsageKind.COMPLETION)] == [name]
+    assert [record.model for record in billed(registry)] == [name]
 
 
 STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed", "full", "well")

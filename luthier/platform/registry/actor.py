@@ -52,7 +52,6 @@ LONG_READS = {
     "grants": {"to_role", "on", "of_role", "to_user", "future"},
     "jobs": {"show"},
     "keys": {"show", "authenticate_all", "sessions_of"},
-    "ledger": {"records", "totals"},
     "models": {"show"},
     "rates": {"show"},
     "reconcile": {"report"},

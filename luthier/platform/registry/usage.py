@@ -1,7 +1,7 @@
 """Verbs that read the ledger for views and statements: sums that the store makes, and pages of records."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -10,12 +10,15 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.privileges import Action, Maker
 from luthier.platform.registry.guard import MAX_PARTS, Guard
-from luthier.platform.registry.ledger import COUNTS, HOUR_MS, GroupBy, group_key, seen_usage
 from luthier.platform.registry.paging import nothing_behind
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Store
 
-SUMS = (*COUNTS, "stored_bytes")
+HOUR_MS = 3_600_000
+_PERIOD_MS = {"hour": HOUR_MS, "day": 24 * HOUR_MS}
+GroupBy = Literal["model", "version", "base_model", "function", "user", "role", "key", "query", "day", "hour"]
+Column = Literal["kind"] | GroupBy
+SUMS = ("prompt_tokens", "completion_tokens", "trained_tokens", "evaluated_tokens", "amount_ucr", "stored_bytes")
 FOREVER_MS = 2**62
 MAX_PAGE = 10_000
 """Records of one call: a page takes the registry about a tenth of a second."""
@@ -47,13 +50,13 @@ class UsageReader:
         self._store, self._guard = store, Guard(store)
         self._usage, self._hours = store.table("usage"), store.table("usage_hours")
 
-    def sums(self, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> list[dict[str, Any]]:
+    def sums(self, caller: Caller, group_by: Sequence[Column], of: Selection) -> list[dict[str, Any]]:
         """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
         hours = None
-        if of.has_whole_hours and {"hour", "day"}.issuperset(group_by):
+        if of.has_whole_hours and {"kind", "hour", "day"}.issuperset(group_by):
             hours = self._kept(caller, of)
         if hours is None:
-            return self._sums(self._usage, self._chosen(caller, of, self._usage), group_by)
+            return self._sums(self._usage, self._chosen(caller, of), group_by)
         return self._sums(hours, [], group_by)
 
     def _kept(self, caller: Caller, of: Selection) -> sa.FromClause | None:
@@ -66,7 +69,7 @@ class UsageReader:
             (its.account == caller.account, its.kind.in_(kinds), its.time >= of.since, its.time < of.until)
             for its in (columns, records)
         )
-        names = ("time", *SUMS)
+        names = ("kind", "time", *SUMS)
         hours = sa.select(columns.records, *(columns[name] for name in names)).where(*of_hours)
         if his is None:
             return hours.subquery()
@@ -81,9 +84,9 @@ class UsageReader:
         return sa.union_all(hours.where(sa.or_(sa.false(), *wholes)), *parts).subquery()
 
     def _sums(
-        self, usage: sa.FromClause, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[GroupBy]
+        self, usage: sa.FromClause, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[Column]
     ) -> list[dict[str, Any]]:
-        keys = [group_key(usage, name) for name in group_by]
+        keys = [_group_key(usage, name) for name in group_by]
         sums = [sa.func.sum(usage.c[name]).label(name) for name in SUMS]
         records = sa.func.count() if usage is self._usage else sa.func.sum(usage.c.records)
         query = sa.select(*keys, records.label("records"), *sums).where(*chosen)
@@ -91,13 +94,13 @@ class UsageReader:
         return [{**row, **{name: int(row[name]) for name in ("records", *SUMS)}} for row in rows if row["records"]]
 
     def part(
-        self, caller: Caller, group_by: Sequence[GroupBy], of: Selection, after: int = 0
+        self, caller: Caller, group_by: Sequence[Column], of: Selection, after: int = 0
     ) -> tuple[list[dict[str, Any]], int | None]:
         """Sums of so many records behind a number, and the number behind which the next part begins, if there is one.
 
         What is grouped may be in two parts.
         """
-        columns, chosen = self._usage.c, self._chosen(caller, of, self._usage)
+        columns, chosen = self._usage.c, self._chosen(caller, of)
         some = sa.select(columns.id).where(*chosen, columns.id > after).order_by(columns.id).limit(MAX_PART).subquery()
         with self._store.reading() as tx:
             num, last = tx.execute(sa.select(sa.func.count(), sa.func.max(some.c.id)).select_from(some)).one()
@@ -111,7 +114,7 @@ class UsageReader:
     ) -> list[tuple[int, UsageRecord]]:
         """Records with their numbers, in the order in which they came; those behind a number."""
         columns = self._usage.c
-        query = sa.select(self._usage).where(*self._chosen(caller, of, self._usage), columns.id > after)
+        query = sa.select(self._usage).where(*self._chosen(caller, of), columns.id > after)
         rows = self._store.rows(query.order_by(columns.id).limit(min(limit, MAX_PAGE)))
         return [(row.pop("id"), UsageRecord(**row)) for row in rows]
 
@@ -121,16 +124,18 @@ class UsageReader:
         """The same, behind the record of an id: the numbers are those of all accounts' records."""
         columns, after = self._usage.c, 0
         if last is not None:
-            is_it = (*self._chosen(caller, of, self._usage), columns.source_id == last)
+            is_it = (*self._chosen(caller, of), columns.source_id == last)
             found = self._store.rows(sa.select(columns.id).where(*is_it))
             if not found:
                 raise nothing_behind(last)
             after = found[0]["id"]
         return [record for _, record in self.page(caller, of, after, limit)]
 
-    def _chosen(self, caller: Caller, of: Selection, usage: sa.Table) -> list[sa.ColumnElement[bool]]:
-        columns = usage.c
-        seen = seen_usage(self._store, self._guard, caller, usage.name)
+    def _chosen(self, caller: Caller, of: Selection) -> list[sa.ColumnElement[bool]]:
+        """Of what the caller's roles used; of the whole account for who may see that."""
+        columns = self._usage.c
+        with self._store.reading() as tx:
+            seen = self._guard.made(tx, caller, Action.READ_USAGE, ObjectKind.USAGE, self._usage)
         chosen = [seen, columns.time >= of.since, columns.time < of.until]
         if of.kind:
             chosen.append(columns.kind == of.kind.value)
@@ -146,7 +151,7 @@ def _is_by(its: sa.ColumnCollection[str, sa.Column[Any]], maker: Maker) -> sa.Co
     return sa.and_(its.role == maker.role, *([its.user == maker.user] if maker.user else []))
 
 
-def sums_of(usage: UsageReader, caller: Caller, group_by: Sequence[GroupBy], of: Selection) -> Iterator[dict[str, Any]]:
+def sums_of(usage: UsageReader, caller: Caller, group_by: Sequence[Column], of: Selection) -> Iterator[dict[str, Any]]:
     """By parts: the same group may come more than once."""
     after: int | None = 0
     while after is not None:
@@ -161,3 +166,18 @@ def records_of(usage: UsageReader, caller: Caller, of: Selection) -> Iterator[Us
         page = usage.page(caller, of, after)
         yield from (record for _, record in page)
         after = page[-1][0] if len(page) == MAX_PAGE else None
+
+
+def _group_key(usage: sa.FromClause, name: Column) -> sa.ColumnElement[Any]:
+    """A column of the ledger, or what is made of one: the start of a period, or the statement that a row belongs to."""
+    if period := _PERIOD_MS.get(name):
+        return (usage.c.time - usage.c.time % period).label(name)
+    if name == "query":
+        return _query_id(usage)
+    return usage.c[name]
+
+
+def _query_id(usage: sa.FromClause) -> sa.ColumnElement[Any]:
+    """The id of the request that the record came with; rows of one SQL statement are `<id>-0`, `<id>-1`, ..."""
+    numbered = sa.func.rtrim(sa.func.rtrim(usage.c.source_id, "0123456789"), "-")
+    return sa.case((usage.c.source_id.like("req\\_%-%", escape="\\"), numbered), else_=usage.c.source_id).label("query")

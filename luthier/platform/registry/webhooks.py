@@ -10,10 +10,10 @@ from luthier.errors import Conflict, NotFound, Overloaded
 from luthier.platform.access import Caller
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.ledger import HOUR_MS
 from luthier.platform.registry.notices import Notices
 from luthier.platform.registry.outbox import Outbox
 from luthier.platform.registry.paging import numbered_page
+from luthier.platform.registry.usage import HOUR_MS
 from luthier.platform.store import Store
 from luthier.platform.webhooks import (
     MAX_TESTS,

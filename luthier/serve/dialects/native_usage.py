@@ -10,8 +10,7 @@ from fastapi.responses import StreamingResponse
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.audit import Time
-from luthier.platform.registry.ledger import GroupBy
-from luthier.platform.registry.usage import MAX_PAGE, Selection, records_of
+from luthier.platform.registry.usage import MAX_PAGE, GroupBy, Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import paged
@@ -50,13 +49,11 @@ def usage(
 
     Records are told in the order in which they came to the ledger; `next` is the `after` of the next page.
     """
-    ledger = services.registry.ledger
+    reader, of = services.registry.usage, Selection(kind=KINDS.get(kind), since=which.since, until=which.until)
     if kind == "credits" or group_by:
-        totals = ledger.totals(caller, group_by or [], which.since, which.until)
-        wanted = [row for row in totals if kind == "credits" or row["kind"] == KINDS[kind].value]
-        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in wanted]}
-    of = Selection(kind=KINDS[kind], since=which.since, until=which.until)
-    page = services.registry.usage.page_behind(caller, of, which.after, which.limit)
+        sums = reader.sums(caller, ["kind", *dict.fromkeys(group_by or [])], of)
+        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in sums]}
+    page = reader.page_behind(caller, of, which.after, which.limit)
     return paged("usage", page, which.limit, lambda record: record.source_id, map(_record_told, page))
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
-from luthier.platform.registry.ledger import HOUR_MS, GroupBy
-from luthier.platform.registry.usage import Selection, records_of, sums_of
+from luthier.platform.registry.usage import HOUR_MS, GroupBy, Selection, records_of, sums_of
 from luthier.platform.sql_times import Times
 from luthier.serve.dialects.usage_views import HOURS, SQL_FUNCTIONS, typed
 from luthier.serve.dialects.view_files import FileView, Row, by_time

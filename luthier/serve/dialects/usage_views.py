@@ -16,8 +16,7 @@ import pyarrow as pa
 from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
-from luthier.platform.registry.ledger import HOUR_MS
-from luthier.platform.registry.usage import Selection
+from luthier.platform.registry.usage import HOUR_MS, Selection
 from luthier.serve.services import Services
 
 SQL_FUNCTIONS = ("COMPLETE", "AI_COMPLETE")
