@@ -99,17 +99,11 @@ def _checked_budget(value: object) -> str:
     return text
 
 
-class FinetuneOptions(Frozen):
-    """Every key of CREATE's options, with its default."""
+class Learning(Frozen):
+    """How weights are learned, in the same words for a job and for the trainer."""
 
-    task_type: TaskType = TaskType.CHAT_COMPLETION
-    """What the rows are, and how the model is asked later."""
     method: Method = Method.LORA
     """lora, qlora or full."""
-    max_epochs: int = Field(3, ge=1, le=10)
-    """Passes over the training data; each pass is billed."""
-    training_duration: Annotated[str, BeforeValidator(_checked_duration)] | None = None
-    """Instead of max_epochs: 3ep, 200ba or 1_000_000tok."""
     learning_rate: float = Field(5e-4, gt=0, le=0.1)
     """Its peak."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -118,14 +112,29 @@ class FinetuneOptions(Frozen):
     """Share of all steps in which the learning rate rises in a line."""
     weight_decay: float = Field(0.0, ge=0.0, le=1.0)
     """AdamW's."""
-    batch_size: Annotated[int | str, BeforeValidator(_checked_batch)] = 8
-    """Rows an optimizer step (8), tokens (16_384tok), or auto: what fits in memory, with enough steps left to learn."""
-    context_length: int | None = Field(None, ge=16)
-    """Longest row in tokens; at most the base model's context window, which is the default."""
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Less memory for activations, one more forward of each layer: auto does it where a row does not fit otherwise."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
     """Fixes the validation split, the order of rows and the first weights."""
+    dpo_beta: float = Field(0.1, gt=0.0, le=10.0)
+    """DPO: how firmly the model is held to where it started."""
+    eval_prompts: tuple[str, ...] = Field((), max_length=MAX_EVAL_PROMPTS)
+    """Answered greedily at each checkpoint; the answers are kept with the model."""
+
+
+class FinetuneOptions(Learning):
+    """Every key of CREATE's options, with its default."""
+
+    task_type: TaskType = TaskType.CHAT_COMPLETION
+    """What the rows are, and how the model is asked later."""
+    max_epochs: int = Field(3, ge=1, le=10)
+    """Passes over the training data; each pass is billed."""
+    training_duration: Annotated[str, BeforeValidator(_checked_duration)] | None = None
+    """Instead of max_epochs: 3ep, 200ba or 1_000_000tok."""
+    batch_size: Annotated[int | str, BeforeValidator(_checked_batch)] = 8
+    """Rows an optimizer step (8), tokens (16_384tok), or auto: what fits in memory, with enough steps left to learn."""
+    context_length: int | None = Field(None, ge=16)
+    """Longest row in tokens; at most the base model's context window, which is the default."""
     lora_rank: int = Field(16, ge=1, le=256)
     """Rank of the adapter; the base model's row says how much can be served."""
     lora_alpha: int | None = Field(None, ge=1, le=1024)
@@ -136,12 +145,8 @@ class FinetuneOptions(Frozen):
     """Last names of the modules that get an adapter (q_proj, ...), or all-linear; by default the base model's."""
     train_on: Literal["last", "all"] = "last"
     """CHAT_COMPLETION: the assistant's last turn is learned, or all of them."""
-    dpo_beta: float = Field(0.1, gt=0.0, le=10.0)
-    """DPO: how firmly the model is held to where it started."""
     on_overlong: Literal["truncate", "drop", "error"] = "truncate"
     """Rows beyond the base model's prompt or completion share: cut as Snowflake does, left out, or refused."""
-    eval_prompts: tuple[str, ...] = Field((), max_length=MAX_EVAL_PROMPTS)
-    """Answered greedily at each checkpoint; the answers are kept with the model."""
     budget_credits: Annotated[str, BeforeValidator(_checked_budget)] | None = None
     """The most that the job may cost."""
     on_budget: Literal["refuse", "shorten"] = "refuse"

@@ -10,11 +10,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.lora import LoraSettings
-from luthier.platform.options import BatchSize, Duration, Method, Unit
+from luthier.platform.options import BatchSize, Duration, Learning, Unit
 from luthier.platform.rendering import Rendering
 
 
-class FitConfig(Frozen):
+class FitConfig(Learning):
     """One training run. Two calls with one job_id and storage_path are one run: the second resumes the first."""
 
     job_id: str
@@ -34,7 +34,6 @@ class FitConfig(Frozen):
     """Threads that each worker computes with; by default its share of the node's cores."""
     rendering: Rendering = Rendering()
     """Task type and limits: how rows become tokens."""
-    method: Method = Method.LORA
     lora: LoraSettings = LoraSettings()
     """Not used by method full."""
     continue_from: Path | None = None
@@ -44,20 +43,8 @@ class FitConfig(Frozen):
     """The run ends before the step that would pass it."""
     batch: BatchSize | None = BatchSize(rows=8)
     """Of one optimizer step, over all workers; None measures what fits."""
-    learning_rate: float = Field(default=5e-4, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls to 0 after the warm-up; constant does not."""
-    warmup_share: float = Field(default=0.03, ge=0.0, le=1.0)
-    """Share of all steps in which the learning rate rises in a straight line."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
-    dpo_beta: float = Field(default=0.1, gt=0.0)
-    seed: int = 0
-    eval_prompts: tuple[str, ...] = ()
-    """Answered at each checkpoint."""
     sharding: Literal["auto", "none", "full"] = "auto"
     """Whether the workers share one model or have one each; auto shares one that does not fit a worker's GPU."""
-    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Whether layers are computed again on the way back, to keep less; auto does where one row does not fit else."""
     max_pass_tokens: int = Field(default=8192, ge=1)
     """A step with more tokens runs in several passes; their gradients are summed."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.jobs import EventType, Job
+from luthier.platform.options import Learning
 from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
 from luthier.platform.recipe import batch_of, lora_of, rendering_of, tokens_of_budget
@@ -68,18 +69,10 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
         use_gpu=env.capacity.unit == "GPU",
         gpu_share=env.capacity.gpu_share,
         rendering=how,
-        method=options.method,
         lora=lora_of(base, options),
         continue_from=Path(job.start_path) if job.start_path else None,
         duration=options.duration,
         max_trained_tokens=tokens_of_budget(options, base, load_prices(configs_dir() / "prices.toml")),
         batch=batch_of(options, how),
-        learning_rate=options.learning_rate,
-        schedule=options.schedule,
-        warmup_share=options.warmup_share,
-        weight_decay=options.weight_decay,
-        dpo_beta=options.dpo_beta,
-        activation_checkpointing=options.activation_checkpointing,
-        seed=options.seed,
-        eval_prompts=options.eval_prompts,
+        **options.model_dump(include=set(Learning.model_fields)),
     )

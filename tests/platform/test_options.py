@@ -131,7 +131,7 @@ def test_a_misspelt_key_is_told_its_nearest(written: str, meant: str) -> None:
 
 
 def test_a_key_like_none_gets_no_guess() -> None:
-    with pytest.raises(InvalidInput, match=r"Unknown option 'zzzz'\. Options: task_type, method"):
+    with pytest.raises(InvalidInput, match=r"Unknown option 'zzzz'\. Options: method, learning_rate"):
         parse_options({"zzzz": None})
 
 
