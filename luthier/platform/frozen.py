@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -17,6 +17,11 @@ from luthier.platform.toml_lines import Place, key_lines
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Of a row with a column for each field; it may have more."""
+        return cls(**{name: row[name] for name in cls.model_fields})
 
 
 class Strict(Frozen):

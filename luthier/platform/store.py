@@ -22,6 +22,7 @@ from luthier.errors import Conflict, Unavailable
 
 log = logging.getLogger(__name__)
 
+Row = dict[str, Any]
 MIGRATIONS = str(Path(__file__).parent / "migrations")
 
 WRITTEN = "luthier_written"
@@ -104,9 +105,9 @@ class Store:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
-    def rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    def rows(self, query: sa.Select[Any]) -> list[Row]:
         with self.reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return fetch(connection, query)
 
     def given(self, name: str, rows: Sequence[Mapping[str, Any]]) -> sa.FromClause:
         """At least one row, of some of a table's columns, to join with: one statement for however many, as one text.
@@ -145,6 +146,15 @@ class Store:
             return len(connection.execute(query, values).all())
         rows = insert(table).from_select(list(values[0]), sa.select(*self.given(name, values).c))
         return len(connection.execute(rows.on_conflict_do_nothing().returning(*table.primary_key)).all())
+
+
+def fetch(connection: sa.Connection, query: sa.Select[Any]) -> list[Row]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def fetch_first(connection: sa.Connection, query: sa.Select[Any]) -> Row | None:
+    row = connection.execute(query).mappings().first()
+    return dict(row) if row else None
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:

@@ -126,7 +126,7 @@ def test_null_is_not_given(name: str) -> None:
     ],
 )
 def test_a_misspelt_key_is_told_its_nearest(written: str, meant: str) -> None:
-    with pytest.raises(InvalidInput, match=f"Unknown option '{written}'. Did you mean {meant}[?] Options: task_type, "):
+    with pytest.raises(InvalidInput, match=f"Unknown option '{written}'. Did you mean {meant}[?] Options: method, "):
         parse_options({written: 3})
 
 

@@ -24,7 +24,7 @@ from luthier.platform.securables import (
     ObjectKind,
     Securable,
 )
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 ALLOWLIST = "CORTEX_MODELS_ALLOWLIST"
 PARAMETERS = {ALLOWLIST: "All"}
@@ -71,7 +71,7 @@ class Accounts:
             query = sa.select(self._accounts).order_by(self._accounts.c.name)
             if not self._guard.may(tx, caller, Action.OPERATE, PLATFORM):
                 query = query.where(self._accounts.c.name == caller.account)
-            return [Account(**row) for row in tx.execute(query).mappings()]
+            return [Account(**row) for row in fetch(tx, query)]
 
     def check_operator(self, caller: Caller) -> None:
         """NotAllowed unless the caller may do what concerns all accounts."""

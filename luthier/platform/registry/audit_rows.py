@@ -5,7 +5,7 @@ from collections import defaultdict
 import sqlalchemy as sa
 
 from luthier.platform.audit import START, Anchor, Entry, hash_row
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch_first
 
 
 class AuditRows:
@@ -22,7 +22,7 @@ class AuditRows:
 
     def head(self, tx: sa.Connection, account: str) -> Anchor:
         query = sa.select(self._heads).where(self._heads.c.account == account).with_for_update()
-        row = tx.execute(query).mappings().first()
+        row = fetch_first(tx, query)
         return Anchor(count=row["count"], hash=row["hash"]) if row else Anchor(count=0, hash=START)
 
     def _add(self, tx: sa.Connection, account: str, entries: list[Entry]) -> int:

@@ -7,9 +7,8 @@ import sqlalchemy as sa
 
 from luthier.platform.credits import ACCOUNT, BudgetKind
 from luthier.platform.jobs import ACTIVE
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
-Row = dict[str, Any]
 MAX_NAMED = 5
 
 
@@ -54,7 +53,7 @@ class Balances:
         left = (reserved.amount_ucr - reserved.spent_ucr).label("left")
         query = sa.select(reserved.id, left, jobs.status).select_from(joined)
         held = query.where(reserved.account == account, reserved.scope == ACCOUNT, reserved.until.is_(None))
-        rows = [dict(row) for row in tx.execute(held.order_by(reserved.id)).mappings()]
+        rows = fetch(tx, held.order_by(reserved.id))
         active = [row for row in rows if row["status"] in ACTIVE]
         over = [row["id"] for row in rows if row["status"] not in ACTIVE]
         return sum(row["left"] for row in rows), sum(row["left"] for row in active), over[:MAX_NAMED]

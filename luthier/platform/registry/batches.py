@@ -18,7 +18,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.paging import Page, page_rows
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch_first
 
 LEASE_MS = 10_000
 """A batch whose process is gone is taken over so long after its last report."""
@@ -50,7 +50,7 @@ class Batches:
         """One more than the page's limit if there are more."""
         with self._store.reading() as tx:
             his = self._guard.made(tx, caller, Action.SEE_BATCH, ObjectKind.BATCH, self._batches)
-        return [_to_batch(row) for row in page_rows(self._store, self._batches, his, page)]
+        return [Batch.from_row(row) for row in page_rows(self._store, self._batches, his, page)]
 
     def get(self, caller: Caller, batch_id: str, to: Action = Action.SEE_BATCH) -> Batch:
         """A batch, for the caller `to` do something with it."""
@@ -89,7 +89,7 @@ class Batches:
         query = sa.select(self._batches).where(columns.status.in_(ACTIVE), sa.or_(mine, free))
         turn = query.order_by(sa.case((mine, 0), else_=1), num_held, columns.number).limit(1)
         with self._store.transaction() as tx:
-            row = tx.execute(turn).mappings().first()
+            row = fetch_first(tx, turn)
             if row is None:
                 return None
             if row["holder"] != holder:
@@ -139,8 +139,8 @@ class Batches:
         raise _no_batch(batch_id)
 
     def _seek(self, tx: sa.Connection, batch_id: str) -> Batch | None:
-        row = tx.execute(sa.select(self._batches).where(self._batches.c.id == batch_id)).mappings().first()
-        return _to_batch(dict(row)) if row else None
+        row = fetch_first(tx, sa.select(self._batches).where(self._batches.c.id == batch_id))
+        return Batch.from_row(row) if row else None
 
     def _update(self, tx: sa.Connection, batch_id: str, **values: Any) -> None:
         tx.execute(sa.update(self._batches).where(self._batches.c.id == batch_id).values(**values))
@@ -148,7 +148,3 @@ class Batches:
 
 def _no_batch(batch_id: str) -> NotFound:
     return NotFound(f"No batch {batch_id!r}. `luthier batches list` shows those there are.")
-
-
-def _to_batch(row: dict[str, Any]) -> Batch:
-    return Batch(**{name: row[name] for name in Batch.model_fields})

@@ -10,9 +10,9 @@ from luthier.platform.credits import ACCOUNT, MAX_BUDGETS, Budget, BudgetKind, P
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limit_notices import UNTOLD
-from luthier.platform.registry.limits import Limits, Row
+from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store
 
 
 class Budgets:

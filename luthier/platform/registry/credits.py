@@ -24,7 +24,7 @@ from luthier.platform.registry.lending import Lending
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import PLATFORM
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch, fetch_first
 
 
 class Credits:
@@ -104,8 +104,7 @@ class Credits:
         with self._store.reading() as tx:
             self._check_sees(tx, caller, account)
             page = numbered_page(tx, its, columns.number, columns.key, limit, after)
-            rows = tx.execute(page).mappings()
-            return [TopUp(**{name: row[name] for name in TopUp.model_fields}) for row in rows]
+            return [TopUp.from_row(row) for row in fetch(tx, page)]
 
     # what replicas ask
 
@@ -151,10 +150,10 @@ class Credits:
     def _first_answer(self, tx: sa.Connection, asked: TopUp) -> TopUp | None:
         columns = self._topups.c
         same = sa.select(self._topups).where(columns.account == asked.account, columns.key == asked.key)
-        row = tx.execute(same).mappings().first()
+        row = fetch_first(tx, same)
         if row is None:
             return None
-        first = TopUp(**{name: row[name] for name in TopUp.model_fields})
+        first = TopUp.from_row(row)
         if (first.amount_ucr, first.note) != (asked.amount_ucr, asked.note):
             raise Conflict(f"Idempotency-Key {asked.key!r} was used for another top-up; send a new one.")
         return first

@@ -17,7 +17,7 @@ from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.tables import Gone, Tables
 from luthier.platform.registry.views import Views
 from luthier.platform.securables import RESERVED, SHARED_SCHEMA, ObjectKind, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 HELD = ("tables", "views", "models")
 
@@ -97,7 +97,7 @@ class Databases:
         its += [columns.database == database] if database is not None else []
         query = sa.select(self._rows.places).where(*its).order_by(columns.database, columns.schema)
         with self._store.reading() as tx:
-            rows, owners = [dict(row) for row in tx.execute(query).mappings()], self._rows.owners(tx, caller.account)
+            rows, owners = fetch(tx, query), self._rows.owners(tx, caller.account)
             rights = self._guard.rights_on_places(tx, caller)
             if database is not None:
                 self._check_seen(tx, caller, rights, Securable(ObjectKind.DATABASE, database))

@@ -13,7 +13,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import Page, page_rows
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch_first
 
 MAX_SWEPT = 100
 """Of one sweep."""
@@ -41,10 +41,10 @@ class Files:
     def find(self, tx: sa.Connection, caller: Caller, file_id: str, to: Action = Action.READ_FILE) -> StoredFile:
         """A file, for the caller `to` do something with it."""
         query = sa.select(self._files).where(self._files.c.id == file_id, self._is_there())
-        row = tx.execute(query).mappings().first()
+        row = fetch_first(tx, query)
         if row is None:
             raise _no_file(file_id)
-        file = _to_file(dict(row))
+        file = StoredFile.from_row(row)
         self._guard.check_made(tx, caller, to, file, lambda: _no_file(file_id))
         return file
 
@@ -53,7 +53,7 @@ class Files:
         wanted = [self._is_there()] if purpose is None else [self._is_there(), self._files.c.purpose == purpose]
         with self._store.reading() as tx:
             his = self._guard.made(tx, caller, Action.READ_FILE, ObjectKind.FILE, self._files)
-        return [_to_file(row) for row in page_rows(self._store, self._files, his, page, *wanted)]
+        return [StoredFile.from_row(row) for row in page_rows(self._store, self._files, his, page, *wanted)]
 
     def delete(self, caller: Caller, file_id: str) -> StoredFile:
         """Forgets a file and gives back what it was; the input of a batch that is not done is refused."""
@@ -69,7 +69,7 @@ class Files:
         """Some files whose time is over, for `forget`."""
         in_use = sa.exists().where(self._is_input(self._files.c.id))
         query = sa.select(self._files).where(~self._is_there(), ~in_use).limit(MAX_SWEPT)
-        return [_to_file(row) for row in self._store.rows(query)]
+        return [StoredFile.from_row(row) for row in self._store.rows(query)]
 
     def forget(self, file_ids: list[str]) -> None:
         with self._store.transaction() as tx:
@@ -86,7 +86,3 @@ class Files:
 
 def _no_file(file_id: str) -> NotFound:
     return NotFound(f"No file {file_id!r}. `luthier files list` shows those there are.")
-
-
-def _to_file(row: dict[str, Any]) -> StoredFile:
-    return StoredFile(**{name: row[name] for name in StoredFile.model_fields})

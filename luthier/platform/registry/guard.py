@@ -28,9 +28,8 @@ from luthier.platform.securables import (
     Privilege,
     Securable,
 )
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store
 
-Row = dict[str, Any]
 WIDE = (ObjectKind.ACCOUNT, ObjectKind.DATABASE_ROLE)
 """Few, and asked of everybody."""
 MAX_NAMES = 1_000

@@ -36,7 +36,7 @@ from luthier.platform.registry.paging import firsts
 from luthier.platform.registry.waiting import JobQueue
 from luthier.platform.securables import ObjectKind
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch, fetch_first
 from luthier.platform.webhooks import NoticeType
 
 NUM_SPEEDS = 5
@@ -117,7 +117,7 @@ class Jobs:
             if before is not None:
                 last = self.get(caller, before)
                 parts = [sa.and_(part, sa.tuple_(*at) < sa.tuple_(last.created_on, last.id)) for part in parts]
-            return [_to_job(row) for row in firsts(tx, self._jobs, parts, [each.desc() for each in at], limit)]
+            return [Job.from_row(row) for row in firsts(tx, self._jobs, parts, [each.desc() for each in at], limit)]
 
     def get(self, caller: Caller, job_id: str, to: Action = Action.SEE_JOB) -> Job:
         """A job, for the caller `to` do something with it."""
@@ -134,7 +134,8 @@ class Jobs:
         job = self.get(caller, job_id)
         query = sa.select(self._events).where(self._events.c.job_id == job_id).order_by(self._events.c.id)
         rows = self._store.rows(query.offset(after))
-        return JobNews(job=job, events=[_to_event(row, number) for number, row in enumerate(rows, after + 1)])
+        events = [Event.from_row({**row, "id": number}) for number, row in enumerate(rows, after + 1)]
+        return JobNews(job=job, events=events)
 
     def census(self, caller: Caller) -> JobCensus:
         """Counts of jobs, and running jobs, of the caller's roles."""
@@ -288,24 +289,24 @@ class Jobs:
 
     def _active(self, status: JobStatus, *where: sa.ColumnElement[bool]) -> list[Job]:
         query = sa.select(self._jobs).where(self._jobs.c.status == status.value, *where)
-        return [_to_job(row) for row in self._store.rows(query.order_by(self._jobs.c.created_on, self._jobs.c.id))]
+        return [Job.from_row(row) for row in self._store.rows(query.order_by(self._jobs.c.created_on, self._jobs.c.id))]
 
     def _find(self, job_id: str, tx: sa.Connection | None = None) -> Job:
         query = sa.select(self._jobs).where(self._jobs.c.id == job_id)
-        found = [dict(row) for row in tx.execute(query).mappings()] if tx else self._store.rows(query)
+        found = fetch(tx, query) if tx else self._store.rows(query)
         if not found:
             raise _no_job(job_id)
-        return _to_job(found[0])
+        return Job.from_row(found[0])
 
     def _submitted_before(self, tx: sa.Connection, job: Job, key: str | None) -> Job | None:
         columns = self._jobs.c
         same = columns.id == job.id
         if key is not None:
             same = sa.or_(same, sa.and_(columns.account == job.account, columns.idempotency_key == key))
-        row = tx.execute(sa.select(self._jobs).where(same)).mappings().first()
+        row = fetch_first(tx, sa.select(self._jobs).where(same))
         if row is None:
             return None
-        first = _to_job(dict(row))
+        first = Job.from_row(row)
         asked = ("owner", "role", "model", "base_model", "training_data", "validation_data", "options")
         if any(getattr(first, name) != getattr(job, name) for name in asked):
             raise Conflict(f"Idempotency-Key {key!r} was used for another request; send a new one.")
@@ -349,11 +350,3 @@ def _model_name(job: Job) -> QualifiedName:
 
 def _no_job(job_id: str) -> NotFound:
     return NotFound(f"No fine-tuning job {job_id!r}. `luthier finetune show` lists those there are.")
-
-
-def _to_event(row: dict[str, Any], number: int) -> Event:
-    return Event(**{**{name: row[name] for name in Event.model_fields}, "id": number})
-
-
-def _to_job(row: dict[str, Any]) -> Job:
-    return Job(**{name: row[name] for name in Job.model_fields})

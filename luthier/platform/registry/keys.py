@@ -20,9 +20,8 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.identities import Identities
 from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import ObjectKind, Securable, role_key
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch, fetch_first
 
-Row = dict[str, Any]
 NUM_SOUGHT = 8
 """Letters of a hash by which its row is found."""
 BEHIND_DIGITS = "g"
@@ -109,7 +108,7 @@ class Keys:
         with self._store.reading() as tx:
             its = sa.select(self._keys).where(self._reach(tx, caller))
             page = numbered_page(tx, its, columns.created_on, columns.id, limit, after)
-            return [_info(dict(row)) for row in tx.execute(page).mappings()]
+            return [KeyInfo.from_row(row) for row in fetch(tx, page)]
 
     def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
         """From now on it opens nothing; doors that know it have heard within seconds."""
@@ -117,14 +116,14 @@ class Keys:
             row = self._get(tx, caller, key_id)
             if row["revoked_on"] is None:
                 self._update(tx, key_id, revoked_on=self._clock())
-            return _info(self._get(tx, caller, key_id))
+            return KeyInfo.from_row(self._get(tx, caller, key_id))
 
     def rotate(self, caller: Caller, key_id: str, new: NewKey, grace_s: int) -> KeyInfo:
         """A new key in the place of an old one, which works on for the grace. Of `new`: id, secret, end."""
         with self._guard.change(caller) as tx:
             row, now = self._get(tx, caller, key_id), self._clock()
             if row["rotated_to"] == new.id:
-                return _info(self._get(tx, caller, new.id))
+                return KeyInfo.from_row(self._get(tx, caller, new.id))
             _check_may_rotate(row, now)
             self._check_unlimited(tx, caller, caller.key, key_id)
             old = _session(row)
@@ -225,13 +224,13 @@ class Keys:
             "created_by": caller.user,
         }
         tx.execute(sa.insert(self._keys).values(**row))
-        return _info(self._get(tx, caller, new.id))
+        return KeyInfo.from_row(self._get(tx, caller, new.id))
 
     def _same(self, caller: Caller, row: Row, new: NewKey) -> KeyInfo:
         """The verb was called twice."""
         if row["account"] != caller.account or row["hash"] != new.hash:
             raise Conflict(f"Key {new.id} is another one.")
-        return _info(row)
+        return KeyInfo.from_row(row)
 
     def _get(self, tx: sa.Connection, caller: Caller, key_id: str) -> Row:
         row = self._found(tx, self._keys.c.id == key_id, self._reach(tx, caller))
@@ -243,8 +242,7 @@ class Keys:
         return self._guard.made(tx, caller, Action.MANAGE_KEY, ObjectKind.KEY, self._keys)
 
     def _found(self, tx: sa.Connection, *where: sa.ColumnElement[bool]) -> Row | None:
-        row = tx.execute(sa.select(self._keys).where(*where)).mappings().first()
-        return None if row is None else dict(row)
+        return fetch_first(tx, sa.select(self._keys).where(*where))
 
     def _update(self, tx: sa.Connection, key_id: str, **values: Any) -> None:
         tx.execute(sa.update(self._keys).where(self._keys.c.id == key_id).values(**values))
@@ -253,10 +251,6 @@ class Keys:
 def _session(row: Row) -> Session:
     caller = Caller(account=row["account"], user=row["user"], role=row["role"], key=row["id"])
     return Session(caller=caller, scope=Scope.model_validate(row["scope"]), expires_on=row["expires_on"])
-
-
-def _info(row: Row) -> KeyInfo:
-    return KeyInfo(**{name: row[name] for name in KeyInfo.model_fields})
 
 
 def _check_may_rotate(row: Row, now: int) -> None:

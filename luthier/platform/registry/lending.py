@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from luthier.platform.credits import MUCH, Granted, Place, Want, new_total
-from luthier.platform.registry.limits import Limits, Row, available, place_of, reservation
+from luthier.platform.registry.limits import Limits, available, place_of, reservation
+from luthier.platform.store import Row
 
 Name = tuple[str, str]
 """Of a lease: its id, and the scope of its limit."""

@@ -2,19 +2,17 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 
 from luthier.platform.credits import ACCOUNT
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.notices import Notices
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store
 from luthier.platform.webhooks import NoticeType
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
 TOLD_ON = {
     NoticeType.BUDGET_PASSED: "passed_on",
     NoticeType.BUDGET_REFUSED: "refused_on",

@@ -16,9 +16,7 @@ from luthier.platform.credits import ACCOUNT, Period, Place, Shortage, period_st
 from luthier.platform.privileges import Action
 from luthier.platform.registry.limit_notices import UNTOLD, LimitNotices
 from luthier.platform.registry.paging import named_page
-from luthier.platform.store import Store
-
-Row = dict[str, Any]
+from luthier.platform.store import Row, Store
 
 
 class Limits:

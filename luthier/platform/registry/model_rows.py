@@ -19,13 +19,11 @@ from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch, fetch_first
 from luthier.platform.versions import Wanted
 
 IMPORT = "import_"
 """Begins versions.job_id where no job made the version: the column must be unique and cannot be NULL."""
-
-Row = dict[str, Any]
 
 
 class ModelRows:
@@ -39,8 +37,7 @@ class ModelRows:
     # finding
 
     def find(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
-        row = tx.execute(sa.select(self.models).where(is_named(self.models, caller, name))).mappings().first()
-        return dict(row) if row else None
+        return fetch_first(tx, sa.select(self.models).where(is_named(self.models, caller, name)))
 
     def get(self, tx: sa.Connection, caller: Caller, name: QualifiedName, to: Action) -> Row:
         """For the caller to do something to it. Of one that he may not see he is told as of one that is not there.
@@ -133,7 +130,7 @@ class ModelRows:
         """Oldest first."""
         columns = self.versions.c
         query = sa.select(self.versions).where(columns.model_id == model["id"]).order_by(columns.version)
-        return [to_version(model, dict(row)) for row in tx.execute(query).mappings()]
+        return [to_version(model, row) for row in fetch(tx, query)]
 
     def version(self, tx: sa.Connection, model: Row, wanted: Wanted) -> ModelVersion:
         """The one that is asked for, or else the default; ModelNotFound names those there are."""
@@ -149,7 +146,7 @@ class ModelRows:
     def numbered(self, tx: sa.Connection, model: Row, number: int | None) -> ModelVersion | None:
         columns = self.versions.c
         query = sa.select(self.versions).where(columns.model_id == model["id"], columns.version == number)
-        row = tx.execute(query).mappings().first()
+        row = fetch_first(tx, query)
         return to_version(model, dict(row)) if row else None
 
     def parent_of(self, tx: sa.Connection, job: Job) -> str | None:
@@ -191,7 +188,7 @@ class ModelRows:
         joined = sa.join(self.versions, self.models, versions.model_id == self.models.c.id)
         defaults = sa.select(self.versions).select_from(joined).where(versions.model_id.in_(ids))
         by_default = defaults.where(versions.version == self.models.c.default_version)
-        default = {row["model_id"]: dict(row) for row in tx.execute(by_default).mappings()}
+        default = {row["model_id"]: row for row in fetch(tx, by_default)}
         return [
             _described(model, to_version(model, default[model["id"]]), count[model["id"]], meant[model["id"]])
             for model in models
@@ -214,7 +211,7 @@ class ModelRows:
             query = sa.select(self.models).select_from(joined)
         parts = name_parts(self.models)
         query = query.where(is_behind(parts, after)).order_by(*parts).limit(limit)
-        return [dict(row) for row in tx.execute(query).mappings()]
+        return fetch(tx, query)
 
     def shared(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None) -> list[Row]:
         """Models of other accounts that this one reaches, behind a name, in the order of names."""

@@ -12,12 +12,12 @@ from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import securable
-from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
+from luthier.platform.registry.model_rows import IMPORT, ModelRows, name_of
 from luthier.platform.registry.objects import name_parts
 from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store
 from luthier.platform.versions import Wanted
 
 MIN_READ = 20

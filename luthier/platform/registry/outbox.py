@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.platform.registry.retention import MAX_FORGOTTEN
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch
 from luthier.platform.webhooks import (
     KEPT_MS,
     MAX_OF_ACCOUNT,
@@ -24,8 +24,6 @@ from luthier.platform.webhooks import (
     rest_s,
     secret_of,
 )
-
-Row = dict[str, Any]
 
 
 class Outbox:
@@ -60,7 +58,7 @@ class Outbox:
             .limit(max(0, MAX_UNDER_WAY - len(under_way)))
         )
         with self._store.reading() as tx:
-            return [_to_delivery(dict(row)) for row in tx.execute(query).mappings()]
+            return [_to_delivery(row) for row in fetch(tx, query)]
 
     def delivered(self, number: int, attempt: int, outcome: Outcome) -> None:
         """How an attempt ended; told twice, it counts once."""

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from luthier.errors import NotFound
 from luthier.platform.frozen import Frozen
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 MAX_SHOWN = 1_000
 """Rows of one answer."""
@@ -66,7 +66,7 @@ def joined_page(tx: sa.Connection, parts: Sequence[Part[Shown]], limit: int, ski
     rows: list[Shown] = []
     for query, told in parts:
         left = min(limit, MAX_SHOWN) - len(rows)
-        found = [told(dict(row)) for row in tx.execute(query.offset(skip).limit(left)).mappings()] if left else []
+        found = [told(row) for row in fetch(tx, query.offset(skip).limit(left))] if left else []
         if skip and not found:
             skip -= tx.execute(sa.select(sa.func.count()).select_from(query.order_by(None).subquery())).scalar_one()
         else:
@@ -107,4 +107,4 @@ def firsts(
     else:
         ids = [sa.select(table.c.id).where(part).order_by(*order).limit(limit).subquery() for part in parts]
         query = query.where(table.c.id.in_(sa.union_all(*(sa.select(each.c.id) for each in ids))))
-    return [dict(row) for row in tx.execute(query.order_by(*order).limit(limit)).mappings()]
+    return fetch(tx, query.order_by(*order).limit(limit))

@@ -9,7 +9,7 @@ from luthier.platform.models import ModelVersion, Proof
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 NOT_LOADED = Proof(reason="no engine has loaded it yet")
 
@@ -40,7 +40,6 @@ class Proofs:
         query = sa.select(self._models, self._versions.c.number, self._versions.c.version).select_from(joined)
         own = self._models.c.account == caller.account
         with self._store.reading() as tx:
-            rows = tx.execute(query.where(own, self._versions.c.number.in_(numbers))).mappings()
-            found = [dict(row) for row in rows]
+            found = fetch(tx, query.where(own, self._versions.c.number.in_(numbers)))
             seen = self._guard.allowed(tx, caller, Action.SEE_MODEL, ObjectKind.MODEL, found)
         return {row["number"]: f"{row['display']}@{row['version']}" for row in seen}

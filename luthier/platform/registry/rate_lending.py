@@ -2,15 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
 from luthier.platform.credits import MUCH, new_total
 from luthier.platform.rates import RateGrant, RateName, RateWant
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch
 
-Row = dict[str, Any]
 Part = tuple[RateName, int]
 """A limit, and a minute."""
 KEY = (*RateName._fields, "minute", "holder")
@@ -57,9 +55,9 @@ class RateLending:
         found: dict[Part, dict[str, Row]] = defaultdict(dict)
         if parts:
             given = self._given([{**name._asdict(), "minute": minute} for name, minute in parts])
-            for row in self._tx.execute(sa.select(self._leases).join(given, self._is(given))).mappings():
+            for row in fetch(self._tx, sa.select(self._leases).join(given, self._is(given))):
                 name = RateName(*(row[field] for field in RateName._fields))
-                found[name, row["minute"]][row["holder"]] = dict(row)
+                found[name, row["minute"]][row["holder"]] = row
         return found
 
     def _write(self, rows: Sequence[Row], is_new: bool) -> None:

@@ -16,7 +16,7 @@ from luthier.platform.registry.ledger import is_repeat
 from luthier.platform.registry.model_rows import IMPORT
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals, owner, totals_of
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 BATCH_LINES = "batch\\_%"
 TRAINER = ("trained_tokens", "evaluated_tokens")
@@ -226,7 +226,7 @@ _SUMMED = ("prompt_tokens", "completion_tokens", "amount_ucr")
 
 
 def _rows(tx: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in tx.execute(query).mappings()]
+    return fetch(tx, query)
 
 
 def _engine(of: str, counts: EngineCounts, notes: list[str]) -> Iterator[Check]:

@@ -13,13 +13,13 @@ from luthier.platform.names import QualifiedName
 from luthier.platform.options import Method
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import in_schema, securable
-from luthier.platform.registry.model_rows import IMPORT, ModelRows, Row, name_of
+from luthier.platform.registry.model_rows import IMPORT, ModelRows, name_of
 from luthier.platform.registry.objects import object_row
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.replication import Source
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch
 
 COPIED = ("version", "base_model", "sha256", "rank", "parent", "created_on")
 
@@ -171,7 +171,7 @@ class ReplicaRows:
         self._rows.note(tx, caller, model, change)
 
     def _check_base_models(self, tx: sa.Connection, source: Source, bases: dict[str, BaseModel]) -> None:
-        told = {row["name"]: dict(row) for row in tx.execute(sa.select(self._base_models)).mappings()}
+        told = {row["name"]: row for row in fetch(tx, sa.select(self._base_models))}
         region = next(iter(told.values()))["region"] if told else None
         if region != self._region:
             raise Conflict(

@@ -16,7 +16,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 OWNED_BY_ROLE = {
     "tables": "role",
@@ -177,7 +177,7 @@ class Roles:
         return query.where(sa.or_(columns.name.in_(sorted(his)), columns.owner.in_(sorted(inherited))))
 
     def _told(self, tx: sa.Connection, caller: Caller, query: sa.Select[Any]) -> list[Role]:
-        rows = [dict(row) for row in tx.execute(query).mappings()]
+        rows = fetch(tx, query)
         counts = self._counts(tx, caller.account, [row["name"] for row in rows])
         inherited = self._guard.roles(tx, caller)
         return [_to_role(row, caller, inherited, counts) for row in rows]

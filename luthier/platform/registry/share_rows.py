@@ -15,9 +15,7 @@ from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import Objects, is_among, literals
 from luthier.platform.registry.guard import securable
 from luthier.platform.securables import ObjectKind, Privilege, Securable
-from luthier.platform.store import Store
-
-Row = dict[str, Any]
+from luthier.platform.store import Row, Store, fetch
 
 
 class Imported(NamedTuple):
@@ -42,8 +40,8 @@ class ShareRows:
         columns = self.grants.c
         held: dict[int, dict[Securable, frozenset[Privilege]]] = {share: {} for share in share_ids}
         query = sa.select(self.grants).where(columns.share_id.in_(list(held))).order_by(columns.id)
-        for row in tx.execute(query).mappings():
-            own, on = held[row["share_id"]], place_in(dict(row))
+        for row in fetch(tx, query):
+            own, on = held[row["share_id"]], place_in(row)
             own[on] = own.get(on, frozenset()) | {Privilege(row["privilege"])}
         return {share: Rights(frozenset(), own) for share, own in held.items()}
 
@@ -60,7 +58,7 @@ class ShareRows:
         tx.execute(sa.delete(self.grants).where(columns.share_id == share_id, its))
 
     def granted(self, tx: sa.Connection, *its: sa.ColumnElement[bool]) -> list[Row]:
-        return [dict(row) for row in tx.execute(self.given(*its)).mappings()]
+        return fetch(tx, self.given(*its))
 
     def given(self, *its: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """With the share's name."""
@@ -114,9 +112,9 @@ class ShareRows:
             held = rights[each.share_id]
             names = {on.name for on in held.held if on.kind is ObjectKind.MODEL}
             query = sa.select(models).where(models.c.account == each.provider, models.c.name.in_(names), *its)
-            for row in tx.execute(query.order_by(models.c.display)).mappings():
-                if missing(Action.SEE_MODEL, held, securable(ObjectKind.MODEL, dict(row))) is None:
-                    yield _as_imported(dict(row), each.database)
+            for row in fetch(tx, query.order_by(models.c.display)):
+                if missing(Action.SEE_MODEL, held, securable(ObjectKind.MODEL, row)) is None:
+                    yield _as_imported(row, each.database)
 
 
 def place_in(row: Row) -> Securable:

@@ -16,9 +16,9 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grants import Grant, Grants, no_share, shared
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.place_rows import PlaceRows
-from luthier.platform.registry.share_rows import Row, ShareRows, place_in
+from luthier.platform.registry.share_rows import ShareRows, place_in
 from luthier.platform.securables import RESERVED, Granted, ObjectKind, Privilege, Scope, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch, fetch_first
 
 SHARED = (ObjectKind.DATABASE, ObjectKind.SCHEMA, ObjectKind.MODEL)
 PLACEHOLDER = "<DB>"
@@ -137,7 +137,7 @@ class Shares:
         with self._store.reading() as tx:
             share = self._managed(tx, caller, name)
             query = sa.select(self._rows.accounts).where(columns.share_id == share["id"]).order_by(columns.account)
-            rows = [dict(row) for row in tx.execute(query).mappings()]
+            rows = fetch(tx, query)
         kept = ("created_on", "granted_by")
         return [
             ShareAccount(**{key: row[key] for key in kept}, share=name, grantee_name=row["account"]) for row in rows
@@ -150,7 +150,7 @@ class Shares:
         columns = self._rows.shares.c
         query = sa.select(self._rows.shares).order_by(columns.name)
         with self._store.reading() as tx:
-            own = [dict(row) for row in tx.execute(query.where(columns.account == caller.account)).mappings()]
+            own = fetch(tx, query.where(columns.account == caller.account))
             found = [self._outbound(tx, row) for row in own if self._sees(tx, caller, row)]
             if self._guard.may(tx, caller, Action.IMPORT_SHARE):
                 found += [self._inbound(tx, caller, row) for row in self._open_shares(tx, caller)]
@@ -201,7 +201,7 @@ class Shares:
     def _find(self, tx: sa.Connection, caller: Caller, name: str) -> Row:
         columns = self._rows.shares.c
         its = (columns.account == caller.account, columns.name == name)
-        row = tx.execute(sa.select(self._rows.shares).where(*its)).mappings().first()
+        row = fetch_first(tx, sa.select(self._rows.shares).where(*its))
         if row is None:
             raise no_share(name)
         return dict(row)
@@ -219,7 +219,7 @@ class Shares:
         shares, opened = self._rows.shares, self._rows.accounts
         joined = sa.join(shares, opened, opened.c.share_id == shares.c.id)
         query = sa.select(shares).select_from(joined).where(opened.c.account == caller.account)
-        return [dict(row) for row in tx.execute(query.order_by(shares.c.account, shares.c.name)).mappings()]
+        return fetch(tx, query.order_by(shares.c.account, shares.c.name))
 
     def _open_share(self, tx: sa.Connection, caller: Caller, name: str, provider: str) -> Row:
         """What is not open to the caller's account is answered like what is not there."""

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from luthier.platform.credits import Place, places_of
 from luthier.platform.metering import UsageKind, UsageRecord
-from luthier.platform.registry.limits import Limits, Row, available, place_of
+from luthier.platform.registry.limits import Limits, available, place_of
+from luthier.platform.store import Row
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Verbs on tables of training data."""
 
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -26,9 +26,7 @@ from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.store import Store
-
-Row = dict[str, Any]
+from luthier.platform.store import Row, Store, fetch, fetch_first
 
 
 class Gone(NamedTuple):
@@ -62,16 +60,16 @@ class Tables:
         }
         with self._guard.change(caller) as tx:
             self._check_place(tx, caller, name)
-            old = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
+            old = fetch_first(tx, sa.select(self._tables).where(is_named(self._tables, caller, name)))
             if old and old["path"] == info.path:
                 return None
             if old and not replace:
                 raise Conflict(f"Table {name.display} is there already. Drop it first, or replace it (--replace).")
             if old:
-                self._drop(tx, caller, name, dict(old))
+                self._drop(tx, caller, name, old)
             tx.execute(sa.insert(self._tables).values(**row))
             self._grants.begin(tx, caller, Securable.named(ObjectKind.TABLE, name), info.created_on)
-        return to_table(dict(old)) if old else None
+        return to_table(old) if old else None
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[TableInfo]:
         """Those that the caller may read, by their folded names."""
@@ -81,7 +79,7 @@ class Tables:
         with self._store.reading() as tx:
             while len(seen) < limit:
                 some = query.where(is_behind(parts, behind)).limit(MAX_SHOWN)
-                rows = [dict(row) for row in tx.execute(some).mappings()]
+                rows = fetch(tx, some)
                 seen += self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
                 if len(rows) < MAX_SHOWN:
                     break
@@ -91,10 +89,10 @@ class Tables:
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""
         with self._guard.change(caller) as tx:
-            row = tx.execute(sa.select(self._tables).where(is_named(self._tables, caller, name))).mappings().first()
+            row = fetch_first(tx, sa.select(self._tables).where(is_named(self._tables, caller, name)))
             if row is None:
                 raise no_table(name)
-            return self._drop(tx, caller, name, dict(row))
+            return self._drop(tx, caller, name, row)
 
     def remove(self, tx: sa.Connection, caller: Caller, place: Securable) -> list[Gone]:
         """All that lie there, whoever asks, and what is granted on them: that is decided by then."""

@@ -14,10 +14,10 @@ from luthier.platform.models import Change, Model, ModelVersion, Serving, Versio
 from luthier.platform.names import QualifiedName
 from luthier.platform.privileges import Action
 from luthier.platform.registry.again import each
-from luthier.platform.registry.model_rows import ModelRows, Row, name_of
+from luthier.platform.registry.model_rows import ModelRows, name_of
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch
 from luthier.platform.versions import Wanted
 
 LATELY_MS = 30_000
@@ -85,9 +85,8 @@ class Versions:
                 self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
                 mine = changes.c.account == caller.account
             its = sa.select(changes).where(mine, changes.c.model == name.dotted).order_by(changes.c.id)
-            rows = tx.execute(its.offset(after).limit(min(limit, MAX_SHOWN))).mappings().all()
-        told = ({field: row[field] for field in Change.model_fields} for row in rows)
-        return [Change(**{**change, "id": number}) for number, change in enumerate(told, after + 1)]
+            rows = fetch(tx, its.offset(after).limit(min(limit, MAX_SHOWN)))
+        return [Change.from_row({**row, "id": number}) for number, row in enumerate(rows, after + 1)]
 
     def promote(self, caller: Caller, name: QualifiedName, version: Wanted) -> Model:
         """The version is the default from now on, and no other has a share."""

@@ -9,11 +9,11 @@ from luthier.platform.access import Caller
 from luthier.platform.models import Opened, ViewInfo
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
-from luthier.platform.registry.guard import Guard, Row, securable
+from luthier.platform.registry.guard import Guard, securable
 from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named
 from luthier.platform.registry.tables import to_table
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Row, Store, fetch, fetch_first
 
 MAX_VIEWS = 256
 """Beneath one statement."""
@@ -32,15 +32,14 @@ class ViewRows:
         self.views, self.tables = store.table("views"), store.table("tables")
 
     def find(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
-        row = tx.execute(sa.select(self.views).where(is_named(self.views, caller, name))).mappings().first()
-        return dict(row) if row else None
+        return fetch_first(tx, sa.select(self.views).where(is_named(self.views, caller, name)))
 
     def page(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int) -> list[Row]:
         """Views of the account behind a name, in the order of names, whoever may read them."""
         parts = [self.views.c[part] for part in NAME_PARTS]
         its = (self.views.c.account == caller.account, is_behind(parts, after))
         query = sa.select(self.views).where(*its).order_by(*parts).limit(limit)
-        return [dict(row) for row in tx.execute(query).mappings()]
+        return fetch(tx, query)
 
     def readable(
         self, tx: sa.Connection, caller: Caller, kind: ObjectKind, names: Iterable[QualifiedName]
@@ -52,7 +51,7 @@ class ViewRows:
         query = sa.select(table).where(
             table.c.account == caller.account, table.c.name.in_({each.name for each in wanted})
         )
-        rows = [row for row in map(dict, tx.execute(query).mappings()) if named(row) in wanted]
+        rows = [row for row in fetch(tx, query) if named(row) in wanted]
         allowed = self._guard.allowed(tx, caller, READING[kind], kind, rows) if rows else []
         return {named(row).dotted: row for row in allowed}
 

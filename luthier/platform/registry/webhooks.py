@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -14,7 +13,7 @@ from luthier.platform.registry.notices import Notices
 from luthier.platform.registry.outbox import Outbox
 from luthier.platform.registry.paging import numbered_page
 from luthier.platform.registry.usage import HOUR_MS
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 from luthier.platform.webhooks import (
     MAX_TESTS,
     MAX_WAITING,
@@ -26,8 +25,6 @@ from luthier.platform.webhooks import (
     Webhook,
     notice_id,
 )
-
-Row = dict[str, Any]
 
 
 class Webhooks:
@@ -87,11 +84,11 @@ class Webhooks:
         with self._store.reading() as tx:
             self._guard.check(tx, caller, Action.ADMINISTER)
             page = numbered_page(tx, query, columns.number, columns.id, limit, after)
-            rows = tx.execute(page).mappings().all()
+            rows = fetch(tx, page)
             ids = [row["id"] for row in rows]
-            for row in tx.execute(sa.select(self._deliveries).where(self._deliveries.c.notice.in_(ids))).mappings():
-                told[row["notice"]].append(_fields(DeliveryState, dict(row)))
-        return [NoticeInfo(**_fields(Notice, dict(row)).model_dump(), deliveries=told[row["id"]]) for row in rows]
+            for row in fetch(tx, sa.select(self._deliveries).where(self._deliveries.c.notice.in_(ids))):
+                told[row["notice"]].append(DeliveryState.from_row(row))
+        return [NoticeInfo(**Notice.from_row(row).model_dump(), deliveries=told[row["id"]]) for row in rows]
 
     # rows
 
@@ -114,7 +111,7 @@ class Webhooks:
     def _of_account(self, tx: sa.Connection, caller: Caller) -> list[Webhook]:
         columns = self._webhooks.c
         query = sa.select(self._webhooks).where(columns.account == caller.account).order_by(columns.created_on)
-        return [_fields(Webhook, dict(row)) for row in tx.execute(query).mappings()]
+        return [Webhook.from_row(row) for row in fetch(tx, query)]
 
     def _is_there(self, tx: sa.Connection, notice: str) -> bool:
         return tx.execute(sa.select(self._told.c.id).where(self._told.c.id == notice)).first() is not None
@@ -125,7 +122,3 @@ class Webhooks:
         if found is None:
             raise NotFound(f"No webhook {id!r}. `luthier webhooks list` shows those there are.")
         return found
-
-
-def _fields(kind: type[Any], row: Row) -> Any:
-    return kind(**{name: row[name] for name in kind.model_fields})
