@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
@@ -69,17 +70,14 @@ def training_usage(
     caller: Caller, source: Source, prices: PriceList, tokens: tuple[int, int], time: int
 ) -> UsageRecord:
     """`tokens` are (trained, evaluated), from the trainer."""
+    trained, evaluated = tokens
     return UsageRecord(
         kind=UsageKind.TRAINING,
-        source_id=source.id,
-        **caller.model_dump(),
-        function=source.function,
-        base_model=source.base_model,
-        model=source.model,
-        trained_tokens=tokens[0],
-        evaluated_tokens=tokens[1],
+        **_asked(caller, source),
+        trained_tokens=trained,
+        evaluated_tokens=evaluated,
         price_version=prices.version,
-        amount_ucr=prices.training_ucr(source.price_class, tokens[0]),
+        amount_ucr=prices.training_ucr(source.price_class, trained),
         time=time,
     )
 
@@ -88,16 +86,12 @@ def completion_usage(
     caller: Caller, source: Source, prices: PriceList, tokens: tuple[int, int], time: int
 ) -> UsageRecord:
     """`tokens` are (prompt, completion), from the engine."""
+    prompt, completion = tokens
     return UsageRecord(
         kind=UsageKind.COMPLETION,
-        source_id=source.id,
-        **caller.model_dump(),
-        function=source.function,
-        base_model=source.base_model,
-        model=source.model,
-        version=source.version,
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
+        **_asked(caller, source),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
         price_version=prices.version,
         amount_ucr=prices.completion_ucr(source.price_class, *tokens),
         time=time,
@@ -121,3 +115,7 @@ def storage_usage(account: str, prices: PriceList, byte_ms: int, day: int) -> Us
         amount_ucr=prices.storage_ucr(byte_ms),
         time=day + DAY_MS - 1,
     )
+
+
+def _asked(caller: Caller, source: Source) -> dict[str, Any]:
+    return {**caller.model_dump(), "source_id": source.id, **source.model_dump(exclude={"id", "price_class"})}

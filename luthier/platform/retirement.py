@@ -39,8 +39,5 @@ def end_of(catalog: Catalog, version: ModelVersion, today: date) -> str | None:
 
 def left_to_tune(bases: Iterable[BaseModel], today: date, task: TaskType, method: Method) -> list[str]:
     """Names of those that a job of this kind may begin with."""
-    return [base.name for base in bases if _can_tune(base, today, task, method)]
-
-
-def _can_tune(base: BaseModel, today: date, task: TaskType, method: Method) -> bool:
-    return not is_retired(base, today) and task in base.tasks and method in base.methods
+    left = (base for base in bases if not is_retired(base, today))
+    return [base.name for base in left if task in base.tasks and method in base.methods]

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_type_hints
 
 import pyarrow as pa
 from pyarrow import csv
@@ -61,20 +61,8 @@ class StepMetrics(NamedTuple):
     """Share of the device's peak, 0.0 to 1.0; on a known GPU only."""
 
 
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("epoch", pa.int64()),
-        ("training_loss", pa.float64()),
-        ("validation_loss", pa.float64()),
-        ("learning_rate", pa.float64()),
-        ("gradient_norm", pa.float64()),
-        ("num_tokens", pa.int64()),
-        ("time", pa.int64()),
-        ("tokens_per_second", pa.float64()),
-        ("mfu", pa.float64()),
-    ]
-)
+_KINDS = get_type_hints(StepMetrics).items()
+SCHEMA = pa.schema([(name, pa.int64() if kind is int else pa.float64()) for name, kind in _KINDS])
 NUM_MEASURED = 3
 HEADER = (",".join(SCHEMA.names) + "\n").encode()
 

@@ -91,18 +91,8 @@ class _Folder:
         record, speed = step.record, None
         if step.seconds:
             speed = record.num_tokens / step.seconds
-        return StepMetrics(
-            step=record.step,
-            epoch=record.epoch,
-            training_loss=record.training_loss,
-            validation_loss=record.validation_loss,
-            learning_rate=record.learning_rate,
-            gradient_norm=record.gradient_norm,
-            num_tokens=record.num_tokens,
-            time=step.time,
-            tokens_per_second=speed,
-            mfu=self.mfu(speed),
-        )
+        told = record.model_dump(include=set(StepMetrics._fields))
+        return StepMetrics(**told, time=step.time, tokens_per_second=speed, mfu=self.mfu(speed))
 
 
 class Reporter:

@@ -45,11 +45,9 @@ class Artifacts:
 
     def _unneeded(self) -> Iterator[Path]:
         """Neither named by a version nor by a job that is under way, for longer than the time of grace."""
-        jobs = self._active_jobs()
-        named, dropped = (
-            self._named(),
-            {row["sha256"]: row["time"] for row in self._store.rows(sa.select(self._dropped))},
-        )
+        named, active = self._named(), sa.select(self._jobs.c.id).where(self._jobs.c.status.in_(ACTIVE))
+        jobs = {row["id"] for row in self._store.rows(active)}
+        dropped = {row["sha256"]: row["time"] for row in self._store.rows(sa.select(self._dropped))}
         for path in sorted(self._folder.glob("*")):
             if path.suffix == COLLECTED:
                 yield path
@@ -74,10 +72,6 @@ class Artifacts:
         columns = self._jobs.c
         starts = sa.select(columns.start_path).where(columns.status.in_(ACTIVE), columns.start_path.is_not(None))
         return {Path(path).name for path in [*paths, *(row["start_path"] for row in self._store.rows(starts))]}
-
-    def _active_jobs(self) -> set[str]:
-        columns = self._jobs.c
-        return {row["id"] for row in self._store.rows(sa.select(columns.id).where(columns.status.in_(ACTIVE)))}
 
 
 def _maker(folder: Path) -> str:

@@ -37,8 +37,5 @@ class AuditRows:
             rows.append({**entry.model_dump(), "number": count, "hash": last})
         if rows:
             tx.execute(sa.insert(self.audit), rows)
-            self._keep_head(tx, account, Anchor(count=count, hash=last))
+            tx.execute(sa.update(self._heads).where(self._heads.c.account == account).values(count=count, hash=last))
         return len(rows)
-
-    def _keep_head(self, tx: sa.Connection, account: str, head: Anchor) -> None:
-        tx.execute(sa.update(self._heads).where(self._heads.c.account == account).values(**head.model_dump()))

@@ -65,7 +65,10 @@ class Replicas:
         if self._store.is_read_only:
             return
         table = self._store.table("region_base_models")
-        rows = [_base_row(base, self._region, base.name in served) for base in catalog]
+        rows = [
+            {"name": base.name, "region": self._region, "revision": base.revision, "is_served": base.name in served}
+            for base in catalog
+        ]
         known = self._store.rows(sa.select(table).order_by(table.c.name))
         if sorted(rows, key=lambda row: str(row["name"])) == known:
             return
@@ -192,10 +195,6 @@ class ReplicaRows:
                     f"Base model {base.name}, on which {source.display} stands, is not served in region "
                     f"{self._region}. Add it to serve_base_models there, then run `luthier up`."
                 )
-
-
-def _base_row(base: BaseModel, region: str, is_served: bool) -> Row:
-    return {"name": base.name, "region": region, "revision": base.revision, "is_served": is_served}
 
 
 def _identity(version: ModelVersion) -> tuple[int, str, str]:

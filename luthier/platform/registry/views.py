@@ -12,6 +12,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import check_no_other, lies_in, no_view, object_row
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.view_rows import ViewRows, check_size, named
@@ -19,8 +20,6 @@ from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Row, Store
 from luthier.platform.wire import IfThere
 
-MAX_SHOWN = 1_000
-"""Views of one answer."""
 MIN_READ = 20
 """Candidates of one query: not all of them may be read."""
 
