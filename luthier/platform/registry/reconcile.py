@@ -149,14 +149,14 @@ class Reconcile:
         columns = self._usage.c
         sums = [sa.func.coalesce(sa.func.sum(columns[name]), 0).label(name) for name in _SUMMED]
         query = sa.select(sa.func.count().label("records"), *sums)
-        (row,) = _rows(tx, query.where(columns.kind == UsageKind.COMPLETION.value, *where))
+        (row,) = fetch(tx, query.where(columns.kind == UsageKind.COMPLETION.value, *where))
         return Totals(**{name: int(value) for name, value in row.items()})
 
     def _before(self, tx: sa.Connection, began: dict[str, int]) -> dict[str, int]:
         """Completions that no replica's counters know, by base model."""
         columns, found = self._usage.c, {}
         query = sa.select(columns.base_model).where(columns.kind == UsageKind.COMPLETION.value).distinct()
-        for base_model in sorted(row["base_model"] for row in _rows(tx, query)):
+        for base_model in sorted(row["base_model"] for row in fetch(tx, query)):
             of_replicas = columns.source_id.not_like(BATCH_LINES, escape="\\")
             is_older = columns.time < began.get(base_model, 2**62)
             older = self._totals(tx, columns.base_model == base_model, is_older, of_replicas)
@@ -166,7 +166,7 @@ class Reconcile:
 
     def _lines(self, tx: sa.Connection) -> Iterator[Check]:
         """Answered lines of batches: they are billed by the batch, not by a replica."""
-        counts = _rows(tx, sa.select(self._batches.c.counts))
+        counts = fetch(tx, sa.select(self._batches.c.counts))
         answered = sum(row["counts"].get("completed", 0) for row in counts)
         ledger = self._totals(tx, self._usage.c.source_id.like(BATCH_LINES, escape="\\")).records
         yield _check("batches", "all batches", "lines", answered, 0, ledger, answered - ledger)
@@ -192,10 +192,10 @@ class Reconcile:
             sa.func.sum(sa.func.abs(counted - billed)).label("off"),
         )
         query = sums.select_from(joined).where(jobs.finished_on.is_not(None)).group_by(jobs.base_model)
-        for row in _rows(tx, query.order_by(jobs.base_model)):
+        for row in fetch(tx, query.order_by(jobs.base_model)):
             sides = (int(row["counted"]), 0, int(row["ledger"]), int(row["off"]))
             off = sa.select(jobs.id).select_from(joined).where(counted != billed, jobs.finished_on.is_not(None))
-            names = [each["id"] for each in _rows(tx, off.limit(5))] if row["off"] else []
+            names = [each["id"] for each in fetch(tx, off.limit(5))] if row["off"] else []
             yield _check("training", row["base_model"], what, *sides, ", ".join(names))
 
     def _manifests(self, tx: sa.Connection, notes: list[str]) -> Iterator[Check]:
@@ -208,7 +208,7 @@ class Reconcile:
         sides: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         num_without = 0
         is_import = versions.job_id.startswith(IMPORT, autoescape=True)
-        for row in _rows(tx, made.where(~is_import)):
+        for row in fetch(tx, made.where(~is_import)):
             told = _manifest(Path(row["path"]))
             num_without += "trained_tokens" not in told
             for what in TRAINER:
@@ -223,10 +223,6 @@ class Reconcile:
 
 
 _SUMMED = ("prompt_tokens", "completion_tokens", "amount_ucr")
-
-
-def _rows(tx: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
-    return fetch(tx, query)
 
 
 def _engine(of: str, counts: EngineCounts, notes: list[str]) -> Iterator[Check]:
