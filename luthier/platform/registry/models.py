@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -172,7 +173,7 @@ class Models:
 
 def all_models(models: Models, caller: Caller, most: int) -> list[Model]:
     """At most so many."""
-    return all_pages(lambda limit, after: models.show(caller, limit, after), lambda model: model.model, most)
+    return all_pages(partial(models.show, caller), lambda model: model.model, most)
 
 
 def _check_unused(version: Model) -> None:

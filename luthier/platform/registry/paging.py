@@ -1,5 +1,6 @@
 """Pages of a list: so many rows from behind the last that the reader has seen."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -23,7 +24,9 @@ class Page(Frozen):
     oldest_first: bool = False
 
 
-def all_pages(show: Callable[[int, str | None], list[Shown]], key: Callable[[Shown], str], most: int) -> list[Shown]:
+def all_pages(
+    show: Callable[[int, str | None], list[Shown]], key: Callable[[Shown], str], most: int = sys.maxsize
+) -> list[Shown]:
     """One after the other, so that others are answered in between; at most so many rows."""
     rows: list[Shown] = []
     while len(rows) < most:

@@ -1,6 +1,6 @@
 """Verbs on tables of training data."""
 
-import sys
+from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -116,7 +116,7 @@ class Tables:
 
 def all_tables(tables: Tables, caller: Caller) -> list[TableInfo]:
     """What a statement may name."""
-    return all_pages(lambda limit, after: tables.show(caller, limit, after), lambda table: table.name, sys.maxsize)
+    return all_pages(partial(tables.show, caller), lambda table: table.name)
 
 
 def to_table(row: Row) -> TableInfo:

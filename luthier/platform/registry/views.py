@@ -1,6 +1,7 @@
 """Verbs on views: made, opened for reading, shown, dropped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -12,7 +13,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import check_no_other, lies_in, no_view, object_row
-from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.view_rows import ViewRows, check_size, named
@@ -111,12 +112,9 @@ class Views:
         return old is not None and if_there is IfThere.KEEP
 
 
-def all_views(views: Views, caller: Caller) -> Iterator[ViewInfo]:
-    """Page by page, so that the registry answers others in between."""
-    page = views.show(caller)
-    while page:
-        yield from page
-        page = views.show(caller, after=page[-1].name) if len(page) == MAX_SHOWN else []
+def all_views(views: Views, caller: Caller) -> list[ViewInfo]:
+    """What SHOW VIEWS looks through."""
+    return all_pages(partial(views.show, caller), lambda view: view.name)
 
 
 def _row(caller: Caller, name: QualifiedName, view: ViewInfo) -> Row:
