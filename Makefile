@@ -31,8 +31,8 @@ demo: install
 
 # End to end a test has the machine to itself; files of all others run two at a time.
 test: install
-	$(BIN)/pytest -m 'not e2e' -n 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests/e2e
 
 check: install
 	$(BIN)/ruff check .
