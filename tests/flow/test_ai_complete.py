@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from luthier.platform.sql_engine import SqlEngine
 from tests.fakes import EchoEngine
 from tests.flow.conftest import error_of, sql
 
@@ -153,3 +154,18 @@ def test_functions_are_known_by_any_spelling_of_their_names(api: TestClient) -> 
     assert sql(api, both) == "base: a b1"
     response = api.post("/luthier/v1/sql", json={"statement": "SELECT SNOWFLAKE.CORTEX.COMPLET('tiny', 'a')"})
     assert "complet does not exist" in error_of(response, 422, "sql_compilation_error")
+
+
+@pytest.mark.parametrize(
+    ("statement", "num_made"),
+    [("SELECT 1", 0), ("SELECT AI_COMPLETE('tiny', 'a')", 2), ("SELECT AI_COMPLET('tiny', 'a')", 10)],
+)
+def test_a_statement_has_the_functions_that_it_may_mean(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, statement: str, num_made: int
+) -> None:
+    """Each costs it milliseconds."""
+    made: list[str] = []
+    add = SqlEngine._add_function
+    monkeypatch.setattr(SqlEngine, "_add_function", lambda *given: (made.append(given[1].name), add(*given)))
+    api.post("/luthier/v1/sql", json={"statement": statement})
+    assert len(made) == num_made

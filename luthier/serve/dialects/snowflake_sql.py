@@ -92,7 +92,8 @@ def _let_in(text: str, statement: Statement) -> None:
 
 
 def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
-    """Those that the text names, as each costs DuckDB milliseconds; all if it names none: it may have misspelt one.
+    """Those that the text names, as each costs DuckDB milliseconds; all if what it names looks like one: it may have
+    misspelt it.
 
     The AI_ functions are found with and without their schema, the older ones with it.
     """
@@ -113,7 +114,9 @@ def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:
     if "AI_COUNT_TOKENS" in words:
         words.add(COUNT_DETAILED)  # SQL's dialect may turn it into that
     named = [function for function in made if function.name.rpartition(".")[2] in words]
-    return {function.name: _let_called(statement, function) for function in named or made}
+    if not named and any(word == "CORTEX" or word.startswith("AI") for word in words):
+        named = made
+    return {function.name: _let_called(statement, function) for function in named}
 
 
 def _let_called(statement: Statement, function: SqlFunction) -> SqlFunction:
