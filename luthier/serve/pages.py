@@ -9,7 +9,11 @@ from fastapi import Depends, Query
 from luthier.platform.frozen import Frozen
 from luthier.platform.registry.paging import MAX_SHOWN
 
+MOST = 2**53
+"""More than anything is counted to, and an integer of every store's."""
 Limit = Annotated[int, Query(ge=1, le=MAX_SHOWN)]
+Behind = Annotated[int, Query(ge=0, le=MOST)]
+"""How many rows came before, or the number of the last."""
 Row = TypeVar("Row", bound=Frozen)
 
 
@@ -26,13 +30,19 @@ class Page:
         return paged(name, rows, self.limit, key, shown)
 
 
-Rows = dict[str, list[dict[str, Any]]]
+@dataclass
+class PageBehind:
+    """Of a list that tells its pages by how many rows came before."""
+
+    after: Behind = 0
+    limit: Limit = MAX_SHOWN
+
+    def told(self, name: str, rows: Sequence[Row]) -> dict[str, Any]:
+        return paged(name, rows, self.limit, lambda _last: str(self.after + self.limit))
+
+
 PageOf = Annotated[Page, Depends()]
-
-
-def listed(name: str, rows: Iterable[Frozen]) -> Rows:
-    """A list that is no longer than one answer."""
-    return {name: [row.model_dump() for row in rows]}
+PageBehindOf = Annotated[PageBehind, Depends()]
 
 
 def paged(

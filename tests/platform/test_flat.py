@@ -15,11 +15,12 @@ from luthier.platform.keys import NewKey
 from luthier.platform.models import TableInfo
 from luthier.platform.names import QualifiedName, parse_name, quote
 from luthier.platform.rates import RateLimit
+from luthier.platform.registry.databases import Place
 from luthier.platform.registry.models import all_models
 from luthier.platform.registry.paging import all_pages
 from luthier.platform.registry.rates import place_of
 from luthier.platform.registry.registry import Registry
-from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable, parse_securable
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from tests.factories import ADMIN, make_finished, make_job, make_record
@@ -86,7 +87,7 @@ def test_pages_of_models_are_all_of_them_once(registry: Registry, analyst: Calle
 
 
 def made_of_each(registry: Registry) -> None:
-    """Users, roles, keys, tables and top-ups, some of them Ann's role's."""
+    """Users, roles, keys, tables, top-ups, accounts and places, some of them Ann's role's."""
     registry.users.create(ADMIN, ANALYST.user, ANALYST.role)
     registry.roles.grant(ADMIN, ANALYST.role, Securable(ObjectKind.USER, name=ANALYST.user))
     for name in ("A", "b", "C"):
@@ -94,6 +95,9 @@ def made_of_each(registry: Registry) -> None:
         registry.roles.create(ADMIN, f"ROLE_{name}")
         registry.keys.create(ADMIN, NewKey(id=f"key_{name}", hash=name, prefix="lt_"))
         registry.credits.top_up(ADMIN, "main", 5, f"topup {name}")
+        registry.access.add_admin_key(f"account_{name}", f"hash of {name}", "lt_")
+        registry.databases.create(ADMIN, Securable(ObjectKind.DATABASE, name))
+        registry.databases.create(ADMIN, Securable(ObjectKind.SCHEMA, "LUTHIER", f"{name}.{name}"))
         table = QualifiedName(*SCHEMA, name, f"LUTHIER.PUBLIC.{quote(name)}")
         info = {"name": table.display, "path": f"{name}.parquet", "num_rows": 1, "columns": ["a"]}
         registry.tables.create(ADMIN, table, TableInfo(**info, owner="admin", created_on=1))
@@ -106,7 +110,16 @@ def made_of_each(registry: Registry) -> None:
 def test_lists_come_in_pages(registry: Registry, analyst: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     made_of_each(registry)
     give(registry, Privilege.MONITOR_USAGE, Securable(ObjectKind.ACCOUNT))
+    give(registry, Privilege.USAGE, Securable(ObjectKind.DATABASE, "b"))
+
+    def places(kind: ObjectKind, caller: Caller, limit: int = 100, after: str | None = None) -> list[Place]:
+        behind = parse_securable(kind, after, "", "") if after else None
+        return registry.databases.show(caller, kind, None, limit, behind)
+
     lists: dict[str, tuple[Any, Callable[[Any], str]]] = {
+        "accounts": (registry.accounts.show, lambda account: account.name),
+        "databases": (partial(places, ObjectKind.DATABASE), lambda place: place.dotted),
+        "schemas": (partial(places, ObjectKind.SCHEMA), lambda place: place.dotted),
         "users": (registry.users.show, lambda user: user.name),
         "roles": (registry.roles.show, lambda role: role.name),
         "keys": (registry.keys.show, lambda key: key.id),
@@ -124,7 +137,7 @@ def test_lists_come_in_pages(registry: Registry, analyst: Caller, monkeypatch: p
                 pages += page
             assert pages == whole, kind
             with monkeypatch.context() as patched:
-                for module in ("paging", "tables", "users"):
+                for module in ("paging", "tables", "users", "databases"):
                     patched.setattr(f"luthier.platform.registry.{module}.MAX_SHOWN", 2)
                 assert show(caller, 3) == whole[:2], kind
                 assert all_pages(partial(show, caller), key, 100) == whole
@@ -133,12 +146,34 @@ def test_lists_come_in_pages(registry: Registry, analyst: Caller, monkeypatch: p
         **{("users", ADMIN.role): 5, ("roles", ADMIN.role): 6, ("keys", ADMIN.role): 4, ("tables", ADMIN.role): 3},
         **{("users", analyst.role): 2, ("roles", analyst.role): 3, ("keys", analyst.role): 0},
         **{("tables", analyst.role): 2, ("topups", ADMIN.role): 3, ("topups", analyst.role): 3},
+        **{("accounts", ADMIN.role): 4, ("databases", ADMIN.role): 4, ("schemas", ADMIN.role): 7},
+        **{("accounts", analyst.role): 1, ("databases", analyst.role): 2, ("schemas", analyst.role): 1},
     }
     with pytest.raises(NotFound):
         registry.keys.show(ADMIN, 2, "key_of_nobody")
     assert registry.users.get(analyst, "USER_b").owner == analyst.role
     with pytest.raises(NotFound):
         registry.users.get(analyst, "USER_A")
+
+
+def shared_lists(registry: Registry) -> list[tuple[Callable[..., Sequence[Any]], int]]:
+    """Shares, one of them of another account's, and what they give to whom."""
+    shares, other = registry.shares, Caller(account="account_A", user="admin", role=ADMIN.role)
+    for caller, names in ((ADMIN, ("S", "T")), (other, ("U",))):
+        for name in names:
+            shares.create(caller, name)
+    schema = Securable(ObjectKind.SCHEMA, *SCHEMA)
+    for on in (schema.in_database, schema, Securable(ObjectKind.MODEL, *SCHEMA, "A")):
+        shares.grant(ADMIN, Granted((Privilege.USAGE,), on), "S")
+    shares.grant(other, Granted((Privilege.USAGE,), schema.in_database), "U")
+    shares.set_accounts(ADMIN, "S", ["account_A", "account_b", "account_C"])
+    shares.set_accounts(other, "U", [ADMIN.account])
+    return [
+        (partial(shares.show, ADMIN), 3),
+        (partial(shares.describe, ADMIN, "S", None), 3),
+        (partial(shares.grants, ADMIN, "S"), 3),
+        (partial(shares.accounts, ADMIN, "S"), 3),
+    ]
 
 
 def test_grants_budgets_and_changes_come_in_pages(registry: Registry, analyst: Caller) -> None:
@@ -159,6 +194,7 @@ def test_grants_budgets_and_changes_come_in_pages(registry: Registry, analyst: C
         (partial(grants.of_role, ADMIN, "ROLE_A"), 1),
         (partial(grants.to_user, ADMIN, ANALYST.user), 1),
     ]
+    lists += shared_lists(registry)
     for show, num in lists:
         whole = show()
         assert len(whole) == num

@@ -14,6 +14,7 @@ from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.again import each
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.paging import MAX_SHOWN, named_page
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.securables import (
     FIRST_GRANTS,
@@ -65,13 +66,14 @@ class Accounts:
             row = dict(tx.execute(sa.select(self._accounts).where(self._accounts.c.name == name)).mappings().one())
         return Account(**row)
 
-    def show(self, caller: Caller) -> list[Account]:
-        """All of them for who runs the platform, else the caller's own."""
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Account]:
+        """All of them for who runs the platform, else the caller's own. By their names."""
         with self._store.reading() as tx:
-            query = sa.select(self._accounts).order_by(self._accounts.c.name)
+            query = sa.select(self._accounts)
             if not self._guard.may(tx, caller, Action.OPERATE, PLATFORM):
                 query = query.where(self._accounts.c.name == caller.account)
-            return [Account(**row) for row in fetch(tx, query)]
+            page = named_page(query, self._accounts.c.name, limit, after)
+            return [Account(**row) for row in fetch(tx, page)]
 
     def check_operator(self, caller: Caller) -> None:
         """NotAllowed unless the caller may do what concerns all accounts."""

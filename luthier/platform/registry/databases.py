@@ -1,6 +1,7 @@
 """Verbs on databases and the schemas in them: made, dropped, shown."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -8,10 +9,12 @@ import sqlalchemy as sa
 from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.frozen import Frozen
+from luthier.platform.names import quote_if_needed
 from luthier.platform.privileges import Action, Rights
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.objects import lies_in
+from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.tables import Gone, Tables
@@ -33,6 +36,10 @@ class Place(Frozen):
     created_on: int
     is_default: bool
     """Where names without one are looked for."""
+
+    @property
+    def dotted(self) -> str:
+        return ".".join(quote_if_needed(part) for part in (self.database, self.name) if part)
 
 
 class Databases:
@@ -89,20 +96,37 @@ class Databases:
             self._rows.end(tx, caller.account, place)
         return gone
 
-    def show(self, caller: Caller, kind: ObjectKind, database: str | None = None) -> list[Place]:
-        """Databases, or schemas of all or of one, on which the caller holds something."""
+    def show(
+        self,
+        caller: Caller,
+        kind: ObjectKind,
+        database: str | None = None,
+        limit: int = MAX_SHOWN,
+        after: Securable | None = None,
+    ) -> list[Place]:
+        """Databases, or schemas of all or of one, on which the caller holds something. By their names."""
         columns = self._rows.places.c
         its = [columns.account == caller.account]
         its += [columns.schema == ""] if kind is ObjectKind.DATABASE else [columns.schema != ""]
         its += [columns.database == database] if database is not None else []
+        if after:
+            here = sa.and_(columns.database == after.database, columns.schema > after.schema)
+            its.append(sa.or_(columns.database > after.database, here))
         query = sa.select(self._rows.places).where(*its).order_by(columns.database, columns.schema)
         with self._store.reading() as tx:
-            rows, owners = fetch(tx, query), self._rows.owners(tx, caller.account)
-            rights = self._guard.rights_on_places(tx, caller)
+            owners, rights = self._rows.owners(tx, caller.account), self._guard.rights_on_places(tx, caller)
             if database is not None:
                 self._check_seen(tx, caller, rights, Securable(ObjectKind.DATABASE, database))
-            seen = [row for row in rows if rights.sees(place_of(row))]
+            seen = islice((row for row in fetch(tx, query) if rights.sees(place_of(row))), min(limit, MAX_SHOWN))
             return [self._told(row, owners.get(place_of(row), ADMIN_ROLE)) for row in seen]
+
+    def get(self, caller: Caller, place: Securable) -> Place:
+        """One that the caller has just made."""
+        columns = self._rows.places.c
+        its = (columns.account == caller.account, columns.database == place.database, columns.schema == place.schema)
+        with self._store.reading() as tx:
+            (row,) = fetch(tx, sa.select(self._rows.places).where(*its))
+            return self._told(row, self._rows.owners(tx, caller.account).get(place, ADMIN_ROLE))
 
     def _check_seen(self, tx: sa.Connection, caller: Caller, rights: Rights, database: Securable) -> None:
         self._rows.check_there(tx, caller.account, database)

@@ -37,6 +37,17 @@ def all_pages(
     return rows
 
 
+def all_behind(show: Callable[[int, int], Sequence[Shown]], most: int) -> list[Shown]:
+    """The same of a list that passes over as many rows as were shown."""
+    rows: list[Shown] = []
+    while len(rows) < most:
+        page = show(min(most - len(rows), MAX_SHOWN), len(rows))
+        rows += page
+        if len(page) < MAX_SHOWN:
+            break
+    return rows
+
+
 def nothing_behind(id: str) -> NotFound:
     return NotFound(f"There is nothing {id!r} for the list to go on after.")
 

@@ -57,9 +57,6 @@ class ShareRows:
         its = columns.database == about.database if is_all else is_among(self.grants, on)
         tx.execute(sa.delete(self.grants).where(columns.share_id == share_id, its))
 
-    def granted(self, tx: sa.Connection, *its: sa.ColumnElement[bool]) -> list[Row]:
-        return fetch(tx, self.given(*its))
-
     def given(self, *its: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """With the share's name."""
         joined = sa.join(self.grants, self.shares, self.shares.c.id == self.grants.c.share_id)

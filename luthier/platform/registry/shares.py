@@ -4,6 +4,7 @@ Who may see a share, or change it, is decided where all else is; what it gives, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from luthier.platform.names import quote_if_needed
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grants import Grant, Grants, no_share, shared
 from luthier.platform.registry.guard import Guard
+from luthier.platform.registry.paging import MAX_SHOWN, joined_page
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows, place_in
 from luthier.platform.securables import RESERVED, Granted, ObjectKind, Privilege, Scope, Securable
@@ -125,38 +127,44 @@ class Shares:
             self._rows.remove(tx, share["id"], granted.on, objects)
         return num
 
-    def grants(self, caller: Caller, name: str) -> list[Grant]:
+    def grants(self, caller: Caller, name: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
         """SHOW GRANTS TO SHARE."""
         with self._store.reading() as tx:
             share = self._managed(tx, caller, name)
-            return [shared(row) for row in self._rows.granted(tx, self._rows.grants.c.share_id == share["id"])]
+            return joined_page(tx, [(self._gives(share), shared)], limit, skip)
 
-    def accounts(self, caller: Caller, name: str) -> list[ShareAccount]:
+    def accounts(self, caller: Caller, name: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[ShareAccount]:
         """SHOW GRANTS OF SHARE."""
         columns = self._rows.accounts.c
+
+        def told(row: Row) -> ShareAccount:
+            kept = {key: row[key] for key in ("created_on", "granted_by")}
+            return ShareAccount(**kept, share=name, grantee_name=row["account"])
+
         with self._store.reading() as tx:
             share = self._managed(tx, caller, name)
             query = sa.select(self._rows.accounts).where(columns.share_id == share["id"]).order_by(columns.account)
-            rows = fetch(tx, query)
-        kept = ("created_on", "granted_by")
-        return [
-            ShareAccount(**{key: row[key] for key in kept}, share=name, grantee_name=row["account"]) for row in rows
-        ]
+            return joined_page(tx, [(query, told)], limit, skip)
 
     # everybody's
 
-    def show(self, caller: Caller) -> list[Share]:
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, skip: int = 0) -> list[Share]:
         """Those that the caller may see of his account's, and, for who may use them, those that are open to it."""
         columns = self._rows.shares.c
-        query = sa.select(self._rows.shares).order_by(columns.name)
+        query = sa.select(self._rows.shares).where(columns.account == caller.account).order_by(columns.name)
         with self._store.reading() as tx:
-            own = fetch(tx, query.where(columns.account == caller.account))
-            found = [self._outbound(tx, row) for row in own if self._sees(tx, caller, row)]
+            seen = [row for row in fetch(tx, query) if self._sees(tx, caller, row)]
             if self._guard.may(tx, caller, Action.IMPORT_SHARE):
-                found += [self._inbound(tx, caller, row) for row in self._open_shares(tx, caller)]
-        return found
+                seen += self._open_shares(tx, caller)
+            page = seen[skip : skip + min(limit, MAX_SHOWN)]
+            return [
+                self._outbound(tx, row) if row["account"] == caller.account else self._inbound(tx, caller, row)
+                for row in page
+            ]
 
-    def describe(self, caller: Caller, name: str, provider: str | None = None) -> list[Shared]:
+    def describe(
+        self, caller: Caller, name: str, provider: str | None = None, limit: int = MAX_SHOWN, skip: int = 0
+    ) -> list[Shared]:
         """What it gives; of another account's, with a placeholder for the database that will be made of it."""
         with self._store.reading() as tx:
             if provider is None:
@@ -164,8 +172,8 @@ class Shares:
             else:
                 self._guard.check(tx, caller, Action.IMPORT_SHARE)
                 share = self._open_share(tx, caller, name, provider)
-            rows = self._rows.granted(tx, self._rows.grants.c.share_id == share["id"])
-        return [_to_shared(row, None if provider is None else PLACEHOLDER) for row in rows]
+            told = partial(_to_shared, database=None if provider is None else PLACEHOLDER)
+            return joined_page(tx, [(self._gives(share), told)], limit, skip)
 
     # the consumer's
 
@@ -197,6 +205,9 @@ class Shares:
             self._places.end(tx, caller.account, on)
 
     # rows
+
+    def _gives(self, share: Row) -> sa.Select[Any]:
+        return self._rows.given(self._rows.grants.c.share_id == share["id"])
 
     def _find(self, tx: sa.Connection, caller: Caller, name: str) -> Row:
         columns = self._rows.shares.c

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from luthier.errors import InvalidInput
@@ -12,7 +12,6 @@ from luthier.platform.access import KEY_PREFIX, Caller, hash_key, new_key
 from luthier.platform.frozen import Frozen
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
-from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.securables import (
     Granted,
     ObjectKind,
@@ -22,7 +21,7 @@ from luthier.platform.securables import (
     user_key,
 )
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Limit, PageOf, Rows, listed, paged
+from luthier.serve.pages import PageBehindOf, PageOf
 from luthier.serve.paths import NAME, Key, UserKey
 from luthier.serve.services import Services
 
@@ -100,9 +99,10 @@ def create_account(request: Request, body: NewAccount, caller: CallerOf, service
 
 
 @routes.get("/accounts")
-def list_accounts(caller: CallerOf, services: ServicesOf) -> Rows:
-    """All of them for who runs the platform, else one's own."""
-    return listed("accounts", services.registry.accounts.show(caller))
+def list_accounts(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
+    """All of them for who runs the platform, else one's own. By their names."""
+    accounts = services.registry.accounts.show(caller, page.limit, page.after)
+    return page.told("accounts", accounts, lambda account: account.name)
 
 
 @routes.get("/parameters")
@@ -185,15 +185,10 @@ def revoke_role(request: Request, name: Key, body: Member, caller: CallerOf, ser
 
 @routes.get("/grants")
 def show_grants(
-    caller: CallerOf,
-    services: ServicesOf,
-    shown: Annotated[Shown, Depends()],
-    after: Annotated[int, Query(ge=0)] = 0,
-    limit: Limit = MAX_SHOWN,
+    caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, Depends()], page: PageBehindOf
 ) -> dict[str, Any]:
     """SHOW GRANTS; without a question, the roles of the caller's user."""
-    rows = grants_shown(services, caller, shown)(limit, after)
-    return paged("grants", rows, limit, lambda _last: str(after + limit))
+    return page.told("grants", grants_shown(services, caller, shown)(page.limit, page.after))
 
 
 @routes.post("/grants")

@@ -11,7 +11,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import Rows, listed
+from luthier.serve.pages import Page, PageOf
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
@@ -32,8 +32,9 @@ def create_database(request: Request, body: NewPlace, caller: CallerOf, services
 
 
 @routes.get("/databases")
-def list_databases(caller: CallerOf, services: ServicesOf) -> Rows:
-    return listed("databases", services.registry.databases.show(caller, ObjectKind.DATABASE))
+def list_databases(caller: CallerOf, services: ServicesOf, page: PageOf) -> dict[str, Any]:
+    """By their names."""
+    return _page("databases", services, caller, ObjectKind.DATABASE, page)
 
 
 @routes.delete(f"/databases/{NAME}")
@@ -50,10 +51,13 @@ def create_schema(request: Request, body: NewPlace, caller: CallerOf, services: 
 
 @routes.get("/schemas")
 def list_schemas(
-    caller: CallerOf, services: ServicesOf, database: Annotated[str | None, Query(max_length=1000)] = None
-) -> Rows:
-    within = fold(database) if database else None
-    return listed("schemas", services.registry.databases.show(caller, ObjectKind.SCHEMA, within))
+    caller: CallerOf,
+    services: ServicesOf,
+    page: PageOf,
+    database: Annotated[str | None, Query(max_length=1000)] = None,
+) -> dict[str, Any]:
+    """By their names; `after` is one with its database."""
+    return _page("schemas", services, caller, ObjectKind.SCHEMA, page, fold(database) if database else None)
 
 
 @routes.delete(f"/schemas/{NAME}")
@@ -72,5 +76,12 @@ def drop_place(services: Services, caller: Caller, place: Securable, cascade: bo
 def _create(services: Services, caller: Caller, kind: ObjectKind, body: NewPlace) -> dict[str, Any]:
     place = services.securable(kind, body.name)
     services.registry.databases.create(caller, place, body.comment)
-    found = services.registry.databases.show(caller, kind, place.database)
-    return next(each.model_dump() for each in found if each.name == (place.schema or place.database))
+    return services.registry.databases.get(caller, place).model_dump()
+
+
+def _page(
+    name: str, services: Services, caller: Caller, kind: ObjectKind, page: Page, within: str | None = None
+) -> dict[str, Any]:
+    behind = services.securable(kind, page.after) if page.after else None
+    found = services.registry.databases.show(caller, kind, within, page.limit, behind)
+    return page.told(name, found, lambda place: place.dotted)

@@ -8,7 +8,7 @@ from pydantic import Field
 from luthier.platform.frozen import Frozen
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_access import GrantedBody, granted_in
-from luthier.serve.pages import Rows, listed
+from luthier.serve.pages import PageBehindOf
 from luthier.serve.paths import NAME, Key
 
 routes = APIRouter()
@@ -40,15 +40,18 @@ def create_share(request: Request, body: NewShare, caller: CallerOf, services: S
 
 
 @routes.get("/shares")
-def list_shares(caller: CallerOf, services: ServicesOf) -> Rows:
+def list_shares(caller: CallerOf, services: ServicesOf, page: PageBehindOf) -> dict[str, Any]:
     """SHOW SHARES: one's own, and those of others that are open to one's account."""
-    return listed("shares", services.registry.shares.show(caller))
+    return page.told("shares", services.registry.shares.show(caller, page.limit, page.after))
 
 
 @routes.get(f"/shares/{NAME}")
-def describe_share(name: Key, caller: CallerOf, services: ServicesOf, provider: str | None = None) -> Rows:
+def describe_share(
+    name: Key, caller: CallerOf, services: ServicesOf, page: PageBehindOf, provider: str | None = None
+) -> dict[str, Any]:
     """DESC SHARE: what it gives. `provider` is the account whose share it is; without it one's own is meant."""
-    return listed("objects", services.registry.shares.describe(caller, name, provider))
+    objects = services.registry.shares.describe(caller, name, provider, page.limit, page.after)
+    return page.told("objects", objects)
 
 
 @routes.delete(f"/shares/{NAME}")
@@ -59,9 +62,9 @@ def drop_share(name: Key, caller: CallerOf, services: ServicesOf) -> dict[str, s
 
 
 @routes.get(f"/shares/{NAME}/grants")
-def list_share_grants(name: Key, caller: CallerOf, services: ServicesOf) -> Rows:
+def list_share_grants(name: Key, caller: CallerOf, services: ServicesOf, page: PageBehindOf) -> dict[str, Any]:
     """SHOW GRANTS TO SHARE."""
-    return listed("grants", services.registry.shares.grants(caller, name))
+    return page.told("grants", services.registry.shares.grants(caller, name, page.limit, page.after))
 
 
 @routes.post(f"/shares/{NAME}/grant")
@@ -83,9 +86,9 @@ def revoke_from_share(
 
 
 @routes.get(f"/shares/{NAME}/accounts")
-def list_share_accounts(name: Key, caller: CallerOf, services: ServicesOf) -> Rows:
+def list_share_accounts(name: Key, caller: CallerOf, services: ServicesOf, page: PageBehindOf) -> dict[str, Any]:
     """SHOW GRANTS OF SHARE."""
-    return listed("accounts", services.registry.shares.accounts(caller, name))
+    return page.told("accounts", services.registry.shares.accounts(caller, name, page.limit, page.after))
 
 
 @routes.post(f"/shares/{NAME}/accounts")

@@ -4,14 +4,12 @@ Shapes: docs.snowflake.com, GRANT <privileges> TO ROLE, GRANT ROLE, GRANT DATABA
 USERS, CORTEX_MODELS_ALLOWLIST.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import pyarrow as pa
 
 from luthier.errors import InvalidInput
-from luthier.platform.registry.grants import Grant, RoleGrant
-from luthier.platform.registry.paging import MAX_SHOWN, all_pages
+from luthier.platform.registry.paging import all_behind, all_pages
 from luthier.platform.securables import IN_SCHEMA, Granted, ObjectKind, Privilege, Scope, role_key, user_key
 from luthier.serve.dialects.native_access import GrantedBody, Shown, granted_in, grants_shown
 from luthier.serve.dialects.snowflake_statements import (
@@ -162,26 +160,15 @@ def _granted(command: Command, granted: Granted) -> pa.Table:
 def _show_grants(command: Command) -> pa.Table:
     whose = {word: command[word] for word in ("to_role", "of_role", "to_user")}
     shown = Shown(**whose, kind=command.kind if command["kind"] else None, name=command["name"] or "")
-    rows = _pages(grants_shown(command.services, command.caller, shown), command.most_rows)
+    rows = all_behind(grants_shown(command.services, command.caller, shown), command.most_rows)
     return table(GRANTS if shown.to_role or shown.kind else ROLE_GRANTS, rows)
 
 
 @statements.on("SHOW FUTURE GRANTS IN SCHEMA {FULL_NAME}")
 def _show_future_grants(command: Command) -> pa.Table:
-    rows = _pages(grants_shown(command.services, command.caller, Shown(future_in=command["name"])), MAX_ROWS)
+    rows = all_behind(grants_shown(command.services, command.caller, Shown(future_in=command["name"])), MAX_ROWS)
     told = [row.model_dump() for row in rows]
     return table(FUTURE_GRANTS, [{**row, "grant_on": row["granted_on"], "grant_to": row["granted_to"]} for row in told])
-
-
-def _pages(show: Callable[[int, int], Sequence[Grant | RoleGrant]], most: int) -> list[Grant | RoleGrant]:
-    """At most so many rows; `show` passes over those that were shown."""
-    rows: list[Grant | RoleGrant] = []
-    while len(rows) < most:
-        page = show(min(most - len(rows), MAX_SHOWN), len(rows))
-        rows += page
-        if len(page) < MAX_SHOWN:
-            break
-    return rows
 
 
 @statements.on("SHOW ROLES{LIKE}{STARTS}{LIMIT}")

@@ -7,6 +7,8 @@ dropped with CASCADE alone: nothing is kept to bring it back from.
 import pyarrow as pa
 
 from luthier.platform.names import fold
+from luthier.platform.registry.databases import Place
+from luthier.platform.registry.paging import all_pages
 from luthier.platform.securables import ObjectKind
 from luthier.serve.dialects.native_databases import drop_place
 from luthier.serve.dialects.snowflake_statements import (
@@ -41,7 +43,7 @@ def _drop(command: Command) -> pa.Table:
 
 @statements.on("SHOW DATABASES{LIKE}(?: IN ACCOUNT)?{STARTS}{LIMIT}")
 def _show_databases(command: Command) -> pa.Table:
-    rows = command.registry.databases.show(command.caller, ObjectKind.DATABASE)
+    rows = _shown(command, ObjectKind.DATABASE)
     told = [{**row.model_dump(), "is_current": row.is_default} for row in rows]
     return table(DATABASES, told, origin="", kind="STANDARD")
 
@@ -49,6 +51,14 @@ def _show_databases(command: Command) -> pa.Table:
 @statements.on("SHOW SCHEMAS{LIKE}(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?{STARTS}{LIMIT}")
 def _show_schemas(command: Command) -> pa.Table:
     within = fold(command["database"]) if command["database"] else None
-    rows = command.registry.databases.show(command.caller, ObjectKind.SCHEMA, within)
+    rows = _shown(command, ObjectKind.SCHEMA, within)
     told = [{**row.model_dump(), "is_current": row.is_default, "database_name": row.database} for row in rows]
     return table(SCHEMAS, told)
+
+
+def _shown(command: Command, kind: ObjectKind, within: str | None = None) -> list[Place]:
+    def show(limit: int, after: str | None) -> list[Place]:
+        behind = command.services.securable(kind, after) if after else None
+        return command.registry.databases.show(command.caller, kind, within, limit, behind)
+
+    return all_pages(show, lambda place: place.dotted, command.most_rows)

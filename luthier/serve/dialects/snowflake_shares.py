@@ -3,13 +3,17 @@
 Shapes: docs.snowflake.com, CREATE SHARE, ALTER SHARE, SHOW SHARES, DESCRIBE SHARE, GRANT <privilege> TO SHARE.
 """
 
+from functools import partial
+
 import pyarrow as pa
 
 from luthier.platform.names import fold
+from luthier.platform.registry.paging import all_behind
 from luthier.platform.securables import role_key
 from luthier.serve.dialects.snowflake_access import GRANTS, KINDS, PRIVILEGES, both, grant
 from luthier.serve.dialects.snowflake_statements import (
     IDENTIFIER,
+    MAX_ROWS,
     Command,
     Statements,
     columns,
@@ -71,7 +75,8 @@ statements.on(
 
 @statements.on("SHOW SHARES")
 def _show(command: Command) -> pa.Table:
-    rows = [each.model_dump() for each in command.registry.shares.show(command.caller)]
+    shown = all_behind(partial(command.registry.shares.show, command.caller), MAX_ROWS)
+    rows = [each.model_dump() for each in shown]
     told = [{**row, "to": ", ".join(row["to"])} for row in rows]
     return table(SHARES, told, listing_global_name="", secure_objects_only="true")
 
@@ -80,17 +85,19 @@ def _show(command: Command) -> pa.Table:
 def _describe(command: Command) -> pa.Table:
     provider = command.words.get("provider")
     share = role_key(command["share"]), provider and account_key(provider)
-    return table(SHARED, command.registry.shares.describe(command.caller, *share))
+    return table(SHARED, all_behind(partial(command.registry.shares.describe, command.caller, *share), MAX_ROWS))
 
 
 @statements.on("SHOW GRANTS TO SHARE {SHARE}")
 def _show_grants(command: Command) -> pa.Table:
-    return table(GRANTS, command.registry.shares.grants(command.caller, role_key(command["share"])))
+    show = partial(command.registry.shares.grants, command.caller, role_key(command["share"]))
+    return table(GRANTS, all_behind(show, MAX_ROWS))
 
 
 @statements.on("SHOW GRANTS OF SHARE {SHARE}")
 def _show_accounts(command: Command) -> pa.Table:
-    return table(SHARE_ACCOUNTS, command.registry.shares.accounts(command.caller, role_key(command["share"])))
+    show = partial(command.registry.shares.accounts, command.caller, role_key(command["share"]))
+    return table(SHARE_ACCOUNTS, all_behind(show, MAX_ROWS))
 
 
 @statements.on("CREATE DATABASE {ONE_NAME} FROM SHARE {PROVIDED}")
