@@ -90,3 +90,15 @@ def test_no_request_is_answered_by_a_fault_of_ours(schema: BaseSchema, api: Test
     assert sum(num_sent for num_sent, _ in found.values()) > 2 * len(found)
     faults = [fault for _, some in found.values() for fault in some]
     assert not faults, "\n".join(faults)
+
+
+def test_every_number_of_a_url_is_one_that_a_store_takes(app: FastAPI) -> None:
+    unbounded = [
+        f"{verb} {path} {told['name']}"
+        for path, verbs in app.openapi()["paths"].items()
+        for verb, operation in verbs.items()
+        for told in operation.get("parameters", ())
+        for kind in (told["schema"], *told["schema"].get("anyOf", ()))
+        if kind.get("type") == "integer" and not kind.get("maximum", 2**63) <= 2**62
+    ]
+    assert unbounded == []

@@ -11,6 +11,7 @@ from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_engines import adapters_of
 from luthier.serve.follow import stream
 from luthier.serve.metrics import OfAdapters, OfJobs, scraped
+from luthier.serve.pages import MOST, Behind
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 
@@ -19,7 +20,7 @@ EVENT_STREAM = "text/event-stream"
 routes = APIRouter(prefix="/jobs/{job_id}")
 scrape = APIRouter()
 
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0)]
+LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=MOST)]
 
 
 @routes.get("/events")
@@ -28,7 +29,7 @@ async def job_events(
     job_id: str,
     caller: CallerOf,
     services: ServicesOf,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Behind = 0,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Events after the one with an id. As a stream of events and progress if `Accept` asks for `text/event-stream`.
@@ -50,8 +51,8 @@ def job_metrics(
     job_id: str,
     caller: CallerOf,
     services: ServicesOf,
-    since_step: Annotated[int, Query(ge=0)] = 0,
-    points: Annotated[int | None, Query(ge=1)] = None,
+    since_step: Behind = 0,
+    points: Annotated[int | None, Query(ge=1, le=MOST)] = None,
 ) -> Response:
     """Columns with a value for each step after `since_step`; with `points` about so many steps, evenly spread."""
     table = read_metrics(_files(services, caller, job_id).metrics, since_step, points)

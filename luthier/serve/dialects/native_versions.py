@@ -12,7 +12,7 @@ from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_models import told_of
-from luthier.serve.pages import Limit, paged
+from luthier.serve.pages import Behind, Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
@@ -54,7 +54,7 @@ def show_versions(name: str, caller: CallerOf, services: ServicesOf) -> dict[str
 
 @routes.get(f"/models/{NAME}/history")
 def show_history(
-    name: str, caller: CallerOf, services: ServicesOf, after: int = 0, limit: Limit = MAX_SHOWN
+    name: str, caller: CallerOf, services: ServicesOf, after: Behind = 0, limit: Limit = MAX_SHOWN
 ) -> dict[str, Any]:
     """Who changed what the name means, and when; oldest first."""
     changes = services.registry.versions.history(caller, services.name(name), limit, after)
