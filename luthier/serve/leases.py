@@ -13,6 +13,7 @@ from luthier.errors import PaymentRequired
 from luthier.platform import securables
 from luthier.platform.access import Caller
 from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Shortage, Want
+from luthier.platform.metering import UsageRecord
 from luthier.platform.privileges import Rights, missing
 from luthier.serve.leasing import RENEW_SECONDS, Lease, Leasing, Purse, Taken
 from luthier.serve.threads import LEASES
@@ -104,6 +105,15 @@ class Leases(Leasing[Caller]):
     def open(self, caller: Caller) -> Reservation:
         self.expect(caller)
         return Reservation(self, caller)
+
+    def give_back(self, records: Sequence[UsageRecord]) -> None:
+        """Their requests are billed to other answers: what these took is free again, where it is sure how much of which
+        lease that was. All leases of each are in hand: so each is of another limit, and paid all of it."""
+        for record in records:
+            own = [purse.lease for purse in self._purses.values() if purse.lease.id in record.leases]
+            if len(own) == len(record.leases) and not any(lease.is_short for lease in own):
+                for lease in own:
+                    lease.used -= record.amount_ucr
 
     def _make(self, limit: Hashable) -> Purse:
         return _Purse(*cast(tuple[str, str], limit), self._clock)

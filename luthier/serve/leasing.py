@@ -53,6 +53,8 @@ class Lease:
     """Settled."""
     open: int = 0
     """Reserved by what runs."""
+    is_short: bool = False
+    """Something cost more than was reserved of it."""
     begins: float = float("-inf")
     ends: float = float("-inf")
     left: int = UNKNOWN
@@ -164,6 +166,8 @@ class Taken(Generic[Who]):
                 paid = min(owed, reserved)
                 lease.used, owed = lease.used + paid, owed - paid
                 paying += [lease.id] if paid else []
+            for lease in parts if owed else ():
+                lease.is_short = True
         self._parts = {}
         return tuple(paying)
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
+from luthier.platform.metering import UsageRecord
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.queue import GIB
 from luthier.platform.registry.actor import registry_client
@@ -65,8 +66,13 @@ class EngineReplica:
         folder, verbs = settings.home / "spool" / base.name, services.registry
         holders = Holders(folder, verbs.credits.end_holder)
         asked = Asked(engine.probed, lambda: self._completer.admission.num_taken)
-        spool = UsageSpool(folder, verbs.ledger.append, settings.max_spool_mib << 20, asked.counts, holders.inherited)
         leases, rates = Leases(verbs.credits, holders.name), Rates(verbs.rates, holders.name)
+        loop, max_bytes = asyncio.get_running_loop(), settings.max_spool_mib << 20
+
+        def give_back(repeated: list[UsageRecord]) -> None:
+            loop.call_soon_threadsafe(leases.give_back, repeated)
+
+        spool = UsageSpool(folder, verbs.ledger.append, max_bytes, asked.counts, holders.inherited, give_back)
         self._renewing = [asyncio.create_task(each.keep_renewed()) for each in (leases, rates)]
         keep_environment()
         self._engine, self._spool = engine, spool

@@ -41,10 +41,12 @@ class UsageSpool:
         max_bytes: int = 64 << 20,
         engine: Callable[[], EngineCounts | None] = lambda: None,
         inherited: Callable[[], None] | None = None,
+        repeated: Callable[[list[UsageRecord]], None] = lambda _records: None,
     ) -> None:
         """`max_bytes`: what may wait for the ledger; `engine` tells what this process's engine has counted.
 
-        `inherited` is told once all is there that was left behind.
+        `inherited` is told once all is there that was left behind; `repeated`, from any thread, of records whose
+        requests are billed to other answers, once of each.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._append, self._max_bytes, self._engine = folder, append, max_bytes, engine
@@ -56,7 +58,7 @@ class UsageSpool:
         self._file = _opened(folder / f"{os.getpid()}-{last + 1}.jsonl")
         self._closed: deque[_File] = deque(self._left_behind())
         self._num_bytes = sum(closed.num_bytes for closed in self._closed)
-        self._inherited = inherited
+        self._inherited, self._repeated = inherited, repeated
         self._fault: OSError | None = None
         """Of the disk; None once it takes what is written."""
         self._sent_early: set[str] = set()
@@ -145,8 +147,11 @@ class UsageSpool:
                 file.close()
                 self._settled.count(file.path, file.records, self._engine() if is_own else None)
             while file.records:
-                file.repeated += self._send(file.records[:MAX_BATCH])
+                repeated = self._send(file.records[:MAX_BATCH])
                 del file.records[:MAX_BATCH]
+                file.repeated += repeated
+                if repeated:
+                    self._repeated(repeated)
             if file.repeated:
                 with self._disk():
                     self._settled.repeat(file.path, file.repeated)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from luthier.errors import PaymentRequired, Unavailable
+from luthier.errors import AnsweredTwice, PaymentRequired, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.credits import ALONE_SECONDS, Budget, BudgetKind, Renewal, Want
 from luthier.platform.registry.registry import Registry
@@ -137,6 +137,49 @@ def test_a_lease_that_runs_low_is_filled_beside_the_requests(registry: Registry,
             await asyncio.sleep(0.001)
         assert sum(waits) < 50
         assert balance(registry)["spent"] == 501 * 100
+
+    run(ask())
+
+
+def test_an_answer_that_was_billed_already_costs_nothing(registry: Registry, replica: Replica) -> None:
+    give(registry, 100)
+
+    async def twice(reserved: int, used: int) -> None:
+        other = Replica(registry, f"other_{replica.num}")
+        other.name, other.num = replica.name, replica.num  # its record is of the same request
+        await other.spend(20)
+        await landed(other)
+        registry.credits.end_holder(f"other_{replica.num}")
+        paying = (await replica.reserve(reserved)).settle(used)
+        replica.num += 1
+        record = make_record(f"r1_{replica.num}", amount_ucr=used, leases=paying, time=7)
+        with pytest.raises(AnsweredTwice):
+            registry.ledger.append([record])
+        replica.leases.give_back([record])
+
+    async def ask() -> None:
+        await twice(reserved=60, used=60)
+        await twice(reserved=60, used=50)
+        first = await replica.reserve(60)
+        with pytest.raises(PaymentRequired):
+            await replica.reserve(1)
+        await replica.settle(first, 60)
+        assert balance(registry) == {"available": 0, "spent": 100, "leased": 0, "overrun": 0}
+
+    run(ask())
+
+
+def test_what_is_not_sure_is_not_given_back(registry: Registry, replica: Replica) -> None:
+    give(registry, 100)
+
+    async def ask() -> None:
+        paying = (await replica.reserve(10)).settle(10)
+        replica.leases.give_back([make_record("x", amount_ucr=10, leases=(*paying, "lease_gone"))])
+        paying = (await replica.reserve(10)).settle(30)
+        replica.leases.give_back([make_record("y", amount_ucr=30, leases=paying)])
+        await replica.reserve(80)
+        with pytest.raises(PaymentRequired):
+            await replica.reserve(1)
 
     run(ask())
 

@@ -176,6 +176,20 @@ def test_a_contradiction_is_refused_alone(
     assert "usage refused" in caplog.text
 
 
+def test_what_is_billed_to_another_answer_is_told_once(registry: Registry, folder: Path) -> None:
+    registry.ledger.append([make_record(name, time=1) for name in ("a", "b")])
+    told: list[str] = []
+    spool = UsageSpool(
+        folder, Door(registry).append, repeated=lambda them: told.extend(each.source_id for each in them)
+    )
+    for name in ("a", "c", "b"):
+        spool.settle(make_record(name, time=2))
+    for _ in range(2):
+        spool.flush()
+    assert told == ["a", "b"]
+    assert kept(registry) == ["a", "b", "c"]
+
+
 def test_more_than_a_batch(registry: Registry, folder: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "MAX_BATCH", 2)
     leave_behind(folder, dead_pid, *(make_record(name) for name in "abcde"))
