@@ -72,6 +72,12 @@ class TooLarge(InvalidInput):
     code, http = "request_too_large", 413
 
 
+class TooSlow(InvalidInput):
+    """A request body that has not come in its time."""
+
+    code, http = "request_timeout", 408
+
+
 class ContextTooLong(InvalidInput):
     """A prompt that leaves no room in the base model's context window."""
 

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """SHOW lists a job for so long after its end; 0 keeps all."""
     max_upload_mib: int = Field(4096, ge=1)
     max_body_mib: int = Field(16, ge=1)
+    max_bodies_mib: int = Field(256, ge=1)
+    """All that are with one door at once, but for small ones and for files."""
     max_spool_mib: int = Field(64, ge=1)
     """Usage of a replica that waits for the ledger; beyond it no completion is taken."""
     reader_timeout_s: int = Field(60, ge=1)

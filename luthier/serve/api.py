@@ -1,13 +1,11 @@
 """The HTTP apps: routes of the dialects, one table of errors, a request id on every answer. They run without Ray."""
 
-from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Lifespan
 
 from luthier.platform.request_ids import front_secret
-from luthier.platform.settings import Settings
 from luthier.serve import engine_metrics
 from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.batching import Batching
@@ -15,12 +13,10 @@ from luthier.serve.deps import KeyCheck
 from luthier.serve.dialects import cortex, databricks, native, openai, openai_batches, openai_files
 from luthier.serve.direct import Direct
 from luthier.serve.faults import answer_errors
-from luthier.serve.middleware import BodyLimit, Logged, RequestId
+from luthier.serve.intake import Intake
+from luthier.serve.middleware import Logged, RequestId
 from luthier.serve.oidc import make_oidc
 from luthier.serve.services import Services
-
-UPLOAD_PATHS = ("/luthier/v1/tables", "/luthier/v1/models", "/v1/files")
-"""Here a body is a file."""
 
 
 def build_api(services: Services) -> FastAPI:
@@ -36,7 +32,7 @@ def build_direct(services: Services, replica: str = "") -> ASGIApp:
     """A replica's own door: OpenAI's dialect for one base model, and how the engine does, by the replica's name."""
     app = _app(services, openai.router, engine_metrics.router)
     app.state.replica = replica
-    return Direct(services, app.state.keys, app.state.auditor, app)
+    return Direct(services, app.state.intake, app.state.auditor, app)
 
 
 def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -46,7 +42,8 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     app.state.services = services
     app.state.keys = KeyCheck(services.registry, services.epoch, make_oidc(services.settings, services.registry))
     app.state.auditor = Auditor(services.registry.audit.append)
-    app.add_middleware(BodyLimit, limit_mib=_limits(services.settings))
+    app.state.intake = Intake(services.settings, app.state.keys)
+    app.add_middleware(app.state.intake.before)
     app.add_middleware(Audited, auditor=app.state.auditor)
     if services.access_log:
         app.add_middleware(Logged, log=services.access_log)
@@ -54,7 +51,3 @@ def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | 
     of_databricks = dict.fromkeys((databricks.PREFIX, databricks.ENDPOINTS), databricks.refusal)
     answer_errors(app, {cortex.PREFIX: cortex.refusal, **of_databricks})
     return app
-
-
-def _limits(settings: Settings) -> Callable[[str], int]:
-    return lambda path: settings.max_upload_mib if path in UPLOAD_PATHS else settings.max_body_mib

@@ -14,8 +14,8 @@ from luthier.platform.files import Purpose, StoredFile
 from luthier.platform.metering import UsageRecord
 from luthier.platform.storage import Storage, file_sha256
 from luthier.serve.batch_line import LineAnswers
+from luthier.serve.intake import MIB
 from luthier.serve.leases import Leases
-from luthier.serve.middleware import MIB
 from luthier.serve.room import Room
 from luthier.serve.services import Services
 from luthier.serve.threads import BATCHES, LEASES

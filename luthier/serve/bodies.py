@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.platform.frozen import Strict
 from luthier.platform.wire import CompleteRequest
-from luthier.serve.messages import ChatMessage, Tool, ToolChoice, forced_schema, tool_use
+from luthier.serve.messages import ChatMessage, ListOf, Tool, ToolChoice, forced_schema, tool_use
 from luthier.serve.refusals import invalid
 from luthier.serve.schemas import check_schema
 
@@ -73,7 +73,7 @@ class Body(Strict):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[ListOf[Stop], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=16)
     presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
@@ -107,12 +107,12 @@ class Body(Strict):
 
 
 class ChatBody(Body):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: ListOf[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Annotated[AnyText | AnyJson | JsonSchema, Field(discriminator="type")] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[ListOf[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -157,9 +157,9 @@ class ChatBody(Body):
 class CompletionBody(Body):
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[Token], Field(min_length=1)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[ListOf[str], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[ListOf[Token], Field(min_length=1)]
+        | Annotated[ListOf[Annotated[ListOf[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
     )
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=5)

@@ -22,10 +22,12 @@ from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import Refusal, error_response
-from luthier.serve.middleware import BodyLimit, Logged, RequestId
+from luthier.serve.intake import SMALL, Intake
+from luthier.serve.middleware import Logged, RequestId
 from luthier.serve.rate_headers import rate_headers
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
+from luthier.serve.threads import PROMPTS, Answer, Given
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -86,12 +88,9 @@ ROUTES = {
 class Direct:
     """An ASGI app in front of another, `rest`, which gets all but the POSTs to ROUTES."""
 
-    def __init__(self, services: Services, keys: KeyCheck, auditor: Auditor, rest: ASGIApp) -> None:
-        def limit(_path: str) -> int:
-            return services.settings.max_body_mib
-
+    def __init__(self, services: Services, intake: Intake, auditor: Auditor, rest: ASGIApp) -> None:
         def door(route: Route) -> ASGIApp:
-            app: ASGIApp = Audited(BodyLimit(Completing(services, keys, route), limit), auditor)
+            app: ASGIApp = Audited(intake.before(Completing(services, intake.keys, route)), auditor)
             return RequestId(Logged(app, services.access_log) if services.access_log else app, secret)
 
         self._rest, secret = rest, front_secret(services.settings.home)
@@ -142,10 +141,11 @@ class Completing:
         scope["state"]["action"] = "complete"  # no route of FastAPI's names it
         session = await self._keys.open(scope)
         caller = session.caller
-        body = self._route.read(self._route.body, await _read(receive))
+        raw = await _read(receive)
+        body = await _beside(raw, self._route.read, self._route.body, raw)
         scope["state"]["object"] = ("model", body.model)
         self._services.check_model(session, body.model)
-        request = body.request()
+        request = await _beside(raw, body.request)
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
 
@@ -196,6 +196,11 @@ async def _read(receive: Receive) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
     raise ClientGone
+
+
+async def _beside(raw: bytes, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    """In a thread where the body is long, in steps of tens of milliseconds at the most (`JsonSize`)."""
+    return await PROMPTS.run(call, *args, **kwargs) if len(raw) > SMALL else call(*args, **kwargs)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from luthier.errors import InvalidInput, LuthierError, NotFound, RateLimited, TooLarge
+from luthier.errors import InvalidInput, LuthierError, NotFound, RateLimited
 from luthier.platform.wire import ErrorBody
 from luthier.serve.rate_headers import refusal_headers
 
@@ -22,6 +22,8 @@ def answer_errors(app: FastAPI, dialects: Mapping[str, Refusal]) -> None:
     """Gives the app this table; `dialects` have a form of their own under the paths that begin so."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException) and isinstance(error.__cause__, LuthierError):
+            error = error.__cause__  # of a body: FastAPI makes its own error of each that ends the reading
         forms = (form for prefix, form in dialects.items() if request.url.path.startswith(prefix))
         return next(forms, error_response)(request, error)
 
@@ -87,8 +89,6 @@ def _http(request: Request, error: HTTPException) -> Fault:
     """FastAPI's own refusals."""
     if error.status_code == 404:
         return _fault(NotFound(f"No route {request.method} {request.url.path}. /docs lists them."))
-    if error.status_code == 413:
-        return _fault(TooLarge(error.detail))
     message, code, headers = str(error.detail), str(error.status_code), error.headers or {}
     if error.status_code == 405:
         allowed = headers.get("Allow", "none")

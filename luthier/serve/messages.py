@@ -1,7 +1,7 @@
 """Messages and tools as OpenAI's clients send them, brought to what chat templates take."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ from luthier.serve.refusals import invalid, missing
 from luthier.serve.schemas import calls_schema, check_schema
 
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
+Element = TypeVar("Element")
+ListOf = Annotated[list[Element], Field(fail_fast=True)]
+"""Checked up to its first fault: each that is kept takes far longer than what is right."""
 
 
 class TextPart(Strict):
@@ -31,9 +34,9 @@ class PastCall(Strict):
 
 class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | ListOf[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[PastCall] | None = None
+    tool_calls: ListOf[PastCall] | None = None
     tool_call_id: str | None = None
 
     def turn(self, number: int) -> Turn:

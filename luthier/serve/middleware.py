@@ -1,12 +1,10 @@
-"""What wraps every route: a request's id, its line in the access log, and the largest body it may have.
+"""What wraps every route: a request's id, and its line in the access log.
 
 Pure ASGI: no body is buffered here.
 """
 
 import time
-from collections.abc import Callable
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,8 +12,6 @@ from luthier.errors import LuthierError
 from luthier.platform.access import Caller
 from luthier.platform.request_ids import request_id
 from luthier.serve.access_log import CLIENT_GONE, AccessLog, Line
-
-MIB = 1 << 20
 
 
 class RequestId:
@@ -62,19 +58,6 @@ class Logged:
                 self._log.add(_line(scope, status, time.monotonic() - began))
 
 
-class BodyLimit:
-    """Ends the reading of a body over the limit, whether its length was declared or not."""
-
-    def __init__(self, app: ASGIApp, limit_mib: Callable[[str], int]) -> None:
-        """`limit_mib` gives the limit of a path."""
-        self._app, self._limit_mib = app, limit_mib
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            receive = _bounded(receive, self._limit_mib(scope["path"]), _declared(scope))
-        await self._app(scope, receive, send)
-
-
 def _line(scope: Scope, status: int, seconds: float) -> Line:
     """Without the query, which may hold anything."""
     state = scope["state"]
@@ -98,24 +81,3 @@ def _naming(send: Send, named: str) -> Send:
         await send(message)
 
     return send_named
-
-
-def _bounded(receive: Receive, limit_mib: int, declared: int) -> Receive:
-    read = 0
-
-    async def bounded() -> Message:
-        nonlocal read
-        message = await receive() if declared <= limit_mib * MIB else {}
-        read += len(message.get("body", b""))
-        if max(declared, read) > limit_mib * MIB:
-            # Of all errors, FastAPI hands on only this class from its reading of a body.
-            raise HTTPException(413, f"The request body is over the limit of {limit_mib} MiB.")
-        return message
-
-    return bounded
-
-
-def _declared(scope: Scope) -> int:
-    """Content-Length; 0 for a chunked body."""
-    lengths = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
-    return int(lengths[0]) if lengths else 0

@@ -4,7 +4,7 @@ import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from luthier.errors import (
     InvalidInput,
@@ -81,18 +81,23 @@ def read_body(kind: type[Read], body: bytes) -> Read:
     """What the body says; its first fault is refused."""
     try:
         return kind.model_validate_json(body)
-    except ValidationError as error:
-        fault = error
-    if fault.errors()[0]["type"] == "json_invalid":
-        raise InvalidInput(f"The request body is not valid JSON: {fault.errors()[0]['ctx']['error']}.") from fault
-    said = json.loads(body)
+    except ValidationError:
+        said = parsed(body)
     if not isinstance(said, dict):
-        raise InvalidInput("The request body is not a JSON object.") from fault
+        raise InvalidInput("The request body is not a JSON object.")
     meant = _without_nothings(said)
     try:
         return kind.model_validate_json(json.dumps(meant))
     except ValidationError as error:
-        raise _refused(_worst(error.errors()), meant) from error
+        raise _refused(_worst(error.errors(include_url=False)), meant) from error
+
+
+def parsed(body: bytes) -> Any:
+    """JSON as pydantic reads it: texts are Unicode, and nothing is nested too deep."""
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise InvalidInput(f"The request body is not valid JSON: {error}.") from error
 
 
 def _without_nothings(body: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ PROVIDER = Threads("provider", 1)
 CONTROLLER = Threads("controller", 8)
 """Ray Serve's: its applications."""
 PROMPTS = Threads("prompts", 4)
-"""Long ones, in tokens."""
+"""Long ones: read, and brought to tokens."""
 ADAPTERS = Threads("adapters", 16)
 """Their files on the node's disk, and of weights of their own in storage."""
 STORAGE = Threads("storage", 16)

@@ -177,7 +177,7 @@ def error_of(response: Any, status: int, code: str) -> str:
     return message
 
 
-async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT) -> list[Message]:
+async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT, key: str = KEY) -> list[Message]:
     """What the door sends."""
     sent: list[Message] = []
 
@@ -190,7 +190,7 @@ async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT) -> l
         "method": "POST",
         "path": path,
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {KEY}".encode())],
+        "headers": [(b"authorization", f"Bearer {key}".encode())],
     }
     await asyncio.wait_for(door(scope, receive, send), 20)
     return sent

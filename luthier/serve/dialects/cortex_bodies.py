@@ -13,13 +13,13 @@ from luthier.platform.frozen import Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.bodies import ChatBody
 from luthier.serve.dialects.cortex_rules import ResponseFormat, asked_limit, check_turns, no_guard
-from luthier.serve.messages import TextPart
+from luthier.serve.messages import ListOf, TextPart
 
 
 class Turn(Strict):
     role: Literal["system", "user", "assistant"] = "user"
     content: str | None = None
-    content_list: list[TextPart] | None = None
+    content_list: ListOf[TextPart] | None = None
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
@@ -47,7 +47,7 @@ class InferenceBody(Strict):
     """POST inference:complete. Parameters that are not here are refused, never ignored."""
 
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: ListOf[Turn] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
     max_tokens: int | None = Field(None, ge=1)

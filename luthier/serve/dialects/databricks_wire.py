@@ -4,13 +4,14 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from pydantic_core import from_json
 
 from luthier.errors import RateLimited
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.faults import fault_of
-from luthier.serve.refusals import invalid, read_body
+from luthier.serve.refusals import invalid, parsed, read_body
 
+PROMPT = b'"prompt"'
+"""A body that has it nowhere need not be parsed to be known for a chat."""
 BAD_REQUEST = 400
 CODES = {
     BAD_REQUEST: "INVALID_PARAMETER_VALUE",
@@ -36,17 +37,15 @@ class CompletionInvocation(CompletionBody):
 
 def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:
     """What is asked of the endpoint `model`: a completion where there is a `prompt`, else a chat."""
-    asked = read_body(CompletionInvocation if _has_prompt(body) else ChatInvocation, body)
+    is_completion = PROMPT in body and _has_prompt(body)
+    asked = read_body(CompletionInvocation if is_completion else ChatInvocation, body)
     if asked.model not in ("", model):
         raise invalid("model", f"the path asks endpoint {model}; leave it out")
     return asked.model_copy(update={"model": model})
 
 
 def _has_prompt(body: bytes) -> bool:
-    try:
-        said = from_json(body)
-    except ValueError:
-        return False  # who reads the body says what is wrong with it
+    said = parsed(body)
     return isinstance(said, dict) and "prompt" in said
 
 
