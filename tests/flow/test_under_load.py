@@ -255,9 +255,10 @@ def test_a_reader_that_takes_nothing_holds_nobody(
 ) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=server, headers=headers, timeout=20) as client:
-        made = -1
-        while engine.num_made != made + WORDS:  # until the other answer alone is made
-            made = engine.num_made
+        made, others = -1, 0
+        # until the slow one has begun, and the other answer alone is made
+        while engine.num_made <= others or engine.num_made != made + WORDS:
+            made, others = engine.num_made, others + WORDS
             assert client.post(f"/m/tiny{CHAT}", json=ASK).status_code == 200
     assert engine.num_open == 1
     slow_reader.close()
