@@ -5,11 +5,9 @@ takes down what was started. On a cluster that is up it changes what has changed
 """
 
 import hashlib
-import os
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,10 +17,12 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
+from luthier.cli.cluster_record import Cluster, Say, connected, read_record, record_file, set_environment
+from luthier.cli.ending import end, let_end
 from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
-from luthier.cli.ray_head import end_processes, is_root_alive, ray_environment, start_ray
+from luthier.cli.ray_head import is_root_alive, start_ray
 from luthier.cli.remote import path_of
 from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
@@ -38,26 +38,7 @@ from luthier.platform.base_models import (
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
 
-CONNECT_SECONDS = 60.0
 READY_SECONDS = 600.0
-
-Say = Callable[[str], None]
-
-
-class Cluster(Frozen):
-    """The record of what `up` started; `down` goes by it alone."""
-
-    id: str
-    address: str
-    root_pid: int | None
-    """The Ray that we started; None when we joined one."""
-    url: str
-    dashboard: str | None
-    base_models: tuple[str, ...]
-    haproxy: bool = False
-    """HAProxy is in front; otherwise Ray Serve's proxy in Python."""
-    content: str = ""
-    """Hash of the settings and the catalog that the gateway and the engines were started with."""
 
 
 class Started(Frozen):
@@ -69,7 +50,7 @@ class Started(Frozen):
 
 def up(settings: Settings, address: str | None, say: Say) -> Started:
     """Starts everything, or finds it started. Raises ClusterError with nothing left half-started."""
-    _set_environment(settings, address)
+    set_environment(settings, address)
     catalog = load_catalog(settings)
     _check_served(settings, catalog, say)
     with _locked_home(settings):
@@ -78,7 +59,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
             return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
-            _end(settings, old)
+            end(settings, old)
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)
@@ -88,17 +69,19 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
                 return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
             except BaseException:
                 say("stopping what was started")
-                _end(settings, cluster)
+                end(settings, cluster)
                 raise
 
 
-def down(settings: Settings) -> bool:
-    """Stops what `up` started, by its record; False when there is none."""
+def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
+    """Stops what `up` started, by its record; False when there is none. `is_now`: whatever is under way is cut off."""
     with _locked_home(settings):
         cluster = read_record(settings)
         if cluster is not None:
-            _set_environment(settings, cluster.address if cluster.root_pid is None else None)
-            _end(settings, cluster)
+            set_environment(settings, cluster.address if cluster.root_pid is None else None)
+            if not is_now:
+                let_end(cluster, say)
+            end(settings, cluster)
         return cluster is not None
 
 
@@ -141,11 +124,6 @@ def fetch_base_model(settings: Settings, base: BaseModel, say: Say) -> Path:
     return folder
 
 
-def read_record(settings: Settings) -> Cluster | None:
-    file = _record_file(settings)
-    return Cluster.model_validate_json(file.read_text()) if file.is_file() else None
-
-
 def _check_served(settings: Settings, catalog: Catalog, say: Say) -> None:
     today = datetime.now(UTC).date()
     for name in settings.serve_base_models:
@@ -171,13 +149,13 @@ def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Clust
     staying = tuple(name for name in settings.serve_base_models if name in old.base_models)
     _instruct(old, settings.model_copy(update={"serve_base_models": staying}), catalog)
     _fetch(settings, catalog, say)
-    with _connected(old):
+    with connected(old):
         say("replacing what has changed, one after another")
         _instruct(old, settings, catalog)
         start_doors(settings, catalog, "127.0.0.1" if old.haproxy else settings.host)
         _wait_ready(settings, new)
         end_engines(set(old.base_models) - set(new.base_models))
-    _record_file(settings).write_text(new.model_dump_json(indent=2))
+    record_file(settings).write_text(new.model_dump_json(indent=2))
     return new
 
 
@@ -212,7 +190,7 @@ def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say, 
         haproxy=binary is not None,
         content=_content(settings, catalog),
     )
-    _record_file(settings).write_text(cluster.model_dump_json(indent=2))
+    record_file(settings).write_text(cluster.model_dump_json(indent=2))
     return cluster
 
 
@@ -235,7 +213,7 @@ def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -
     from luthier.serve.app import start_doors
     from luthier.train.supervisor import RayLauncher
 
-    with _connected(cluster):
+    with connected(cluster):
         say("starting the registry")
         start_registry(settings, RayLauncher(settings))
         key = _ensure_key(settings, cluster, registry_client())
@@ -302,63 +280,6 @@ def _answers(cluster: Cluster) -> bool:
     return alive and _is_ready(cluster)
 
 
-def _end(settings: Settings, cluster: Cluster) -> None:
-    if cluster.root_pid is not None:
-        end_processes(cluster.root_pid, cluster.id)
-        clear_away(settings, cluster.id)
-    else:
-        _leave(settings, cluster)
-    _record_file(settings).unlink(missing_ok=True)
-
-
-def _leave(settings: Settings, cluster: Cluster) -> None:
-    """Takes our parts off a Ray that is not ours; if that Ray is gone, so are they."""
-    import ray
-
-    try:
-        with _connected(cluster):
-            from luthier.platform.registry.actor import NAMESPACE, stop_registry
-            from luthier.serve.app import stop_doors
-
-            stop_doors(cluster.base_models)
-            stop_registry()
-            for actor in ray.util.list_named_actors(all_namespaces=True):
-                if actor["namespace"] == NAMESPACE:
-                    ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
-    except ClusterError:
-        return
-
-
-@contextmanager
-def _connected(cluster: Cluster) -> Iterator[None]:
-    """A driver on the cluster. Ray's own connecting may hang: it gets a limit."""
-    import ray
-
-    def connect() -> None:
-        try:
-            ray.init(cluster.address, namespace="luthier", log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # whatever Ray says of it, it is handed to the waiting thread
-            outcome.append(error)
-
-    outcome: list[Exception] = []
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if thread.is_alive() or outcome:
-        reason = str(outcome[0]).splitlines()[0] if outcome else f"no answer within {CONNECT_SECONDS:.0f} s"
-        raise ClusterError(f"Cannot connect to Ray at {cluster.address}: {reason}")
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _set_environment(settings: Settings, address: str | None) -> None:
-    """Must happen before anything imports ray. A Ray that we join keeps the user's own settings."""
-    if address is None:
-        os.environ.update(ray_environment(settings))
-
-
 def _sweep(settings: Settings) -> None:
     from luthier.platform.storage import Storage
 
@@ -386,7 +307,3 @@ def _locked_home(settings: Settings) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _record_file(settings: Settings) -> Path:
-    return settings.home / "cluster.json"

@@ -10,6 +10,10 @@ from luthier.cli.render import show_one
 from luthier.platform.settings import load_settings
 
 
+def _say(text: str) -> None:
+    click.echo(f"... {text}", err=True)
+
+
 @click.command()
 @click.option("--address", metavar="HOST:PORT", help="Join the Ray whose GCS listens there, instead of starting one.")
 @AS_JSON
@@ -18,7 +22,7 @@ def up(address: str | None, as_json: bool) -> None:
     from luthier.cli import cluster
 
     settings, began = load_settings(), time.monotonic()
-    started = cluster.up(settings, address, lambda text: click.echo(f"... {text}", err=True))
+    started = cluster.up(settings, address, _say)
     found = cluster.status(settings)
     if started.new_key:
         found["api_key"] = started.new_key
@@ -38,11 +42,13 @@ def up(address: str | None, as_json: bool) -> None:
 
 
 @click.command()
-def down() -> None:
-    """Stop what `luthier up` started. Jobs, models and usage stay in the home."""
+@click.option("--now", is_flag=True, help="Cut off whatever is under way.")
+def down(now: bool) -> None:
+    """Stop what `luthier up` started, once it has answered. Jobs, models and usage stay in the home."""
     from luthier.cli import cluster
 
-    click.echo("Luthier is down." if cluster.down(load_settings()) else "Nothing to stop: Luthier was not up.")
+    was_up = cluster.down(load_settings(), _say, now)
+    click.echo("Luthier is down." if was_up else "Nothing to stop: Luthier was not up.")
 
 
 @click.command()

@@ -36,7 +36,7 @@ def run_demo(keep: bool) -> None:
     finally:
         if not keep and not started.was_up:
             _say("Stopping Luthier (keep it running with KEEP=1 or --keep)")
-            cluster.down(settings)
+            cluster.down(settings, lambda text: click.echo(f"... {text}", err=True))
 
 
 def _tell(client: Client) -> None:

@@ -1,8 +1,10 @@
 """Starts and stops the Serve applications."""
 
 import logging
+import time
 from collections.abc import Iterable
 
+import ray
 from ray import serve
 
 from luthier.platform.base_models import Catalog
@@ -10,13 +12,19 @@ from luthier.platform.settings import Settings
 from luthier.serve.deployments import GATEWAY, engine_target, gateway_target
 from luthier.serve.full_weights import PREFIX
 
+SERVE_REPLICA = "SERVE_REPLICA::"
+"""Begins the names of Serve's replicas; the application's follows."""
+POLL_SECONDS = 0.2
+CUT_SECONDS = 15.0
+"""For Serve to see that killed replicas are gone."""
+
 
 def start_doors(settings: Settings, catalog: Catalog, host: str) -> None:
     """Starts HTTP on that host, the gateway and an engine for each served base model; engines start side by side.
 
     With HAProxy in front, replicas listen on that host too. What runs and has not changed is left alone.
     """
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this driver only: replicas have their own
+    _be_quiet()
     serve.start(http_options={"host": host, "port": settings.port})
     engines = [engine_target(settings, catalog.get(name)) for name in settings.serve_base_models]
     serve.run_many([*engines, gateway_target(settings, catalog)], wait_for_applications_running=False)
@@ -31,9 +39,31 @@ def end_engines(base_models: Iterable[str]) -> None:
         serve.delete(name, _blocking=True)
 
 
-def stop_doors(base_models: tuple[str, ...]) -> None:
-    """Ends the gateway and these engines, and Serve with its port when nothing else runs on it."""
+def end_doors(base_models: Iterable[str], seconds: float) -> list[str]:
+    """Ends the gateway and all engines, each when it has answered, side by side; those that have not in that time."""
+    _be_quiet()
     full = [name for name in serve.status().applications if name.startswith(PREFIX)]
-    end_engines((GATEWAY, *base_models, *full))
-    if not serve.status().applications:
+    ours = {GATEWAY, *base_models, *full}.intersection(serve.status().applications)
+    for name in ours:
+        serve.delete(name, _blocking=False)
+    until = time.monotonic() + seconds
+    while left := sorted(ours.intersection(serve.status().applications)):
+        if time.monotonic() > until:
+            return left
+        time.sleep(POLL_SECONDS)
+    return []
+
+
+def cut_off_doors(base_models: Iterable[str]) -> None:
+    """Ends the same at once, and Serve with its port when nothing else runs on it."""
+    left = tuple(f"{SERVE_REPLICA}{name}#" for name in end_doors(base_models, 0.0))
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if left and actor["name"].startswith(left):
+            ray.kill(ray.get_actor(**actor))
+    if not end_doors(base_models, CUT_SECONDS) and not serve.status().applications:
         serve.shutdown()
+
+
+def _be_quiet() -> None:
+    """This driver only: replicas have loggers of their own."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 SWEEP_SECONDS = 60.0
+END_SECONDS = 2.0
+"""How long a process that ends tries to let its batches go."""
 MAX_BATCHES = 8
 """At once in one process: a small one need not wait for the end of a large one."""
 
@@ -48,7 +50,7 @@ class Batching:
 
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
-        """It works within the block, and is left at its end as it would be by a kill."""
+        """It works within the block; at its end batches are let go, for whoever comes next."""
         self._loop = asyncio.get_running_loop()
         task = asyncio.create_task(self._run())
         try:
@@ -96,7 +98,16 @@ class Batching:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _work(self, batch: Batch, holder: str) -> None:
-        """Whatever ends it before its time, the batch can be claimed again when its lease is over."""
+        """Whatever ends it before its time, the batch can be claimed again: at once, or when its lease is over."""
+        try:
+            await self._worked(batch, holder)
+        except asyncio.CancelledError:
+            with suppress(Exception):  # whatever it is, the lease ends by itself
+                async with asyncio.timeout(END_SECONDS):
+                    await LEASES.run(self._services.registry.batches.release, batch.id, holder)
+            raise
+
+    async def _worked(self, batch: Batch, holder: str) -> None:
         try:
             await BatchWork(self._services, self._leases, self._room, batch, holder, self._clock).run()
         except* (Conflict, Unavailable) as group:

@@ -21,10 +21,10 @@ class Serve:
         self.started: list[tuple[str, ...]] = []
         self.ended: list[str] = []
         monkeypatch.setattr(cluster, "_answers", lambda _cluster: True)
-        monkeypatch.setattr(cluster, "_connected", self._connected)
+        monkeypatch.setattr(cluster, "connected", self._connected)
         monkeypatch.setattr(cluster, "_wait_ready", lambda _settings, _cluster: None)
         monkeypatch.setattr(cluster, "_fetch", lambda _settings, _catalog, _say: None)
-        monkeypatch.setattr(cluster, "_set_environment", lambda _settings, _address: None)
+        monkeypatch.setattr(cluster, "set_environment", lambda _settings, _address: None)
         monkeypatch.setattr(app, "start_doors", self._start)
         monkeypatch.setattr(app, "end_engines", self._end)
 

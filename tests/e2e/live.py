@@ -125,13 +125,14 @@ class LiveCluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def down(self) -> None:
-        """Stops it, and checks that every process is gone."""
+    def down(self, *arguments: str) -> str:
+        """Stops it, and checks that every process is gone; what the command said of its progress."""
         mine = self.processes()
-        done = self.run("down")
+        done = self.run("down", *arguments)
         assert done.returncode == 0, done.stderr
         assert not psutil.wait_procs(mine, timeout=1)[1]
         self.check_gone()
+        return done.stderr
 
     def check_gone(self) -> None:
         """No process of it is left, and no record of one."""
@@ -202,7 +203,7 @@ def clean(cluster: LiveCluster) -> Iterator[LiveCluster]:
     try:
         yield cluster
     finally:
-        cluster.down()
+        cluster.down("--now")
 
 
 def _title(process: psutil.Process) -> str:

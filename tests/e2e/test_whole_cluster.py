@@ -1,10 +1,12 @@
 """The cluster as a whole dies, comes back, goes down, joins a Ray that is not its own. Last: it ends the cluster."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,8 +14,11 @@ import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
+from tests.e2e.callers import ON
 from tests.e2e.jobs import FIRST, check_same_adapter, check_success, start_long
 from tests.e2e.live import BASE, SECONDS, LiveCluster, clean, free_ports, until
+
+LAST_TOKENS = 321
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -120,10 +125,29 @@ def test_after_a_kill_of_everything_up_brings_all_back(
     assert "REQUEUED" in [event["type"] for event in job.events()]
 
 
+def down_beside_a_stream(cluster: LiveCluster) -> None:
+    """It is answered to its end, and in the ledger."""
+    stream = cluster.openai.completions.create(
+        model=BASE, prompt="the", max_tokens=LAST_TOKENS, stream=True, stream_options={"include_usage": True}, **ON
+    )
+    next(stream)
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(list, stream)
+        said = cluster.down()
+        *_, last = reading.result(SECONDS)
+    assert last.usage
+    assert last.usage.completion_tokens == LAST_TOKENS
+    assert "what is under way" in said
+    assert "cutting off" not in said
+    assert not any(file.stat().st_size for file in (cluster.home / "spool").glob("*/*.jsonl"))
+    with sqlite3.connect(cluster.home / "luthier.db") as store:
+        assert store.execute("SELECT count(*) FROM usage WHERE completion_tokens = ?", [LAST_TOKENS]).fetchone() == (1,)
+
+
 def test_down_touches_no_other_ray_and_up_can_join_one(cluster: LiveCluster, tiny_model: Path) -> None:
     with other_ray() as (address, root):
         others = [root, *root.children()]
-        cluster.down()
+        down_beside_a_stream(cluster)
         assert all(process.is_running() for process in others)
         assert cluster.run("down").stdout.startswith("Nothing to stop")
 

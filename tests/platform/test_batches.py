@@ -105,6 +105,22 @@ def test_a_batch_is_held_by_one(registry: Registry, clock: Millis) -> None:
     assert (taken.id, taken.attempt) == ("batch_2", 2)
 
 
+def test_a_batch_that_is_let_go_is_taken_at_once(registry: Registry) -> None:
+    registry.batches.submit(make_batch())
+    registry.batches.claim("one")
+    registry.batches.release("batch_1", "two")
+    assert registry.batches.claim("two") is None
+    for _ in range(2):
+        registry.batches.release("batch_1", "one")
+    taken = registry.batches.claim("two")
+    assert taken
+    assert taken.attempt == 2
+    registry.batches.release("batch_1", "one")
+    with pytest.raises(Conflict, match="another process"):
+        registry.batches.report("batch_1", "one", Report(completed=0, failed=0))
+    registry.batches.report("batch_1", "two", Report(completed=0, failed=0))
+
+
 def test_no_account_keeps_the_others_waiting(registry: Registry) -> None:
     registry.access.add_admin_key("other", "hash", "lt_oth")
     registry.files.create(make_file("file-2", account="other"))

@@ -112,6 +112,13 @@ class Batches:
             batch = self._held(tx, batch_id, holder)
             return batch if batch.status is step.to else self._move(tx, batch, step)
 
+    def release(self, batch_id: str, holder: str) -> None:
+        """Another may claim it at once."""
+        columns = self._batches.c
+        held = self._batches.update().where(columns.id == batch_id, columns.holder == holder)
+        with self._store.transaction() as tx:
+            tx.execute(held.values(holder=None, lease_until=None))
+
     # rows
 
     def _move(self, tx: sa.Connection, batch: Batch, step: Step) -> Batch:

@@ -1,0 +1,86 @@
+"""The cluster that `up` started: its record in the home, and the way to it."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from luthier.cli.ray_head import ray_environment
+from luthier.errors import ClusterError
+from luthier.platform.frozen import Frozen
+from luthier.platform.settings import Settings
+
+CONNECT_SECONDS = 60.0
+
+Say = Callable[[str], None]
+Answer = TypeVar("Answer")
+
+
+class Cluster(Frozen):
+    """The record of what `up` started; `down` goes by it alone."""
+
+    id: str
+    address: str
+    root_pid: int | None
+    """The Ray that we started; None when we joined one."""
+    url: str
+    dashboard: str | None
+    base_models: tuple[str, ...]
+    haproxy: bool = False
+    """HAProxy is in front; otherwise Ray Serve's proxy in Python."""
+    content: str = ""
+    """Hash of the settings and the catalog that the gateway and the engines were started with."""
+
+
+def read_record(settings: Settings) -> Cluster | None:
+    file = record_file(settings)
+    return Cluster.model_validate_json(file.read_text()) if file.is_file() else None
+
+
+def record_file(settings: Settings) -> Path:
+    return settings.home / "cluster.json"
+
+
+def set_environment(settings: Settings, address: str | None) -> None:
+    """Must happen before anything imports ray. A Ray that we join keeps the user's own settings."""
+    if address is None:
+        os.environ.update(ray_environment(settings))
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[None]:
+    """A driver on the cluster."""
+    import ray
+
+    told = {"namespace": "luthier", "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        in_time(lambda: ray.init(cluster.address, **told), CONNECT_SECONDS)
+    except TimeoutError:
+        raise _not_connected(cluster, f"no answer within {CONNECT_SECONDS:.0f} s") from None
+    except Exception as error:  # whatever Ray says of it
+        raise _not_connected(cluster, str(error).splitlines()[0]) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _not_connected(cluster: Cluster, reason: str) -> ClusterError:
+    return ClusterError(f"Cannot connect to Ray at {cluster.address}: {reason}")
+
+
+def in_time(call: Callable[[], Answer], seconds: float) -> Answer:
+    """What it gives; TimeoutError when Ray hangs: the thread is left to that."""
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:  # whatever Ray says of it, it is handed to who waits
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(seconds)

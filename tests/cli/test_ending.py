@@ -1,0 +1,104 @@
+"""`luthier down` waits for what is under way, not for ever, and stops a cluster at fault all the same."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner
+
+from luthier.cli import cluster, ending
+from luthier.cli.cluster_commands import down
+from luthier.cli.cluster_record import Cluster
+from luthier.errors import ClusterError
+from luthier.platform.settings import Settings
+from luthier.serve import app
+
+WAITS = "waiting up to 60 s for what is under way (`luthier down --now` does not)"
+
+
+class Ray:
+    """One that we started; what was done to it, in turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.left: list[str] = []
+        self.is_alive, self.fault = True, ""
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        for module in (cluster, ending):
+            monkeypatch.setattr(module, "is_root_alive", lambda *_: self.is_alive)
+        monkeypatch.setattr(ending, "connected", self._connected)
+        monkeypatch.setattr(ending, "end_processes", lambda *_: self.done.append("killed"))
+        monkeypatch.setattr(app, "end_doors", self._end_doors)
+
+    @contextmanager
+    def _connected(self, _cluster: Cluster) -> Iterator[None]:
+        if self.fault:
+            raise ClusterError(self.fault)
+        yield
+
+    def _end_doors(self, base_models: Iterable[str], _seconds: float) -> list[str]:
+        self.goes_on.wait()
+        self.done += base_models
+        return self.left
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Ray:
+    record = Cluster(id="c1", address="x:1", root_pid=1, url="http://x", dashboard=None, base_models=("tiny",))
+    (settings.home / "cluster.json").write_text(record.model_dump_json())
+    return Ray(monkeypatch)
+
+
+def ended(settings: Settings, is_now: bool = False) -> list[str]:
+    """What it said."""
+    said: list[str] = []
+    assert cluster.down(settings, said.append, is_now)
+    assert not cluster.down(settings, said.append, is_now)
+    return said
+
+
+def test_what_is_under_way_ends_first(ray: Ray, settings: Settings) -> None:
+    assert ended(settings) == [WAITS]
+    assert ray.done == ["tiny", "killed"]
+
+
+def test_now_means_now(ray: Ray, settings: Settings) -> None:
+    assert ended(settings, is_now=True) == []
+    assert ray.done == ["killed"]
+
+
+def test_a_cluster_that_is_dead_is_not_waited_for(ray: Ray, settings: Settings) -> None:
+    ray.is_alive = False
+    assert ended(settings) == []
+    assert ray.done == ["killed"]
+
+
+def test_what_takes_too_long_is_named(ray: Ray, settings: Settings) -> None:
+    ray.left = ["gateway", "tiny"]
+    assert ended(settings) == [WAITS, "cutting off what gateway, tiny still answer"]
+    assert ray.done == ["tiny", "killed"]
+
+
+def test_a_ray_that_cannot_be_reached_is_stopped_all_the_same(ray: Ray, settings: Settings) -> None:
+    ray.fault = "Cannot connect to Ray at x:1: no answer"
+    assert ended(settings) == [WAITS, "not waiting: Cannot connect to Ray at x:1: no answer"]
+    assert ray.done == ["killed"]
+
+
+def test_a_ray_that_hangs_is_stopped_all_the_same(
+    ray: Ray, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending, "TELL_SECONDS", 0.05 - ending.ANSWER_SECONDS)
+    ray.goes_on.clear()
+    assert ended(settings) == [WAITS, "not waiting: Ray does not answer"]
+    assert ray.done == ["killed"]
+    ray.goes_on.set()
+
+
+def test_the_command_says_what_it_waits_for(ray: Ray, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(settings.home))
+    assert CliRunner().invoke(down, ["--now"]).output == "Luthier is down.\n"
+    assert CliRunner().invoke(down).output == "Nothing to stop: Luthier was not up.\n"
+    assert ray.done == ["killed"]

@@ -1,0 +1,36 @@
+"""The end of the Serve applications: ours alone, side by side, and no longer than may be."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray import serve
+
+from luthier.serve import app
+from luthier.serve.deployments import GATEWAY
+
+
+class Serve:
+    """Applications that are gone so many looks after they were deleted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **looks: int) -> None:
+        self._looks, self.deleted = looks, list[str]()
+        monkeypatch.setattr(serve, "status", self._status)
+        monkeypatch.setattr(serve, "delete", lambda name, _blocking: self.deleted.append(name))
+        monkeypatch.setattr(app, "POLL_SECONDS", 0.0)
+
+    def _status(self) -> SimpleNamespace:
+        for name in self.deleted:
+            self._looks[name] -= 1
+        return SimpleNamespace(applications={name: None for name, looks in self._looks.items() if looks > 0})
+
+
+def test_all_of_ours_end_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {GATEWAY: 2, "tiny": 5, "full-tiny-0123": 3, "theirs": 1}
+    ended = Serve(monkeypatch, **running)
+    assert app.end_doors(["tiny", "gone"], 60.0) == []
+    assert sorted(ended.deleted) == ["full-tiny-0123", GATEWAY, "tiny"]
+
+
+def test_what_does_not_end_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1_000_000})
+    assert app.end_doors(["tiny"], 0.02) == ["tiny"]
