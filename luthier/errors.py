@@ -153,6 +153,12 @@ class BaseModelRetired(Conflict):
     code, http = "base_model_retired", 410
 
 
+class NotFetched(Conflict):
+    """A base model's files are not on this server: sending the request again brings none, its operator fetches them."""
+
+    code = "base_model_not_fetched"
+
+
 class AdapterRefused(Conflict):
     """An adapter that its engine does not load, or whose answers are not its trainer's; of that model alone."""
 

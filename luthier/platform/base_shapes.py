@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.errors import Conflict, InvalidInput, NotFetched
 from luthier.platform.lora import Modules
 from luthier.platform.tensors import Tensor, read_header
 
@@ -62,7 +62,7 @@ def weight_files(base_dir: Path) -> list[Path]:
         return [file for file in (base_dir / WEIGHTS,) if file.is_file()]
     files = [base_dir / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
     if gone := [file.name for file in files if not file.is_file()]:
-        raise NotFound(f"The weights of base model {_name(base_dir)} lack {gone[0]}: fetch them anew.")
+        raise NotFetched(f"The weights of base model {_name(base_dir)} lack {gone[0]}: fetch them anew.")
     return files
 
 

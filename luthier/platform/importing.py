@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from luthier.errors import Conflict, InvalidInput
+from luthier.errors import InvalidInput, NotFetched
 from luthier.platform.access import Caller
 from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import check_files, fault, read_settings
@@ -89,7 +89,7 @@ class Imports:
         check_task(base, _task(base, origin))
         if linear := linear_modules(base_model_dir(self._settings, base)):
             return linear
-        raise Conflict(
+        raise NotFetched(
             f"Base model {base.name} has no safetensors on this server, which the adapter must be compared with: "
             f"`luthier base-models fetch {base.name}` fetches them."
         )

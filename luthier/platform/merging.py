@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.errors import Conflict, InvalidInput
+from luthier.errors import Conflict, InvalidInput, NotFetched
 from luthier.platform.adapter_files import (
     PREFIX,
     SETTINGS,
@@ -48,7 +48,10 @@ class Merging:
     def __init__(self, base_dir: Path, adapter_dir: Path) -> None:
         self.files = {file.name: file for file in weight_files(base_dir)}
         if not self.files:
-            raise Conflict(f"The base model has no safetensors in {base_dir.name} to merge with.")
+            raise NotFetched(
+                f"The base model has no safetensors in {base_dir.name} to merge with: `luthier base-models fetch` "
+                "fetches them."
+            )
         self._weights, self._halves = adapter_dir / WEIGHTS, read_tensors(adapter_dir)
         settings = read_settings(adapter_dir)
         _check_plain(settings)

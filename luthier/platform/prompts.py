@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import InvalidInput, InvalidValue, Unavailable
+from luthier.errors import InvalidInput, InvalidValue, NotFetched
 
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]]
@@ -36,8 +36,9 @@ class Prompts:
 
     def __init__(self, base_dir: Path) -> None:
         if not (base_dir / "tokenizer.json").is_file():
-            raise Unavailable(
-                f"Base model {base_dir.name.partition('@')[0]} is not fetched: `luthier base-models fetch` fetches it."
+            name = base_dir.name.partition("@")[0]
+            raise NotFetched(
+                f"Base model {name} is not on this server: `luthier base-models fetch {name}` there fetches it."
             )
         from transformers import PreTrainedTokenizerFast
 

@@ -288,7 +288,7 @@ def test_files_that_are_refused(
     [
         ({"name": "a b"}, 400, "invalid_parameter_value", "double quotes"),
         ({"base_model": "tinny"}, 404, "not_found", "Do you mean tiny or"),
-        ({"base_model": "smollm2-135m"}, 409, "conflict", "`luthier base-models fetch smollm2-135m`"),
+        ({"base_model": "smollm2-135m"}, 409, "base_model_not_fetched", "`luthier base-models fetch smollm2-135m`"),
         ({"base_model": "llama3.1-8b-base", "task_type": "DPO"}, 400, "invalid_parameter_value", "takes INSTRUCTION"),
         ({"base_model": "gpt-oss-20b"}, 400, "invalid_parameter_value", "gpt-oss-20b takes no adapters"),
         ({"base_model": "llama2-7b"}, 410, "base_model_retired", "was retired"),

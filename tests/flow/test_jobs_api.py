@@ -71,9 +71,9 @@ def test_a_job_from_create_to_model(
         ({"base_model": "gpt-5"}, 404, "not_found", ["Unknown base model 'gpt-5'", "gpt-oss-20b"]),
         (
             {"base_model": "smollm2-135m"},
-            503,
-            "unavailable",
-            ["not fetched", "luthier base-models fetch"],
+            409,
+            "base_model_not_fetched",
+            ["not on this server", "luthier base-models fetch smollm2-135m"],
         ),
         ({"options": {"epochs": 3}}, 400, "invalid_parameter_value", ["Unknown option 'epochs'", "max_epochs"]),
         ({"options": {"max_epochs": 0}}, 400, "invalid_parameter_value", ["max_epochs = 0", "equal to 1"]),

@@ -274,6 +274,17 @@ def test_count_tokens(api: TestClient, tuned: str) -> None:
     assert told.startswith("unknown model 'tuned'")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SNOWFLAKE.CORTEX.COUNT_TOKENS('smollm2-135m', 'a')",
+        "SNOWFLAKE.CORTEX.FINETUNE('CREATE', 'm', 'smollm2-135m', 'SELECT answer prompt, answer completion FROM faq')",
+    ],
+)
+def test_a_base_model_that_is_not_on_the_server(api: TestClient, faq: str, call: str) -> None:
+    assert "`luthier base-models fetch smollm2-135m`" in refused(api, f"SELECT {call}", 409, "base_model_not_fetched")
+
+
 @pytest.mark.parametrize("name", ["AI_COUNT_TOKENS", "snowflake.cortex.ai_count_tokens"])
 def test_ai_count_tokens(api: TestClient, name: str) -> None:
     counted = sql(api, "SELECT SNOWFLAKE.CORTEX.COUNT_TOKENS('tiny', 'the quick brown fox')")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.errors import Conflict, InvalidInput, NotFetched
 from luthier.platform.adapter_checks import check_adapter
 from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_file_name, check_files
 from luthier.platform.base_models import BaseModel, load_catalog
@@ -328,7 +328,7 @@ def test_shapes_of_a_base_in_parts(tiny_model: Path, tmp_path: Path) -> None:
     assert (parts / INDEX).is_file()
     assert linear_modules(parts) == whole
     next(parts.glob("model-00002*")).unlink()
-    with pytest.raises(NotFound, match="lack model-00002"):
+    with pytest.raises(NotFetched, match="lack model-00002"):
         linear_modules(parts)
     assert linear_modules(tmp_path / "nothing") == {}
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from luthier.errors import InvalidInput, InvalidValue, Unavailable
+from luthier.errors import InvalidInput, InvalidValue, NotFetched
 from luthier.platform.prompts import Prompts, load_prompts
 
 USER = {"role": "user", "content": "what?"}
@@ -77,7 +77,7 @@ def test_messages_that_the_template_refuses(prompts: Prompts) -> None:
 
 
 def test_a_base_model_that_was_never_fetched(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="smollm2-135m is not fetched: `luthier base-models fetch`"):
+    with pytest.raises(NotFetched, match="is not on this server: `luthier base-models fetch smollm2-135m`"):
         Prompts(tmp_path / "smollm2-135m@1")
 
 
