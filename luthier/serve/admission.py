@@ -75,12 +75,13 @@ class Admission:
         return max(self._num_running - others, math.ceil((self._num_places - others) / 2))
 
     def _retry_after(self) -> int:
-        """Seconds in which half of those that wait have been served, at the pace of the last moments."""
+        """Seconds in which half of those that wait have been served, at the pace of the last moments.
+
+        Where none has been served since the crowd came, the next is thought to be about to be.
+        """
         self._forget()
         num_ahead = max(1, (self.num_taken - self._num_running) // 2)
-        num_freed = sum(num for _, num in self._freed)
-        if not num_freed:
-            return LATEST_SECONDS
+        num_freed = max(1, sum(num for _, num in self._freed))
         seconds = min(PACE_SECONDS, self._clock() - self._busy_since) * num_ahead / num_freed
         return max(SOONEST_SECONDS, min(LATEST_SECONDS, math.ceil(seconds)))
 

@@ -12,7 +12,10 @@ from starlette.exceptions import HTTPException
 from luthier.errors import InvalidInput, LuthierError, NotFound, RateLimited
 from luthier.platform.wire import ErrorBody
 from luthier.serve.rate_headers import refusal_headers
+from luthier.serve.refusals import refused_field
 
+OPENAI = "/v1/"
+"""Below it faults are told in OpenAI's words."""
 FAMILIES = {402: "insufficient_quota", 429: "rate_limit_error"}
 Refusal = Callable[[Request, Exception], JSONResponse]
 """A dialect's form of an error."""
@@ -50,7 +53,9 @@ def error_response(request: Request, error: Exception) -> JSONResponse:
 def fault_of(request: Request, error: Exception) -> Fault:
     """Of a fault of ours the caller gets the request's id alone."""
     param = None
-    if isinstance(error, RequestValidationError | ValidationError):
+    if isinstance(error, RequestValidationError) and request.url.path.startswith(OPENAI) and _has_place(error):
+        error = refused_field(error.errors()[0], error.body)
+    elif isinstance(error, RequestValidationError | ValidationError):
         error, param = _invalid(error)
     if isinstance(error, LuthierError):
         request.state.error, request.state.reason = error.code, error.message  # for access log and audit
@@ -74,6 +79,12 @@ def _fault(error: LuthierError, param: str | None = None) -> Fault:
     if isinstance(error, RateLimited):
         headers |= refusal_headers(error)
     return Fault(error.http, _told(error, param), headers)
+
+
+def _has_place(error: RequestValidationError) -> bool:
+    """Whether a field is at fault, and not the body as a whole."""
+    first = error.errors()[0]
+    return len(first["loc"]) > 1 and first["type"] != "json_invalid"
 
 
 def _invalid(error: RequestValidationError | ValidationError) -> tuple[InvalidInput, str | None]:

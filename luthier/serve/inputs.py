@@ -30,7 +30,7 @@ class Inputs:
     async def ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long: by itself, or with all that came in the same turn."""
         num_texts, num_chars = len(request.messages or (1,)), prompt_size(request)
-        self._check_size(num_texts, num_chars)
+        self._check_size(num_texts, num_chars, _place(request))
         if request.tools or not self._is_inline(num_chars + MESSAGE_CHARS * num_texts):
             return await PROMPTS.run(self.render, request, is_plain)
         return self.render(request, is_plain)
@@ -63,7 +63,7 @@ class Inputs:
                 f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
                 f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens.",
                 limit=self._limit,
-                param="prompt" if request.messages is None else "messages",
+                param=_place(request),
             )
         return SamplingParams(
             n=request.n,
@@ -96,13 +96,14 @@ class Inputs:
     def _next_turn(self) -> None:
         self._num_inline = 0
 
-    def _check_size(self, num_texts: int, num_chars: int) -> None:
+    def _check_size(self, num_texts: int, num_chars: int, place: str) -> None:
         """Refuses what cannot fit before it costs anything: no token is longer than the longest, no message empty."""
         if num_chars > self._most_chars or num_texts > self._limit:
             raise ContextTooLong(
                 f"The context window is {self._limit} tokens, at most {self._most_chars} characters: the prompt has "
                 f"{num_chars}, in {num_texts} parts. Shorten it.",
                 limit=self._limit,
+                param=place,
             )
 
     def _known(self, ids: list[int]) -> list[int]:
@@ -111,6 +112,11 @@ class Inputs:
         if unknown is not None:
             raise invalid("prompt", f"token id {unknown} is out of vocabulary")
         return ids
+
+
+def _place(request: CompleteRequest) -> str:
+    """The parameter that the prompt is in."""
+    return "prompt" if request.messages is None else "messages"
 
 
 def prompt_size(request: CompleteRequest) -> int:

@@ -100,6 +100,12 @@ def parsed(body: bytes) -> Any:
         raise InvalidInput(f"The request body is not valid JSON: {error}.") from error
 
 
+def refused_field(fault: ErrorDetails, body: Any) -> LuthierError:
+    """A fault that FastAPI found, in the body or beside it."""
+    where, *place = fault["loc"]
+    return _refused({**fault, "loc": tuple(place)}, body if where == "body" else {place[0]: fault["input"]})
+
+
 def _without_nothings(body: dict[str, Any]) -> dict[str, Any]:
     """A null stands for a parameter that is not given, and answers come back as messages with all of their fields."""
     said = {key: value for key, value in body.items() if value is not None or key not in UNSUPPORTED}

@@ -217,8 +217,21 @@ def test_what_is_refused_at_once(api: TestClient) -> None:
     assert "purpose batch" in error_of(api.post("/v1/batches", json=body), 400, "invalid_parameter_value")
     absent = {**body, "input_file_id": "file-0"}
     assert "file-0" in error_of(api.post("/v1/batches", json=absent), 404, "not_found")
-    for given in ({"endpoint": "/v1/embeddings"}, {"completion_window": "1h"}, {"metadata": {"k": "v" * 513}}):
-        error_of(api.post("/v1/batches", json={**body, **given}), 400, "invalid_parameter_value")
+    for given, code, param in (
+        ({"endpoint": "/v1/embeddings"}, "invalid_value", "endpoint"),
+        ({"completion_window": "1h"}, "invalid_value", "completion_window"),
+        ({"metadata": {"k": "v" * 513}}, "string_above_max_length", "metadata.k"),
+        ({"input_file_id": 5}, "invalid_type", "input_file_id"),
+        ({"more": 1}, "unknown_parameter", "more"),
+    ):
+        response = api.post("/v1/batches", json={**body, **given})
+        error_of(response, 400, code)
+        assert response.json()["error"]["param"] == param
+    told = error_of(api.post("/v1/batches", json={"endpoint": CHAT}), 400, "missing_required_parameter")
+    assert told == "Missing required parameter: 'input_file_id'."
+    error_of(api.post("/v1/batches", json=[]), 400, "invalid_parameter_value")
+    error_of(api.get("/v1/batches?limit=0"), 400, "integer_below_min_value")
+    error_of(api.get("/v1/batches?limit=few"), 400, "invalid_type")
     error_of(api.get("/v1/batches/batch_0"), 404, "not_found")
     error_of(api.post("/v1/batches/batch_0/cancel"), 404, "not_found")
 

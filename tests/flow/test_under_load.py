@@ -124,8 +124,9 @@ def test_what_is_too_much_is_refused_at_once(
         await crowd.grows(stream=is_streamed)
         await crowd.grows()
         refused = await post(door, stream=is_streamed)
-        assert "2 of them for your account. Try again in 30 s." in error_of(refused, 429, "overloaded")
-        assert refused.headers["retry-after"] == "30"
+        seconds = refused.headers["retry-after"]
+        assert f"2 of them for your account. Try again in {seconds} s." in error_of(refused, 429, "overloaded")
+        assert 1 <= int(seconds) <= 30
         engine.hangs_after = None
         assert (await post(door, OTHER_KEY)).status_code == 200
         await crowd.goes()
@@ -209,8 +210,9 @@ def test_no_more_statements_wait_than_may(
         assert await asyncio.to_thread(is_busy.wait, 20)
         refused = await asyncio.to_thread(api.post, "/luthier/v1/sql", json=ask)
         told = error_of(refused, 429, "overloaded")
-        assert told == "The gateway is busy: 1 statements run or wait, 1 of them for your account. Try again in 30 s."
-        assert refused.headers["retry-after"] == "30"
+        busy = "The gateway is busy: 1 statements run or wait, 1 of them for your account."
+        assert told == f"{busy} Try again in {refused.headers['retry-after']} s."
+        assert 1 <= int(refused.headers["retry-after"]) <= 30
         others = {"Authorization": f"Bearer {OTHER_KEY}"}
         let_in = await asyncio.to_thread(api.post, "/luthier/v1/sql", json={"statement": "SELECT 1"}, headers=others)
         assert let_in.status_code == 200

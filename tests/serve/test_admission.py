@@ -120,7 +120,7 @@ def test_places_come_back_however_it_ends(error: type[BaseException]) -> None:
 def test_when_to_come_again_follows_the_pace() -> None:
     crowd = Crowd(4, 32)
     crowd.fill("a")
-    assert crowd.retry_after() == LATEST_SECONDS
+    assert crowd.retry_after() == SOONEST_SECONDS
     for _ in range(10):
         crowd.clock.now += 2.0
         crowd.goes(0)
@@ -133,3 +133,18 @@ def test_when_to_come_again_follows_the_pace() -> None:
     assert crowd.retry_after() == SOONEST_SECONDS
     crowd.clock.now += 60.0
     assert crowd.retry_after() == LATEST_SECONDS
+
+
+def test_a_crowd_that_nobody_was_served_of_is_told_more_as_it_waits() -> None:
+    """After a silence too: whoever comes first waits no half minute for what takes a moment."""
+    crowd = Crowd(4, 32)
+    crowd.comes("a")
+    crowd.clock.now += 100.0
+    crowd.goes(0)
+    crowd.clock.now += 100.0
+    crowd.fill("a")
+    told = []
+    for seconds in (0.1, 0.9, 1.0, 28.0):
+        crowd.clock.now += seconds
+        told.append(crowd.retry_after())
+    assert told == [SOONEST_SECONDS, 7, 14, LATEST_SECONDS]  # 7 are ahead

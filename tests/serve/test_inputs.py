@@ -118,6 +118,7 @@ def test_a_token_that_the_engine_has_not_is_refused(inputs: Inputs, prompt: list
 
 @pytest.mark.parametrize("given", [{"prompt": "a" * (2 * MAX_INLINE_CHARS + 1)}, {"messages": TALK * 201}])
 def test_what_cannot_fit_is_not_tokenised(inputs: Inputs, tokenizer: Tokenizer, given: dict[str, Any]) -> None:
-    with pytest.raises(ContextTooLong, match="at most 16000 characters"):
+    with pytest.raises(ContextTooLong, match="at most 16000 characters") as caught:
         asyncio.run(read(inputs, asked(**given)))
+    assert caught.value.param in given
     assert tokenizer.inline == tokenizer.beside == []
