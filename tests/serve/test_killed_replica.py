@@ -65,9 +65,9 @@ def test_killed_around_settling(
     assert (balance.leased_ucr, balance.overrun_ucr) == (0, 0)
     assert 0 < balance.spent_ucr <= GIVEN_UCR
     assert balance.available_ucr == GIVEN_UCR - balance.spent_ucr
-    made, billed = counts(settings, registry)
-    assert billed.items() <= made.items(), "each as the engine counted it, once"
-    assert len(made) - len(billed) <= most_lost
+    made, paid = counts(settings, registry)
+    assert paid.items() <= made.items(), "each as the engine counted it, once"
+    assert len(made) - len(paid) <= most_lost
     assert sum(each.amount_ucr for each in billed(registry)) == balance.spent_ucr
 
 
