@@ -75,13 +75,13 @@ class UsageReader:
             return hours.subquery()
         if len(his) > MAX_PARTS:
             return None
-        parts, wholes = [], []
+        parts = [hours.where(sa.false())]
         for maker, began in his:
             whole = -(-began // HOUR_MS) * HOUR_MS
-            wholes.append(sa.and_(_is_by(columns, maker), columns.time >= whole))
+            parts.append(hours.where(_is_by(columns, maker), columns.time >= whole))
             part = (_is_by(records, maker), records.time >= began, records.time < whole)
             parts.append(sa.select(sa.literal(1), *(records[name] for name in names)).where(*of_records, *part))
-        return sa.union_all(hours.where(sa.or_(sa.false(), *wholes)), *parts).subquery()
+        return sa.union_all(*parts).subquery()
 
     def _sums(
         self, usage: sa.FromClause, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[Column]
