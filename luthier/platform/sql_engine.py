@@ -20,6 +20,7 @@ from duckdb.func import FunctionNullHandling, PythonUDFType
 from duckdb.sqltypes import VARCHAR
 
 from luthier.errors import BadDataset, InvalidInput, InvalidSql, NotFound
+from luthier.platform.malloc import give_back
 from luthier.platform.names import QualifiedName, parse_name, quote
 from luthier.platform.sql_clock import Clock
 from luthier.platform.sql_dialect import to_duckdb, training_query
@@ -154,6 +155,7 @@ class SqlEngine:
 
     def close(self) -> None:
         self._root.close()
+        give_back()  # what DuckDB had lies between what stays
 
     def __enter__(self) -> Self:
         return self
