@@ -8,8 +8,7 @@ are in an hour. Memory and open files are looked at meanwhile; the ledger is com
 and with vLLM's own counters in the end.
 
 Caches fill first, and malloc comes to hold the most that was ever asked of it at once: WARM_ACTS go before anything is
-looked at, and the rise of memory and of open files is judged without the first quarter of the acts. Over few acts it
-tells little.
+looked at, and the rise of memory is judged without the first quarter of the acts. Over few acts it tells little.
 """
 
 import asyncio
@@ -93,13 +92,15 @@ def _soak(setup: Setup, running: Running, seconds: float, visitors: int) -> tupl
     billed, evicted = _ledger(setup, client), _evictions(running)
     seen: list[Seen] = []
     watch = Watch(running.mark, setup.home, lambda: len(seen))
+    watch.rest()
     with watch.looking():
         asyncio.run(visit(place, visitors, seconds, seen))
     idle_seconds = _await_idle(running)
     _nudge(running)
     records = {key: value for key, value in _ledger(setup, client).items() if key not in billed}
+    watch.rest()
     checks = [
-        *of_answers(seen),
+        *of_answers(seen, setup.home / "logs" / "access.jsonl"),
         *of_the_ledger(seen, records),
         of_the_engines_counters(client.reconcile(), len(BASES)),
         of_the_balance(client),
@@ -185,9 +186,9 @@ def _report(seconds: float, visitors: int, seen: list[Seen], checks: list[Check]
 
 Two base models; {NUM_ADAPTERS} adapters, of which {ENGINE["max_cpu_loras"]} have a place in host memory and
 {ENGINE["max_loras"]} a slot; 8 sequences run and 64 wait in each engine, {ACCOUNT_PLACES} of one account. What had no
-place comes again when it is told to. {WARM_ACTS:,} acts went before. Memory, without pages of files, and open files are
-the means of each quarter of the time; they are judged by their rise for {MANY:,} acts, by least squares over the last
-three quarters of the acts.
+place comes again when it is told to. {WARM_ACTS:,} acts went before. Memory, without pages of files, is the mean of
+each quarter of the time; it is judged by its rise for {MANY:,} acts, by least squares over the last three quarters of
+the acts. Open files are those at rest, before and after.
 
 | act | times | ends, by status; 0: left |
 |---|---|---|

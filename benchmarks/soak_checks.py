@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.soak_acts import ACTS
 from benchmarks.soak_traffic import Seen
-from benchmarks.soak_watch import MANY, STORE, Look, Watch, quarters, rise
+from benchmarks.soak_watch import MANY, STORE, Watch, quarters, rise
 from luthier.cli.client import Client
 
 MAX_MIB = {"engines": 8.0, "replicas": 8.0, "gateway": 8.0, "registry": 3.0, "reader": 3.0, "HAProxy": 3.0}
@@ -16,7 +16,7 @@ MAX_MIB = {"engines": 8.0, "replicas": 8.0, "gateway": 8.0, "registry": 3.0, "re
 READ_THE_STORE = ("registry", "reader")
 """SQLite keeps pages in memory, up to 64 MiB a connection: they may rise as the store does, too."""
 MAX_FILES = 10.0
-"""That a role may rise by in MANY acts. Connections come and go; one that stays for each thousand acts is found."""
+"""That a role may rise by in MANY acts, from rest to rest: one that stays for each thousand acts is found."""
 MIN_EVICTIONS = 100
 
 
@@ -43,9 +43,10 @@ NAMES = {
 }
 
 
-def of_answers(seen: Sequence[Seen]) -> Iterator[Check]:
+def of_answers(seen: Sequence[Seen], access_log: Path) -> Iterator[Check]:
     odd = [each for each in seen if each.status not in ACTS[each.act][2]]
-    yield Check("every act ended as it may", not odd, f"{len(odd)} did not{f': {odd[0]}' if odd else ''}")
+    first = f": {odd[0]}; the access log: {_written(odd[0], access_log)}" if odd else ""
+    yield Check("every act ended as it may", not odd, f"{len(odd)} did not{first}")
     ends: dict[str, set[int]] = defaultdict(set)
     for each in seen:
         ends[each.act].add(each.status)
@@ -54,6 +55,12 @@ def of_answers(seen: Sequence[Seen]) -> Iterator[Check]:
     refused = [each for each in seen if each.status == 429]
     timely = all(1 <= each.retry_after <= 30 for each in refused)
     yield Check("the refused know when to come again", timely, f"{len(refused)} were refused")
+
+
+def _written(one: Seen, access_log: Path) -> str:
+    """A request that no replica had is not in it."""
+    lines = access_log.read_text().splitlines() if one.id else []
+    return ", ".join(line for line in lines if one.id in line) or "nothing"
 
 
 def of_the_ledger(seen: Sequence[Seen], records: Mapping[str, tuple[int, int]]) -> Iterator[Check]:
@@ -93,17 +100,18 @@ def of_the_rest(spool: Path, after: Counts, idle_seconds: float) -> Iterator[Che
 
 
 def of_leaks(watch: Watch) -> Iterator[Check]:
-    own = {role: looks for role, looks in watch.looks.items() if role != STORE}
-    stored = max(0.0, rise(watch.looks[STORE]).mib)
-    for role, looks in own.items():
-        risen, allowed = rise(looks), MAX_MIB[role] + (stored if role in READ_THE_STORE else 0.0)
-        for what, by, most, unit in (
-            ("memory", risen.mib, allowed, "mib"),
-            ("open files", risen.files, MAX_FILES, "files"),
-        ):
-            told = f"{by:+.1f} for {MANY:,} acts, {most:.1f} may be; {_told(looks, unit)}"
-            yield Check(f"{what} of the {role} stay{'s' if what == 'memory' else ''}", by <= most, told)
+    stored = max(0.0, rise(watch.looks[STORE]))
+    for role, looks in watch.looks.items():
+        if role == STORE:
+            continue
+        by, most = rise(looks), MAX_MIB[role] + (stored if role in READ_THE_STORE else 0.0)
+        told = f"{_rise(by, most)}; {', '.join(map(str, quarters(looks)))} MiB"
+        yield Check(f"memory of the {role} stays", by <= most, told)
+        before, after = watch.at_rest[role]
+        by = (after.files - before.files) * MANY / after.acts
+        told = f"{_rise(by, MAX_FILES)}; {before.files}, {after.files}"
+        yield Check(f"open files of the {role} stay", by <= MAX_FILES, told)
 
 
-def _told(looks: Sequence[Look], unit: str) -> str:
-    return ", ".join(f"{getattr(quarter, unit)}" for quarter in quarters(looks)) + (" MiB" if unit == "mib" else "")
+def _rise(by: float, most: float) -> str:
+    return f"{by:+.1f} for {MANY:,} acts, {most:.1f} may be"

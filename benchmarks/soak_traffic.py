@@ -51,7 +51,10 @@ class Visitor:
         async with self._chat(stream=True, stream_options={"include_usage": True}) as response:
             if response.status != 200:
                 return await read(act, response)
-            lines = [line async for line in response.content if line.startswith(b"data: {")]
+            try:
+                lines = [line async for line in response.content if line.startswith(b"data: {")]
+            except aiohttp.ClientError as error:
+                return Seen(act, -1, response.headers["x-request-id"], note=repr(error))
             return answered(act, response, json.loads(lines[-1].removeprefix(b"data: ")))
 
     async def leaves(self, act: str) -> Seen:
@@ -132,6 +135,7 @@ async def read(act: str, response: aiohttp.ClientResponse) -> Seen:
     return Seen(
         act,
         response.status,
+        response.headers.get("x-request-id", ""),
         retry_after=float(response.headers.get("Retry-After", 0)),
         note=raw.decode(errors="replace")[:200],
     )
@@ -140,6 +144,6 @@ async def read(act: str, response: aiohttp.ClientResponse) -> Seen:
 def answered(act: str, response: aiohttp.ClientResponse, last: dict[str, Any]) -> Seen:
     """`last` carries the counts, or is the error that ended a stream."""
     if "error" in last:
-        return Seen(act, -1, note=json.dumps(last["error"]))
+        return Seen(act, -1, response.headers["x-request-id"], note=json.dumps(last["error"]))
     usage = last["usage"]
     return Seen(act, 200, response.headers["x-request-id"], usage["prompt_tokens"], usage["completion_tokens"])

@@ -50,8 +50,18 @@ class Watch:
     home: Path
     num_acts: Callable[[], int]
     looks: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+    at_rest: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+    """Before all acts and after them: the connections of acts are not in it."""
 
     def look(self) -> None:
+        for role, seen in self._all():
+            self.looks[role].append(seen)
+
+    def rest(self) -> None:
+        for role, seen in self._all():
+            self.at_rest[role].append(seen)
+
+    def _all(self) -> Iterator[tuple[str, Look]]:
         acts = self.num_acts()
         sums: dict[str, list[Look]] = defaultdict(list)
         for process in marked(self.mark):
@@ -64,7 +74,7 @@ class Watch:
             with suppress(FileNotFoundError):
                 sums[STORE].append(Look(acts, file.stat().st_size / 2**20, 1))
         for role, found in sums.items():
-            self.looks[role].append(Look(acts, sum(each.mib for each in found), sum(each.files for each in found)))
+            yield role, Look(acts, sum(each.mib for each in found), sum(each.files for each in found))
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -83,25 +93,13 @@ class Watch:
             thread.join()
 
 
-class Rise(NamedTuple):
-    """For MANY acts, by least squares over all looks after the warm-up."""
-
-    mib: float
-    files: float
-
-
-def rise(looks: Sequence[Look]) -> Rise:
+def rise(looks: Sequence[Look]) -> float:
+    """MiB for MANY acts, by least squares over all looks after the warm-up."""
     later = [look for look in looks if look.acts >= WARM_SHARE * looks[-1].acts]
-    acts = [look.acts / MANY for look in later]
-    sides = ([look.mib for look in later], [float(look.files) for look in later])
-    return Rise(*(linear_regression(acts, side).slope for side in sides))
+    return float(linear_regression([look.acts / MANY for look in later], [look.mib for look in later]).slope)
 
 
-def quarters(looks: Sequence[Look]) -> list[Look]:
-    """Means of each quarter of the time."""
+def quarters(looks: Sequence[Look]) -> list[float]:
+    """MiB, as means of each quarter of the time."""
     size = len(looks) // 4
-    parts = [looks[start * size : (start + 1) * size] for start in range(4)]
-    return [
-        Look(part[-1].acts, round(fmean(look.mib for look in part), 1), round(fmean(look.files for look in part)))
-        for part in parts
-    ]
+    return [round(fmean(look.mib for look in looks[start * size : (start + 1) * size]), 1) for start in range(4)]
