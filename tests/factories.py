@@ -102,7 +102,7 @@ def make_record(source_id: str = "req_1", **given: Any) -> UsageRecord:
     return UsageRecord(**{**fields, **given})
 
 
-def billed(registry: Registry, kind: UsageKind = UsageKind.COMPLETION, caller: Caller = ADMIN) -> list[UsageRecord]:
+def ledger_of(registry: Registry, kind: UsageKind = UsageKind.COMPLETION, caller: Caller = ADMIN) -> list[UsageRecord]:
     """What the ledger has of that kind, as the caller sees it, in the order in which it came."""
     return list(records_of(registry.usage, caller, Selection(kind=kind)))
 

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
-from tests.factories import billed
+from tests.factories import ledger_of
 from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import create, error_of
 
@@ -19,7 +19,7 @@ def test_batches_and_jobs(api: TestClient, registry: Registry, faq: str, train: 
     batch = create_batch(api, [chat_line("a"), chat_line("b")])
     assert ended(api, batch["id"])["request_counts"]["completed"] == 2
     for kind, num in ((UsageKind.TRAINING, 1), (UsageKind.COMPLETION, 2)):
-        assert [record.key for record in billed(registry, kind)] == [key] * num
+        assert [record.key for record in ledger_of(registry, kind)] == [key] * num
 
 
 def test_a_keys_budget_holds_for_them(api: TestClient, faq: str) -> None:

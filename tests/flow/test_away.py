@@ -38,7 +38,7 @@ from luthier.serve.services import Ask, make_services
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
 from luthier.serve.threads import REGISTRY
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, KEY, add_admin, billed, make_finished, make_job, make_version
+from tests.factories import ADMIN, KEY, add_admin, ledger_of, make_finished, make_job, make_version
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way, hanging_storage
 from tests.flow.conftest import CHAT
 from tests.serve.loading_bench import Engine as Workers
@@ -260,7 +260,7 @@ def test_a_known_caller_goes_on_without_the_registry_until_his_leases_end(limite
 
     asyncio.run(scene())
     limited.spool.flush()
-    records = billed(limited.registry)
+    records = ledger_of(limited.registry)
     balance = limited.registry.credits.balance(ADMIN)
     assert len(records) == 2 * (2 * 5 + 12 + 1)
     assert (balance.spent_ucr, balance.overrun_ucr) == (sum(record.amount_ucr for record in records), 0)

@@ -20,7 +20,7 @@ from luthier.platform.settings import Settings
 from luthier.serve.api import build_api, build_direct
 from luthier.serve.haproxy_shim import REQUEST_ID
 from luthier.serve.services import make_services
-from tests.factories import KEY, billed, make_finished, make_job
+from tests.factories import KEY, ledger_of, make_finished, make_job
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call, error_of
 
@@ -45,7 +45,7 @@ def client_of(body: bytes, leaves: Callable[[], bool]) -> Callable[[], Any]:
 
 
 def counts(registry: Registry) -> list[tuple[int, int]]:
-    records = billed(registry)
+    records = ledger_of(registry)
     return [(record.prompt_tokens, record.completion_tokens) for record in records]
 
 

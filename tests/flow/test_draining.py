@@ -15,7 +15,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.serve.api import build_api
 from luthier.serve.services import make_services
-from tests.factories import ADMIN, KEY, billed
+from tests.factories import ADMIN, KEY, ledger_of
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, error_of
 
@@ -89,7 +89,7 @@ def test_64_clients_drain_a_balance_and_not_a_micro_credit_more(
     assert set(statuses) <= {200, 402}
     told = [usage_of(answer) for answer in answers if answer.status_code == 200]
     cost = sum(PRICES.completion_ucr("small", *counts) for counts in told)
-    records = billed(registry)
+    records = ledger_of(registry)
     balance = registry.credits.balance(ADMIN)
     assert len(records) == len(told)
     assert sum(record.amount_ucr for record in records) == cost == balance.spent_ucr <= given
@@ -144,7 +144,7 @@ def test_every_door_says_402(api: TestClient, registry: Registry, path: str, mor
     registry.credits.limit(ADMIN, "main")
     message = error_of(api.post(path, json={"model": "tiny", **more}), 402, "insufficient_credits")
     assert "The account's balance has 0 credits available" in message
-    assert billed(registry) == []
+    assert ledger_of(registry) == []
 
 
 def test_snowflakes_door_says_it_in_its_form(api: TestClient, registry: Registry) -> None:

@@ -19,7 +19,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.registry import Registry
 from luthier.serve import deps
 from luthier.serve.deps import FRESH_SECONDS
-from tests.factories import KEY, billed
+from tests.factories import KEY, ledger_of
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
@@ -96,7 +96,7 @@ def test_made_shown_once_listed_revoked(api: TestClient) -> None:
 def test_usage_names_the_key(api: TestClient, registry: Registry) -> None:
     key = made(api, name="ci")
     assert api.post(CHAT, json=ASK, headers=bearer(key)).status_code == 200
-    (record,) = billed(registry)
+    (record,) = ledger_of(registry)
     assert record.key == key["id"]
     (row,) = api.get("/luthier/v1/usage/completions", params={"group_by": "key"}).json()["usage"]
     assert (row["key"], row["records"]) == (key["id"], 1)

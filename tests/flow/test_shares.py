@@ -12,7 +12,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.keys import NewKey
 from luthier.platform.metering import DAY_MS, UsageKind
 from luthier.platform.registry.registry import Registry
-from tests.factories import ADMIN, billed
+from tests.factories import ADMIN, ledger_of
 from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import CHAT, create, error_of, sql
 from tests.flow.people import Join, join, rows, run_all  # noqa: F401 - a fixture
@@ -129,7 +129,7 @@ def test_it_is_on_the_consumers_bill_and_under_its_limits(
     today = now_ms() // DAY_MS * DAY_MS
     registry.storage._clock = lambda: today + 2 * DAY_MS
     registry.storage.bill()
-    stored = [len(billed(registry, UsageKind.STORAGE, each)) for each in (ADMIN, TENANT)]
+    stored = [len(ledger_of(registry, UsageKind.STORAGE, each)) for each in (ADMIN, TENANT)]
     assert (stored[0] > 0, stored[1]) == (True, 0)
 
 

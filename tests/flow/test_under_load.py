@@ -27,7 +27,7 @@ from luthier.serve.api import build_api, build_direct
 from luthier.serve.dialects import snowflake_sql
 from luthier.serve.engine_metrics import Places
 from luthier.serve.services import make_services
-from tests.factories import KEY, billed, make_settings
+from tests.factories import KEY, ledger_of, make_settings
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call, error_of, sql
 
@@ -235,7 +235,7 @@ def test_nothing_is_done_that_cannot_be_metered(
 
 
 def records(registry: Registry) -> list[UsageRecord]:
-    return billed(registry)
+    return ledger_of(registry)
 
 
 @pytest.fixture

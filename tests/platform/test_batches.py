@@ -10,7 +10,7 @@ from luthier.platform.files import Purpose, StoredFile
 from luthier.platform.registry.batches import LEASE_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from tests.factories import ADMIN, add_admin, billed, make_record
+from tests.factories import ADMIN, add_admin, ledger_of, make_record
 from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
@@ -146,7 +146,7 @@ def test_who_lost_a_batch_bills_nothing(registry: Registry, clock: Millis) -> No
     for _ in range(2):
         batch = registry.batches.report("batch_1", "two", Report(completed=1, failed=0, usage=[own]))
     assert (batch.status, batch.counts.completed) == (BatchStatus.VALIDATING, 1)
-    assert billed(registry) == [own]
+    assert ledger_of(registry) == [own]
 
 
 def test_steps_leave_their_times_and_files(registry: Registry, clock: Millis) -> None:

@@ -10,7 +10,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import HOUR_MS, Selection
 from luthier.platform.securables import ACCOUNT, Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
-from tests.factories import ADMIN, add_admin, billed, make_finished, make_job, make_record
+from tests.factories import ADMIN, add_admin, ledger_of, make_finished, make_job, make_record
 from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
@@ -57,7 +57,7 @@ def test_a_role_sees_what_was_used_since_it_is_there(registry: Registry, time: C
     assert seen() == []
     use(registry, "after", time.now)
     assert seen() == ["after"]
-    assert len(billed(registry)) == 2
+    assert len(ledger_of(registry)) == 2
     registry.grants.grant(ADMIN, Granted((Privilege.MONITOR_USAGE,), ACCOUNT), ANALYST.role)
     assert len(registry.usage.page(ANALYST, Selection())) == 2, "who may see all sees that too"
 

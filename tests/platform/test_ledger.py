@@ -19,7 +19,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import HOUR_MS, SUMS, Selection, UsageReader
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.store import Store
-from tests.factories import ADMIN, billed, make_record
+from tests.factories import ADMIN, ledger_of, make_record
 from tests.forging import empty
 from tests.machines import memory
 
@@ -99,7 +99,7 @@ def test_one_contradiction_refuses_the_whole_batch(registry: Registry) -> None:
     registry.ledger.append([make_record("a")])
     with pytest.raises(Conflict, match="completion a is in the ledger"):
         registry.ledger.append([make_record("b"), make_record("a", prompt_tokens=4)])
-    assert [record.source_id for record in billed(registry)] == ["a"]
+    assert [record.source_id for record in ledger_of(registry)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_store_refuses_changes(registry: Registry, settings: Settings, state
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.transaction() as tx:
         tx.exec_driver_sql(statement)
     assert registry.ledger.append([make_record("a"), make_record("b"), make_record("c")]) == 1
-    assert len(billed(registry)) == 3
+    assert len(ledger_of(registry)) == 3
 
 
 def test_times_are_a_half_open_interval(registry: Registry) -> None:
@@ -137,7 +137,7 @@ def test_groups(registry: Registry) -> None:
 def test_accounts_do_not_see_each_other(registry: Registry) -> None:
     registry.ledger.append([make_record("a")])
     other = Caller(account="other", user="u", role="r")
-    assert billed(registry, UsageKind.COMPLETION, other) == []
+    assert ledger_of(registry, UsageKind.COMPLETION, other) == []
     assert registry.usage.sums(other, ["kind"], Selection()) == []
 
 

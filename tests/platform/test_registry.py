@@ -16,7 +16,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
 from luthier.platform.tasks import TaskType
-from tests.factories import ADMIN, KEY, add_admin, make_finished, make_job, make_progress
+from tests.factories import ADMIN, KEY, add_admin, ledger_of, make_finished, make_job, make_progress
 from tests.fakes import Launcher
 
 pytestmark = pytest.mark.stores
@@ -41,7 +41,7 @@ def types(registry: Registry, job_id: str = "ft_1") -> list[str]:
 
 
 def billed(registry: Registry) -> list[tuple[str, int, int]]:
-    records = billed(registry, UsageKind.TRAINING)
+    records = ledger_of(registry, UsageKind.TRAINING)
     return [(record.source_id, record.trained_tokens, record.amount_ucr) for record in records]
 
 

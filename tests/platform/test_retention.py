@@ -12,7 +12,7 @@ from luthier.platform.metering import DAY_MS, UsageKind
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.store import Store
-from tests.factories import ADMIN, add_admin, billed, make_finished, make_job, make_settings
+from tests.factories import ADMIN, add_admin, ledger_of, make_finished, make_job, make_settings
 from tests.fakes import Clock, Launcher
 
 pytestmark = pytest.mark.stores
@@ -68,7 +68,7 @@ def test_an_old_job_goes_and_what_it_made_stays(registry: Registry, settings: Se
         registry.jobs.news(ADMIN, "ft_a")
     store = Store(settings.store_url)
     assert store.rows(sa.select(store.table("events"))) == []
-    assert [record.source_id for record in billed(registry, UsageKind.TRAINING)] == ["ft_a"]
+    assert [record.source_id for record in ledger_of(registry, UsageKind.TRAINING)] == ["ft_a"]
     (model,) = registry.models.show(ADMIN)
     assert model.job_id == "ft_a"
 

@@ -16,7 +16,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.versions import Versions
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.tasks import TaskType
-from tests.factories import ADMIN, add_admin
+from tests.factories import ADMIN, add_admin, ledger_of
 from tests.fakes import Clock, Launcher
 from tests.platform.test_flat import statements
 
@@ -66,7 +66,7 @@ def drop(registry: Registry, settings: Settings, sha256: str, name: str = "M") -
 
 def billed(registry: Registry) -> list[UsageRecord]:
     registry.storage.bill()
-    return billed(registry, UsageKind.STORAGE)
+    return ledger_of(registry, UsageKind.STORAGE)
 
 
 def test_a_day_is_billed_when_it_is_over_and_once(registry: Registry, settings: Settings, clock: Clock) -> None:
@@ -168,7 +168,7 @@ def test_the_account_that_has_the_model_pays(registry: Registry, settings: Setti
     keep(registry, settings, clock, "aa", 1000)
     clock.now += DAY_MS
     registry.storage.bill()
-    assert billed(registry, UsageKind.STORAGE, ADMIN.model_copy(update={"account": "other"})) == []
+    assert ledger_of(registry, UsageKind.STORAGE, ADMIN.model_copy(update={"account": "other"})) == []
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_versions_that_come_and_go_are_added_to_those_that_stay(
         3000,
         3000,
     ]
-    assert billed(registry, UsageKind.STORAGE, other) == []
+    assert ledger_of(registry, UsageKind.STORAGE, other) == []
 
 
 @pytest.mark.parametrize("is_collected", [False, True])

@@ -6,7 +6,7 @@ from pathlib import Path
 from luthier.errors import Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
-from tests.factories import billed
+from tests.factories import ledger_of
 
 DEADLINE_SECONDS = 20
 
@@ -29,7 +29,7 @@ class Door:
 
 
 def kept(registry: Registry) -> list[str]:
-    return [record.source_id for record in billed(registry)]
+    return [record.source_id for record in ledger_of(registry)]
 
 
 def lines(file: Path) -> list[str]:

@@ -14,7 +14,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.settled import SettledFiles
 from luthier.serve.holders import Holders
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, billed
+from tests.factories import ADMIN, ledger_of
 from tests.fakes import Launcher
 from tests.serve.dying_replica import MADE, NUM_AT_ONCE
 
@@ -39,7 +39,7 @@ def inherit(settings: Settings, registry: Registry) -> None:
 def counts(settings: Settings, registry: Registry) -> tuple[dict[str, int], dict[str, int]]:
     """Tokens by request: those that the engine made, and those that the ledger has."""
     lines = [json.loads(line) for line in (settings.home / MADE).read_text().splitlines()]
-    records = billed(registry)
+    records = ledger_of(registry)
     return {line["id"]: line["tokens"] for line in lines}, {each.source_id: each.tokens for each in records}
 
 
@@ -68,7 +68,7 @@ def test_killed_around_settling(
     made, paid = counts(settings, registry)
     assert paid.items() <= made.items(), "each as the engine counted it, once"
     assert len(made) - len(paid) <= most_lost
-    assert sum(each.amount_ucr for each in billed(registry)) == balance.spent_ucr
+    assert sum(each.amount_ucr for each in ledger_of(registry)) == balance.spent_ucr
 
 
 def test_without_an_heir_the_balance_is_whole_after_the_leases_time(
@@ -95,7 +95,7 @@ def test_killed_before_the_client_hears_and_asked_again_under_the_same_id(
     alive.settle(again)
     alive.flush()
     inherit(settings, registry)
-    bills = [each for each in billed(registry) if each.source_id == last.source_id]
+    bills = [each for each in ledger_of(registry) if each.source_id == last.source_id]
     assert [each.amount_ucr for each in bills] == [9_999 if is_first else last.amount_ucr]
     report = registry.reconcile.report()
     assert report.is_equal

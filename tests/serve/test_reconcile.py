@@ -19,7 +19,7 @@ from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
 from luthier.platform.store import Store
 from luthier.serve.usage import UsageSpool
-from tests.factories import ADMIN, billed, make_finished, make_job, make_record
+from tests.factories import ADMIN, ledger_of, make_finished, make_job, make_record
 from tests.forging import forging
 
 pytestmark = pytest.mark.stores
@@ -126,7 +126,7 @@ def test_a_second_answer_to_a_request_is_no_difference(registry: Registry, folde
         UsageSpool(folder, registry.ledger.append).flush()
         assert checked(registry) == (3, 0, 2, 0, f"1 {TWICE}")
         assert checked(registry, "completion_tokens") == (11, 0, 9, 0, f"2 {TWICE}")
-    bills = {each.source_id: each.amount_ucr for each in billed(registry)}
+    bills = {each.source_id: each.amount_ucr for each in ledger_of(registry)}
     assert bills == {"a": 4, "b": 1}
 
 

@@ -20,7 +20,7 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.serve import usage
 from luthier.serve.usage import UsageSpool
-from tests.factories import billed, make_record
+from tests.factories import ledger_of, make_record
 from tests.full_disk import full_disk
 from tests.serve.spools import DEADLINE_SECONDS, Door, kept, leave_behind, lines
 
@@ -203,7 +203,7 @@ def test_odd_names_survive(registry: Registry, folder: Path, dead_pid: int) -> N
     name = 'LUTHIER.PUBLIC."a\u2028b\n}"'
     leave_behind(folder, dead_pid, make_record("a", model=name))
     UsageSpool(folder, Door(registry).append).flush()
-    assert [record.model for record in billed(registry)] == [name]
+    assert [record.model for record in ledger_of(registry)] == [name]
 
 
 STEPS = ("settle", "flush", "flush, but nothing arrives", "flush, but the reply is lost", "killed", "full", "well")
