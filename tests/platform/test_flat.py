@@ -77,7 +77,7 @@ def test_pages_of_models_are_all_of_them_once(registry: Registry, analyst: Calle
             assert len(page) <= 2
             pages += [model.model for model in page]
         assert [parse_name(name, "", "").name for name in pages] == sorted(his)
-        monkeypatch.setattr("luthier.platform.registry.models.MIN_READ", 2)
+        monkeypatch.setattr("luthier.platform.registry.objects.MIN_READ", 2)
         for module in ("models", "paging"):  # what is looked through in one query
             monkeypatch.setattr(f"luthier.platform.registry.{module}.MAX_SHOWN", 2)
         assert shown(registry, caller) == sorted(his)[:2]

@@ -13,16 +13,13 @@ from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import securable
-from luthier.platform.registry.model_rows import IMPORT, ModelRows, name_of
-from luthier.platform.registry.objects import name_parts
+from luthier.platform.registry.model_rows import IMPORT, ModelRows
+from luthier.platform.registry.objects import name_parts, seen_rows
 from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Row, Store
 from luthier.platform.versions import Wanted
-
-MIN_READ = 20
-"""Candidates of one query: not all of them may be seen."""
 
 
 class Models:
@@ -38,21 +35,11 @@ class Models:
             if behind and self._rows.shares.is_imported(tx, caller.account, behind.database):
                 seen: list[Row] = []
             else:
-                seen, behind = self._own(tx, caller, behind, limit), None
+                read, visible = partial(self._rows.candidates, tx, caller), partial(self._rows.seen, tx, caller)
+                seen, behind = seen_rows(read, visible, behind, limit), None
             if len(seen) < limit:
                 seen += self._rows.seen(tx, caller, self._rows.shared(tx, caller, behind))
             return self._rows.all_described(tx, seen[:limit])
-
-    def _own(self, tx: sa.Connection, caller: Caller, behind: QualifiedName | None, limit: int) -> list[Row]:
-        seen: list[Row] = []
-        while len(seen) < limit:
-            num = max(limit - len(seen), MIN_READ)
-            rows = self._rows.candidates(tx, caller, behind, num)
-            seen += self._rows.seen(tx, caller, rows)
-            if len(rows) < num:
-                break
-            behind = name_of(rows[-1])
-        return seen
 
     def get(self, caller: Caller, name: QualifiedName, version: Wanted = None, to: Action = Action.SEE_MODEL) -> Model:
         """A model by its default version, or by the one that is asked for; for the caller `to` do something with it."""

@@ -1,6 +1,6 @@
 """What tables, views and models share: a row in account > database > schema, found by its folded name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,8 +9,11 @@ from luthier.errors import Conflict, ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName
 from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.store import Row, fetch
 
 NAME_PARTS = ("database", "schema", "name")
+MIN_READ = 20
+"""Candidates of one query: not all of them may be seen."""
 
 
 def object_row(caller: Caller, name: QualifiedName, created_on: int) -> dict[str, Any]:
@@ -43,6 +46,37 @@ def name_parts(table: sa.Table) -> list[sa.ColumnElement[Any]]:
 def is_behind(parts: Sequence[sa.ColumnElement[Any]], after: QualifiedName | None) -> sa.ColumnElement[bool]:
     """In the order of names."""
     return sa.tuple_(*parts) > sa.tuple_(*after.parts) if after else sa.true()
+
+
+def named(row: Row) -> QualifiedName:
+    return QualifiedName(*(row[part] for part in NAME_PARTS))
+
+
+def named_rows(
+    table: sa.Table, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int
+) -> list[Row]:
+    """The account's behind a name, in the order of names, whoever may see them."""
+    parts = name_parts(table)
+    query = sa.select(table).where(table.c.account == caller.account, is_behind(parts, after))
+    return fetch(tx, query.order_by(*parts).limit(limit))
+
+
+def seen_rows(
+    read: Callable[[QualifiedName | None, int], list[Row]],
+    seen: Callable[[list[Row]], list[Row]],
+    after: QualifiedName | None,
+    limit: int,
+) -> list[Row]:
+    """So many of those that the caller may see: candidates are read, from behind a name, until there are."""
+    found: list[Row] = []
+    while len(found) < limit:
+        num = max(limit - len(found), MIN_READ)
+        rows = read(after, num)
+        found += seen(rows)
+        if len(rows) < num:
+            break
+        after = named(rows[-1])
+    return found[:limit]
 
 
 def lies_in(table: sa.Table, account: str, place: Securable) -> sa.ColumnElement[bool]:

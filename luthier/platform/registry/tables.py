@@ -13,20 +13,19 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import (
-    NAME_PARTS,
     check_no_other,
-    is_behind,
     is_named,
     lies_in,
-    name_parts,
+    named_rows,
     no_table,
     object_row,
+    seen_rows,
 )
 from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.store import Row, Store, fetch, fetch_first
+from luthier.platform.store import Row, Store, fetch_first
 
 
 class Gone(NamedTuple):
@@ -73,18 +72,12 @@ class Tables:
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[TableInfo]:
         """Those that the caller may read, by their folded names."""
-        limit, behind = min(limit, MAX_SHOWN), parse_name(after, "", "") if after is not None else None
-        parts, seen = name_parts(self._tables), list[Row]()
-        query = sa.select(self._tables).where(self._tables.c.account == caller.account).order_by(*parts)
+        behind = parse_name(after, "", "") if after is not None else None
         with self._store.reading() as tx:
-            while len(seen) < limit:
-                some = query.where(is_behind(parts, behind)).limit(MAX_SHOWN)
-                rows = fetch(tx, some)
-                seen += self._guard.allowed(tx, caller, Action.READ_TABLE, ObjectKind.TABLE, rows)
-                if len(rows) < MAX_SHOWN:
-                    break
-                behind = QualifiedName(*(rows[-1][part] for part in NAME_PARTS))
-        return [to_table(row) for row in seen[:limit]]
+            read = partial(named_rows, self._tables, tx, caller)
+            allowed = partial(self._guard.allowed, tx, caller, Action.READ_TABLE, ObjectKind.TABLE)
+            rows = seen_rows(read, allowed, behind, min(limit, MAX_SHOWN))
+        return [to_table(row) for row in rows]
 
     def drop(self, caller: Caller, name: QualifiedName) -> TableInfo:
         """Forgets the table and gives back what it was; jobs made from it keep their own snapshot."""

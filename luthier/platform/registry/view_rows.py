@@ -10,7 +10,7 @@ from luthier.platform.models import Opened, ViewInfo
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard, securable
-from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named
+from luthier.platform.registry.objects import is_named, named
 from luthier.platform.registry.tables import to_table
 from luthier.platform.securables import ObjectKind
 from luthier.platform.store import Row, Store, fetch, fetch_first
@@ -33,13 +33,6 @@ class ViewRows:
 
     def find(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> Row | None:
         return fetch_first(tx, sa.select(self.views).where(is_named(self.views, caller, name)))
-
-    def page(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int) -> list[Row]:
-        """Views of the account behind a name, in the order of names, whoever may read them."""
-        parts = [self.views.c[part] for part in NAME_PARTS]
-        its = (self.views.c.account == caller.account, is_behind(parts, after))
-        query = sa.select(self.views).where(*its).order_by(*parts).limit(limit)
-        return fetch(tx, query)
 
     def readable(
         self, tx: sa.Connection, caller: Caller, kind: ObjectKind, names: Iterable[QualifiedName]
@@ -109,10 +102,6 @@ def _upwards(name: str, above: Mapping[str, str]) -> Iterator[str]:
     while step is not None:
         yield step
         step = above.get(step)
-
-
-def named(row: Row) -> QualifiedName:
-    return QualifiedName(*(row[part] for part in NAME_PARTS))
 
 
 def to_view(row: Row) -> ViewInfo:

@@ -12,17 +12,14 @@ from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
-from luthier.platform.registry.objects import check_no_other, lies_in, no_view, object_row
+from luthier.platform.registry.objects import check_no_other, lies_in, named_rows, no_view, object_row, seen_rows
 from luthier.platform.registry.paging import MAX_SHOWN, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
-from luthier.platform.registry.view_rows import ViewRows, check_size, named
+from luthier.platform.registry.view_rows import ViewRows, check_size
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Row, Store
 from luthier.platform.wire import IfThere
-
-MIN_READ = 20
-"""Candidates of one query: not all of them may be read."""
 
 
 class Views:
@@ -64,17 +61,11 @@ class Views:
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[ViewInfo]:
         """Those that the caller may read, by their full names."""
-        limit, behind = min(limit, MAX_SHOWN), parse_name(after, "", "") if after is not None else None
-        seen: list[Row] = []
+        behind = parse_name(after, "", "") if after is not None else None
         with self._store.reading() as tx:
-            while len(seen) < limit:
-                num = max(limit - len(seen), MIN_READ)
-                rows = self._rows.page(tx, caller, behind, num)
-                seen += self._guard.allowed(tx, caller, Action.READ_VIEW, ObjectKind.VIEW, rows)
-                if len(rows) < num:
-                    break
-                behind = named(rows[-1])
-            return self._rows.told(tx, caller, seen[:limit])
+            read = partial(named_rows, self._rows.views, tx, caller)
+            allowed = partial(self._guard.allowed, tx, caller, Action.READ_VIEW, ObjectKind.VIEW)
+            return self._rows.told(tx, caller, seen_rows(read, allowed, behind, min(limit, MAX_SHOWN)))
 
     def drop(self, caller: Caller, name: QualifiedName) -> None:
         """What is beneath stays; views over it say that it is gone."""
