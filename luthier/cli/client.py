@@ -22,7 +22,7 @@ from luthier.cli.security import Audit, Keys
 from luthier.cli.share_objects import Shares
 from luthier.cli.view_objects import Views
 from luthier.cli.webhook_objects import Webhooks
-from luthier.errors import LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
+from luthier.errors import InvalidInput, LuthierError, NotAuthenticated, TrainingFailed, Unavailable, all_errors
 from luthier.platform.jobs import JobStatus
 from luthier.platform.settings import load_settings
 
@@ -348,7 +348,8 @@ def _piece(event: dict[str, Any]) -> str:
 def _to_error(response: httpx.Response) -> LuthierError:
     try:
         error = response.json()["error"]
-        return all_errors().get(error["code"], LuthierError)(error["message"])
+        unknown = InvalidInput if response.status_code == 400 else LuthierError  # OpenAI has many codes for a bad value
+        return all_errors().get(error["code"], unknown)(error["message"])
     except (ValueError, KeyError, TypeError):
         # Not an answer of ours: a proxy in between, or Serve before the gateway is up.
         return Unavailable(f"HTTP {response.status_code} from {response.url.path}: {response.text[:200].strip()}")
