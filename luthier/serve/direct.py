@@ -22,12 +22,11 @@ from luthier.serve.auditing import Audited, Auditor
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.deps import KeyCheck
 from luthier.serve.faults import Refusal, error_response
-from luthier.serve.intake import SMALL, Intake
+from luthier.serve.intake import Intake, beside
 from luthier.serve.middleware import Logged, RequestId
 from luthier.serve.rate_headers import rate_headers
 from luthier.serve.refusals import read_body
 from luthier.serve.services import Ask, Services
-from luthier.serve.threads import PROMPTS, Answer, Given
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -142,10 +141,10 @@ class Completing:
         session = await self._keys.open(scope)
         caller = session.caller
         raw = await _read(receive)
-        body = await _beside(raw, self._route.read, self._route.body, raw)
+        body = await beside(raw, self._route.read, self._route.body, raw)
         scope["state"]["object"] = ("model", body.model)
         self._services.check_model(session, body.model)
-        request = await _beside(raw, body.request)
+        request = await beside(raw, body.request)
         base_model = await self._services.base_model_of(caller, body.model)
         return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
 
@@ -196,11 +195,6 @@ async def _read(receive: Receive) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
     raise ClientGone
-
-
-async def _beside(raw: bytes, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-    """In a thread where the body is long, in steps of tens of milliseconds at the most (`JsonSize`)."""
-    return await PROMPTS.run(call, *args, **kwargs) if len(raw) > SMALL else call(*args, **kwargs)
 
 
 @asynccontextmanager

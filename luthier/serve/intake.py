@@ -5,6 +5,7 @@ One pure ASGI middleware for gateway and replicas; no body is buffered here. It 
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +16,7 @@ from luthier.platform.settings import Settings
 from luthier.serve.admission import Admission
 from luthier.serve.deps import KeyCheck
 from luthier.serve.json_size import JsonSize
+from luthier.serve.threads import PROMPTS, Answer, Given
 
 MIB = 1 << 20
 SMALL = 1 << 16
@@ -129,3 +131,8 @@ class _Incoming:
                     message = await self._receive()
                 num += len(message.get("body", b""))
                 self._is_whole = not message.get("more_body")
+
+
+async def beside(body: bytes, call: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    """In a thread where the body is long, in steps of tens of milliseconds at the most (`JsonSize`)."""
+    return await PROMPTS.run(call, *args, **kwargs) if len(body) > SMALL else call(*args, **kwargs)

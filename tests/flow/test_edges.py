@@ -1,14 +1,17 @@
 """What every route shares: keys, bodies, routes, request ids, health."""
 
 import asyncio
+import gzip
 import itertools
 
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 from starlette.types import Message
 
 from luthier.platform.registry.registry import Registry
+from luthier.serve.json_route import JsonRoute
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 from tests.flow.conftest import call, error_of
@@ -143,3 +146,26 @@ def test_health_needs_no_key(app: FastAPI, completions: LocalCompletions) -> Non
     assert (ready.status_code, ready.json()["ready"], ready.json()["base_models"]["tiny"]) == (200, True, True)
     completions.is_ready = False
     assert (client.get("/readyz").status_code, client.get("/readyz").json()["ready"]) == (503, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"statement": "\ud800"}',
+        b'{"statement": "\xff"}',
+        b'{"statement": ' + b"[" * 3_000,
+        b'{"statement": 1' + b"0" * 5_000 + b"}",
+        gzip.compress(b'{"statement": "SELECT 1"}'),
+    ],
+    ids=["half a character", "no UTF-8", "too deep", "too large a number", "compressed"],
+)
+@pytest.mark.parametrize("path", ["/luthier/v1/sql", "/luthier/v1/users", "/v1/batches", "/v1/chat/completions"])
+def test_what_is_no_json_here(api: TestClient, path: str, body: bytes) -> None:
+    response = api.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert "not valid JSON" in error_of(response, 400, "invalid_parameter_value")
+
+
+def test_every_json_body_is_read_in_one_way(app: FastAPI) -> None:
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.body_field]
+    assert len(routes) > 30
+    assert {route.path for route in routes if not isinstance(route, JsonRoute)} == set()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import Field
 
 from luthier.errors import InvalidInput
@@ -21,11 +21,12 @@ from luthier.platform.securables import (
     user_key,
 )
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageBehindOf, PageOf
 from luthier.serve.paths import NAME, Key, UserKey
 from luthier.serve.services import Services
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 class NewAccount(Frozen):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from pydantic import AfterValidator, Field, field_validator
 
 from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp, budget_scope
@@ -10,10 +10,11 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.prices import to_credits, to_ucr
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageOf
 from luthier.serve.paths import NAME
 
-routes = APIRouter()
+routes = JsonRouter()
 
 BUDGET = f"/credits/budgets/{{kind}}/{NAME}"
 TopUpKey = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=255)]

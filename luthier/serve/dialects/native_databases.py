@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 
 from luthier.platform.access import Caller
@@ -11,11 +11,12 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import Page, PageOf
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 class NewPlace(Frozen):

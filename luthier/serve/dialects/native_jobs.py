@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from luthier.platform.access import Caller
@@ -10,10 +10,11 @@ from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.wire import CreateJob, RetuneModel, native_description
 from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import Limit, paged
 from luthier.serve.services import Services
 
-routes = APIRouter(prefix="/jobs")
+routes = JsonRouter(prefix="/jobs")
 
 
 @routes.post("", status_code=201, response_model=None)

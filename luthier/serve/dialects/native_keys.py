@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
@@ -19,9 +19,10 @@ from luthier.platform.keys import (
 )
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageOf
 
-routes = APIRouter(prefix="/keys")
+routes = JsonRouter(prefix="/keys")
 
 MAX_SECONDS = 100 * 365 * 24 * 3600
 SHOWN = 4

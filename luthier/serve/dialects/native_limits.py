@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from luthier.platform.rates import RateLimit
 from luthier.platform.registry.rates import place_of
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageOf
 from luthier.serve.services import Services
 
-routes = APIRouter(prefix="/limits")
+routes = JsonRouter(prefix="/limits")
 
 
 @routes.get("")

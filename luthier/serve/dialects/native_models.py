@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from luthier.errors import NotFound
@@ -18,12 +18,13 @@ from luthier.platform.privileges import Action
 from luthier.platform.wire import ReplicateModel
 from luthier.serve import uploads
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageOf
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 @routes.post("/models", status_code=201)

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.frozen import Frozen
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_access import GrantedBody, granted_in
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageBehindOf
 from luthier.serve.paths import NAME, Key
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 class NewShare(Frozen):

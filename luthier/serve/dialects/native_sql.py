@@ -6,15 +6,16 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from luthier.platform.wire import RunSql
 from luthier.serve.deps import ServicesOf, SessionOf
 from luthier.serve.dialects.snowflake_sql import run_sql
+from luthier.serve.json_route import JsonRouter
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 @routes.post("/sql")

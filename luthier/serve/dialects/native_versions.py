@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from fastapi import APIRouter
-
 from luthier.errors import NotServed
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
@@ -12,12 +10,13 @@ from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_models import told_of
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import Behind, Limit, paged
 from luthier.serve.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 class OfVersion(Frozen):

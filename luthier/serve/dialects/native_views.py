@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from luthier.platform.models import ViewInfo
 from luthier.platform.querying import create_view
 from luthier.platform.wire import CreateView
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageOf
 from luthier.serve.paths import NAME
 
-routes = APIRouter()
+routes = JsonRouter()
 
 
 @routes.post("/views", status_code=201)

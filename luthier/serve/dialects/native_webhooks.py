@@ -4,16 +4,17 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.addresses import Addresses
 from luthier.platform.frozen import Frozen
 from luthier.platform.webhooks import NoticeType, new_webhook_id
 from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import Limit, paged
 
-routes = APIRouter(prefix="/webhooks")
+routes = JsonRouter(prefix="/webhooks")
 
 
 class NewWebhook(Frozen):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 
 from luthier.platform.batches import WINDOW_MS, Batch, BatchStatus, Endpoint, new_batch_id
@@ -13,11 +13,12 @@ from luthier.platform.registry.paging import Page
 from luthier.serve.batching import Batching
 from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
 from luthier.serve.dialects.openai_files import list_object
+from luthier.serve.json_route import JsonRouter
 from luthier.serve.threads import REGISTRY
 
 MAX_LISTED = 100
 
-router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+router = JsonRouter(prefix="/v1/batches", tags=["OpenAI"])
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
