@@ -74,7 +74,9 @@ class Loader:
         """Those in memory."""
         self._flights: dict[int, Flight] = {}
         self._refusals: dict[int, tuple[float, str]] = {}
-        self._asking: asyncio.Task[set[int]] | None = None
+        self._whole: set[int] = set()
+        """Numbers of those that are being read, and are what was published."""
+        self._asking: asyncio.Task[dict[int, list[tuple[str, bool]]]] | None = None
         self._told: dict[int, Proof] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._hits = self._misses = self._num_refused = 0
@@ -185,15 +187,13 @@ class Loader:
     async def _place(self, version: ModelVersion, flight: Flight, copy: Copy) -> Proof:
         """In the engine, and held by all who wait, if it is not refused; not there if it is."""
         evicted = await self._memory.room()
+        # Not waited for: the engine does what it is asked in turn, and nobody can ask for it again before.
+        dropping = asyncio.create_task(self._drop(evicted))
         try:
-            if evicted is not None:  # before anybody can ask for it again
-                await self._engine.call("drop_adapter", evicted)
-                gone = self._in.pop(evicted)
-                if self._disk:
-                    self._disk.used(gone)
             there = version.model_copy(update={"path": str(copy.path)})
             reading, place = copy.run(fingerprint_of, there), partial(self._put, there, copy)
             proof = await prove(self._engine, self._prompts, there, reading, place)
+            await dropping
             flight.is_in = proof.state is not ProofState.REFUSED
             return proof
         finally:
@@ -204,32 +204,47 @@ class Loader:
                 await self._engine.call("drop_adapter", version.number)
                 self._memory.forgo()
 
+    async def _drop(self, evicted: int | None) -> None:
+        if evicted is None:
+            return
+        gone = self._in.pop(evicted)
+        await self._engine.call("drop_adapter", evicted)
+        if self._disk:
+            self._disk.used(gone)
+
     async def _put(self, version: ModelVersion, copy: Copy) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
         checking = asyncio.create_task(copy.fault())
         await self._engine.call("begin_adapter", version.number, version.model, version.path, copy.is_far)
-        async with asyncio.timeout(copy.seconds):
-            while version.number not in await self._read():
-                pass
         if fault := await checking:
             return fault
-        for fault in await self._engine.call("take_adapter", version.number):
-            if fault is not None:
-                words, is_storages = fault
-                if is_storages:
-                    raise OSError(words)
-                return f"the engine cannot load it ({words})"
+        self._whole.add(version.number)
+        try:
+            async with asyncio.timeout(copy.seconds):
+                while (faults := (await self._taken()).get(version.number)) is None:
+                    pass
+        finally:
+            self._whole.discard(version.number)
+        for words, is_storages in faults:
+            if is_storages:
+                raise OSError(words)
+            return f"the engine cannot load it ({words})"
         return None
 
-    async def _read(self) -> set[int]:
-        """Adapters that all workers have read. One question for all flights, as it comes between the engine's steps."""
+    async def _taken(self) -> dict[int, list[tuple[str, bool]]]:
+        """Adapters that all workers have, or that some cannot have: why. One question for all flights, as it comes
+        between the engine's steps.
+        """
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_read())
+            self._asking = asyncio.create_task(self._ask_taken())
         return await asyncio.shield(self._asking)
 
-    async def _ask_read(self) -> set[int]:
+    async def _ask_taken(self) -> dict[int, list[tuple[str, bool]]]:
         await asyncio.sleep(POLL_SECONDS)
-        return set.intersection(*map(set, await self._engine.call("read_adapters")))
+        told = [dict(each) for each in await self._engine.call("take_adapters", sorted(self._whole))]
+        return {
+            number: [fault for each in told if (fault := each[number])] for number in set.intersection(*map(set, told))
+        }
 
     def _tell(self, number: int, proof: Proof) -> None:
         """Once, in a thread of its own."""

@@ -23,15 +23,17 @@ class AdapterWorker:
         near, far = self._adapter_threads()
         self._adapters_coming()[number] = (far if is_far else near).submit(self._read_adapter, number, name, path)
 
-    def read_adapters(self) -> list[int]:
-        """Those of which the reading has ended, well or not."""
-        return [number for number, reading in self._adapters_coming().items() if reading.done()]
-
-    def take_adapter(self, number: int) -> tuple[str, bool] | None:
-        """Puts what was read into the engine, for good until it is dropped; or says why that cannot be.
-
-        With it goes whether storage is to blame, not the adapter.
+    def take_adapters(self, numbers: list[int]) -> list[tuple[int, tuple[str, bool] | None]]:
+        """Puts those that have been read into the engine, for good until they are dropped; or says why that cannot be,
+        and whether storage is to blame, not the adapter. Asked again it says so again: another worker may take longer.
         """
+        coming, taken = self._adapters_coming(), self._adapters_taken()
+        for number in numbers:
+            if number in coming and coming[number].done():
+                taken[number] = self._take_adapter(number)
+        return [(number, taken[number]) for number in numbers if number in taken]
+
+    def _take_adapter(self, number: int) -> tuple[str, bool] | None:
         manager = self.model_runner.lora_manager._adapter_manager
         try:
             lora = self._adapters_coming().pop(number).result()
@@ -46,6 +48,7 @@ class AdapterWorker:
     def drop_adapter(self, number: int) -> None:
         """In memory or on its way there."""
         self._adapters_coming().pop(number, None)
+        self._adapters_taken().pop(number, None)
         self.model_runner.lora_manager.remove_adapter(number)
 
     def adapter_places(self) -> list[int]:
@@ -74,3 +77,8 @@ class AdapterWorker:
         if not hasattr(self, "_adapter_readings"):
             self._adapter_readings: dict[int, Future[Any]] = {}
         return self._adapter_readings
+
+    def _adapters_taken(self) -> dict[int, tuple[str, bool] | None]:
+        if not hasattr(self, "_adapter_outcomes"):
+            self._adapter_outcomes: dict[int, tuple[str, bool] | None] = {}
+        return self._adapter_outcomes

@@ -37,11 +37,11 @@ class Engine:
         self.readable.set()
 
     async def call(self, method: str, *args: Any) -> list[Any]:
-        self.num_asking += method == "read_adapters"
-        self.num_asked += method == "read_adapters"
+        self.num_asking += method == "take_adapters"
+        self.num_asked += method == "take_adapters"
         self.most_asking = max(self.most_asking, self.num_asking)
         await asyncio.sleep(60 if self.is_busy else 0)
-        self.num_asking -= method == "read_adapters"
+        self.num_asking -= method == "take_adapters"
         if self.is_dead:
             raise Unavailable("The engine stopped.")
         return [getattr(self, method)(*args)]
@@ -55,10 +55,12 @@ class Engine:
         self.num_begun += 1
         self.coming.add(number)
 
-    def read_adapters(self) -> list[int]:
-        return list(self.coming) if self.readable.is_set() else []
+    def take_adapters(self, numbers: list[int]) -> list[tuple[int, tuple[str, bool] | None]]:
+        if not self.readable.is_set():
+            return []
+        return [(number, self._take(number)) for number in numbers if number in self.coming]
 
-    def take_adapter(self, number: int) -> tuple[str, bool] | None:
+    def _take(self, number: int) -> tuple[str, bool] | None:
         self.num_taken += 1
         self.coming.remove(number)
         if fault := self.unread.get(number) or self.faults.get(number):

@@ -16,7 +16,7 @@ from luthier.platform.models import Proof, ProofState
 from luthier.platform.settings import Settings
 from luthier.serve import loading
 from luthier.serve.adapter_stats import LOAD_SECONDS
-from tests.serve.loading_bench import Bench, run
+from tests.serve.loading_bench import SIZE, Bench, run
 
 
 def test_many_who_ask_at_once_load_it_once(settings: Settings, tmp_path: Path) -> None:
@@ -49,6 +49,33 @@ def test_the_engine_is_asked_once_for_all_that_are_on_their_way(settings: Settin
         bench.engine.readable.set()
         await asyncio.gather(*asked)
         assert bench.engine.most_asking == 1
+
+    run(settings, tmp_path, story)
+
+
+def test_an_adapter_waits_for_few_of_the_engines_steps(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer of a busy engine takes one: whose place it gets is dropped in the one in which its reading begins."""
+
+    async def story(bench: Bench) -> None:
+        for number in range(1, SIZE + 1):
+            await bench.ask(bench.version(number))
+        asked, begun, call = list[str](), asyncio.Event(), bench.engine.call
+
+        async def told(method: str, *args: Any) -> list[Any]:
+            asked.append(method)
+            answer = await call(method, *args)
+            if method == "begin_adapter":
+                begun.set()
+            if method == "drop_adapter":
+                await begun.wait()
+            return answer
+
+        monkeypatch.setattr(bench.engine, "call", told)
+        async with asyncio.timeout(10):
+            await bench.ask(bench.version(SIZE + 1))
+        assert asked == ["drop_adapter", "begin_adapter", "take_adapters"]
 
     run(settings, tmp_path, story)
 

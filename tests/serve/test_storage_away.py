@@ -96,4 +96,8 @@ def test_a_worker_tells_storages_faults_from_the_adapters(error: Exception, is_s
     worker, reading = Worker(), Future[Any]()
     reading.set_exception(error)
     worker._adapters_coming()[1] = reading
-    assert worker.take_adapter(1) == (f"{type(error).__name__}: {error}", is_storages)
+    for _ in range(2):
+        assert worker.take_adapters([1, 2]) == [(1, (f"{type(error).__name__}: {error}", is_storages))]
+    worker.model_runner.lora_manager.remove_adapter = lambda number: None
+    worker.drop_adapter(1)
+    assert worker.take_adapters([1]) == []
