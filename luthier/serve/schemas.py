@@ -31,6 +31,9 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     **{"string": str, "boolean": bool, "integer": int, "number": (int, float)},
     **{"null": type(None), "array": list, "object": dict},
 }
+A_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
+"""Of characters, in a pattern; those that a text of JSON has to escape are left out of it."""
+ESCAPED = re.compile(r'"|\\[nrtfvx\\]|[\x00-\x1f]')
 LENGTHS = {"minLength", "maxLength"}
 MAX_LENGTH = 2_000
 """Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile."""
@@ -169,6 +172,8 @@ def _fault(schema: Schema) -> str | None:
     pattern = schema.get("pattern")
     if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
         return "'pattern' looks around, which cannot be kept to"
+    if pattern is not None and ESCAPED.search(A_CLASS.sub("", str(pattern))):
+        return "'pattern' asks for a quote, a backslash or a control character, which would be written raw"
     if (pattern or "format" in schema) and LENGTHS & schema.keys():
         return "'minLength' and 'maxLength' cannot be kept to beside 'pattern' or 'format'"
     if pattern and "format" in schema:
