@@ -270,6 +270,9 @@ def _raise_first_bad_line(path: Path, name: str) -> None:
                 if number == 1 and line.lstrip().startswith(b"["):
                     raise InvalidInput(_array_fault(name)) from error
                 raise InvalidInput(f"Line {number} of {name} is not JSON: {error.msg} at {error.colno}.") from error
+            except (RecursionError, ValueError) as error:
+                reason = "it is nested too deep, or has too long a number"
+                raise InvalidInput(f"Line {number} of {name} cannot be read: {reason}.") from error
             if number == 1 and isinstance(value, list):
                 raise InvalidInput(_array_fault(name))
             if not isinstance(value, dict):

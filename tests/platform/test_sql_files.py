@@ -76,6 +76,8 @@ def test_jsonl(tmp_path: Path, content: str, rows: list[list[object]]) -> None:
         ("a.jsonl", '[{"a":1}]', "JSON array"),
         ("a.jsonl", '[\n{"a":1}\n]', "JSON array"),
         ("a.jsonl", '{"a":1}\n\n{"a":\n', "Line 3 of a.jsonl is not JSON"),
+        ("a.jsonl", '{"a":1}\n' + "[" * 30_000, "Line 2 of a.jsonl cannot be read: it is nested too deep"),
+        ("a.jsonl", '{"a":1' + "0" * 5_000 + "}\n{", "Line 1 of a.jsonl cannot be read"),
         ("a.ndjson", '{"a":1}\n3\n', "Line 2 of a.ndjson is not a JSON object"),
         ("a.jsonl", b'{"a":"\xff"}', "Line 1 of a.jsonl is not UTF-8"),
         ("a.jsonl", "{}\n", "no columns"),
