@@ -12,14 +12,7 @@ from luthier.platform.access import KEY_PREFIX, Caller, hash_key, new_key
 from luthier.platform.frozen import Frozen
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
-from luthier.platform.securables import (
-    Granted,
-    ObjectKind,
-    Scope,
-    parse_privileges,
-    role_key,
-    user_key,
-)
+from luthier.platform.securables import Granted, ObjectKind, Scope, parse_privileges, role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.json_route import JsonRouter
 from luthier.serve.pages import PageBehindOf, PageOf

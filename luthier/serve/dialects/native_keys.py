@@ -8,15 +8,7 @@ from pydantic import Field
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
-from luthier.platform.keys import (
-    DEFAULT_GRACE_S,
-    MAX_GRACE_S,
-    Endpoint,
-    NewKey,
-    Scope,
-    ends_by,
-    new_key_id,
-)
+from luthier.platform.keys import DEFAULT_GRACE_S, MAX_GRACE_S, Endpoint, NewKey, Scope, ends_by, new_key_id
 from luthier.platform.securables import role_key, user_key
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.json_route import JsonRouter

@@ -29,11 +29,7 @@ routes = JsonRouter()
 
 @routes.post("/models", status_code=201)
 async def import_model(
-    request: Request,
-    name: str,
-    caller: CallerOf,
-    services: ServicesOf,
-    origin: Annotated[Origin, Depends()],
+    request: Request, name: str, caller: CallerOf, services: ServicesOf, origin: Annotated[Origin, Depends()]
 ) -> dict[str, Any]:
     """A LoRA adapter trained elsewhere becomes a model.
 

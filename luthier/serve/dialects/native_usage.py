@@ -16,11 +16,7 @@ from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.pages import paged
 
 LINES_TOGETHER = 500
-KINDS = {
-    "finetuning": UsageKind.TRAINING,
-    "completions": UsageKind.COMPLETION,
-    "storage": UsageKind.STORAGE,
-}
+KINDS = {"finetuning": UsageKind.TRAINING, "completions": UsageKind.COMPLETION, "storage": UsageKind.STORAGE}
 
 routes = APIRouter()
 

@@ -11,14 +11,7 @@ from luthier.platform.registry.databases import Place
 from luthier.platform.registry.paging import all_pages
 from luthier.platform.securables import ObjectKind
 from luthier.serve.dialects.native_databases import drop_place
-from luthier.serve.dialects.snowflake_statements import (
-    Command,
-    Statements,
-    columns,
-    created,
-    dropped,
-    table,
-)
+from luthier.serve.dialects.snowflake_statements import Command, Statements, columns, created, dropped, table
 
 DATABASES = columns("created_on, name, is_default, is_current, origin, owner, comment, kind")
 SCHEMAS = columns("created_on, name, is_default, is_current, database_name, owner, comment")

@@ -1,7 +1,6 @@
 """Snowflake's SQL on models: SHOW MODELS, SHOW CORTEX BASE MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL, DROP MODEL.
 
-Shapes: docs.snowflake.com, SHOW MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL. Words of the statement stand in order, as
-the documentation has them; names are identifiers.
+Shapes: docs.snowflake.com, SHOW MODELS, SHOW VERSIONS IN MODEL, ALTER MODEL.
 """
 
 import json
@@ -14,14 +13,7 @@ from luthier.platform.names import parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
-from luthier.serve.dialects.snowflake_statements import (
-    IDENTIFIER,
-    Command,
-    Statements,
-    columns,
-    done,
-    table,
-)
+from luthier.serve.dialects.snowflake_statements import IDENTIFIER, Command, Statements, columns, done, table
 
 MODELS = columns(
     "created_on, name, model_type, database_name, schema_name, owner, comment, versions, default_version_name, aliases"

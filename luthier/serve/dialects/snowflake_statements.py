@@ -80,9 +80,8 @@ class Command:
 
 
 Answer = Callable[[Command], pa.Table]
-
-
 Rule = tuple["re.Pattern[str]", Answer]
+"""The words of a statement, and what answers it."""
 
 
 class Statements(list[Rule]):
