@@ -27,6 +27,10 @@ async def schemas_are_kept_to(asked: Asked) -> None:
         found = json.loads(choice.text)
         assert (found["a"] in ("x", "yy"), 1 <= found["n"] <= 20, choice.finish_reason) == (True, True, "stop")
     assert (await asked.whole(json_schema={}, **FREE)).text.startswith("{")
+    texts = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 3}, "minItems": 3, "maxItems": 3}
+    for seed in range(8):  # of random weights, so control characters come soon
+        told = json.loads((await asked.whole(json_schema=texts, seed=seed, **FREE)).text)
+        assert [1 <= len(text) <= 3 for text in told] == [True] * 3
 
 
 async def what_cannot_be_kept_to_is_refused(asked: Asked) -> None:
