@@ -12,8 +12,10 @@ import asyncio
 import logging
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from luthier.errors import Conflict, Unavailable
@@ -35,6 +37,8 @@ END_SECONDS = 2.0
 """How long a process that ends tries to let its batches go."""
 MAX_BATCHES = 8
 """At once in one process: a small one need not wait for the end of a large one."""
+MAX_OF_ONE = MAX_BATCHES // 2
+"""Of one account's: its lines may wait for their minutes as long as the batch may take."""
 
 
 class Batching:
@@ -67,7 +71,7 @@ class Batching:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def _run(self) -> None:
-        places = asyncio.Semaphore(MAX_BATCHES)
+        places, held = asyncio.Semaphore(MAX_BATCHES), Counter[str]()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep())
             group.create_task(self._leases.keep_renewed())
@@ -75,16 +79,24 @@ class Batching:
                 await places.acquire()
                 holder = uuid.uuid4().hex
                 self._news.clear()
-                if batch := await self._claim(holder):
-                    group.create_task(self._work(batch, holder)).add_done_callback(lambda _: places.release())
+                if batch := await self._claim(holder, [each for each, num in held.items() if num >= MAX_OF_ONE]):
+                    held[batch.account] += 1
+                    working = group.create_task(self._work(batch, holder))
+                    working.add_done_callback(partial(self._done, batch, held, places))
                 else:
                     places.release()
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), POLL_SECONDS)
 
-    async def _claim(self, holder: str) -> Batch | None:
+    def _done(self, batch: Batch, held: Counter[str], places: asyncio.Semaphore, _: object) -> None:
+        held[batch.account] -= 1
+        places.release()
+        self._news.set()
+
+    async def _claim(self, holder: str, full: list[str]) -> Batch | None:
+        """Of no account that has all it may have here."""
         try:
-            return await LEASES.run(self._services.registry.batches.claim, holder)
+            return await LEASES.run(self._services.registry.batches.claim, holder, full)
         except Exception:  # whatever it is, the next look may find it gone; a loop that ended would strand all batches
             log.exception("no batch is claimed just now")
             return None

@@ -131,6 +131,16 @@ def test_no_account_keeps_the_others_waiting(registry: Registry) -> None:
     assert [batch and batch.id for batch in claimed] == ["batch_0", "batch_3", "batch_1", "batch_2"]
 
 
+def test_an_account_that_is_full_is_passed_over(registry: Registry) -> None:
+    registry.access.add_admin_key("other", "hash", "lt_oth")
+    registry.files.create(make_file("file-2", account="other"))
+    registry.batches.submit(make_batch("batch_0"))
+    registry.batches.submit(make_batch("batch_1", account="other", input_file_id="file-2"))
+    full = [make_batch("").account]
+    claimed = [registry.batches.claim(f"holder {at}", full) for at in range(2)]
+    assert [batch and batch.id for batch in claimed] == ["batch_1", None]
+
+
 def test_who_lost_a_batch_bills_nothing(registry: Registry, clock: Millis) -> None:
     registry.batches.submit(make_batch())
     registry.batches.claim("one")

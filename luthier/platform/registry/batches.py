@@ -3,7 +3,7 @@
 A batch is held by a lease. When that is over another may claim it, and what the one before reports is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -76,8 +76,8 @@ class Batches:
 
     # what a process asks that works on batches
 
-    def claim(self, holder: str) -> Batch | None:
-        """The oldest batch that nobody holds, of an account with the fewest that are held.
+    def claim(self, holder: str, full: Sequence[str] = ()) -> Batch | None:
+        """The oldest batch that nobody holds, of an account with the fewest that are held, and of none that is full.
 
         The same holder again gets the same answer: use a name once.
         """
@@ -85,8 +85,8 @@ class Batches:
         is_held = (held.account == columns.account, held.status.in_(ACTIVE), held.lease_until > now)
         num_held = sa.select(sa.func.count()).where(*is_held).correlate(self._batches).scalar_subquery()
         mine = columns.holder == holder
-        free = sa.or_(columns.lease_until.is_(None), columns.lease_until <= now)
-        query = sa.select(self._batches).where(columns.status.in_(ACTIVE), sa.or_(mine, free))
+        is_free = (sa.or_(columns.lease_until.is_(None), columns.lease_until <= now), columns.account.not_in(full))
+        query = sa.select(self._batches).where(columns.status.in_(ACTIVE), sa.or_(mine, sa.and_(*is_free)))
         turn = query.order_by(sa.case((mine, 0), else_=1), num_held, columns.number).limit(1)
         with self._store.transaction() as tx:
             row = fetch_first(tx, turn)
