@@ -97,7 +97,7 @@ def missing_beside(first: Names) -> Names:
     return replace(MISSING, rows=f"{first.rows[:-12]}none.parquet", weights=f"{first.weights[:-1]}_")
 
 
-SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", "0.75")
+SECRETS = ("mysecret", "MYSECRET", "training_results", "ANN", ",0.75", " 0.75", ":0.75")
 """None of it may come in an answer; names that were asked for are taken out before."""
 
 

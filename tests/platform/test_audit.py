@@ -29,7 +29,8 @@ UNASKED = {
     *("Guard.change", "Audit.append"),
     *("Access.add_admin_key", "Keys.session_of"),  # they tell the audit themselves
     *("Jobs.report", "Jobs.finish", "Jobs.fail", "Jobs._go_on", "Jobs._launch", "Jobs._note_waits", "Proofs.report"),
-    *("Batches.claim", "Batches.report", "Batches.advance", "Files.forget", "Retention.forget", "Artifacts._put_away"),
+    *("Batches.claim", "Batches.report", "Batches.advance", "Batches.release"),
+    *("Files.forget", "Retention.forget", "Artifacts._put_away"),
     *(
         "Ledger.append",
         "Credits.renew",

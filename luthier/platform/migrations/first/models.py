@@ -60,7 +60,7 @@ table(
     sa.Index("jobs_by_start", "account", "started_on"),
     sa.Index("jobs_by_role", "account", "role", "created_on"),
     sa.Index("jobs_by_owner", "account", "role", "owner", "created_on"),
-    sa.Index("jobs_by_census", "account", "status"),
+    sa.Index("jobs_by_census", "account", "status", "created_on"),
     sa.Index("jobs_by_speed", "base_model", "status", "finished_on"),
     sa.Index("jobs_by_end", "finished_on"),
     sa.Index("jobs_by_model", "account", "model_name", "status"),
