@@ -1,10 +1,11 @@
 """The input file of a batch: JSON lines of custom_id, method, url, body; read, and checked before any is answered."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from luthier.errors import TooLarge
 from luthier.platform.batches import BatchFault, Line
 
 MAX_LINES = 50_000
@@ -21,12 +22,14 @@ def read_lines(file: Path, endpoint: str, max_bytes: int) -> Iterator[Line]:
         yield line
 
 
-def check_lines(file: Path, endpoint: str, max_bytes: int) -> tuple[int, list[BatchFault]]:
-    """How many there are, and the first faults."""
+def check_lines(
+    file: Path, endpoint: str, max_bytes: int, check_size: Callable[[bytes], None]
+) -> tuple[int, list[BatchFault]]:
+    """How many there are, and the first faults. `check_size` raises TooLarge of a text that is too much to be read."""
     total, faults, seen = 0, list[BatchFault](), set[str]()
     for number, text in _texts(file, max_bytes):
         total += 1
-        line = _line(number, text, endpoint, max_bytes)
+        line = _too_much(number, text, check_size) or _line(number, text, endpoint, max_bytes)
         if isinstance(line, Line) and line.custom_id in seen:
             message = f"The custom_id {line.custom_id[:64]!r} is an earlier line's already."
             line = BatchFault(code="duplicate_custom_id", message=message, line=number, param="custom_id")
@@ -57,6 +60,14 @@ def _texts(file: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
                 yield number, text
 
 
+def _too_much(number: int, text: bytes, check_size: Callable[[bytes], None]) -> BatchFault | None:
+    try:
+        check_size(text)
+    except TooLarge as error:
+        return BatchFault(code="invalid_json_line", message=str(error), line=number)
+    return None
+
+
 def _line(number: int, text: bytes, endpoint: str, max_bytes: int) -> Line | BatchFault:
     def fault(code: str, message: str, param: str | None = None) -> BatchFault:
         return BatchFault(code=code, message=message, line=number, param=param)
@@ -75,7 +86,7 @@ def _line(number: int, text: bytes, endpoint: str, max_bytes: int) -> Line | Bat
     if unknown := sorted(set(asked) - set(KEYS)):
         return fault("unknown_parameter", f"This line has {unknown[0][:64]!r}; there are {', '.join(KEYS)}.")
     return _faulty_value(number, asked, endpoint) or Line(
-        number=number, custom_id=asked["custom_id"], body=asked["body"]
+        number=number, custom_id=asked["custom_id"], body=json.dumps(asked["body"]).encode()
     )
 
 

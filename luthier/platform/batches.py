@@ -6,7 +6,7 @@ Line numbers begin at 1 and are those of the file.
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from luthier.errors import Conflict
 from luthier.platform.files import StoredFile
@@ -124,7 +124,8 @@ class Line:
 
     number: int
     custom_id: str
-    body: dict[str, Any]
+    body: bytes
+    """JSON."""
 
 
 class LineResult(Frozen):

@@ -17,6 +17,7 @@ from luthier.serve.complete import Billed, bill
 from luthier.serve.direct import ROUTES, Asked
 from luthier.serve.faults import error_body
 from luthier.serve.inputs import DEFAULT_MAX_TOKENS
+from luthier.serve.intake import beside
 from luthier.serve.leases import Leases
 from luthier.serve.refusals import invalid
 from luthier.serve.room import Room
@@ -48,7 +49,7 @@ class LineAnswers:
         self._is_over = is_over
         self._caller = Caller(account=batch.account, user=batch.owner, role=batch.role, key=batch.key)
         self._route = ROUTES[batch.endpoint]
-        self._turn = asyncio.Lock()
+        self._reading, self._turn = asyncio.Lock(), asyncio.Lock()
         self._limited_until: dict[str, float] = {}
         """By the model that is asked: when the next minute of its rate limits begins."""
 
@@ -70,16 +71,18 @@ class LineAnswers:
         return _output(self._batch, line, "null", json.dumps({"code": "batch_expired", "message": told}))
 
     async def _patiently(self, line: Line) -> LineResult | None:
-        body = self._route.read(self._route.body, json.dumps(line.body).encode())
-        if body.stream:
-            raise invalid("stream", "a batch has whole answers only; leave it out")
+        async with self._reading:  # one after the other: live requests wait for the same threads
+            body = await beside(line.body, self._route.read, self._route.body, line.body)
+            if body.stream:
+                raise invalid("stream", "a batch has whole answers only; leave it out")
+            request = (await beside(line.body, body.request)).model_copy(update={"priority": PRIORITY})
         pause, give_up_at, now = FIRST_PAUSE, None, asyncio.get_running_loop().time
         while not self._is_over():
             if (limited := self._limited_until.get(body.model, 0) - now()) > 0:
                 await asyncio.sleep(min(limited, LONGEST_PAUSE))
                 continue
             try:
-                return await self._answered(line, body)
+                return await self._answered(line, body, request)
             except RateLimited as error:
                 if error.retry_after is None:
                     raise
@@ -93,8 +96,8 @@ class LineAnswers:
             pause = min(2 * pause, LONGEST_PAUSE)
         return None
 
-    async def _answered(self, line: Line, body: Asked) -> LineResult | None:
-        services, request = self._services, body.request().model_copy(update={"priority": PRIORITY})
+    async def _answered(self, line: Line, body: Asked, request: CompleteRequest) -> LineResult | None:
+        services = self._services
         async with self._turn:  # lines come to the engine in their order, also where the registry is asked first
             resolved = await services.resolver.resolve(self._caller, request.model)
             base_model = await services.base_model_of(self._caller, request.model)

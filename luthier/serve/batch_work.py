@@ -15,6 +15,7 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.storage import Storage, file_sha256
 from luthier.serve.batch_line import LineAnswers
 from luthier.serve.intake import MIB
+from luthier.serve.json_size import JsonSize
 from luthier.serve.leases import Leases
 from luthier.serve.room import Room
 from luthier.serve.services import Services
@@ -88,7 +89,7 @@ class BatchWork:
     def _faults(self) -> tuple[int, list[BatchFault]]:
         if not self._input.is_file():
             return 0, [BatchFault(code="invalid_file", message="The input file is missing in storage.")]
-        return check_lines(self._input, self._batch.endpoint, self._max_bytes)
+        return check_lines(self._input, self._batch.endpoint, self._max_bytes, lambda text: JsonSize().add(text))
 
     async def _answer(self, results: Results) -> None:
         """The lines without a result. None is begun when the batch is over; those that were begun are finished."""

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,10 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.batches import LEASE_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.platform.wire import CompleteRequest
 from luthier.serve import batch_work
 from luthier.serve.batching import Batching, sweep
+from luthier.serve.bodies import ChatBody
 from luthier.serve.services import Services, make_services
 from tests.factories import KEY, add_admin
 from tests.fakes import Launcher, LocalCompletions
@@ -203,8 +206,12 @@ def test_faults_of_the_file_fail_the_batch(api: TestClient, engine: HeldEngine) 
 
 @pytest.mark.parametrize(
     ("lines", "code"),
-    [([b"", b" "], "empty_file"), ([chat_line("a", "x" * (1 << 20))], "invalid_json_line")],
-    ids=["empty", "long"],
+    [
+        ([b"", b" "], "empty_file"),
+        ([chat_line("a", "x" * (1 << 20))], "invalid_json_line"),
+        ([chat_line("a", metadata=[[]] * 40_000)], "invalid_json_line"),
+    ],
+    ids=["empty", "long", "nested"],
 )
 def test_files_that_cannot_be_a_batch(api: TestClient, lines: list[Any], code: str) -> None:
     batch = ended(api, create_batch(api, lines)["id"], "failed")
@@ -289,6 +296,21 @@ def test_an_engine_that_is_away_is_waited_for(api: TestClient, engine: HeldEngin
     engine.errors = [Unavailable("restarting"), Unavailable("restarting")]
     batch = ended(api, create_batch(api, [chat_line("a"), chat_line("b")])["id"])
     assert answers(api, batch) == {"a": ANSWER, "b": ANSWER}
+
+
+def test_a_line_is_read_once_and_a_long_one_beside_the_loop(
+    api: TestClient, engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, read = list[str](), ChatBody.request
+
+    def request(body: ChatBody) -> CompleteRequest:
+        threads.append(threading.current_thread().name)
+        return read(body)
+
+    monkeypatch.setattr(ChatBody, "request", request)
+    engine.errors += [Unavailable("The engine is starting."), Unavailable("The engine is starting.")]
+    ended(api, create_batch(api, [chat_line("a"), chat_line("b", "x" * (1 << 17))])["id"])
+    assert [name.startswith("prompts") for name in threads] == [False, True]
 
 
 def test_a_fault_of_ours_is_one_lines_alone(api: TestClient, engine: HeldEngine) -> None:

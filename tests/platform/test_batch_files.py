@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 
+from luthier.errors import TooLarge
 from luthier.platform import batch_lines
 from luthier.platform.batch_lines import check_lines, read_lines
 from luthier.platform.batch_results import Results
@@ -20,23 +21,42 @@ def text(custom_id: str) -> str:
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": URL, "body": {"model": "m"}})
 
 
+def fits(_text: bytes) -> None:
+    """Any text."""
+
+
 def test_lines_keep_the_numbers_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text(f"\ufeff{text('a')}\n\n   \r\n{text('b')}")
-    assert check_lines(file, URL, MIB) == (2, [])
+    assert check_lines(file, URL, MIB, fits) == (2, [])
     assert [(line.number, line.custom_id, line.body) for line in read_lines(file, URL, MIB)] == [
-        (1, "a", {"model": "m"}),
-        (4, "b", {"model": "m"}),
+        (1, "a", b'{"model": "m"}'),
+        (4, "b", b'{"model": "m"}'),
     ]
 
 
 def test_a_line_over_the_limit_does_not_hide_the_next(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text(f"{'x' * 3 * MIB}\n{text('b')}\n{'[' * 100_000}\n")
-    total, faults = check_lines(file, URL, MIB)
+    total, faults = check_lines(file, URL, MIB, fits)
     assert (total, [(each.line, each.code) for each in faults]) == (
         3,
         [(1, "invalid_json_line"), (3, "invalid_json_line")],
+    )
+
+
+def test_a_line_that_is_too_much_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(f"{text('a')}\n{'[' * 1000}\n{text('b')}\n")
+
+    def check_size(text: bytes) -> None:
+        if text.count(b"[") > 100:
+            raise TooLarge("The request body has more than 100 brackets.")
+
+    total, faults = check_lines(file, URL, MIB, check_size)
+    assert (total, [(each.line, each.message) for each in faults]) == (
+        3,
+        [(2, "The request body has more than 100 brackets.")],
     )
 
 
@@ -44,9 +64,9 @@ def test_more_lines_or_faults_than_are_told(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("".join(f"{text(str(at))}\n" for at in range(4)))
     with mock.patch.object(batch_lines, "MAX_LINES", 3):
-        assert [each.code for each in check_lines(file, URL, MIB)[1]] == ["too_many_tasks"]
+        assert [each.code for each in check_lines(file, URL, MIB, fits)[1]] == ["too_many_tasks"]
     file.write_text("{\n" * 100)
-    assert len(check_lines(file, URL, MIB)[1]) == batch_lines.MAX_FAULTS
+    assert len(check_lines(file, URL, MIB, fits)[1]) == batch_lines.MAX_FAULTS
 
 
 def result(line: int, said: str, *, failed: bool = False) -> LineResult:
