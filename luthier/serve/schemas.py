@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.errors import InvalidSchema
 from luthier.serve.refusals import invalid_schema
+from luthier.serve.schema_kinds import KindsWithin, Schema, types_of
 
 MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
 """Above 500 optional properties of one object the grammar takes seconds to compile."""
@@ -27,10 +28,6 @@ BOUNDS = {
 }
 """Passed over where no `type` is given."""
 RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
-KINDS: dict[str, type | tuple[type, ...]] = {
-    **{"string": str, "boolean": bool, "integer": int, "number": (int, float)},
-    **{"null": type(None), "array": list, "object": dict},
-}
 A_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
 """Of characters, in a pattern; those that a text of JSON has to escape are left out of it."""
 ESCAPED = re.compile(r'"|\\[nrtfvx\\]|[\x00-\x1f]')
@@ -42,17 +39,16 @@ LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
 ONES = {"items", "additionalProperties"}
 """Keywords whose values are schemas by name, in a list, or one."""
 
-Schema = dict[str, Any]
-
 
 def check_schema(schema: Schema, param: str) -> None:
     """InvalidSchema, with the reason, for a schema that no grammar is made of."""
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
-    num_properties = 0
-    for place, found in _within(schema, "#", param):
+    num_properties, all_found = 0, list(_within(schema, "#", param))
+    kinds = KindsWithin(schema, [found for _, found in all_found])
+    for place, found in all_found:
         num_properties += _length(found, "properties")
-        if reason := _fault(found) or _passed_over(found, schema):
+        if reason := _fault(found) or _passed_over(found, kinds):
             raise _refused(param, f"{reason} (at {place})")
     if num_properties > MAX_PROPERTIES:
         raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
@@ -107,7 +103,7 @@ def _told(schema: Any, texts: Schema) -> Any:
             told[key] = [_told(each, texts) for each in value]
         elif key in MAPS and isinstance(value, dict):
             told[key] = {name: _told(each, texts) for name, each in value.items()}
-    types = _types(schema)
+    types = types_of(schema)
     bounds = _bounds(schema) if "string" in types else None
     if bounds is None:
         return told
@@ -181,7 +177,7 @@ def _fault(schema: Schema) -> str | None:
     return None
 
 
-def _passed_over(schema: Schema, root: Schema) -> str | None:
+def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:
     """What an answer would not be held to, for xgrammar does not look at it there."""
     ruler = next((key for key in RULERS if key in schema), None)
     if ruler is None:
@@ -192,7 +188,7 @@ def _passed_over(schema: Schema, root: Schema) -> str | None:
         return f"'{ruler}' is empty"
     if lost := sorted((RULES & schema.keys()) - {ruler, "type"}):
         return f"'{lost[0]}' cannot be kept to beside '{ruler}'"
-    if "type" in schema and not _is_of(_types(schema), {ruler: schema[ruler]}, root):
+    if "type" in schema and not kinds.are(types_of(schema), {ruler: schema[ruler]}):
         return f"'type' cannot be kept to beside '{ruler}'"
     return None
 
@@ -202,41 +198,6 @@ def _absent(required: Any, properties: Any) -> str | None:
         return None  # what is wrong with that is told elsewhere
     absent = [name for name in map(str, required) if name not in properties]
     return f"'required' names {absent[0]!r}, which 'properties' has not" if absent else None
-
-
-def _is_of(types: list[str], arm: Any, root: Schema, depth: int = 0) -> bool:
-    """What an arm lets through is of one of the types, as it says itself."""
-    if not isinstance(arm, dict) or depth > MAX_DEPTH:
-        return False
-    if "$ref" in arm:
-        return _is_of(types, _found(arm["$ref"], root), root, depth + 1)
-    if "const" in arm:
-        return _is_kind(arm["const"], types)
-    if isinstance(values := arm.get("enum"), list):
-        return all(_is_kind(value, types) for value in values)
-    arms = next((arm[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(arm.get(key), list)), None)
-    if arms is not None:
-        return all(_is_of(types, each, root, depth + 1) for each in arms)
-    own = _types(arm) or (["object"] if "properties" in arm else [])
-    return bool(own) and all(kind in types or (kind == "integer" and "number" in types) for kind in own)
-
-
-def _found(ref: str, root: Schema) -> Any:
-    """What a reference within the schema leads to; None when there is nothing."""
-    at: Any = root
-    for part in str(ref).split("/")[1:]:
-        at = at.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(at, dict) else None
-    return at
-
-
-def _is_kind(value: Any, types: list[str]) -> bool:
-    kinds = ["boolean"] if isinstance(value, bool) else types
-    return any(kind in types and isinstance(value, KINDS.get(kind, object)) for kind in kinds)
-
-
-def _types(schema: Schema) -> list[str]:
-    types = schema.get("type")
-    return [kind for kind in (types if isinstance(types, list) else [types]) if isinstance(kind, str)]
 
 
 def _refused(param: str, reason: str) -> InvalidSchema:

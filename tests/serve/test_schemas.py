@@ -1,12 +1,14 @@
 """Schemas that answers are held to."""
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from luthier.errors import InvalidValue
+from luthier.serve.schema_kinds import MAX_STEPS
 from luthier.serve.schemas import (
     MAX_CHARACTERS,
     MAX_DEPTH,
@@ -93,6 +95,25 @@ def test_what_is_refused(schema: dict[str, Any], words: str) -> None:
         check_schema(schema, "response_format")
     assert words in caught.value.message
     assert caught.value.param == "response_format"
+
+
+def by_reference(num: int, most: int = 8) -> dict[str, Any]:
+    """So many ways from each definition to the next: their product leads to the last."""
+    steps = {f"d{at}": {"anyOf": [{"$ref": f"#x{way}/$defs/d{at + 1}"} for way in range(num)]} for at in range(most)}
+    return {"type": "object", "$ref": "#/$defs/d0", "$defs": {**steps, f"d{most}": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("most", [7, MAX_STEPS - 1])
+def test_references_are_looked_at_once(most: int) -> None:
+    began = time.thread_time()
+    check_schema(by_reference(60, most), "response_format")
+    assert time.thread_time() - began < 1
+
+
+@pytest.mark.parametrize("most", [MAX_STEPS, 1_000])
+def test_references_lead_so_far_and_no_further(most: int) -> None:
+    with pytest.raises(InvalidValue, match="'type' cannot be kept to beside '\\$ref'"):
+        check_schema(by_reference(1, most), "response_format")
 
 
 def test_references_of_a_tool_hold_among_all_tools() -> None:
