@@ -6,13 +6,18 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from luthier.errors import InvalidInput
 from luthier.platform.toml_lines import Place, key_lines
+
+Element = TypeVar("Element")
+ListOf = Annotated[list[Element], Field(fail_fast=True)]
+TupleOf = Annotated[tuple[Element, ...], Field(fail_fast=True)]
+"""Of a body, checked up to their first fault: each that is kept takes far longer than what is right."""
 
 
 class Frozen(BaseModel):

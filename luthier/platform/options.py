@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError
 
 from luthier.errors import InvalidInput
-from luthier.platform.frozen import Frozen, nearest
+from luthier.platform.frozen import Frozen, TupleOf, nearest
 from luthier.platform.tasks import TaskType
 
 MAX_EVAL_PROMPTS = 16
@@ -118,7 +118,7 @@ class Learning(Frozen):
     """Fixes the validation split, the order of rows and the first weights."""
     dpo_beta: float = Field(0.1, gt=0.0, le=10.0)
     """DPO: how firmly the model is held to where it started."""
-    eval_prompts: tuple[str, ...] = Field((), max_length=MAX_EVAL_PROMPTS)
+    eval_prompts: TupleOf[str] = Field((), max_length=MAX_EVAL_PROMPTS)
     """Answered greedily at each checkpoint; the answers are kept with the model."""
 
 
@@ -141,7 +141,7 @@ class FinetuneOptions(Learning):
     """The adapter is scaled by alpha / rank; twice the rank when not given."""
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """On the adapter's input; above 0 training is slower."""
-    lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] | None = None
+    lora_targets: Annotated[TupleOf[str], Field(min_length=1)] | Literal["all-linear"] | None = None
     """Last names of the modules that get an adapter (q_proj, ...), or all-linear; by default the base model's."""
     train_on: Literal["last", "all"] = "last"
     """CHAT_COMPLETION: the assistant's last turn is learned, or all of them."""

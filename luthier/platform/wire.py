@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, SkipValidation
 
 from luthier.errors import InvalidInput
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, ListOf
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.rates import RateState
 
@@ -52,7 +52,7 @@ class CreateView(Frozen):
     name: str
     query: str
     """Names in it without a place are looked for in the view's own schema."""
-    columns: list[str] | None = Field(None, min_length=1)
+    columns: Annotated[ListOf[str], Field(min_length=1)] | None = None
     """None: as the query calls them."""
     comment: str = ""
     is_secure: bool = False

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.platform.frozen import Strict
+from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import CompleteRequest
-from luthier.serve.messages import ChatMessage, ListOf, Tool, ToolChoice, forced_schema, tool_use
+from luthier.serve.json_size import JsonSize
+from luthier.serve.messages import ChatMessage, Tool, ToolChoice, forced_schema, tool_use
 from luthier.serve.refusals import invalid
 from luthier.serve.schemas import check_schema
 
@@ -120,10 +121,11 @@ class ChatBody(Body):
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[ListOf[Literal["text"]], Field(max_length=8)] | None = None
 
     def request(self) -> CompleteRequest:
-        more: dict[str, Any] = {"messages": [message.turn(at) for at, message in enumerate(self.messages)]}
+        size = JsonSize()
+        more: dict[str, Any] = {"messages": [message.turn(at, size) for at, message in enumerate(self.messages)]}
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
                 raise invalid("max_tokens", "it cannot be set together with 'max_completion_tokens'")

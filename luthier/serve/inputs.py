@@ -124,16 +124,16 @@ def prompt_size(request: CompleteRequest) -> int:
     if request.messages is None:
         return len(request.prompt or "")
     said = [value for turn in request.messages for key, value in turn.items() if key != "role"]
-    return _num_chars(said) + (_num_chars(request.tools.tools) if request.tools else 0)
+    return sum(map(_num_chars, said)) + (_num_chars(request.tools.tools) if request.tools else 0)
 
 
 def _num_chars(said: Any) -> int:
-    """Of all texts in it. A number or a truth is one at least."""
+    """Of all that is written of it but quotes and spaces: a number is one at least, and what holds others two."""
     if isinstance(said, str):
         return len(said)
     if isinstance(said, dict):
-        return sum(len(key) + _num_chars(value) for key, value in said.items())
-    return sum(map(_num_chars, said)) if isinstance(said, list) else 1
+        return 2 + sum(len(key) + _num_chars(value) for key, value in said.items())
+    return 2 + sum(map(_num_chars, said)) if isinstance(said, list) else 1
 
 
 def _grammar(schema: dict[str, Any] | None) -> Any:

@@ -4,8 +4,8 @@ from luthier.errors import TooLarge
 
 MAX_NAMES = 32_768
 """Names of members, and brackets, of all that is nested: 10,000 messages have so many, and take 30 ms to be read."""
-MAX_VALUES = 524_288
-"""Elements and members: 128 prompts of 4,096 tokens, which take as long."""
+MAX_VALUES = 532_480
+"""Elements and members: 128 prompts of 4,096 tokens, which take as long, and room for what stands beside."""
 
 
 class JsonSize:
@@ -20,9 +20,8 @@ class JsonSize:
     def add(self, piece: bytes) -> None:
         """TooLarge when it is too much by now."""
         bare = self._outside_strings(piece)
-        num_brackets = bare.count(b"[") + bare.count(b"{")
-        self._num_names += num_brackets + bare.count(b":")
-        self._num_values += num_brackets + bare.count(b",")
+        self._num_names += bare.count(b"[") + bare.count(b"{") + bare.count(b":")
+        self._num_values += bare.count(b",")
         if self._num_names > MAX_NAMES:
             raise _too_much(f"{MAX_NAMES:,} names and brackets: 10,000 messages have so many")
         if self._num_values > MAX_VALUES:

@@ -1,19 +1,17 @@
 """Messages and tools as OpenAI's clients send them, brought to what chat templates take."""
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.platform.frozen import Strict
+from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import ToolUse, Turn
+from luthier.serve.json_size import JsonSize
 from luthier.serve.refusals import invalid, missing
 from luthier.serve.schemas import calls_schema, check_schema
 
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
-Element = TypeVar("Element")
-ListOf = Annotated[list[Element], Field(fail_fast=True)]
-"""Checked up to its first fault: each that is kept takes far longer than what is right."""
 
 
 class TextPart(Strict):
@@ -39,8 +37,8 @@ class ChatMessage(Strict):
     tool_calls: ListOf[PastCall] | None = None
     tool_call_id: str | None = None
 
-    def turn(self, number: int) -> Turn:
-        """`number` says which message it is."""
+    def turn(self, number: int, size: JsonSize) -> Turn:
+        """`number` says which message it is, `size` what all have to be read."""
         role, content = self.role, self.content
         turn: Turn = {
             "role": "system" if role == "developer" else role,
@@ -49,7 +47,7 @@ class ChatMessage(Strict):
         if self.name is not None:
             turn["name"] = self.name
         if self.tool_calls is not None or self.tool_call_id is not None or role == "tool":
-            self._add_tools(turn, f"messages[{number}]")
+            self._add_tools(turn, f"messages[{number}]", size)
         return turn
 
     def _text(self, number: int) -> str:
@@ -57,7 +55,7 @@ class ChatMessage(Strict):
             raise missing(f"messages[{number}].content")
         return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
 
-    def _add_tools(self, turn: Turn, place: str) -> None:
+    def _add_tools(self, turn: Turn, place: str, size: JsonSize) -> None:
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise invalid(f"{place}.tool_call_id", "messages of the role 'tool' have one, and no others")
         if self.tool_calls and self.role != "assistant":
@@ -65,7 +63,8 @@ class ChatMessage(Strict):
         if self.tool_call_id is not None:
             turn["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
-            turn["tool_calls"] = [_past(call, f"{place}.tool_calls[{at}]") for at, call in enumerate(self.tool_calls)]
+            calls = enumerate(self.tool_calls)
+            turn["tool_calls"] = [_past(call, f"{place}.tool_calls[{at}]", size) for at, call in calls]
 
 
 class Function(Strict):
@@ -127,8 +126,9 @@ def forced_schema(tools: list[Tool], choice: ToolChoice | None, is_parallel: boo
     return calls_schema(parameters, most=None if is_parallel and named is None else 1)
 
 
-def _past(call: PastCall, place: str) -> dict[str, Any]:
-    """Templates write the arguments themselves, out of an object."""
+def _past(call: PastCall, place: str, size: JsonSize) -> dict[str, Any]:
+    """Templates write the arguments themselves, out of an object: that is JSON within the body's."""
+    size.add(call.function.arguments.encode())
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError) as error:

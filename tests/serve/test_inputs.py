@@ -23,11 +23,11 @@ TOOL = {"type": "function", "function": {"name": "f", "description": "tell", "pa
         ({"messages": [{"role": "user", "content": "four", "name": "ann"}, {"role": "user", "content": "a"}]}, 8),
         (
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]},
-            len("ididtypefunctionfunctionnamefargumentskeyfourk") + 3,
+            len("[{ididtypefunctionfunction{namefarguments{key[four{k}]}}}]") + 3,
         ),
         (
             {"messages": [{"role": "user", "content": ""}], "tools": ToolUse(tools=[TOOL])},
-            len("typefunctionfunctionnamefdescriptiontellparametersenuma") + 1,
+            len("[{typefunctionfunction{namefdescriptiontellparameters{enum[a]}}}]") + 1,
         ),
     ],
 )

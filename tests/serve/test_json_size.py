@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import TooLarge
+from luthier.serve.bodies import MAX_CHOICES, CompletionBody
 from luthier.serve.json_size import MAX_NAMES, MAX_VALUES, JsonSize
 
 TEXT = st.text(st.sampled_from('"\\:,[]{}é\n a'), max_size=8)
@@ -19,12 +20,12 @@ JSON = st.recursive(
 
 
 def work(said: Any) -> tuple[int, int]:
-    """Names and brackets; commas and brackets."""
+    """Names and brackets; commas."""
     if not isinstance(said, list | dict):
         return 0, 0
     inner = [work(each) for each in (said.values() if isinstance(said, dict) else said)]
     names = 1 + (len(said) if isinstance(said, dict) else 0)
-    commas = 1 + max(0, len(said) - 1)
+    commas = max(0, len(said) - 1)
     return names + sum(each[0] for each in inner), commas + sum(each[1] for each in inner)
 
 
@@ -35,6 +36,16 @@ def test_what_stands_in_strings_is_not_counted(said: Any, cut: int, is_ascii: bo
     for at in range(0, len(text), cut):
         size.add(text[at : at + cut])
     assert (size._num_names, size._num_values) == work(said)
+
+
+def test_as_many_prompts_as_a_request_may_have() -> None:
+    beside = {"model": "m", "max_tokens": 1, "logit_bias": dict.fromkeys(map(str, range(1024)), 1), "seed": 0}
+    prompts = [[9] * 4096] * MAX_CHOICES
+    body = json.dumps({**beside, "prompt": prompts}).encode()
+    CompletionBody.model_validate_json(body)
+    JsonSize().add(body)
+    with pytest.raises(TooLarge, match="so many tokens may be sent"):
+        JsonSize().add(json.dumps({**beside, "prompt": [*prompts, *prompts[:2]]}).encode())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.errors import InvalidInput
 from luthier.platform.access import KEY_PREFIX, Caller, hash_key, new_key
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, ListOf
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
 from luthier.platform.securables import Granted, ObjectKind, Scope, parse_privileges, role_key, user_key
@@ -50,7 +50,7 @@ class Member(Frozen):
 
 
 class GrantedBody(Frozen):
-    privileges: list[str] = Field(min_length=1)
+    privileges: ListOf[str] = Field(min_length=1)
     kind: ObjectKind
     name: str = ""
     """Of the object; with a scope of ALL or FUTURE, of the schema."""

@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, ListOf
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import DEFAULT_GRACE_S, MAX_GRACE_S, Endpoint, NewKey, Scope, ends_by, new_key_id
 from luthier.platform.securables import role_key, user_key
@@ -30,9 +30,9 @@ class CreateKey(Frozen):
     """Without one it is the caller's."""
     role: Name | None = None
     """One that the user has; without one the caller's, or the user's default."""
-    endpoints: Annotated[list[Endpoint], Field(max_length=100)] = []
+    endpoints: Annotated[ListOf[Endpoint], Field(max_length=100)] = []
     """None named: all."""
-    models: Annotated[list[Name], Field(max_length=1000)] = []
+    models: Annotated[ListOf[Name], Field(max_length=1000)] = []
     """None named: all."""
     read_only: bool = False
     expires_in_s: Seconds = None

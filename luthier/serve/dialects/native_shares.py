@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import Field
 
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, ListOf
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_access import GrantedBody, granted_in
 from luthier.serve.json_route import JsonRouter
@@ -21,7 +21,7 @@ class NewShare(Frozen):
 
 
 class Accounts(Frozen):
-    accounts: list[str] = Field(max_length=1000)
+    accounts: ListOf[str] = Field(max_length=1000)
 
 
 class FromShare(Frozen):

@@ -2,13 +2,13 @@
 
 import uuid
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.addresses import Addresses
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, TupleOf
 from luthier.platform.webhooks import NoticeType, new_webhook_id
 from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.json_route import JsonRouter
@@ -19,7 +19,7 @@ routes = JsonRouter(prefix="/webhooks")
 
 class NewWebhook(Frozen):
     url: str = Field(max_length=2000)
-    types: tuple[NoticeType, ...] | None = Field(None, min_length=1)
+    types: Annotated[TupleOf[NoticeType], Field(min_length=1)] | None = None
     """Of notices; all when not given."""
 
 
