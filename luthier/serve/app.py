@@ -40,14 +40,22 @@ def end_engines(base_models: Iterable[str]) -> None:
 
 
 def end_doors(base_models: Iterable[str], seconds: float) -> list[str]:
-    """Ends the gateway and all engines, each when it has answered, side by side; those that have not in that time."""
+    """Ends the gateway, which still asks engines, then these side by side, each when it has answered.
+
+    Gives those that have not in that time; they are on their way, too.
+    """
     _be_quiet()
+    until = time.monotonic() + seconds
+    left = _end([GATEWAY], until)
     full = [name for name in serve.status().applications if name.startswith(PREFIX)]
-    ours = {GATEWAY, *base_models, *full}.intersection(serve.status().applications)
+    return sorted([*left, *_end([*base_models, *full], until)])
+
+
+def _end(names: Iterable[str], until: float) -> list[str]:
+    ours = set(names).intersection(serve.status().applications)
     for name in ours:
         serve.delete(name, _blocking=False)
-    until = time.monotonic() + seconds
-    while left := sorted(ours.intersection(serve.status().applications)):
+    while left := list(ours.intersection(serve.status().applications)):
         if time.monotonic() > until:
             return left
         time.sleep(POLL_SECONDS)

@@ -1,5 +1,6 @@
 """The end of the Serve applications: ours alone, side by side, and no longer than may be."""
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,15 @@ class Serve:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **looks: int) -> None:
         self._looks, self.deleted = looks, list[str]()
+        self.beside: dict[str, Iterable[str]] = {}
+        """What ran when one was deleted."""
         monkeypatch.setattr(serve, "status", self._status)
-        monkeypatch.setattr(serve, "delete", lambda name, _blocking: self.deleted.append(name))
+        monkeypatch.setattr(serve, "delete", self._delete)
         monkeypatch.setattr(app, "POLL_SECONDS", 0.0)
+
+    def _delete(self, name: str, _blocking: bool) -> None:
+        self.beside[name] = [each for each, looks in self._looks.items() if looks > 0]
+        self.deleted.append(name)
 
     def _status(self) -> SimpleNamespace:
         for name in self.deleted:
@@ -29,6 +36,19 @@ def test_all_of_ours_end_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = Serve(monkeypatch, **running)
     assert app.end_doors(["tiny", "gone"], 60.0) == []
     assert sorted(ended.deleted) == ["full-tiny-0123", GATEWAY, "tiny"]
+
+
+def test_what_the_gateway_answers_still_finds_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Serve(monkeypatch, **{"tiny": 5, "full-tiny-0123": 3, GATEWAY: 4})
+    assert app.end_doors(["tiny"], 60.0) == []
+    assert ended.beside[GATEWAY] == ["tiny", "full-tiny-0123", GATEWAY]
+    assert not any(GATEWAY in ended.beside[name] for name in ("tiny", "full-tiny-0123"))
+
+
+def test_a_gateway_that_does_not_end_keeps_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Serve(monkeypatch, **{GATEWAY: 1_000_000, "tiny": 1})
+    assert app.end_doors(["tiny"], 0.02) == [GATEWAY]
+    assert ended.deleted == [GATEWAY, "tiny"]
 
 
 def test_what_does_not_end_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
