@@ -60,10 +60,14 @@ class Results:
         self._file.close()
 
     def write(self, file: Path, *, failed: bool, more: Iterable[str] = ()) -> int:
-        """The answers, or what `failed`, in the order of the input, and `more`; how many. None make no file."""
+        """The answers, or what `failed`, in the order of the input, and `more`; how many. None make no file.
+
+        It is written beside our own results: a process that lost the batch may still write, too, and the folder is
+        removed with whatever one left that was killed.
+        """
         lines = (line for line in sorted(self._places) if (line in self._failed) == failed)
         written = 0
-        part = file.with_suffix(".part")
+        part = self._own.with_suffix(".part")
         file.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="ascii") as out:
             for output in chain((self._read(line).output for line in lines), more):

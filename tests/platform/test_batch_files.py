@@ -1,6 +1,7 @@
 """A batch's lines as they are read, and its results as they are kept."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -106,6 +107,27 @@ def test_a_late_answer_of_another_process_does_not_count(tmp_path: Path) -> None
     late.add(result(2, "only one"))
     third = Results(tmp_path, 3)
     assert written(third, tmp_path / "out", failed=False) == ["own", "only one"]
+
+
+def test_two_processes_put_the_same_file_together(tmp_path: Path) -> None:
+    parts, out = tmp_path / "parts", tmp_path / "files" / "out"
+    late = Results(parts, 1)
+    late.add(result(1, "a"))
+    own = Results(parts, 2)
+
+    def meanwhile() -> Iterator[str]:
+        assert written(own, out, failed=False) == ["a"]
+        yield json.dumps({"said": "expired"})
+
+    assert late.write(out, failed=False, more=meanwhile()) == 2
+    assert [json.loads(line)["said"] for line in out.read_text().splitlines()] == ["a", "expired"]
+
+
+def test_who_is_killed_leaves_nothing_beside_the_files(tmp_path: Path) -> None:
+    parts, out = tmp_path / "parts", tmp_path / "files" / "out"
+    with pytest.raises(ZeroDivisionError):
+        Results(parts, 1).write(out, failed=False, more=(str(1 // 0) for _ in "1"))
+    assert list(out.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("failed", [False, True])
