@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Protocol, cast
 
 from luthier.errors import RateLimited
@@ -85,6 +85,7 @@ class _Purse(Purse):
         super().__init__(limited.name.unit.value, clock)
         self.limited, self._minutes = limited, minutes
         self._minute, self._next = minutes.present, Lease()
+        self.sparing = asyncio.Lock()
 
     @property
     def room(self) -> int:
@@ -179,7 +180,6 @@ class Rates(Leasing[Asker]):
         self._verbs, self._holder = verbs, holder
         self._minutes = Minutes(clock)
         self._limited: dict[RateName, Limited] = {}
-        self._sparing = asyncio.Lock()
 
     def open(self, caller: Caller, resolved: Resolved, gives_way: bool = False) -> Allowance:
         """For a request of a model; one that `gives_way` leaves live requests their part."""
@@ -189,12 +189,16 @@ class Rates(Leasing[Asker]):
 
     @asynccontextmanager
     async def spare(self, who: Asker, amounts: Amounts) -> AsyncIterator[None]:
-        """RateLimited where less than LIVE_SHARE of a minute would be left, unless nothing of it is used. One takes
-        after the other, as each counts on what is left.
+        """RateLimited where less than LIVE_SHARE of a minute would be left, unless nothing of it is used.
+
+        Of those that a limit is on, one takes after the other, as each counts on what is left.
         """
-        async with self._sparing:
-            for limit in await self._limits(who):
-                purse = cast(_Purse, self._purse(limit))
+        limits = sorted(cast(Sequence[RateName], await self._limits(who)))  # in one order: nobody waits in a circle
+        purses = [cast(_Purse, self._purse(limit)) for limit in limits]
+        async with AsyncExitStack() as turns:
+            for purse in purses:
+                await turns.enter_async_context(purse.sparing)
+            for purse in purses:
                 meter, amount = purse.meter, amounts[purse.unit]
                 if amount and meter.remaining < meter.limit and meter.remaining - amount < meter.limit // LIVE_SHARE:
                     raise purse.refused(amount)

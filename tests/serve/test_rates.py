@@ -8,12 +8,13 @@ import pytest
 
 from luthier.errors import RateLimited, Unavailable
 from luthier.platform.models import Resolved
-from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant
+from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit, asker
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.rates import AHEAD_SECONDS, Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Clock, Launcher
+from tests.waiting import SECONDS
 
 MODEL = Resolved(name="tiny", base_model="tiny")
 
@@ -148,6 +149,25 @@ def test_prompts_of_one_request_count_it_once(registry: Registry, replica: Repli
         assert allowance.state.tokens.remaining == 40
         allowance.settle(60)
         assert not await replica.is_let_in(1)
+
+    run(ask())
+
+
+def test_lines_of_batches_wait_for_those_of_the_same_limit_alone(registry: Registry, replica: Replica) -> None:
+    limit(registry, requests=10)
+    registry.rates.set(ADMIN, RateLimit(model="limited", requests=10))
+
+    async def take(model: Resolved) -> None:
+        await replica.rates.open(ADMIN, model, gives_way=True).take(1)
+
+    async def ask() -> None:
+        async with replica.rates.spare(asker(ADMIN, MODEL), {Unit.REQUESTS: 1, Unit.TOKENS: 1}):
+            same = asyncio.create_task(take(MODEL))
+            async with asyncio.timeout(SECONDS):
+                for name in ("limited", "free"):
+                    await take(Resolved(name=name, base_model="tiny"))
+            assert not same.done()
+        await same
 
     run(ask())
 
