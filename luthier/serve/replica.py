@@ -142,7 +142,9 @@ class EngineReplica:
 class Replica(EngineReplica):
     """The class behind each base model's Serve deployment."""
 
-    async def __init__(self, settings: Settings, base_model: str, applications: Applications) -> None:  # type: ignore[misc] # Serve awaits it
+    async def __init__(  # type: ignore[misc] # Serve awaits it
+        self, settings: Settings, base_model: str, applications: Applications
+    ) -> None:
         adapt_replica()
         registry, base = registry_client(), load_catalog(settings).get(base_model)
         near = NearCompletions(base.name, self)

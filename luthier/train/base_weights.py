@@ -70,7 +70,10 @@ def _from_hub(base: BaseModel, part: Path) -> None:
             f"Base model {base.name}: the Hugging Face hub has no {base.hf} at {base.revision}, or hides it from "
             f"your HF_TOKEN."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.HTTPError) as error:  # type: ignore[attr-defined]  # its client's root
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.HTTPError,  # type: ignore[attr-defined]  # its client's root
+    ) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise Unavailable(
             f"Base model {base.name}: the Hugging Face hub cannot be reached ({reason}). Try again, set HF_ENDPOINT "

@@ -248,7 +248,9 @@ def _engine(of: str, counts: EngineCounts, notes: list[str]) -> Iterator[Check]:
         yield _check("engine", of, what, engine, 0, getattr(told, what), left, ", ".join(words))
 
 
-def _check(check: str, of: str, what: str, counted: int, waiting: int, ledger: int, left: int, note: str = "") -> Check:  # noqa: PLR0913 - the columns of a table
+def _check(  # noqa: PLR0913 - the columns of a table
+    check: str, of: str, what: str, counted: int, waiting: int, ledger: int, left: int, note: str = ""
+) -> Check:
     return Check(
         check=check, of=of, what=what, counted=counted, waiting=waiting, ledger=ledger, difference=left, note=note
     )
