@@ -59,7 +59,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
             return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
-            end(settings, old)
+            end(settings, old, say)
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)
@@ -69,7 +69,7 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
                 return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
             except BaseException:
                 say("stopping what was started")
-                end(settings, cluster)
+                end(settings, cluster, say)
                 raise
 
 
@@ -79,9 +79,8 @@ def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
         cluster = read_record(settings)
         if cluster is not None:
             set_environment(settings, cluster.address if cluster.root_pid is None else None)
-            if not is_now:
-                let_end(cluster, say)
-            end(settings, cluster)
+            is_there = is_now or let_end(cluster, say)
+            end(settings, cluster, say, is_there=is_there)
         return cluster is not None
 
 

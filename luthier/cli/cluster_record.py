@@ -61,7 +61,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     except TimeoutError:
         raise _not_connected(cluster, f"no answer within {CONNECT_SECONDS:.0f} s") from None
     except Exception as error:  # whatever Ray says of it
-        raise _not_connected(cluster, str(error).splitlines()[0]) from error
+        raise _not_connected(cluster, (str(error) or type(error).__name__).splitlines()[0]) from error
     try:
         yield
     finally:

@@ -1,5 +1,8 @@
 """The end of a cluster: what is under way is answered, then its processes end, or our parts leave another's Ray."""
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from luthier.cli.cluster_record import Cluster, Say, connected, in_time, record_file
 from luthier.cli.front import clear_away
 from luthier.cli.ray_head import end_processes, is_root_alive
@@ -10,12 +13,17 @@ ANSWER_SECONDS = 60.0
 """How long what is under way may take."""
 TELL_SECONDS = 15.0
 """For Ray to say so, beyond that."""
+LEAVE_SECONDS = 60.0
+"""For a Ray that is not ours to let go of the doors, the registry or the jobs, each."""
 
 
-def let_end(cluster: Cluster, say: Say) -> None:
-    """Nothing new comes in, what is under way is answered, usage is told, batches are let go. Not for ever."""
+def let_end(cluster: Cluster, say: Say) -> bool:
+    """Nothing new comes in, what is under way is answered, usage is told, batches are let go. Not for ever.
+
+    False when there is no Ray.
+    """
     if cluster.root_pid is not None and not is_root_alive(cluster.root_pid, cluster.id):
-        return
+        return False
     say(f"waiting up to {ANSWER_SECONDS:.0f} s for what is under way (`luthier down --now` does not)")
     try:
         with connected(cluster):
@@ -23,35 +31,55 @@ def let_end(cluster: Cluster, say: Say) -> None:
 
             left = in_time(lambda: end_doors(cluster.base_models, ANSWER_SECONDS), ANSWER_SECONDS + TELL_SECONDS)
     except Exception as error:  # a cluster that is at fault is stopped all the same
-        say(f"not waiting: {str(error) or 'Ray does not answer'}")
-        return
+        say(f"not waiting: {_reason(error)}")
+        return not isinstance(error, ClusterError)
     if left:
         say(f"cutting off what {', '.join(left)} still {'answers' if len(left) == 1 else 'answer'}")
+    return True
 
 
-def end(settings: Settings, cluster: Cluster) -> None:
-    """At once."""
+def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True) -> None:
+    """At once. A Ray of another's that is not there is not looked for."""
     if cluster.root_pid is not None:
         end_processes(cluster.root_pid, cluster.id)
         clear_away(settings, cluster.id)
-    else:
-        _leave(cluster)
+    elif is_there:
+        _leave(cluster, say)
     record_file(settings).unlink(missing_ok=True)
 
 
-def _leave(cluster: Cluster) -> None:
-    """Takes our parts off a Ray that is not ours; if that Ray is gone, so are they."""
-    import ray
-
+def _leave(cluster: Cluster, say: Say) -> None:
+    """Takes our parts off a Ray that is not ours, and says which may be left there; if it is gone, so are they."""
     try:
         with connected(cluster):
-            from luthier.platform.registry.actor import NAMESPACE, stop_registry
+            from luthier.platform.registry.actor import stop_registry
             from luthier.serve.app import cut_off_doors
 
-            cut_off_doors(cluster.base_models)
-            stop_registry()
-            for actor in ray.util.list_named_actors(all_namespaces=True):
-                if actor["namespace"] == NAMESPACE:
-                    ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
+            parts: dict[str, Callable[[], None]] = {
+                "the gateway and engines": lambda: cut_off_doors(cluster.base_models),
+                "the registry": stop_registry,
+                "jobs": _end_actors,
+            }
+            for what, take_off in parts.items():
+                try:
+                    in_time(take_off, LEAVE_SECONDS)
+                except Exception as error:  # the other parts go all the same
+                    say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
     except ClusterError:
         return
+
+
+def _end_actors() -> None:
+    """All in our namespace."""
+    import ray
+
+    from luthier.platform.registry.actor import NAMESPACE
+
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE:
+            with suppress(ValueError):  # it has ended meanwhile
+                ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or "Ray does not answer"

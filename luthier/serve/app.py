@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import ray
 from ray import serve
@@ -67,7 +68,8 @@ def cut_off_doors(base_models: Iterable[str]) -> None:
     left = tuple(f"{SERVE_REPLICA}{name}#" for name in end_doors(base_models, 0.0))
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if left and actor["name"].startswith(left):
-            ray.kill(ray.get_actor(**actor))
+            with suppress(ValueError):  # it has ended meanwhile
+                ray.kill(ray.get_actor(**actor))
     if not end_doors(base_models, CUT_SECONDS) and not serve.status().applications:
         serve.shutdown()
 
