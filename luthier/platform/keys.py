@@ -13,6 +13,8 @@ from luthier.platform.frozen import Frozen
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_GRACE_S = 24 * 3600
 MAX_GRACE_S = 30 * 24 * 3600
+_COMMENT = re.compile(r"--[^\n]*|/\*(?:.*?\*/|(?P<open>.*))", re.DOTALL)
+"""In SQL. One that is not closed is none: `open` is the rest of the text, which is looked through once."""
 
 
 class Endpoint(StrEnum):
@@ -187,7 +189,7 @@ def statement_needs(sql: str) -> tuple[Endpoint | None, bool]:
     """What a statement is about, by its words, and whether it changes something. None: a query, which every key with
     SQL may make; its functions are looked at as they are called.
     """
-    words = re.findall(r"\w+", re.sub(r"--[^\n]*|/\*.*?\*/", " ", sql.upper(), flags=re.DOTALL))
+    words = re.findall(r"\w+", _COMMENT.sub(lambda found: f" {found['open'] or ''}", sql.upper()))
     first = words[0] if words else ""
     is_reading = first in READING_WORDS
     if is_reading and first not in SHOWING_WORDS:

@@ -93,7 +93,7 @@ def rendered(tree: exp.Expr) -> str:
 
 def strip_semicolon(sql: str) -> str:
     """The text without blanks and semicolons at its end."""
-    return re.sub(r"[;\s]+\Z", "", sql).lstrip()
+    return re.sub(r"(?<![;\s])[;\s]+\Z", "", sql).lstrip()  # each run of blanks is looked at from its first alone
 
 
 def training_query(sql: str, columns: Mapping[str, str]) -> str:

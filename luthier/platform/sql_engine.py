@@ -302,7 +302,7 @@ class SqlEngine:
     def _reason(self, error: Exception) -> str:
         """DuckDB's text in one line, without its prefix, its guesses and the paths of the table files."""
         text = str(error)
-        missing = re.search(r'Table with name "?(.+?)"? does not exist', text)
+        missing = re.match(r'(?>(?s:.*?)Table with name )"?(.+?)"? does not exist', text)
         if missing:
             return self._no_such_table(missing[1])
         call = re.search(r"Macro (\w+)\(\) does not support", text)

@@ -60,7 +60,8 @@ class CreateView(Frozen):
 
 
 class RunSql(Frozen):
-    statement: str
+    statement: str = Field(max_length=1 << 20)
+    """As long as Snowflake's may be."""
 
 
 Turn = dict[str, Any]

@@ -9,6 +9,7 @@ from luthier.errors import InvalidInput
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.wire import (
     CompleteRequest,
+    RunSql,
     Usage,
     native_description,
     options_from_json,
@@ -34,6 +35,13 @@ CLIENT_FIELDS = ALWAYS | {"finished_on", "model", "trained_tokens", "training_re
 )
 def test_options(text: str | None, options: dict[str, Any] | None) -> None:
     assert options_from_json(text) == options
+
+
+def test_a_statement_is_as_long_as_snowflakes() -> None:
+    longest = " " * 1_048_576
+    assert RunSql(statement=longest).statement == longest
+    with pytest.raises(ValidationError, match="at most 1048576 characters"):
+        RunSql(statement=longest + " ")
 
 
 @pytest.mark.parametrize(("text", "words"), [("{max_epochs: 3}", "not valid JSON"), ("[3]", "a JSON object")])

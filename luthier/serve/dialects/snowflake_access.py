@@ -37,13 +37,13 @@ PARAMETERS = columns("key, value, default, level, description, type")
 
 KINDS = "DATABASE|SCHEMA|TABLE|VIEW|MODEL|ROLE|USER|SHARE"
 KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)
-PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_\s,]*?)"
+PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_]*+(?:[\s,]++[A-Z_]++)*?)"
 
 statements = Statements(
     KINDS=KINDS,
     KINDS_IN_SCHEMA=KINDS_IN_SCHEMA,
     PRIVILEGES=PRIVILEGES,
-    MODEL_ROLE=r'"?CORTEX-MODEL-ROLE-(?P<base>[^"]+?)"?',
+    MODEL_ROLE=r'"?CORTEX-MODEL-ROLE-(?P<base>[^"\s]++)"?',
     TO_ROLE=f"(?:ROLE )?(?P<role>{IDENTIFIER})",
 )
 
@@ -53,7 +53,7 @@ def both(words: str) -> tuple[str, str]:
     return f"(?P<verb>GRANT) {words.replace('<TO>', 'TO')}", f"(?P<verb>REVOKE) {words.replace('<TO>', 'FROM')}"
 
 
-@statements.on(r"GRANT .+ TO .+ WITH GRANT OPTION")
+@statements.on(r"GRANT .*\bWITH GRANT OPTION")
 def _no_grant_option(_command: Command) -> pa.Table:
     raise InvalidInput(
         "WITH GRANT OPTION is not kept: an object's owner grants on it, and who has MANAGE GRANTS ON ACCOUNT. Grant "

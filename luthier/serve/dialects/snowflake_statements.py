@@ -1,6 +1,8 @@
 """What the files of Snowflake's statements share: a table of patterns, each with what answers it.
 
-Words of a statement stand in order, as Snowflake's documentation has them; names are identifiers.
+Words of a statement stand in order, as Snowflake's documentation has them; names are identifiers. Every statement is
+held against every pattern: a loop in one is possessive (*+), or cannot take what stands behind it, so that none needs
+more than a time that grows with the text. Nobody else is answered while a pattern is matched.
 """
 
 import re
@@ -21,9 +23,9 @@ from luthier.serve.services import Services
 
 MAX_ROWS = 10_000
 """Of a SHOW, as in Snowflake."""
-IDENTIFIER = r'(?:"(?:[^"]|"")*"|[\w$]+)'
+IDENTIFIER = r'(?:"(?:[^"]++|"")*+"|[\w$]++)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
-TEXT = r"'(?:[^']|'')*'"
+TEXT = r"'(?:[^']++|'')*+'"
 WORDS = {
     "IDENTIFIER": IDENTIFIER,
     "NAME": NAME,
@@ -96,7 +98,7 @@ class Statements(list[Rule]):
 
         def add(answer: Answer) -> Answer:
             for words in each:
-                blanks = words.format_map(self._words).replace(" ", r"\s+").replace("=", r"\s*=\s*")
+                blanks = words.format_map(self._words).replace(" ", r"\s++").replace("=", r"\s*+=\s*+")
                 self.append((re.compile(blanks, re.IGNORECASE | re.DOTALL), answer))
             return answer
 
@@ -126,7 +128,8 @@ def _left(command: Command, shown: pa.Table) -> pa.Table:
     rows = shown.to_pylist()
     name = next(each for each in ("name", "key", "role") if each in shown.schema.names)
     if like := words.get("like"):
-        rows = [row for row in rows if _like(text_of(like)).fullmatch(row[name])]
+        fits = _like(text_of(like)).fullmatch
+        rows = [row for row in rows if fits(row[name])]
     if database := words.get("in_database"):
         rows = [row for row in rows if row["database_name"] == fold(database)]
     if schema := words.get("in_schema"):
@@ -143,10 +146,20 @@ def _left(command: Command, shown: pa.Table) -> pa.Table:
 
 
 def _like(written: str) -> "re.Pattern[str]":
-    """% is any text, _ any letter, a backslash takes what follows as it is."""
-    parts = re.findall(r"\\.|.", written, re.DOTALL)
-    wild = {"%": ".*", "_": "."}
-    return re.compile("".join(wild.get(part) or re.escape(part[-1]) for part in parts), re.IGNORECASE | re.DOTALL)
+    """% is any text, _ any letter, a backslash takes what follows as it is.
+
+    What stands between two % is taken where it is found first, and stays (an atomic group).
+    """
+    pieces = [""]
+    for part in re.findall(r"\\.|.", written, re.DOTALL):
+        if part == "%":
+            pieces.append("")
+        else:
+            pieces[-1] += "." if part == "_" else re.escape(part[-1])
+    first, *later = pieces
+    between = "".join(f"(?>.*?{piece})" for piece in later[:-1] if piece)
+    last = "".join(f".*{piece}" for piece in later[-1:])
+    return re.compile(first + between + last, re.IGNORECASE | re.DOTALL)
 
 
 def columns(names: str) -> pa.Schema:

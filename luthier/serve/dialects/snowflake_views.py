@@ -61,7 +61,10 @@ def _column(written: str) -> str:
     return fold(written) if written.startswith('"') else written
 
 
-@statements.on(r"CREATE(?: \w+){{0,5}} VIEW .+")
+@statements.on(
+    "CREATE(?: (?:OR|REPLACE|ALTER|SECURE|LOCAL|GLOBAL|TEMP|TEMPORARY|VOLATILE|RECURSIVE|MATERIALIZED|SEMANTIC))* "
+    "VIEW .+"
+)
 def _unknown(_command: Command) -> pa.Table:
     raise InvalidSql(
         "CREATE VIEW is read as CREATE [OR REPLACE] [SECURE] VIEW [IF NOT EXISTS] name [(columns)] "
