@@ -36,8 +36,10 @@ class Fetches:
             return kept
         fetch = self._coming.get(version.number) or self._begin(version)
         fetch.is_awaited = True
-        await asyncio.wait([fetch.task], timeout=max(0.0, fetch.until - time.monotonic()))
-        fetch.is_awaited = False
+        try:
+            await asyncio.wait([fetch.task], timeout=max(0.0, fetch.until - time.monotonic()))
+        finally:
+            fetch.is_awaited = False
         if not fetch.task.done():
             raise _hangs()
         return fetch.task.result()

@@ -192,8 +192,10 @@ class Loader:
         try:
             there = version.model_copy(update={"path": str(copy.path)})
             reading, place = copy.run(fingerprint_of, there), partial(self._put, there, copy)
-            proof = await prove(self._engine, self._prompts, there, reading, place)
-            await dropping
+            try:
+                proof = await prove(self._engine, self._prompts, there, reading, place)
+            finally:
+                await dropping
             flight.is_in = proof.state is not ProofState.REFUSED
             return proof
         finally:
@@ -215,8 +217,11 @@ class Loader:
     async def _put(self, version: ModelVersion, copy: Copy) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""
         checking = asyncio.create_task(copy.fault())
-        await self._engine.call("begin_adapter", version.number, version.model, version.path, copy.is_far)
-        if fault := await checking:
+        try:
+            await self._engine.call("begin_adapter", version.number, version.model, version.path, copy.is_far)
+        finally:
+            fault = await checking
+        if fault:
             return fault
         self._whole.add(version.number)
         try:

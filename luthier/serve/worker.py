@@ -47,7 +47,8 @@ class AdapterWorker:
 
     def drop_adapter(self, number: int) -> None:
         """In memory or on its way there."""
-        self._adapters_coming().pop(number, None)
+        if gone := self._adapters_coming().pop(number, None):
+            gone.cancel()
         self._adapters_taken().pop(number, None)
         self.model_runner.lora_manager.remove_adapter(number)
 

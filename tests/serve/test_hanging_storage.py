@@ -99,6 +99,22 @@ def test_a_fetch_that_nobody_waits_for_leaves_a_copy_that_may_go(settings: Setti
     run(settings, tmp_path, story)
 
 
+def test_who_is_cancelled_waits_for_no_copy(settings: Settings, tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one, two = bench.version(1), bench.version(2)
+        with hanging_storage() as asked:
+            fetching = asyncio.create_task(bench.loader._fetches.copy(one))
+            await bench.until(lambda: asked)
+            fetching.cancel()
+            await asyncio.wait([fetching])
+        await bench.until(lambda: not bench.loader._fetches._coming)
+        bench.disk.size = sum(bench.disk.copies().values())
+        await bench.ask(two)
+        assert list(bench.disk.copies()) == [2]
+
+    run(settings, tmp_path, story)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_storage_that_hangs_where_no_copy_has_room(settings: Settings, tmp_path: Path) -> None:
     """A pipe that nobody writes to: the kernel itself keeps its reader."""
@@ -143,3 +159,25 @@ def test_in_an_engine_what_storage_has_holds_up_no_copy() -> None:
             assert time.monotonic() < until
     finally:
         goes_on.set()
+
+
+def test_an_engine_reads_no_adapter_that_was_dropped() -> None:
+    goes_on, read = threading.Event(), list[int]()
+
+    class Worker(AdapterWorker):
+        model_runner = SimpleNamespace(lora_manager=SimpleNamespace(remove_adapter=lambda _: None))
+
+        def _read_adapter(self, number: int, name: str, path: str) -> None:
+            goes_on.wait()
+            read.append(number)
+
+    worker = Worker()
+    try:
+        for number in (1, 2, 3):
+            worker.begin_adapter(number, "m", "near", False)
+        last = worker._adapters_coming()[3]
+        worker.drop_adapter(2)
+    finally:
+        goes_on.set()
+    last.result(LONG)
+    assert read == [1, 3]

@@ -16,6 +16,7 @@ from luthier.platform.models import Proof, ProofState
 from luthier.platform.settings import Settings
 from luthier.serve import loading
 from luthier.serve.adapter_stats import LOAD_SECONDS
+from luthier.serve.disk import Copy
 from tests.serve.loading_bench import SIZE, Bench, run
 
 
@@ -88,6 +89,46 @@ def test_an_engine_that_dies_while_it_reads_is_told_to_all(settings: Settings, t
         bench.engine.is_dead = True
         ends = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(end) for end in ends] == [Unavailable] * 2
+
+    run(settings, tmp_path, story)
+
+
+@pytest.mark.parametrize("method", ["begin_adapter", "take_adapters"])
+def test_a_load_that_fails_leaves_nothing_behind(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What went on beside it has ended: the look through its files, and the end of whose place it was to have."""
+
+    async def story(bench: Bench) -> None:
+        for number in range(1, SIZE + 1):
+            await bench.ask(bench.version(number))
+        call, fault, ended, has_failed = bench.engine.call, Copy.fault, list[str](), asyncio.Event()
+
+        async def told(asked: str, *args: Any) -> list[Any]:
+            if asked == method:
+                has_failed.set()
+                raise Unavailable("The engine stopped.")
+            if (asked, args[0]) == ("drop_adapter", 1):
+                await has_failed.wait()
+                await several_turns()
+            ended.append(f"{asked} {args[0]}")
+            return await call(asked, *args)
+
+        async def looked(copy: Copy) -> str | None:
+            await several_turns()
+            ended.append("looked through")
+            return await fault(copy)
+
+        monkeypatch.setattr(bench.engine, "call", told)
+        monkeypatch.setattr(Copy, "fault", looked)
+        with pytest.raises(Unavailable):
+            await bench.ask(bench.version(SIZE + 1))
+        assert ended[-1] == f"drop_adapter {SIZE + 1}"
+        assert {"looked through", "drop_adapter 1"} <= {*ended[:-1]}
+
+    async def several_turns() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     run(settings, tmp_path, story)
 
