@@ -40,10 +40,15 @@ class Admission:
     def num_taken(self) -> int:
         return self._held.total()
 
+    @property
+    def most(self) -> int:
+        """What an account can ever have. Who needs more is content with it, and would else wait for ever."""
+        return self._most(0)
+
     @contextmanager
     def place(self, account: str, num: int) -> Iterator[None]:
         """Holds that many while the block runs. Overloaded when the account cannot have them now."""
-        num = min(num, self._most(0))  # more than one can ever have would wait for ever
+        num = min(num, self.most)
         self._take(account, num)
         try:
             yield

@@ -108,7 +108,7 @@ class _Incoming:
 
     def _take_room(self) -> None:
         """Of what is declared at once, so that who has no room sends nothing more; else of each piece."""
-        num = max(self._declared, self._num_read) - self._num_held
+        num = min(max(self._declared, self._num_read), self._intake.room.most) - self._num_held
         if num > 0:
             self._held.enter_context(self._intake.room.place(self._account, num))
             self._num_held += num

@@ -118,29 +118,31 @@ def test_many_small_messages_are_read_no_further_than_needed(app: FastAPI, path:
     assert num_sent < MAX_NAMES // 3 + 2_000 + LINGER_BYTES // len(message)
 
 
-def test_the_longest_conversation_holds_nobody_up(door: ASGIApp) -> None:
-    """While it is read, the loop turns."""
-    body = json.dumps({"model": "tiny", "messages": [MESSAGE] * 10_000}).encode()
-    began = time.perf_counter()
+def seconds_to_read(body: bytes) -> float:
+    began = time.thread_time()
     read_body(ChatBody, body).request()
-    at_once, longest = time.perf_counter() - began, 0.0
+    return time.thread_time() - began
 
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            before = time.perf_counter()
+
+def test_the_longest_conversation_holds_nobody_up(door: ASGIApp) -> None:
+    """While it is read, the loop turns: by the time of its own thread, whatever else the machine does."""
+    body = json.dumps({"model": "tiny", "messages": [MESSAGE] * 10_000}).encode()
+    at_once = min(seconds_to_read(body) for _ in range(3))
+
+    async def longest_turn() -> float:
+        longest, before, asking = 0.0, time.thread_time(), asyncio.create_task(ask())
+        while not asking.done():
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            now = time.thread_time()
+            longest, before = max(longest, now - before), now
+        assert (await asking).status_code == 200
+        return longest
 
-    async def scene() -> httpx.Response:
+    async def ask() -> httpx.Response:
         async with client_of(door) as client:
-            watching = asyncio.create_task(watch())
-            answer = await client.post(CHAT, content=body)
-            watching.cancel()
-            return answer
+            return await client.post(CHAT, content=body)
 
-    assert asyncio.run(scene()).status_code == 200
-    assert longest < 3 * at_once
+    assert min(asyncio.run(longest_turn()) for _ in range(3)) < at_once / 2
 
 
 class Sender:
@@ -192,6 +194,22 @@ def test_what_has_no_room_comes_again(app: FastAPI, registry: Registry, patient:
             assert (await client.post(CHAT, json=ASK)).status_code == 200
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "in chunks"])
+def test_one_alone_sends_more_than_he_may_ever_have_here(app: FastAPI, is_declared: bool) -> None:
+    body = json.dumps({"model": "tiny", "messages": [MESSAGE], "user": "a" * MIB}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), SMALL):
+            yield body[at : at + SMALL]
+
+    async def scene() -> httpx.Response:
+        async with client_of(app) as client:
+            return await client.post(CHAT, content=body if is_declared else pieces())
+
+    assert asyncio.run(scene()).status_code == 200
+    assert app.state.intake.room.num_taken == 0
 
 
 def test_a_slow_sender_is_cut_off(door: ASGIApp) -> None:
