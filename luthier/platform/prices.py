@@ -1,6 +1,6 @@
 """Prices: credits per million tokens, versioned. Integers only: 1 credit = 1,000,000 micro-credits (ucr)."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from pathlib import Path
 
 from pydantic import field_validator
@@ -10,6 +10,9 @@ from luthier.platform.frozen import Frozen, read_toml
 
 UCR_PER_CREDIT = 1_000_000
 MOST_CREDITS = 10**12
+ONE_UCR = Decimal("0.000001")
+_EXACT = Context(prec=18, traps=[Inexact, InvalidOperation])
+"""Refuses what it would have to round: an amount below MOST_CREDITS has 18 digits."""
 TOKENS_PER_PRICE = 1_000_000
 BYTE_MS_PER_PRICE = (1 << 30) * 30 * 86_400_000
 """A GiB for 30 days."""
@@ -78,14 +81,13 @@ def to_ucr(credits: str) -> int:
         amount = Decimal(credits)
     except InvalidOperation as error:
         raise ValueError(f"{credits!r} is not a decimal number") from error
-    if (
-        not amount.is_finite() or not 0 <= amount < MOST_CREDITS
-    ):  # before it is an integer, which 1E+999999 is in minutes
+    # Before it is an integer, which 1E+999999 is in minutes.
+    if not amount.is_finite() or not 0 <= amount < MOST_CREDITS:
         raise ValueError("an amount of credits is not negative, and less than a trillion")
-    ucr = amount * UCR_PER_CREDIT
-    if ucr != ucr.to_integral_value():
-        raise ValueError("an amount of credits has at most six decimals")
-    return int(ucr)
+    try:
+        return int(amount.quantize(ONE_UCR, context=_EXACT).scaleb(6))
+    except (Inexact, InvalidOperation) as error:
+        raise ValueError("an amount of credits has at most six decimals") from error
 
 
 def _read(value: object) -> int:

@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from luthier.errors import Conflict, Unavailable
+from luthier.errors import Conflict, InvalidInput, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Store:
         self.epoch = uuid.uuid4().hex
         """Another one after each change to any table that is not QUIET: what was read before may be old."""
         sa.event.listen(self.engine, "before_execute", _note_table)
+        sa.event.listen(self.engine, "handle_error", _refuse_value)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
         self.is_read_only = read_only
@@ -234,6 +235,12 @@ def _tables(engine: sa.Engine) -> sa.MetaData:
 
 
 _TABLES: dict[str, sa.MetaData] = {}
+
+
+def _refuse_value(context: sa.engine.ExceptionContext) -> None:
+    """What the database cannot hold: PostgreSQL no text with a NUL in it."""
+    if isinstance(context.sqlalchemy_exception, sa.exc.DataError):
+        raise InvalidInput(f"The store does not take such a value: {context.original_exception}.")
 
 
 def _note_table(connection: sa.Connection, statement: Any, *_: Any) -> None:

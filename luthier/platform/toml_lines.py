@@ -15,7 +15,7 @@ def key_lines(text: str) -> dict[Place, int]:
 
     Of an array over several lines within another, all has the line on which the inner one begins.
     """
-    rows, lines, begin = text.split("\n"), dict[Place, int](), 1
+    rows, lines, begin = text.replace("\r\n", "\n").split("\n"), dict[Place, int](), 1
     for end in range(1, len(rows) + 1):
         for closing in ("", "\n]"):
             with suppress(tomllib.TOMLDecodeError):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, NamedTuple, TypeGuard
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import jwt
 
@@ -206,9 +206,20 @@ def _is_for(data: dict[str, Any], algorithm: str) -> bool:
     return is_of_kind and data.get("alg") in (None, algorithm) and data.get("use") in (None, "sig")
 
 
+class _Stay(HTTPRedirectHandler):
+    """A redirect is followed nowhere: it is an HTTPError as any other status."""
+
+    def redirect_request(self, *_told: object) -> None:
+        return None
+
+
+_OPENER = build_opener(_Stay)
+
+
 def _read_json(url: str) -> dict[str, Any]:
     """Of the settings' own address, or one that it named; the settings allow http on this machine alone."""
-    with urlopen(Request(url, headers={"Accept": "application/json"}), timeout=FETCH_TIMEOUT_SECONDS) as response:
+    asked = Request(url, headers={"Accept": "application/json"})
+    with _OPENER.open(asked, timeout=FETCH_TIMEOUT_SECONDS) as response:
         found = json.loads(response.read(MAX_BYTES))
     if not isinstance(found, dict):
         raise ValueError(f"{url} answers no object")

@@ -36,10 +36,11 @@ def test_no_amount_is_below_its_price(prompt: int, completion: int) -> None:
     assert exact <= amount < exact + 1
 
 
+FINE = ("999999999999.99999999999999999999999", "0.1" + "0" * 40 + "1", "1E-999999990", "1e-7")
 HUGE = ("1e12", "1E+999999", "1e99999999999", "9" * 100_000)
 
 
-@pytest.mark.parametrize("written", [*HUGE, "-1e-999999", "-1", "inf", "nan", "sNaN", "1e-7", ""])
+@pytest.mark.parametrize("written", [*HUGE, *FINE, "-1e-999999", "-1", "inf", "nan", "sNaN", ""])
 def test_what_is_no_amount(written: str) -> None:
     """An integer of 1E+999999 takes minutes, and nobody else is answered meanwhile."""
     with pytest.raises(ValueError, match=r"amount of credits|decimal number"):
@@ -47,7 +48,9 @@ def test_what_is_no_amount(written: str) -> None:
 
 
 def test_credits_are_exact() -> None:
-    assert to_ucr("999999999999.999999") == 10**18 - 1
+    assert to_ucr("999999999999.999999") == to_ucr("999999999999.999999" + "0" * 40) == 10**18 - 1
+    assert to_ucr("1E-6") == 1
+    assert to_ucr("0e999999999") == to_ucr("0e-999999999") == 0
     assert to_credits(1) == Decimal("0.000001")
     assert str(to_credits(1_234_567)) == "1.234567"
 

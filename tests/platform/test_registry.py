@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from luthier.errors import Conflict, NotAuthenticated, NotFound
+from luthier.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from luthier.platform.access import Caller, hash_key, new_key
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.metering import UsageKind
@@ -43,6 +43,20 @@ def types(registry: Registry, job_id: str = "ft_1") -> list[str]:
 def billed(registry: Registry) -> list[tuple[str, int, int]]:
     records = ledger_of(registry, UsageKind.TRAINING)
     return [(record.source_id, record.trained_tokens, record.amount_ucr) for record in records]
+
+
+def test_a_text_that_the_store_does_not_take(registry: Registry, settings: Settings) -> None:
+    """PostgreSQL has no NUL in its texts; SQLite has."""
+    asks = (
+        lambda: registry.users.show(ADMIN, 10, "\0"),
+        lambda: registry.roles.create(ADMIN, "ANALYST", "\0"),
+    )
+    for ask in asks:
+        if settings.store_url.startswith("sqlite"):
+            ask()
+            continue
+        with pytest.raises(InvalidInput, match="does not take such a value"):
+            ask()
 
 
 def test_keys(registry: Registry, settings: Settings) -> None:

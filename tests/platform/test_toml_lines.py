@@ -77,6 +77,10 @@ def test_all_ways_to_write_a_key() -> None:
     assert {place: lines[place] for place in LINES} == LINES
 
 
+def test_lines_that_end_in_two_characters() -> None:
+    assert key_lines(TEXT.replace("\n", "\r\n")) == key_lines(TEXT)
+
+
 @pytest.mark.parametrize("text", ["", "\n", "# only\n#", "a=1", "[a]", "[[a]]\n\n", "a.b=1\n[a.c]"])
 def test_small_texts(text: str) -> None:
     assert set(key_lines(text)) == places(tomllib.loads(text))

@@ -29,7 +29,7 @@ def provider(running: Provider) -> Provider:
     del running.published[1:]
     running.keys = {"a": running.keys["a"]}
     running.num_asked = running.num_fetched = 0
-    running.is_down, running.issuer_told = False, None
+    running.is_down, running.issuer_told, running.moved = False, None, {}
     return running
 
 

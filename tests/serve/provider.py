@@ -38,6 +38,8 @@ class Provider:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.issuer_told: str | None = None
+        self.moved: dict[str, str] = {}
+        """Where it sends whom asks for a path."""
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -67,6 +69,11 @@ class Provider:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         self.num_asked += 1
         assert self.may_answer.wait(60)
+        if to := self.moved.get(request.path):
+            request.send_response(302)
+            request.send_header("Location", to)
+            request.end_headers()
+            return
         body: dict[str, Any] = {"keys": self.published}
         if request.path == "/.well-known/openid-configuration":
             body = {"issuer": self.issuer_told or self.issuer, "jwks_uri": f"{self.issuer}/keys"}

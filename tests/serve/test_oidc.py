@@ -20,7 +20,7 @@ from luthier.platform.settings import Settings
 from luthier.serve import oidc as module
 from luthier.serve.deps import KeyCheck
 from luthier.serve.known import Epoch
-from luthier.serve.oidc import KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, RENEW_SECONDS, Oidc
+from luthier.serve.oidc import DISCOVERY, KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, RENEW_SECONDS, Oidc
 from tests.factories import ADMIN, KEY
 from tests.fakes import Clock
 from tests.serve.provider import ANN, AUDIENCE, Provider, oidc_of, session_of, unsigned
@@ -277,6 +277,14 @@ def test_a_discovery_document_of_another_issuer(oidc: Oidc, provider: Provider) 
     provider.issuer_told = "https://evil.example"
     with pytest.raises(Unavailable):
         session_of(oidc, provider.token())
+
+
+@pytest.mark.parametrize("path", ["/keys", DISCOVERY])
+def test_a_redirect_is_not_followed(oidc: Oidc, provider: Provider, path: str) -> None:
+    provider.moved[path] = f"{provider.issuer}/elsewhere"
+    with pytest.raises(Unavailable):
+        session_of(oidc, provider.token())
+    assert not provider.num_fetched
 
 
 def test_keys_at_an_address_of_their_own(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
