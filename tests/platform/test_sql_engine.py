@@ -165,6 +165,14 @@ def test_faults_in_a_line_without_paths(engine: SqlEngine, tmp_path: Path, sql: 
     assert str(tmp_path) not in caught.value.message
 
 
+def test_a_fault_that_speaks_of_tables_again_and_again(engine: SqlEngine) -> None:
+    """The reason is looked for once, not behind each of them."""
+    began = time.thread_time()
+    with pytest.raises(InvalidSql):
+        engine.table("SELECT error(repeat('Table with name ', 20000))")
+    assert time.thread_time() - began < 2
+
+
 def test_endless_query_is_stopped(tmp_path: Path) -> None:
     with SqlEngine([], "LUTHIER", "PUBLIC", timeout_seconds=0.3) as engine:
         began = time.monotonic()
