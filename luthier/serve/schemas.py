@@ -46,9 +46,10 @@ def check_schema(schema: Schema, param: str) -> None:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     num_properties, all_found = 0, list(_within(schema, "#", param))
     kinds = KindsWithin(schema, [found for _, found in all_found])
+    places = {place for place, _ in all_found}
     for place, found in all_found:
         num_properties += _length(found, "properties")
-        if reason := _fault(found) or _passed_over(found, kinds):
+        if reason := _fault(found, places) or _passed_over(found, kinds):
             raise _refused(param, f"{reason} (at {place})")
     if num_properties > MAX_PROPERTIES:
         raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
@@ -129,6 +130,7 @@ def _bounds(schema: Schema) -> tuple[int, int | str] | None:
 def _within(schema: Any, place: str, param: str, depth: int = 0) -> Iterator[tuple[str, Schema]]:
     """The schema and all in it, with their places."""
     if isinstance(schema, bool):
+        yield place, {}
         return
     if not isinstance(schema, dict):
         raise _refused(param, f"{place} is no schema")
@@ -157,14 +159,17 @@ def _length(schema: Schema, key: str) -> int:
     return len(held) if isinstance(held := schema.get(key), dict | list) else 0
 
 
-def _fault(schema: Schema) -> str | None:
+def _fault(schema: Schema, places: set[str]) -> str | None:
     for key in schema:
         if key in UNSUPPORTED:
             return f"'{key}' cannot be kept to"
     if _length(schema, "allOf") > 1:
         return "'allOf' of more than one schema cannot be kept to"
-    if not str(schema.get("$ref", "#")).startswith("#"):
-        return f"'$ref' to {schema['$ref']!r} leads out of the schema"
+    ref = str(schema.get("$ref", "#"))
+    if not ref.startswith("#"):
+        return f"'$ref' to {ref!r} leads out of the schema"
+    if ref.replace("~1", "/").replace("~0", "~") not in places:
+        return f"'$ref' to {ref!r} leads to no schema"
     pattern = schema.get("pattern")
     if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
         return "'pattern' looks around, which cannot be kept to"

@@ -74,7 +74,8 @@ def _from_hub(base: BaseModel, part: Path) -> None:
         errors.LocalEntryNotFoundError,
         errors.HTTPError,  # type: ignore[attr-defined]  # its client's root
     ) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        cause = error.__cause__ or error
+        reason = (str(cause) or type(cause).__name__).splitlines()[0]
         raise Unavailable(
             f"Base model {base.name}: the Hugging Face hub cannot be reached ({reason}). Try again, set HF_ENDPOINT "
             f"to a mirror, or name a folder with its files in a row of your own (source kind path)."

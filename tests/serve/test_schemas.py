@@ -45,6 +45,7 @@ def wide(num: int) -> dict[str, Any]:
         {"type": "object", "anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"type": "object", "properties": {}}}},
         {"type": "number", "oneOf": [{"type": "integer", "minimum": 1}, {"enum": [0.5]}], "discriminator": {}},
         {"$ref": "#/$defs/a", "description": "x", "$defs": {"a": {"const": 1}}},
+        {"$ref": "#/$defs/a~1~0", "$defs": {"a/~": True}},
         {"type": "array", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "integer", "minimum": 1}}},
         {"anyOf": [{"type": "string", "pattern": "^(?:a|b)+$"}, {"type": "string", "maxLength": 3}]},
         {"allOf": [{"type": "object"}], "title": "t", "x-own": {"not": {}}},
@@ -65,6 +66,8 @@ def test_what_is_taken(schema: dict[str, Any]) -> None:
         ({"items": {"patternProperties": {}}}, "'patternProperties' cannot be kept to (at #/items)"),
         ({"allOf": [{}, {}]}, "'allOf' of more than one"),
         ({"$ref": "https://example.com/a.json"}, "leads out of the schema"),
+        ({"$ref": "#/x-own/a", "x-own": {"a": {"not": {}}}}, "'#/x-own/a' leads to no schema"),
+        ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "leads to no schema"),
         ({"type": "string", "pattern": "(?=a)b"}, "looks around"),
         ({"type": "string", "pattern": "a+", "maxLength": 3}, "beside 'pattern'"),
         ({"type": "string", "pattern": '^a"c$'}, "asks for a quote"),
@@ -99,7 +102,7 @@ def test_what_is_refused(schema: dict[str, Any], words: str) -> None:
 
 def by_reference(num: int, most: int = 8) -> dict[str, Any]:
     """So many ways from each definition to the next: their product leads to the last."""
-    steps = {f"d{at}": {"anyOf": [{"$ref": f"#x{way}/$defs/d{at + 1}"} for way in range(num)]} for at in range(most)}
+    steps = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"} for _ in range(num)]} for at in range(most)}
     return {"type": "object", "$ref": "#/$defs/d0", "$defs": {**steps, f"d{most}": {"type": "object"}}}
 
 
