@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import openai
@@ -100,10 +100,11 @@ def test_the_replicas_own_door_answers_as_the_gateway_does(cluster: LiveCluster,
         doors[1].with_options(api_key="lt_wrong").models.list()
 
 
-def in_flight(cluster: LiveCluster) -> None:
-    """Long answers, asked for on a connection of their own."""
+def always_in_flight(cluster: LiveCluster) -> NoReturn:
+    """Long answers, one request after the other on a connection of its own, until one fails."""
     with OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0, timeout=SECONDS) as client:
-        client.completions.create(model=BASE, prompt="the", n=NUM_IN_FLIGHT, max_tokens=LONG, **ON)
+        while True:
+            client.completions.create(model=BASE, prompt="the", n=NUM_IN_FLIGHT, max_tokens=LONG, **ON)
 
 
 @pytest.mark.parametrize(("num_words", "max_tokens"), [(600, None), (10, 510)])
@@ -188,11 +189,11 @@ def test_a_killed_engine_comes_back_by_itself(
     before = answer(cluster, BASE, "the fox")
     killed = victim(cluster)
     pool = ThreadPoolExecutor(2)
+    whole = pool.submit(always_in_flight, cluster)
+    other = pool.submit(answer, cluster, REAL, "Count to ten.")
+    until(lambda: metric_of(cluster, "luthier_sequences") >= NUM_IN_FLIGHT, SECONDS, "answers that are under way")
     stream = cluster.openai.completions.create(model=BASE, prompt="the", max_tokens=LONG, stream=True, **ON)
     next(iter(stream))
-    whole = pool.submit(in_flight, cluster)
-    other = pool.submit(answer, cluster, REAL, "Count to ten.")
-    until(lambda: metric_of(cluster, "luthier_sequences") > NUM_IN_FLIGHT, SECONDS, "answers that are under way")
     killed.kill()
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
         list(stream)
