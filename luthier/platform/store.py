@@ -6,7 +6,7 @@ Knows no rules: those stand in registry.py.
 import json
 import logging
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -60,6 +60,7 @@ class Store:
         self.epoch = uuid.uuid4().hex
         """Another one after each change to any table that is not QUIET: what was read before may be old."""
         sa.event.listen(self.engine, "before_execute", _note_table)
+        sa.event.listen(self.engine, "before_cursor_execute", _refuse_nuls)
         sa.event.listen(self.engine, "handle_error", _refuse_value)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _tune_sqlite)
@@ -116,6 +117,7 @@ class Store:
         Drivers take ten times as long for thousands of parameters, and refuse tens of thousands.
         """
         columns = [self.table(name).c[column] for column in rows[0]]
+        _check_texts(rows)
         return _GIVEN[self.engine.dialect.name](columns, json.dumps(rows))
 
     def insert_missing(self, connection: sa.Connection, name: str, values: list[Mapping[str, Any]]) -> int:
@@ -237,8 +239,22 @@ def _tables(engine: sa.Engine) -> sa.MetaData:
 _TABLES: dict[str, sa.MetaData] = {}
 
 
+def _refuse_nuls(
+    _connection: sa.Connection, _cursor: Any, _statement: str, given: Any, _context: Any, is_many: bool
+) -> None:
+    _check_texts(given if is_many else (given,))
+
+
+def _check_texts(rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> None:
+    """PostgreSQL has no text with a NUL in it: SQLite is to take none either."""
+    for row in rows:
+        for value in row.values() if isinstance(row, Mapping) else row:
+            if isinstance(value, str) and "\0" in value:
+                raise InvalidInput("The store does not take such a value: a text has a NUL character in it.")
+
+
 def _refuse_value(context: sa.engine.ExceptionContext) -> None:
-    """What the database cannot hold: PostgreSQL no text with a NUL in it."""
+    """What the database cannot hold, such as a number of too many digits."""
     if isinstance(context.sqlalchemy_exception, sa.exc.DataError):
         raise InvalidInput(f"The store does not take such a value: {context.original_exception}.")
 

@@ -31,6 +31,20 @@ def sql_error(client: TestClient, statement: str, status: int, code: str) -> str
     return error_of(client.post("/luthier/v1/sql", json={"statement": statement}), status, code)
 
 
+def test_public_never_becomes_accountadmin(api: TestClient) -> None:
+    """Whether it is granted itself, or a role that holds it, or to a role that PUBLIC holds."""
+    run_all(api, "CREATE ROLE boss", "CREATE ROLE staff", "GRANT ROLE ACCOUNTADMIN TO ROLE boss")
+    run_all(api, "GRANT ROLE staff TO ROLE PUBLIC")
+    for role, to in (("ACCOUNTADMIN", "PUBLIC"), ("boss", "PUBLIC"), ("boss", "staff"), ("ACCOUNTADMIN", "staff")):
+        told = sql_error(api, f"GRANT ROLE {role} TO ROLE {to}", 400, "invalid_parameter_value")
+        assert f"is not granted to {to.upper()}" in told
+        assert "PUBLIC" in told
+    run_all(api, "REVOKE ROLE staff FROM ROLE PUBLIC", "GRANT ROLE boss TO ROLE staff")
+    told = sql_error(api, "GRANT ROLE staff TO ROLE PUBLIC", 400, "invalid_parameter_value")
+    assert told == ("Role STAFF, which holds ACCOUNTADMIN, is not granted to PUBLIC: PUBLIC is every user's role.")
+    assert not [row for row in rows(api, "SHOW GRANTS TO ROLE PUBLIC") if row["granted_on"] == "ROLE"]
+
+
 def test_a_model_is_hidden_then_asked_then_looked_into_then_owned(api: TestClient, join: Join) -> None:  # noqa: F811
     ann = join("ANALYST")
     for name in ("tuned", "nothing"):

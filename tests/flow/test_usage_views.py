@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from luthier.platform.access import Caller, hash_key
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
-from luthier.platform.registry.usage import HOUR_MS, Selection
+from luthier.platform.registry.usage import HOUR_MS, Selection, columns_of, records_of
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.serve.dialects import view_files
@@ -108,6 +108,22 @@ def test_rest_requests_one_by_one(api: TestClient, registry: Registry) -> None:
     statement = f"SELECT REQUEST_ID, TOKENS, TOKENS_GRANULAR:output FROM {SCHEMA}.CORTEX_REST_API_USAGE_HISTORY"
     rows = view(api, f"{statement} ORDER BY START_TIME").to_pylist()
     assert [tuple(map(str, row.values())) for row in rows] == [("req_cmain", "5", "2"), ("batch_dmain-7", "5", "2")]
+
+
+def test_the_region_of_a_request_is_where_it_was_served(api: TestClient, registry: Registry) -> None:
+    fill(registry)
+    assert sql(api, f"SELECT DISTINCT INFERENCE_REGION FROM {SCHEMA}.CORTEX_REST_API_USAGE_HISTORY") == "local"
+
+
+def test_columns_are_those_of_the_records(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(registry)
+    monkeypatch.setattr("luthier.platform.registry.usage.MAX_PAGE", 2)
+    names = ("hour", "source_id", "version", "key", "amount_ucr")
+    told = [row for batch in columns_of(registry.usage, ADMIN, names, Selection()) for row in batch.to_pylist()]
+    records = list(records_of(registry.usage, ADMIN, Selection()))
+    assert told == [{"hour": each.time - each.time % HOUR_MS} | each.model_dump(include=set(names)) for each in records]
+    stranger = Caller(account="other", user="u", role="r")
+    assert [batch.num_rows for batch in columns_of(registry.usage, stranger, names, Selection())] == [0]
 
 
 def refused(api: TestClient, statement: str) -> str:

@@ -60,7 +60,7 @@ LONG_READS = {
     "shares": {"show", "describe", "grants", "accounts"},
     "storage": {"due"},
     "tables": {"show"},
-    "usage": {"sums", "part", "page", "page_behind"},
+    "usage": {"sums", "part", "page", "page_behind", "columns"},
     "users": {"show"},
     "versions": {"show", "history", "numbers", "serving_all"},
     "views": {"show", "open"},

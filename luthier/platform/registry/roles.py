@@ -93,6 +93,7 @@ class Roles:
             holds = self._guard.reachable(tx, caller.account, name, also=())
             if to.kind is ObjectKind.ROLE and to.name in holds:
                 raise Conflict(f"Role {to.name} is {name}, or is granted to it: roles form no ring.")
+            self._check_no_admin_for_all(tx, caller, name, holds, to)
             row: dict[str, Any] = {
                 "account": caller.account,
                 "role": name,
@@ -153,6 +154,17 @@ class Roles:
             self._guard.check(tx, caller, Action.ADMINISTER)
         if name == PUBLIC:
             raise InvalidInput(f"Role {PUBLIC} is everybody's: it is neither granted nor revoked.")
+
+    def _check_no_admin_for_all(
+        self, tx: sa.Connection, caller: Caller, name: str, holds: frozenset[str], to: Securable
+    ) -> None:
+        """PUBLIC never comes to hold ACCOUNTADMIN, whichever grant of a chain comes last."""
+        if to.kind is not ObjectKind.ROLE or ADMIN_ROLE not in holds:
+            return
+        if to.name in self._guard.reachable(tx, caller.account, PUBLIC, also=()):
+            what = name if name == ADMIN_ROLE else f"{name}, which holds {ADMIN_ROLE},"
+            whose = f"{PUBLIC} is" if to.name == PUBLIC else f"{to.name} is granted to {PUBLIC}, which is"
+            raise InvalidInput(f"Role {what} is not granted to {to.name}: {whose} every user's role.")
 
     def check_leaves_an_admin(self, tx: sa.Connection, caller: Caller, of: Securable) -> None:
         """Conflict when the user is the last whom ACCOUNTADMIN is granted to."""

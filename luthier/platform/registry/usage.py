@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from luthier.platform.access import Caller
@@ -118,6 +119,20 @@ class UsageReader:
         rows = self._store.rows(query.order_by(columns.id).limit(min(limit, MAX_PAGE)))
         return [(row.pop("id"), UsageRecord(**row)) for row in rows]
 
+    def columns(
+        self, caller: Caller, names: Sequence[str], of: Selection, after: int = 0
+    ) -> tuple[pa.RecordBatch, int | None]:
+        """Columns of the records of a page, and the number behind which the next one begins, if there is one. A tenth
+        of the work of whole records."""
+        number, kept = self._usage.c.id, [_group_key(self._usage, name) for name in names]
+        query = sa.select(number, *kept).where(*self._chosen(caller, of), number > after)
+        with self._store.reading() as tx:
+            rows = tx.execute(query.order_by(number).limit(MAX_PAGE)).all()
+        numbers, *values = zip(*rows, strict=True) if rows else [()] * (1 + len(kept))
+        types = [pa.int64() if column.type.python_type is int else pa.string() for column in kept]
+        batch = pa.record_batch([pa.array(*each) for each in zip(values, types, strict=True)], list(names))
+        return batch, numbers[-1] if len(rows) == MAX_PAGE else None
+
     def page_behind(
         self, caller: Caller, of: Selection, last: str | None = None, limit: int = MAX_PAGE
     ) -> list[UsageRecord]:
@@ -168,7 +183,15 @@ def records_of(usage: UsageReader, caller: Caller, of: Selection) -> Iterator[Us
         after = page[-1][0] if len(page) == MAX_PAGE else None
 
 
-def _group_key(usage: sa.FromClause, name: Column) -> sa.ColumnElement[Any]:
+def columns_of(usage: UsageReader, caller: Caller, names: Sequence[str], of: Selection) -> Iterator[pa.RecordBatch]:
+    """Of all of them, page by page."""
+    after: int | None = 0
+    while after is not None:
+        batch, after = usage.columns(caller, names, of, after)
+        yield batch
+
+
+def _group_key(usage: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     """A column of the ledger, or what is made of one: the start of a period, or the statement that a row belongs to."""
     if period := _PERIOD_MS.get(name):
         return (usage.c.time - usage.c.time % period).label(name)

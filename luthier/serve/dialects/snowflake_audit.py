@@ -7,7 +7,7 @@ import pyarrow as pa
 from luthier.platform.access import Caller
 from luthier.platform.registry.audit import MAX_PAGE, Search
 from luthier.platform.sql_times import FOREVER_MS, Times
-from luthier.serve.dialects.view_files import FileView, Row, by_time
+from luthier.serve.dialects.view_files import FileView, Row, by_pages, by_time
 from luthier.serve.services import Services
 
 COLUMNS = {
@@ -41,9 +41,11 @@ def _rows(services: Services, caller: Caller, times: Times) -> Iterator[Row]:
         search = search.model_copy(update={"before": page[-1].number})
 
 
+_KEPT = pa.schema([(name, kind) for name, (_, kind) in COLUMNS.items()])
+
 AUDIT_VIEW = FileView(
-    kept=pa.schema([(name, kind) for name, (_, kind) in COLUMNS.items()]),
-    rows=_rows,
+    kept=_KEPT,
+    batches=by_pages(_rows, _KEPT),
     times=("EVENT_TIME",),
     narrow=by_time("EVENT_TIME"),
 )

@@ -27,8 +27,9 @@ from luthier.serve.dialects import (
     snowflake_shares,
     snowflake_views,
 )
-from luthier.serve.dialects.account_usage import account_usage
+from luthier.serve.dialects.account_usage import account_usage, large_files
 from luthier.serve.dialects.snowflake_statements import answered
+from luthier.serve.dialects.sql_body import Body, Write
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
@@ -59,7 +60,7 @@ STATEMENTS = [
 """All but queries, in the order in which they are tried."""
 
 
-async def run_sql(services: Services, session: Session, statement: str, scope: Scope) -> pa.Table:
+async def run_sql(services: Services, session: Session, statement: str, scope: Scope, write: Write) -> Body:
     """Runs one statement in a thread; completions inside it run on this loop. `scope` is the request's.
 
     Overloaded when there is no place for one more.
@@ -67,18 +68,18 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
     ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
     running = Statement(services, session, ids, asyncio.get_running_loop(), scope, copy_context())
     with PLACES.place(session.caller.account, 1):
-        return await SQL.run(_run, statement, running)
+        return await SQL.run(_run, statement, running, write)
 
 
-def _run(text: str, statement: Statement) -> pa.Table:
+def _run(text: str, statement: Statement, write: Write) -> Body:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
     if (answer := answered(STATEMENTS, services, caller, text)) is not None:
-        return answer
+        return Body(answer.to_reader(), write)
     with account_usage(services, statement.session, text) as usage:
         extras = {"functions": _functions(statement, text), "held": usage.views, "timeout_seconds": TIMEOUT_SECONDS}
         with open_engine(services.settings, services.registry, caller, text, more=usage.files, **extras) as engine:
-            return engine.table(text)
+            return Body(engine.query(text), write, large_files(services))
 
 
 def _let_in(text: str, statement: Statement) -> None:

@@ -5,31 +5,34 @@ Columns and types: docs.snowflake.com, ACCOUNT_USAGE views.
 
 from collections.abc import Iterator
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
-from luthier.platform.registry.usage import HOUR_MS, GroupBy, Selection, records_of, sums_of
+from luthier.platform.registry.usage import HOUR_MS, GroupBy, Selection, columns_of, sums_of
 from luthier.platform.sql_times import Times
 from luthier.serve.dialects.usage_views import HOURS, SQL_FUNCTIONS, typed
-from luthier.serve.dialects.view_files import FileView, Row, by_time
+from luthier.serve.dialects.view_files import FileView, Row, by_pages, by_time
 from luthier.serve.services import Services
 
 START_END = ("START_TIME", "END_TIME")
+_OF_REQUEST = ("hour", "source_id", "model", "prompt_tokens", "completion_tokens", "user")
 _OF_STATEMENT: tuple[GroupBy, ...] = ("hour", "query", "function", "model", "user", "role")
 
 
-def _requests(services: Services, caller: Caller, times: Times) -> Iterator[Row]:
+_ASKED = typed(f"{HOURS}, REQUEST_ID TEXT, MODEL_NAME TEXT, INPUT NUMBER, OUTPUT NUMBER, USER_ID TEXT")
+
+
+def _requests(services: Services, caller: Caller, times: Times) -> Iterator[pa.RecordBatch]:
     """START_TIME and END_TIME are the hour in which it ended."""
     of = Selection(kind=UsageKind.COMPLETION, but=SQL_FUNCTIONS, since=times.since, until=times.until)
-    for record in records_of(services.registry.usage, caller, of):
-        yield {
-            **_hour(record.time - record.time % HOUR_MS),
-            "REQUEST_ID": record.source_id,
-            "MODEL_NAME": record.model,
-            "INPUT": record.prompt_tokens,
-            "OUTPUT": record.completion_tokens,
-            "USER_ID": record.user,
-        }
+    for batch in columns_of(services.registry.usage, caller, _OF_REQUEST, of):
+        starts = batch.column("hour")
+        ends = pc.add(starts, HOUR_MS)
+        columns = [starts, ends, *batch.columns[1:]]
+        yield pa.record_batch([column.cast(kind) for column, kind in zip(columns, _ASKED.types, strict=True)], _ASKED)
 
 
 def _statements(services: Services, caller: Caller, times: Times) -> Iterator[Row]:
@@ -65,19 +68,19 @@ _KEPT = typed(
 
 FILE_VIEWS = {
     "CORTEX_REST_API_USAGE_HISTORY": FileView(
-        kept=typed(f"{HOURS}, REQUEST_ID TEXT, MODEL_NAME TEXT, INPUT NUMBER, OUTPUT NUMBER, USER_ID TEXT"),
-        rows=_requests,
+        kept=_ASKED,
+        batches=_requests,
         select="""
             SELECT START_TIME, END_TIME, REQUEST_ID, MODEL_NAME, INPUT + OUTPUT AS TOKENS,
                 CAST('{"input": ' || INPUT || ', "output": ' || OUTPUT || '}' AS JSON) AS TOKENS_GRANULAR,
-                USER_ID, CAST(NULL AS VARCHAR) AS INFERENCE_REGION
+                USER_ID, {region} AS INFERENCE_REGION
             FROM {rows}""",
         times=START_END,
         narrow=by_time("START_TIME"),
     ),
     "CORTEX_FUNCTIONS_QUERY_USAGE_HISTORY": FileView(
         kept=_KEPT,
-        rows=_statements,
+        batches=by_pages(_statements, _KEPT),
         select="""
             SELECT FUNCTION_NAME, MODEL_NAME, QUERY_ID, CAST(SUM(INPUT + OUTPUT) AS BIGINT) AS TOKENS,
                 CAST(SUM(CREDITS) AS DECIMAL(38, 6)) AS TOKEN_CREDITS, CAST(NULL AS VARCHAR) AS WAREHOUSE_ID
@@ -86,7 +89,7 @@ FILE_VIEWS = {
     ),
     "CORTEX_AI_FUNCTIONS_USAGE_HISTORY": FileView(
         kept=_KEPT,
-        rows=_statements,
+        batches=by_pages(_statements, _KEPT),
         select=f"""
             SELECT START_TIME, END_TIME, FUNCTION_NAME, MODEL_NAME, QUERY_ID, CAST(NULL AS BIGINT) AS WAREHOUSE_ID,
                 [ROLE_NAME] AS ROLE_NAMES, CAST(NULL AS VARCHAR) AS QUERY_TAG, USER_ID,

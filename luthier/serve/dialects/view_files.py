@@ -16,6 +16,7 @@ from luthier.errors import InvalidSql
 from luthier.platform.access import Caller
 from luthier.platform.names import parse_name
 from luthier.platform.sql_engine import TableFile
+from luthier.platform.sql_files import literal
 from luthier.platform.sql_times import Times, times_of
 from luthier.serve.services import Services
 
@@ -25,13 +26,14 @@ SCHEMA = "SNOWFLAKE.ACCOUNT_USAGE"
 
 Row = dict[str, Any]
 Rows = Callable[[Services, Caller, Times], Iterable[Row]]
+Batches = Callable[[Services, Caller, Times], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
 class FileView:
     kept: pa.Schema
     """Of the file."""
-    rows: Rows
+    batches: Batches
     select: str = "SELECT * FROM {rows}"
     """What makes the view's rows of the file's, of which some may belong together."""
     times: tuple[str, ...] = ()
@@ -41,19 +43,27 @@ class FileView:
 
     def write(self, services: Services, caller: Caller, name: str, statement: str, folder: Path) -> TableFile:
         path = folder / f"{name}.parquet"
-        rows = iter(self.rows(services, caller, times_of(statement, name, self.times)))
+        batches, num_rows = self.batches(services, caller, times_of(statement, name, self.times)), 0
         with pq.ParquetWriter(path, self.kept) as writer:
-            for num, batch in enumerate(_batches(rows, self.kept)):
-                if num * PAGE + batch.num_rows > MAX_ROWS:
+            for batch in batches:
+                num_rows += batch.num_rows
+                if num_rows > MAX_ROWS:
                     raise InvalidSql(f"{name} has more than {MAX_ROWS:,} rows to be read. {self.narrow}")
                 writer.write_batch(batch)
-        return TableFile(parse_name(f"{SCHEMA}.{name}", "", ""), path, self.select)
+        select = self.select.replace("{region}", literal(services.settings.region))
+        return TableFile(parse_name(f"{SCHEMA}.{name}", "", ""), path, select)
 
 
 def by_time(column: str) -> str:
     return f"Narrow it by time, such as WHERE {column} >= DATEADD(day, -7, CURRENT_TIMESTAMP())."
 
 
-def _batches(rows: Iterator[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    while some := list(islice(rows, PAGE)):
-        yield pa.RecordBatch.from_pylist(some, schema)
+def by_pages(rows: Rows, kept: pa.Schema) -> Batches:
+    """Of rows one by one."""
+
+    def batches(services: Services, caller: Caller, times: Times) -> Iterator[pa.RecordBatch]:
+        left = iter(rows(services, caller, times))
+        while some := list(islice(left, PAGE)):
+            yield pa.RecordBatch.from_pylist(some, kept)
+
+    return batches

@@ -1,0 +1,56 @@
+"""Answers to statements with many rows: whole in both forms, in memory or through a file, or an error and no half."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from starlette.testclient import TestClient
+
+from luthier.platform.settings import Settings
+from luthier.platform.sql_files import BATCH_ROWS
+from luthier.platform.storage import Storage
+from luthier.serve.dialects import sql_body
+from luthier.serve.dialects.native_sql import ARROW_STREAM
+from tests.flow.conftest import ROWS, error_of
+
+NUM_ROWS = len(ROWS) ** 4
+FROM = "FROM faq AS a CROSS JOIN faq AS b CROSS JOIN faq AS c CROSS JOIN faq AS d"
+NUMBER = "ROW_NUMBER() OVER (ORDER BY a.question, b.question, c.question, d.question)"
+
+
+@pytest.mark.parametrize("in_memory", [sql_body.IN_MEMORY, 1000])
+def test_many_rows(
+    api: TestClient, faq: str, monkeypatch: pytest.MonkeyPatch, in_memory: int, settings: Settings
+) -> None:
+    assert NUM_ROWS > BATCH_ROWS
+    monkeypatch.setattr(sql_body, "IN_MEMORY", in_memory)
+    body = {"statement": f"SELECT {NUMBER} AS num, 'ä' || a.answer AS told {FROM} ORDER BY num"}
+    answer = api.post("/luthier/v1/sql", json=body)
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    rows = answer.json()["rows"]
+    assert [number for number, _ in rows] == list(range(1, NUM_ROWS + 1))
+    assert answer.json()["columns"] == ["num", "told"]
+    streamed = api.post("/luthier/v1/sql", json=body, headers={"Accept": ARROW_STREAM})
+    assert streamed.headers["content-type"] == ARROW_STREAM
+    table = pa.ipc.open_stream(streamed.content).read_all()
+    assert [[row["num"], row["told"]] for row in table.to_pylist()] == rows
+    assert _files(settings) == []
+
+
+def test_a_fault_in_the_last_row_is_an_error(
+    api: TestClient, faq: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.setattr(sql_body, "IN_MEMORY", 1000)
+    last = f"CAST(CASE WHEN {NUMBER} = {NUM_ROWS} THEN 'none' ELSE '1' END AS INT)"
+    refused = api.post("/luthier/v1/sql", json={"statement": f"SELECT {last} {FROM}"})
+    assert "none" in error_of(refused, 422, "sql_compilation_error")
+    assert _files(settings) == []
+
+
+def test_no_rows(api: TestClient, faq: str) -> None:
+    answer = api.post("/luthier/v1/sql", json={"statement": "SELECT question FROM faq WHERE question = 'none'"})
+    assert answer.json() == {"columns": ["question"], "rows": []}
+
+
+def _files(settings: Settings) -> list[Path]:
+    return list(Storage(settings.storage).uploads.iterdir())
