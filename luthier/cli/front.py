@@ -76,6 +76,8 @@ def lay_out(
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         # Three failures in a row, then Ray starts another manager and HAProxy.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # As long as Ray waits for the first: after 5 s it would kill one that still starts, and `up` would fail.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # For who sends or takes nothing; an answer may take its time.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.reader_timeout_s),
         # A HAProxy that another replaced ends then, whatever it still streams.
