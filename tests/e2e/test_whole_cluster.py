@@ -1,100 +1,20 @@
-"""The cluster as a whole dies, comes back, goes down, joins a Ray that is not its own. Last: it ends the cluster."""
+"""The cluster as a whole dies, comes back and goes down. Last: it ends the cluster."""
 
-import os
 import sqlite3
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from luthier.cli.client import FinetuneJob
 from tests.e2e.callers import ON
 from tests.e2e.jobs import FIRST, check_same_adapter, check_success, start_long
-from tests.e2e.live import BASE, SECONDS, LiveCluster, clean, free_ports, until
+from tests.e2e.live import BASE, SECONDS, LiveCluster
+from tests.e2e.other_ray import kill_all, other_ray
 
 LAST_TOKENS = 321
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-
-@contextmanager
-def other_ray() -> Iterator[tuple[str, psutil.Process]]:
-    """A Ray of somebody else: its address and its root process."""
-    port, dashboard, agent, metrics, client = free_ports(5)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "port": port,
-        "include-dashboard": "false",
-        "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": agent,
-        "metrics-export-port": metrics,
-        "ray-client-server-port": client,
-        "object-store-memory": 200_000_000,
-        "num-cpus": 2,
-    }
-    with tempfile.TemporaryDirectory(prefix="oray-", ignore_cleanup_errors=True) as folder:
-        command += [f"--{name}={value}" for name, value in {**options, "temp-dir": folder}.items()]
-        process = subprocess.Popen(
-            command,
-            env=plain_environment(),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        root = psutil.Process(process.pid)
-        try:
-            until(lambda: _answers(port), SECONDS, "the other Ray")
-            yield f"127.0.0.1:{port}", root
-        finally:
-            tree = [root, *root.children(recursive=True)] if root.is_running() else []
-            kill_all(tree)
-
-
-def plain_environment() -> dict[str, str]:
-    """Of a user who runs Ray without tokens, on loopback."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LUTHIER_"))}
-    return own | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-def kill_all(processes: list[psutil.Process]) -> None:
-    """Some end by themselves when the first are killed."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    assert not psutil.wait_procs(processes, timeout=SECONDS)[1]
-
-
-def _answers(port: int) -> bool:
-    code = f"import ray; ray.init('127.0.0.1:{port}', logging_level='ERROR'); print(ray.cluster_resources())"
-    try:
-        return not subprocess.run(
-            [sys.executable, "-c", code], env=plain_environment(), capture_output=True, timeout=60, check=False
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return False
-
-
-def actors_of(address: str) -> set[str]:
-    code = (
-        f"import ray; ray.init('{address}', logging_level='ERROR')\n"
-        "print(*[actor['name'] for actor in ray.util.list_named_actors(all_namespaces=True)])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=plain_environment(),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=True,
-    )
-    return set(done.stdout.split())
 
 
 def test_after_a_kill_of_everything_up_brings_all_back(
@@ -144,18 +64,9 @@ def down_beside_a_stream(cluster: LiveCluster) -> None:
         assert store.execute("SELECT count(*) FROM usage WHERE completion_tokens = ?", [LAST_TOKENS]).fetchone() == (1,)
 
 
-def test_down_touches_no_other_ray_and_up_can_join_one(cluster: LiveCluster, tiny_model: Path) -> None:
-    with other_ray() as (address, root):
+def test_down_touches_no_other_ray(cluster: LiveCluster) -> None:
+    with other_ray() as (_address, root):
         others = [root, *root.children()]
         down_beside_a_stream(cluster)
         assert all(process.is_running() for process in others)
         assert cluster.run("down").stdout.startswith("Nothing to stop")
-
-        with tempfile.TemporaryDirectory(prefix="le2e-") as folder:
-            with clean(LiveCluster(Path(folder), tiny_model)) as joined:
-                joined.env |= plain_environment()
-                joined.up("--address", address)
-                assert joined.client.complete(BASE, "the fox", {"max_tokens": 4})["usage"]["completion_tokens"] == 4
-                assert "luthier-registry" in actors_of(address)
-            assert actors_of(address) == set()
-        assert all(process.is_running() for process in others)

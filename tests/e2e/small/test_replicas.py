@@ -2,10 +2,8 @@
 
 import json
 import re
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ import pytest
 from luthier.errors import Unavailable
 from luthier.serve.routing import TELL_SECONDS
 from tests.e2e.callers import ON, Callers, by_sql, calling, in_turn, streamed, whole
-from tests.e2e.live import BASE, LONG, REPLICA, SECONDS, LiveCluster, clean, until
+from tests.e2e.live import BASE, LONG, REPLICA, SECONDS, LiveCluster, until
+from tests.e2e.small.conftest import SCALING
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-SCALING = {"max_replicas": 2, "target_ongoing_requests": 4, "scale_up_s": 1.0, "scale_down_s": 3600.0}
 CROWD = 12
 """More requests at once than one replica is to have; those who call steadily are fewer."""
 SHORT = 8
@@ -32,18 +30,6 @@ PAUSE = 0.2
 MEMORY = 6
 """Adapters in an engine's memory, after the update."""
 NUM_ASKED = 8
-
-
-@pytest.fixture(scope="module")
-def cluster(tiny_model: Path) -> Iterator[LiveCluster]:
-    """One of its own, with one replica that may become two."""
-    with (
-        tempfile.TemporaryDirectory(prefix="le2e-") as folder,
-        clean(LiveCluster(Path(folder), tiny_model)) as live,
-    ):
-        live.set_engine(**SCALING)
-        live.up()
-        yield live
 
 
 @pytest.fixture(scope="module")
