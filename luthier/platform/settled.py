@@ -14,7 +14,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
 from luthier.platform.run_files import write_whole
 
-NAME = re.compile(r"(?P<pid>\d+)(?:-(?P<number>\d+))?")
+NAME = re.compile(r"(?P<process>\d+)(?:-(?P<number>\d+))?")
 """Of a spool file, without its suffix: the process that writes it, and which of its files it is."""
 
 
@@ -79,7 +79,7 @@ def owner(file: Path) -> tuple[int, int]:
     """The process that writes or wrote a spool file, and the file's number."""
     name = NAME.fullmatch(file.stem)
     assert name, f"{file} is no usage file"
-    return int(name["pid"]), int(name["number"] or 0)
+    return int(name["process"]), int(name["number"] or 0)
 
 
 def read_spool(file: Path) -> list[UsageRecord]:
@@ -101,27 +101,27 @@ class SettledFiles:
             write_whole(file, str(time.time_ns() // 1_000_000))
         return int(file.read_text())
 
-    def of(self, pid: int) -> Settled:
+    def of(self, process: int) -> Settled:
         with suppress(FileNotFoundError):
-            return Settled.model_validate_json(self._file(pid).read_text())
+            return Settled.model_validate_json(self._file(process).read_text())
         return Settled()
 
     def count(self, file: Path, records: Iterable[UsageRecord], engine: EngineCounts | None = None) -> None:
         """Adds a spool file, unless it is in."""
-        (pid, number), began = owner(file), self.begin()
-        settled = self.of(pid)
+        (process, number), began = owner(file), self.begin()
+        settled = self.of(process)
         if number > settled.upto:
             totals = settled.totals + totals_of(record for record in records if record.time >= began)
             engine = engine or settled.engine
-            self._write(pid, settled.model_copy(update={"upto": number, "totals": totals, "engine": engine}))
+            self._write(process, settled.model_copy(update={"upto": number, "totals": totals, "engine": engine}))
 
     def repeat(self, file: Path, records: Iterable[UsageRecord]) -> None:
         """Those of a counted spool file that the ledger did not take, unless they are in."""
-        (pid, number), began = owner(file), self.begin()
-        settled = self.of(pid)
+        (process, number), began = owner(file), self.begin()
+        settled = self.of(process)
         if number > settled.repeated_upto:
             repeated = settled.repeated + totals_of(record for record in records if record.time >= began)
-            self._write(pid, settled.model_copy(update={"repeated": repeated, "repeated_upto": number}))
+            self._write(process, settled.model_copy(update={"repeated": repeated, "repeated_upto": number}))
 
     def all(self) -> Iterator[tuple[int, Settled]]:
         for file in sorted(self._folder.glob("*.settled")):
@@ -133,11 +133,11 @@ class SettledFiles:
             with suppress(FileNotFoundError):
                 yield file, read_spool(file)
 
-    def _write(self, pid: int, settled: Settled) -> None:
-        write_whole(self._file(pid), settled.model_dump_json())
+    def _write(self, process: int, settled: Settled) -> None:
+        write_whole(self._file(process), settled.model_dump_json())
 
-    def _file(self, pid: int) -> Path:
-        return self._folder / f"{pid}.settled"
+    def _file(self, process: int) -> Path:
+        return self._folder / f"{process}.settled"
 
 
 def totals_of(records: Iterable[UsageRecord]) -> Totals:

@@ -6,7 +6,6 @@ out of memory, and once more by its file.
 """
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -16,11 +15,10 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-import psutil
-
 from luthier.errors import AnsweredTwice, Conflict, Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.settled import EngineCounts, SettledFiles, owner, read_spool
+from luthier.serve.living import PROCESS, live, lives
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +50,11 @@ class UsageSpool:
         self._folder, self._append, self._max_bytes, self._engine = folder, append, max_bytes, engine
         self._settled = SettledFiles(folder)
         self._settled.begin()
+        live(folder)
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
-        own = [number for pid, number in map(owner, folder.glob("*.jsonl")) if pid == os.getpid()]
-        last = max([*own, self._settled.of(os.getpid()).upto, 0])
-        self._file = _opened(folder / f"{os.getpid()}-{last + 1}.jsonl")
+        own = [number for process, number in map(owner, folder.glob("*.jsonl")) if process == PROCESS]
+        last = max([*own, self._settled.of(PROCESS).upto, 0])
+        self._file = _opened(folder / f"{PROCESS}-{last + 1}.jsonl")
         self._closed: deque[_File] = deque(self._left_behind())
         self._num_bytes = sum(closed.num_bytes for closed in self._closed)
         self._inherited, self._repeated = inherited, repeated
@@ -142,7 +141,7 @@ class UsageSpool:
     def _send_closed(self) -> None:
         while self._closed:
             file = self._closed[0]
-            is_own = owner(file.path)[0] == os.getpid()
+            is_own = owner(file.path)[0] == PROCESS
             with self._disk():
                 file.close()
                 self._settled.count(file.path, file.records, self._engine() if is_own else None)
@@ -260,12 +259,10 @@ def _opened(file: Path) -> _File:
 
 
 def _next(file: Path) -> Path:
-    pid, number = owner(file)
-    return file.with_name(f"{pid}-{number + 1}.jsonl")
+    process, number = owner(file)
+    return file.with_name(f"{process}-{number + 1}.jsonl")
 
 
 def is_written(file: Path) -> bool:
-    """Whether its process lives. Process ids come again: one that began after the last line is another process."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(owner(file)[0]).create_time() <= file.stat().st_mtime)
-    return False
+    """Whether its process lives."""
+    return lives(file.parent, owner(file)[0])

@@ -1,8 +1,5 @@
 """An identity provider, and a user whom it knows; where a spool of usage lies."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import pytest
 
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
+from luthier.serve.living import PROCESS
 from tests.factories import ADMIN
 from tests.fakes import Clock
 from tests.serve.provider import Provider
@@ -59,11 +57,4 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def own_file(folder: Path) -> Path:
     """The first that this process writes."""
-    return folder / f"{os.getpid()}-1.jsonl"
-
-
-@pytest.fixture
-def dead_pid() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
+    return folder / f"{PROCESS}-1.jsonl"

@@ -9,6 +9,8 @@ from luthier.platform.registry.registry import Registry
 from tests.factories import ledger_of
 
 DEADLINE_SECONDS = 20
+DEAD = 7
+"""A process that nothing says is alive."""
 
 
 class Door:

@@ -16,6 +16,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settled import SettledFiles
 from luthier.serve import usage
 from luthier.serve.engine import VllmEngine
+from luthier.serve.living import PROCESS
 from luthier.serve.replica import EngineReplica
 from luthier.serve.usage import UsageSpool
 from tests.factories import make_record
@@ -57,7 +58,7 @@ def test_what_a_full_disk_does_not_take_reaches_the_ledger(folder: Path, own_fil
     spool.flush()
     spool.check()
     assert set(ledger.records) == set("abcd")
-    assert SettledFiles(folder).of(os.getpid()).totals.records == 4
+    assert SettledFiles(folder).of(PROCESS).totals.records == 4
     assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]
 
 
@@ -71,10 +72,10 @@ def test_what_a_full_disk_does_not_count_is_counted_later(folder: Path) -> None:
         with pytest.raises(Unavailable, match="disk takes no usage"):
             spool.check()
     assert set(ledger.records) == {"a"}
-    assert SettledFiles(folder).of(os.getpid()).totals.records == 0
+    assert SettledFiles(folder).of(PROCESS).totals.records == 0
     spool.flush()
     spool.check()
-    assert SettledFiles(folder).of(os.getpid()).totals.records == 1
+    assert SettledFiles(folder).of(PROCESS).totals.records == 1
 
 
 def test_what_a_full_disk_did_not_take_is_there_once_it_is_well(folder: Path, own_file: Path) -> None:

@@ -1,8 +1,5 @@
 """Who follows a dead replica gives its leases back, once the dead one's usage is in the ledger and not before."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +8,10 @@ from luthier.errors import Unavailable
 from luthier.platform.credits import Want
 from luthier.platform.registry.registry import Registry
 from luthier.serve.holders import Holders
+from luthier.serve.living import PROCESS
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_record
+from tests.serve.spools import DEAD
 
 
 @pytest.fixture
@@ -20,11 +19,9 @@ def folder(tmp_path: Path) -> Path:
     """A dead replica's: it leased 50, and spooled 20 of them."""
     folder = tmp_path / "spool"
     folder.mkdir()
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    (folder / f"{process.pid}-1.holder").write_text("dead")
+    (folder / f"{DEAD}-1.holder").write_text("dead")
     record = make_record("req_1", amount_ucr=20, leases=("l1",))
-    (folder / f"{process.pid}-1.jsonl").write_text(record.model_dump_json() + "\n")
+    (folder / f"{DEAD}-1.jsonl").write_text(record.model_dump_json() + "\n")
     return folder
 
 
@@ -81,6 +78,6 @@ def test_the_living_are_left_alone(leased: Registry, tmp_path: Path) -> None:
     second.inherited()
     assert ended == []
     assert first.name != second.name
-    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == [
-        f"{os.getpid()}-{number}.holder" for number in (1, 2)
+    assert sorted(file.name for file in (tmp_path / "own").glob("*.holder")) == [
+        f"{PROCESS}-{number}.holder" for number in (1, 2)
     ]

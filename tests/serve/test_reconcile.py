@@ -1,9 +1,6 @@
 """The ledger against the counters: equal after any death of a replica; every loss and every surplus is found."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +15,11 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
 from luthier.platform.store import Store
+from luthier.serve.living import PROCESS
 from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, ledger_of, make_finished, make_job, make_record
 from tests.forging import forging
+from tests.serve.spools import DEAD
 
 pytestmark = pytest.mark.stores
 
@@ -31,12 +30,6 @@ NOW = 10**15
 @pytest.fixture
 def folder(settings: Settings) -> Path:
     return settings.home / "spool" / "tiny"
-
-
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def record(name: str, **given: object) -> UsageRecord:
@@ -92,9 +85,8 @@ def test_a_record_that_is_refused_is_a_difference(registry: Registry, folder: Pa
 
 def died(folder: Path) -> None:
     """What this process has settled is a dead one's."""
-    pid = dead_pid()
     for file in [*folder.glob("*.jsonl"), *folder.glob("*.settled")]:
-        file.rename(file.with_name(file.name.replace(str(os.getpid()), str(pid))))
+        file.rename(file.with_name(file.name.replace(str(PROCESS), str(DEAD))))
 
 
 def checked(registry: Registry, what: str = "records") -> tuple[int, int, int, int, str]:
@@ -154,9 +146,8 @@ def test_an_heir_counts_what_the_dead_left_behind_once(registry: Registry, folde
     spool = settled(registry, folder, "a")
     spool.flush()
     spool.settle(record("b"))
-    pid = dead_pid()
     for file in [*folder.glob("*.jsonl"), *folder.glob("*.settled")]:
-        file.rename(file.with_name(file.name.replace(str(os.getpid()), str(pid))))
+        file.rename(file.with_name(file.name.replace(str(PROCESS), str(DEAD))))
     assert registry.reconcile.report().is_equal
 
     def away(_records: list[UsageRecord]) -> int:
@@ -184,12 +175,11 @@ def test_a_process_with_a_dead_ones_id_goes_on_from_its_numbers(registry: Regist
 
 def test_files_are_counted_in_the_order_of_their_numbers(registry: Registry, folder: Path) -> None:
     folder.mkdir(parents=True)
-    pid = dead_pid()
     for number in (2, 10):
-        (folder / f"{pid}-{number}.jsonl").write_text(record(f"r{number}").model_dump_json() + "\n")
+        (folder / f"{DEAD}-{number}.jsonl").write_text(record(f"r{number}").model_dump_json() + "\n")
     UsageSpool(folder, registry.ledger.append).flush()
     assert registry.reconcile.report().is_equal
-    assert SettledFiles(folder).of(pid).totals.records == 2
+    assert SettledFiles(folder).of(DEAD).totals.records == 2
 
 
 def test_what_is_older_than_the_counters_is_told_not_hidden(registry: Registry, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The spool: records outlive a registry that is away and a process that died; the ledger has each once."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,10 +18,11 @@ from luthier.errors import Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.serve import usage
+from luthier.serve.living import PROCESS
 from luthier.serve.usage import UsageSpool
 from tests.factories import ledger_of, make_record
 from tests.full_disk import full_disk
-from tests.serve.spools import DEADLINE_SECONDS, Door, kept, leave_behind, lines
+from tests.serve.spools import DEAD, DEADLINE_SECONDS, Door, kept, leave_behind, lines
 
 
 def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folder: Path) -> None:
@@ -98,8 +98,8 @@ def test_an_absence_is_told_once_and_asked_about_ever_less(
     assert [0.02, 0.04, 0.05, 0.05] in [pauses[at : at + 4] for at in range(len(pauses))]
 
 
-def test_more_than_may_wait_is_refused(registry: Registry, folder: Path, dead_pid: int) -> None:
-    left = leave_behind(folder, dead_pid, make_record("a"))
+def test_more_than_may_wait_is_refused(registry: Registry, folder: Path) -> None:
+    left = leave_behind(folder, DEAD, make_record("a"))
     room = left.stat().st_size
     door = Door(registry, is_open=False)
     spool = UsageSpool(folder, door.append, max_bytes=3 * room)
@@ -127,12 +127,10 @@ def test_a_long_absence_leaves_two_files(registry: Registry, folder: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["", "-1", "-12"], ids=["as it was named before", "its first", "its twelfth"])
-def test_a_new_spool_takes_over_what_a_dead_process_left(
-    registry: Registry, folder: Path, dead_pid: int, suffix: str
-) -> None:
+def test_a_new_spool_takes_over_what_a_dead_process_left(registry: Registry, folder: Path, suffix: str) -> None:
     records, torn = (make_record("a"), make_record("b")), '{"kind":"completion","model":"x}'
-    left = leave_behind(folder, f"{dead_pid}{suffix}", *records, torn=torn)
-    empty = leave_behind(folder, f"{dead_pid}-13")
+    left = leave_behind(folder, f"{DEAD}{suffix}", *records, torn=torn)
+    empty = leave_behind(folder, f"{DEAD}-13")
     registry.ledger.append([make_record("a")])
     UsageSpool(folder, Door(registry).append).flush()
     assert not left.exists()
@@ -140,37 +138,44 @@ def test_a_new_spool_takes_over_what_a_dead_process_left(
     assert sorted(kept(registry)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("suffix", ["", "-1"])
-def test_a_process_id_that_comes_again(registry: Registry, folder: Path, suffix: str) -> None:
-    left = leave_behind(folder, f"{os.getpid()}{suffix}", make_record("a"), torn='{"kind":')
-    os.utime(left, (1_000, 1_000))
-    spool = UsageSpool(folder, Door(registry).append)
-    spool.settle(make_record("b"))
-    assert left.exists()
-    spool.flush()
-    assert kept(registry) == ["a", "b"]
-    assert not left.exists()
+LIVING = """
+import sys
+from pathlib import Path
+from luthier.serve.living import live
+
+live(Path(sys.argv[1]), int(sys.argv[2]))
+print("alive", flush=True)
+input()
+"""
 
 
 def test_what_a_living_process_holds_is_left_alone(registry: Registry, folder: Path) -> None:
-    theirs = leave_behind(folder, 1, make_record("a"))
+    """As of another node: no process here has its number."""
+    theirs = leave_behind(folder, f"{DEAD}-1", make_record("a"))
+    command = [sys.executable, "-c", LIVING, str(folder), str(DEAD)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "alive\n"
+        UsageSpool(folder, Door(registry).append).flush()
+        assert lines(theirs) == ["a"]
+        assert kept(registry) == []
+        process.kill()
     UsageSpool(folder, Door(registry).append).flush()
-    assert lines(theirs) == ["a"]
-    assert kept(registry) == []
+    assert not theirs.exists()
+    assert kept(registry) == ["a"]
+    assert [file.name for file in folder.glob("*.alive")] == [f"{PROCESS}.alive"]
 
 
-def test_two_heirs_count_it_once(registry: Registry, folder: Path, dead_pid: int) -> None:
-    leave_behind(folder, dead_pid, make_record("a"))
+def test_two_heirs_count_it_once(registry: Registry, folder: Path) -> None:
+    leave_behind(folder, DEAD, make_record("a"))
     for heir in [UsageSpool(folder, Door(registry).append) for _ in range(2)]:
         heir.flush()
     assert kept(registry) == ["a"]
 
 
-def test_a_contradiction_is_refused_alone(
-    registry: Registry, folder: Path, dead_pid: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_contradiction_is_refused_alone(registry: Registry, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     registry.ledger.append([make_record("a")])
-    leave_behind(folder, dead_pid, make_record("a", prompt_tokens=99), make_record("b"))
+    leave_behind(folder, DEAD, make_record("a", prompt_tokens=99), make_record("b"))
     UsageSpool(folder, Door(registry).append).flush()
     assert kept(registry) == ["a", "b"]
     assert "usage refused" in caplog.text
@@ -190,18 +195,18 @@ def test_what_is_billed_to_another_answer_is_told_once(registry: Registry, folde
     assert kept(registry) == ["a", "b", "c"]
 
 
-def test_more_than_a_batch(registry: Registry, folder: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_a_batch(registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "MAX_BATCH", 2)
-    leave_behind(folder, dead_pid, *(make_record(name) for name in "abcde"))
+    leave_behind(folder, DEAD, *(make_record(name) for name in "abcde"))
     door = Door(registry)
     UsageSpool(folder, door.append).flush()
     assert [door.tries.get_nowait() for _ in range(3)] == [["a", "b"], ["c", "d"], ["e"]]
     assert sorted(kept(registry)) == list("abcde")
 
 
-def test_odd_names_survive(registry: Registry, folder: Path, dead_pid: int) -> None:
+def test_odd_names_survive(registry: Registry, folder: Path) -> None:
     name = 'LUTHIER.PUBLIC."a\u2028b\n}"'
-    leave_behind(folder, dead_pid, make_record("a", model=name))
+    leave_behind(folder, DEAD, make_record("a", model=name))
     UsageSpool(folder, Door(registry).append).flush()
     assert [record.model for record in ledger_of(registry)] == [name]
 
@@ -246,7 +251,7 @@ def test_whatever_happens_each_record_arrives_with_its_own_content(steps: list[s
 
 def heir(folder: Path, append: Callable[[list[UsageRecord]], int], number: int) -> UsageSpool:
     """A new spool, after its process was killed: the files are those of a process that is no more."""
-    for file in folder.glob(f"{os.getpid()}-*.jsonl"):
+    for file in folder.glob(f"{PROCESS}-*.jsonl"):
         file.rename(file.with_stem(f"{2**30 + number}-{file.stem.partition('-')[2]}"))
     return UsageSpool(folder, append)
 

@@ -107,15 +107,15 @@ class Reconcile:
         late = dict(files.all())  # behind the spools: the repeats of a file are told before it is gone
         repeated = sum((each.repeated for each in late.values()), Totals())
         waiting = Totals()
-        for pid, number, records in spools:
-            if number > settled.get(pid, Settled()).upto:
+        for process, number, records in spools:
+            if number > settled.get(process, Settled()).upto:
                 counted = counted + totals_of(records)
             there = self._there(records)
             waiting = waiting + totals_of(record for record in records if record.source_id not in there)
-            if number > late.get(pid, Settled()).repeated_upto:
+            if number > late.get(process, Settled()).repeated_upto:
                 known = [record for record in records if record.source_id in there]
                 repeated = repeated + totals_of(each for each in known if is_repeat(there[each.source_id], each))
-        engines = {pid: each.engine for pid, each in settled.items() if each.engine}
+        engines = {process: each.engine for process, each in settled.items() if each.engine}
         return ReplicaCounts(began=began, counted=counted, waiting=waiting, repeated=repeated, engines=engines)
 
     def _completions(self, tx: sa.Connection, counted: Counted, notes: list[str]) -> Iterator[Check]:
@@ -130,8 +130,8 @@ class Reconcile:
                 counts, waits, has, lacks, again = (int(getattr(totals, what)) for totals in sides)
                 note = f"{again} of second answers to requests, which are billed once" if again else ""
                 yield _check("completions", base_model, what, counts, waits, has, lacks, note)
-            for pid, engine in replicas.engines.items():
-                yield from _engine(f"{base_model}, process {pid}", engine, notes)
+            for process, engine in replicas.engines.items():
+                yield from _engine(f"{base_model}, process {process}", engine, notes)
         began = {name: replicas.began for name, replicas in counted.replicas.items()}
         for base_model, records in self._before(tx, began).items():
             notes.append(f"{records} completions on {base_model} are older than its replicas' counters.")
