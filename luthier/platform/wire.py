@@ -83,12 +83,11 @@ class CompleteRequest(Frozen):
     """What every dialect of COMPLETE comes down to. A prompt is text as it stands, messages go through the template."""
 
     model: str
-    prompt: str | list[int] | None = None
-    """Text or tokens."""
-    prompts: list[str | list[int]] | None = None
+    prompt: SkipValidation[str | list[int] | None] = None
+    """Text or tokens. Each door has looked at it, as at `prompts` and `messages`."""
+    prompts: SkipValidation[list[str | list[int]] | None] = None
     """Several instead of one; each has `n` choices, and the choices of all are numbered through."""
     messages: SkipValidation[list[Turn] | None] = None
-    """Each door has looked at them."""
     tools: ToolUse | None = None
     max_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.0, ge=0.0, le=2.0)

@@ -29,10 +29,14 @@ class Inputs:
 
     async def ids(self, request: CompleteRequest, is_plain: bool) -> list[int]:
         """`render`, beside the loop when it takes long: by itself, or with all that came in the same turn."""
-        num_texts, num_chars = len(request.messages or (1,)), prompt_size(request)
-        self._check_size(num_texts, num_chars, _place(request))
-        if request.tools or not self._is_inline(num_chars + MESSAGE_CHARS * num_texts):
+        if _is_nested(request):
+            return await PROMPTS.run(self._rendered, request, is_plain)
+        if not self._is_inline(self._checked_size(request)):
             return await PROMPTS.run(self.render, request, is_plain)
+        return self.render(request, is_plain)
+
+    def _rendered(self, request: CompleteRequest, is_plain: bool) -> list[int]:
+        self._checked_size(request)
         return self.render(request, is_plain)
 
     def render(self, request: CompleteRequest, is_plain: bool) -> list[int]:
@@ -96,15 +100,19 @@ class Inputs:
     def _next_turn(self) -> None:
         self._num_inline = 0
 
-    def _check_size(self, num_texts: int, num_chars: int, place: str) -> None:
-        """Refuses what cannot fit before it costs anything: no token is longer than the longest, no message empty."""
+    def _checked_size(self, request: CompleteRequest) -> int:
+        """In characters that take as long. What cannot fit is refused: no token is longer than the longest, and no
+        message empty.
+        """
+        num_texts, num_chars = len(request.messages or (1,)), prompt_size(request)
         if num_chars > self._most_chars or num_texts > self._limit:
             raise ContextTooLong(
                 f"The context window is {self._limit} tokens, at most {self._most_chars} characters: the prompt has "
                 f"{num_chars}, in {num_texts} parts. Shorten it.",
                 limit=self._limit,
-                param=place,
+                param=_place(request),
             )
+        return num_chars + MESSAGE_CHARS * num_texts
 
     def _known(self, ids: list[int]) -> list[int]:
         """vLLM refuses others too, but when it may have begun with the request's other prompts."""
@@ -117,6 +125,11 @@ class Inputs:
 def _place(request: CompleteRequest) -> str:
     """The parameter that the prompt is in."""
     return "prompt" if request.messages is None else "messages"
+
+
+def _is_nested(request: CompleteRequest) -> bool:
+    """Tools and calls may hold half a million numbers, which take long to be counted."""
+    return request.tools is not None or any("tool_calls" in turn for turn in request.messages or ())
 
 
 def prompt_size(request: CompleteRequest) -> int:

@@ -38,6 +38,7 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, reading
         return _unreadable(error)
     asked = _asked(fingerprint, prompts)
     asking = asyncio.create_task(_scores(engine, asked, None))
+    asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # `place` may fail as well
     try:
         fault = await place()
         base = await asking

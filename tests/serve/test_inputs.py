@@ -83,14 +83,30 @@ TALK = [{"role": "user", "content": "a"}] * (MAX_INLINE_CHARS // MESSAGE_CHARS)
         ({"messages": TALK[:-1]}, True),
         ({"messages": TALK}, False),
         ({"messages": TALK[:1], "tools": ToolUse(tools=[TOOL])}, False),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [CALL]}]}, False),
     ],
-    ids=["a prompt", "a longer one", "messages", "many small messages", "tools"],
+    ids=["a prompt", "a longer one", "messages", "many small messages", "tools", "calls"],
 )
 def test_what_takes_long_is_tokenised_beside_the_loop(
     inputs: Inputs, tokenizer: Tokenizer, given: dict[str, Any], is_inline: bool
 ) -> None:
     asyncio.run(read(inputs, asked(**given)))
     assert (len(tokenizer.inline), len(tokenizer.beside)) == (int(is_inline), int(not is_inline))
+
+
+@pytest.mark.parametrize("given", [{"tools": ToolUse(tools=[TOOL])}, {"messages": [{**TALK[0], "tool_calls": [CALL]}]}])
+def test_what_is_nested_is_counted_beside_the_loop(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    counted = []
+
+    def size(request: CompleteRequest) -> int:
+        counted.append(threading.current_thread() is threading.main_thread())
+        return prompt_size(request)
+
+    monkeypatch.setattr("luthier.serve.inputs.prompt_size", size)
+    asyncio.run(read(inputs, asked(**{"messages": TALK[:1], **given})))
+    assert counted == [False]
 
 
 @pytest.mark.parametrize("size", [1, 100, 3_000])

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
 from luthier.errors import RateLimited
 from luthier.serve.bodies import Body, ChatBody, CompletionBody
@@ -37,16 +38,21 @@ class CompletionInvocation(CompletionBody):
 
 def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:
     """What is asked of the endpoint `model`: a completion where there is a `prompt`, else a chat."""
-    is_completion = PROMPT in body and _has_prompt(body)
-    asked = read_body(CompletionInvocation if is_completion else ChatInvocation, body)
+    asked = _completion(body) if PROMPT in body else None
+    if asked is None:
+        asked = read_body(ChatInvocation, body)
     if asked.model not in ("", model):
         raise invalid("model", f"the path asks endpoint {model}; leave it out")
     return asked.model_copy(update={"model": model})
 
 
-def _has_prompt(body: bytes) -> bool:
-    said = parsed(body)
-    return isinstance(said, dict) and "prompt" in said
+def _completion(body: bytes) -> CompletionInvocation | None:
+    """None where `prompt` stands deeper, as in a chat's tool. What is right is parsed no second time."""
+    try:
+        return CompletionInvocation.model_validate_json(body)
+    except ValidationError:
+        said = parsed(body)
+    return read_body(CompletionInvocation, body) if isinstance(said, dict) and "prompt" in said else None
 
 
 def refusal(request: Request, error: Exception) -> JSONResponse:
