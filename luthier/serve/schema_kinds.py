@@ -21,7 +21,7 @@ class KindsWithin:
     """Of the schemas in one. What references lead to is looked at once for all."""
 
     def __init__(self, root: Schema, schemas: Iterable[Schema]) -> None:
-        self._places = {ref: _found(ref, root) for ref in {str(each["$ref"]) for each in schemas if "$ref" in each}}
+        self._places = {ref: place_of(ref, root) for ref in {str(each["$ref"]) for each in schemas if "$ref" in each}}
         self._known = {id(place): UNKNOWN for place in self._places.values()}
         self._follow()
 
@@ -67,7 +67,7 @@ def _kinds_of(values: Iterable[Any]) -> Kinds:
     return frozenset(KINDS[type(value)] for value in values)
 
 
-def _found(ref: str, root: Schema) -> Any:
+def place_of(ref: str, root: Schema) -> Any:
     """What a reference within the schema leads to; None when there is nothing."""
     at: Any = root
     for part in ref.split("/")[1:]:

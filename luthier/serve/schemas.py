@@ -4,13 +4,14 @@ xgrammar passes over most of it in silence; where it would let through what is n
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from luthier.errors import InvalidSchema
 from luthier.serve.refusals import invalid_schema
+from luthier.serve.schema_arms import Arms
 from luthier.serve.schema_kinds import KindsWithin, Schema, types_of
+from luthier.serve.schema_texts import FORMATS, LENGTHS, bounds_of, text_fault
 
 MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
 """Above 500 optional properties of one object the grammar takes seconds to compile."""
@@ -28,12 +29,6 @@ BOUNDS = {
 }
 """Passed over where no `type` is given."""
 RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
-A_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
-"""Of characters, in a pattern; those that a text of JSON has to escape are left out of it."""
-ESCAPED = re.compile(r'"|\\[nrtfvx\\]|[\x00-\x1f]')
-LENGTHS = {"minLength", "maxLength"}
-MAX_LENGTH = 2_000
-"""Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile."""
 MAPS = {"properties", "$defs", "definitions"}
 LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
 ONES = {"items", "additionalProperties"}
@@ -46,20 +41,20 @@ def check_schema(schema: Schema, param: str) -> None:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     num_properties, all_found = 0, list(_within(schema, "#", param))
     kinds = KindsWithin(schema, [found for _, found in all_found])
-    places = {place for place, _ in all_found}
+    places, arms = {place for place, _ in all_found}, Arms(schema)
     for place, found in all_found:
         num_properties += _length(found, "properties")
-        if reason := _fault(found, places) or _passed_over(found, kinds):
+        if reason := _fault(found, places, arms) or _passed_over(found, kinds):
             raise _refused(param, f"{reason} (at {place})")
     if num_properties > MAX_PROPERTIES:
         raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
 
 
 def for_grammar(schema: Schema) -> Schema:
-    """The same for xgrammar, which lets raw control characters into texts of bounded length: by a pattern instead."""
+    """The same for xgrammar, with patterns for what it would let raw control characters into: lengths, some formats."""
     texts: Schema = {}
-    told = _told(schema, texts)
-    return {**told, "$defs": {**told.get("$defs", {}), **texts}} if texts else schema
+    told: Schema = _told(schema, texts)
+    return {**told, "$defs": {**told.get("$defs", {}), **texts}} if texts else told
 
 
 def calls_schema(tools: Mapping[str, Schema | None], most: int | None = None) -> Schema:
@@ -105,26 +100,18 @@ def _told(schema: Any, texts: Schema) -> Any:
         elif key in MAPS and isinstance(value, dict):
             told[key] = {name: _told(each, texts) for name, each in value.items()}
     types = types_of(schema)
-    bounds = _bounds(schema) if "string" in types else None
-    if bounds is None:
+    if "string" not in types:
+        return told
+    if (pattern := FORMATS.get(str(told.get("format")))) is not None:
+        return {**{key: value for key, value in told.items() if key != "format"}, "pattern": pattern}
+    bounds = bounds_of(schema)
+    if bounds is None or not LENGTHS & schema.keys():
         return told
     name = "luthier_text_{}_{}".format(*bounds)
     texts[name] = {"type": "string", "pattern": r"^[\s\S]{{{},{}}}$".format(*bounds)}
     free = {key: value for key, value in told.items() if key not in LENGTHS}
     arms = [{"$ref": f"#/$defs/{name}"}, *({**free, "type": kind} for kind in types if kind != "string")]
     return {"anyOf": arms, **{key: told[key] for key in ("$defs", "definitions") if key in told}}
-
-
-def _bounds(schema: Schema) -> tuple[int, int | str] | None:
-    """The lengths that a text may have, if that is told as a pattern. What is no bound xgrammar refuses."""
-    if not LENGTHS & schema.keys():
-        return None
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    if type(least) is not int or not 0 <= least <= MAX_LENGTH:
-        return None
-    if most != "" and (type(most) is not int or not least <= most <= MAX_LENGTH):
-        return None
-    return least, most
 
 
 def _within(schema: Any, place: str, param: str, depth: int = 0) -> Iterator[tuple[str, Schema]]:
@@ -159,7 +146,7 @@ def _length(schema: Schema, key: str) -> int:
     return len(held) if isinstance(held := schema.get(key), dict | list) else 0
 
 
-def _fault(schema: Schema, places: set[str]) -> str | None:
+def _fault(schema: Schema, places: set[str], arms: Arms) -> str | None:
     for key in schema:
         if key in UNSUPPORTED:
             return f"'{key}' cannot be kept to"
@@ -170,16 +157,9 @@ def _fault(schema: Schema, places: set[str]) -> str | None:
         return f"'$ref' to {ref!r} leads out of the schema"
     if ref.replace("~1", "/").replace("~0", "~") not in places:
         return f"'$ref' to {ref!r} leads to no schema"
-    pattern = schema.get("pattern")
-    if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
-        return "'pattern' looks around, which cannot be kept to"
-    if pattern is not None and ESCAPED.search(A_CLASS.sub("", str(pattern))):
-        return "'pattern' asks for a quote, a backslash or a control character, which would be written raw"
-    if (pattern or "format" in schema) and LENGTHS & schema.keys():
-        return "'minLength' and 'maxLength' cannot be kept to beside 'pattern' or 'format'"
-    if pattern and "format" in schema:
-        return "'pattern' cannot be kept to beside 'format'"
-    return None
+    if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of):
+        return "two schemas of 'oneOf' may both hold, which cannot be kept to: 'anyOf' takes them"
+    return text_fault(schema)
 
 
 def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:

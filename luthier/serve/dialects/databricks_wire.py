@@ -38,9 +38,8 @@ class CompletionInvocation(CompletionBody):
 
 def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:
     """What is asked of the endpoint `model`: a completion where there is a `prompt`, else a chat."""
-    asked = _completion(body) if PROMPT in body else None
-    if asked is None:
-        asked = read_body(ChatInvocation, body)
+    completion = _completion(body) if PROMPT in body else None
+    asked: Body = completion or read_body(ChatInvocation, body)
     if asked.model not in ("", model):
         raise invalid("model", f"the path asks endpoint {model}; leave it out")
     return asked.model_copy(update={"model": model})
