@@ -42,10 +42,14 @@ def with_new_key(api: TestClient) -> TestClient:
 
 
 @pytest.fixture
-def late(registry: Registry) -> None:
-    """The registry's minute is over soon."""
-    ahead = MINUTE_MS - now_ms() % MINUTE_MS - int(LEFT_SECONDS * 1000)
-    registry.rates._clock = lambda: now_ms() + ahead
+def late(registry: Registry) -> Callable[[], None]:
+    """From when it is called, the registry's minute is over soon."""
+
+    def begin() -> None:
+        ahead = MINUTE_MS - now_ms() % MINUTE_MS - int(LEFT_SECONDS * 1000)
+        registry.rates._clock = lambda: now_ms() + ahead
+
+    return begin
 
 
 @pytest.fixture
@@ -88,10 +92,10 @@ def test_openais_client_reads_where_it_stands_and_is_refused(api: TestClient, cl
     assert headers["x-ratelimit-remaining-tokens"] == str(100 - 2 * 3 - 2 * 4), "what was not used is free again"
 
 
-@pytest.mark.usefixtures("late")
-def test_openais_client_comes_again_when_it_is_told_to(api: TestClient, url: str) -> None:
+def test_openais_client_comes_again_when_it_is_told_to(api: TestClient, url: str, late: Callable[[], None]) -> None:
     put(api, model="tiny", requests=1)
     with openai.OpenAI(base_url=url, api_key=KEY, max_retries=1) as client:
+        late()
         assert client.chat.completions.create(**ASK).usage  # type: ignore[call-overload]
         began = time.monotonic()
         assert client.chat.completions.create(**ASK).usage  # type: ignore[call-overload]
@@ -160,16 +164,16 @@ def test_snowflakes_clients_are_refused_in_its_words(api: TestClient) -> None:
     )
 
 
-@pytest.mark.usefixtures("late")
-def test_rows_of_sql_wait_for_the_next_minute(api: TestClient) -> None:
+def test_rows_of_sql_wait_for_the_next_minute(api: TestClient, late: Callable[[], None]) -> None:
     put(api, model="tiny", requests=2)
+    late()
     found = rows(api, "SELECT AI_COMPLETE('tiny', x) AS answer FROM (VALUES ('a'), ('b'), ('c')) AS t(x)")
     assert sorted(str(row["answer"]) for row in found) == ["base: a", "base: b", "base: c"]
 
 
-@pytest.mark.usefixtures("late")
-def test_lines_of_a_batch_wait_for_the_next_minute(api: TestClient) -> None:
+def test_lines_of_a_batch_wait_for_the_next_minute(api: TestClient, late: Callable[[], None]) -> None:
     put(api, model="tiny", requests=4)
+    late()
     batch = create_batch(api, [chat_line(f"l{number}") for number in range(4)])
     assert ended(api, batch["id"])["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
 

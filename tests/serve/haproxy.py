@@ -22,7 +22,7 @@ from tests.cli.test_cluster import free
 
 BINARY = get_haproxy_binary()
 GATEWAY = "gateway"
-PIECES, PAUSE_SECONDS = 3, 0.15
+PIECES = 3
 CLIENT_SECONDS, LATE_SECONDS = 1, 1.5
 
 
@@ -120,7 +120,7 @@ def answers(port: int) -> bool:
 
 
 def until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not check():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -129,8 +129,9 @@ def until(check: Callable[[], bool]) -> None:
 class Servers:
     """Tell what reached them.
 
-    /die closes the connection without an answer, /stream sends events one by one, /late takes its time, and /flood
-    sends until nobody takes any more. A path that ends in a number is answered after so many milliseconds.
+    /die closes the connection without an answer, /stream sends an event once the one before was read, /late takes its
+    time, and /flood sends until nobody takes any more. A path that ends in a number is answered after so many
+    milliseconds.
     """
 
     def __init__(self, ports: Ports, more: Sequence[int] = ()) -> None:
@@ -141,6 +142,8 @@ class Servers:
         """Paths of requests that got no answer."""
         self.death_ids: list[str] = []
         """How HAProxy called them."""
+        self.num_read = 0
+        """Events that the client of /stream says that it has."""
         self.num_cut = 0
         """Floods that ended."""
         self.draining: set[str] = set()
@@ -188,7 +191,7 @@ class Servers:
             self.death_ids.append(headers[haproxy_shim.REQUEST_ID])
             return False
         if path.endswith("/stream"):
-            await _stream(writer)
+            await self._stream(writer)
             return True
         if path.endswith("/flood"):
             await self._flood(writer)
@@ -203,6 +206,16 @@ class Servers:
         writer.write(f"HTTP/1.1 {status}\r\n{named}Content-Length: {len(told)}\r\n\r\n".encode() + told)
         await writer.drain()
         return True
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n")
+        for number in range(PIECES):
+            writer.write(b"9\r\ndata: %d\n\n\r\n" % number)
+            await writer.drain()
+            while self.num_read <= number:
+                await asyncio.sleep(0.001)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
     async def _flood(self, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -222,13 +235,3 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
         body += (await reader.readexactly(size + 2))[:-2]
     await reader.readline()
     return body
-
-
-async def _stream(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n")
-    for number in range(PIECES):
-        writer.write(b"9\r\ndata: %d\n\n\r\n" % number)
-        await writer.drain()
-        await asyncio.sleep(PAUSE_SECONDS)
-    writer.write(b"0\r\n\r\n")
-    await writer.drain()

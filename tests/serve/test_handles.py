@@ -219,7 +219,7 @@ def test_a_base_model_that_comes_and_goes_is_known_to_replicas_that_run(ray_serv
 
 
 async def eventually(served: Served, name: str, is_served: bool) -> None:
-    async with asyncio.timeout(FRESH_SECONDS + 5):
+    async with asyncio.timeout(FRESH_SECONDS + 30):
         while await served.has(name) is not is_served:
             await asyncio.sleep(0.05)
 
