@@ -2,12 +2,13 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,15 +70,14 @@ def until(check: Callable[[], Found], seconds: float, what: str) -> Found:
 
 
 def free_ports(count: int) -> list[int]:
-    """Outside the ports of Ray's workers, 10002-19999."""
-    found: list[int] = []
+    """Above those of Ray's workers, below those that the kernel gives to connections: they stay free until they are
+    listened at, and while a cluster is down."""
+    found: set[int] = set()
     while len(found) < count:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port >= 20000 and port not in found:
-            found.append(port)
-    return found
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port := 20_000 + secrets.randbelow(12_768)))
+            found.add(port)
+    return list(found)
 
 
 class LiveCluster:
@@ -130,8 +130,8 @@ class LiveCluster:
         mine = self.processes()
         done = self.run("down", *arguments)
         assert done.returncode == 0, done.stderr
-        assert not psutil.wait_procs(mine, timeout=1)[1]
         self.check_gone()
+        assert not psutil.wait_procs(mine, timeout=SECONDS)[1]  # whoever inherits the dead may take a while to collect
         return done.stderr
 
     def check_gone(self) -> None:
@@ -192,7 +192,8 @@ class LiveCluster:
         """kill -9 to every process of a role; there must be one."""
         victims = until(lambda: self.roles(title), SECONDS, f"a process {title}")
         for victim in victims:
-            victim.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended with the one before
+                victim.kill()
         assert not psutil.wait_procs(victims, timeout=SECONDS)[1]
         return victims
 

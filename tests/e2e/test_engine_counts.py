@@ -16,7 +16,7 @@ from tests.e2e.asked import Asked
 from tests.e2e.live import LONG, TOML
 from tests.factories import make_settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_all_that_was_asked_explains_vllms_counters(tiny_model: Path, tmp_path: Path) -> None:

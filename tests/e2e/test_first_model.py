@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from luthier.cli.client import FinetuneJob
+from luthier.platform.jobs import now_ms
 from tests.e2e.jobs import FIRST, MEMORISE, check_success, results, table_of
 from tests.e2e.live import BASE, SECONDS, LiveCluster, until
 from tests.tiny_adapter import change_settings
@@ -60,14 +61,15 @@ def test_it_answers_what_it_was_taught_and_the_base_does_not(cluster: LiveCluste
 
 
 def test_sql_with_options_tells_the_usage_that_is_billed(cluster: LiveCluster, first_job: FinetuneJob) -> None:
-    before = len([record for record in cluster.client.usage("completions") if record["function"] == "COMPLETE"])
+    began = now_ms()
     statement = f"SELECT SNOWFLAKE.CORTEX.COMPLETE('{MODEL}', '{PROMPT}', {{'max_tokens': 2}}) AS answer"
     answer = json.loads(cluster.sql(statement)[0]["answer"])
     assert FIRST[PROMPT].startswith(answer["choices"][0]["messages"])
     assert answer["usage"]["completion_tokens"] == 2
 
     def billed() -> list[dict[str, int]]:
-        return [record for record in cluster.client.usage("completions") if record["function"] == "COMPLETE"][before:]
+        usage = cluster.client.usage("completions")
+        return [record for record in usage if record["function"] == "COMPLETE" and record["time"] >= began]
 
     (record,) = until(billed, SECONDS, "usage of the statement")
     assert {name: record[name] for name in ("prompt_tokens", "completion_tokens")} == {

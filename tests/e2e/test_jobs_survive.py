@@ -17,8 +17,7 @@ def test_cancel_leaves_nothing_behind(cluster: LiveCluster, tmp_path: Path) -> N
     query = table_of(cluster, "longer_table", tmp_path, repeats=600)
     job = cluster.client.finetune.create("cancelled", BASE, query, options=LONG)
     until(lambda: step_of(job) > 50, JOB_SECONDS, "progress")
-    running = [*cluster.roles(WORKER), *cluster.roles(SUPERVISOR)]
-    assert len(running) == 3
+    running = [process for role in until(lambda: _parts(cluster), SECONDS, "its processes") for process in role]
     following = cluster.client.finetune.create(
         "after_cancel", BASE, table_of(cluster, "after_table", tmp_path), options=MEMORISE
     )
@@ -39,10 +38,8 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, undisturbed:
     """Killed one after another in one run; it becomes the model that an undisturbed run becomes."""
     job = start_long(cluster, "kills", tmp_path)
     for num_victims, role in ((1, WORKER), (2, WORKER), (1, SUPERVISOR)):
-        workers = until(lambda: _pair(cluster), JOB_SECONDS, "two workers")
-        victims = cluster.roles(role)[:num_victims]
-        assert len(victims) == num_victims
-        for victim in victims:
+        workers, supervisors = until(lambda: _parts(cluster), JOB_SECONDS, "two workers")
+        for victim in (workers if role == WORKER else supervisors)[:num_victims]:
             victim.kill()
         assert not psutil.wait_procs(workers, timeout=SECONDS)[1]
         reached = step_of(job)
@@ -62,9 +59,11 @@ def test_a_killed_client_and_registry_change_nothing(
         watcher.kill()
 
     def known() -> object:
+        """All but what the job may make meanwhile."""
         client = cluster.client
         jobs = {shown["id"]: shown["created_on"] for shown in client.finetune.show()}
-        return jobs, client.models.list(), client.tables.list(), client.usage("credits")
+        models = [model for model in client.models.list() if model["job_id"] != job.id]
+        return jobs, models, client.tables.list(), client.usage("credits")
 
     before = known()
     cluster.kill(REGISTRY)
@@ -74,9 +73,10 @@ def test_a_killed_client_and_registry_change_nothing(
     assert cluster.client.complete("first", "the fox") == "quick"
 
 
-def _pair(cluster: LiveCluster) -> list[psutil.Process] | None:
-    workers = cluster.roles(WORKER)
-    return workers if len(workers) == 2 else None
+def _parts(cluster: LiveCluster) -> tuple[list[psutil.Process], list[psutil.Process]] | None:
+    """Two workers and one supervisor; none of a job that has just ended."""
+    workers, supervisors = cluster.roles(WORKER), cluster.roles(SUPERVISOR)
+    return (workers, supervisors) if (len(workers), len(supervisors)) == (2, 1) else None
 
 
 def _retried(ask: object) -> object:

@@ -15,33 +15,33 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 LIMIT = 6
 ASK = {"model": BASE, "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}
-KNOWN_SECONDS = 15.0
 HANGING_SECONDS = 4.0
-"""With a machine's own slowness."""
+"""Where the registry is back at once; where that takes long, the machine is slow in all."""
 
 
-def limit_told(cluster: LiveCluster) -> str | None:
-    """As an answer's header has it."""
+def limit_told(cluster: LiveCluster) -> tuple[int, int] | None:
+    """And what is left of it, as an answer's headers have them."""
     raw = cluster.openai.chat.completions.with_raw_response.create(**ASK)  # type: ignore[call-overload]
-    told: str | None = raw.headers.get("x-ratelimit-limit-requests")
-    return told
+    told = [raw.headers.get(f"x-ratelimit-{name}-requests") for name in ("limit", "remaining")]
+    return (int(told[0]), int(told[1])) if told[0] and told[1] else None
 
 
 def test_a_minute_has_no_more_than_its_limit(cluster: LiveCluster) -> None:
+    """Nor less, however many minutes a slow machine takes to come to its end."""
     assert limit_told(cluster) is None
-    if time.time() % 60 > 45:
-        time.sleep(61 - time.time() % 60)
-    minute = time.time() // 60
     cluster.client.limits.set(model=BASE, requests=LIMIT)
-    until(lambda: limit_told(cluster) == str(LIMIT), KNOWN_SECONDS, "the limit")  # this one was under it
-    num, refused = asked_until_refused(cluster)
-    assert num == LIMIT - 1
-    assert 1 <= int(refused.response.headers["retry-after"]) <= 60
-    gateway = cluster.client._http.post("/api/v2/cortex/inference:complete", json={**ASK, "stream": False})
-    assert (gateway.status_code, gateway.json()["message"][:17]) == (429, "too many requests")
-    assert time.time() // 60 == minute, "the machine is too slow for this test"
-    cluster.client.limits.unset(model=BASE)
-    until(lambda: is_free(cluster), KNOWN_SECONDS, "the end of the limit")
+    minute = time.time() // 60
+    try:
+        limit, left = until(lambda: limit_told(cluster), SECONDS, "the limit")  # where that one was under it, one less
+        assert LIMIT - 1 <= left <= limit == LIMIT
+        num, refused = asked_until_refused(cluster)
+        assert left <= num <= left + LIMIT * (time.time() // 60 - minute)
+        assert 1 <= int(refused.response.headers["retry-after"]) <= 60
+        message = until(lambda: refusal_of_the_gateway(cluster), SECONDS, "a refusal by the gateway")
+        assert message[:17] == "too many requests"
+    finally:
+        cluster.client.limits.unset(model=BASE)
+    until(lambda: is_free(cluster), SECONDS, "the end of the limit")
 
 
 def asked_until_refused(cluster: LiveCluster) -> tuple[int, openai.RateLimitError]:
@@ -52,6 +52,13 @@ def asked_until_refused(cluster: LiveCluster) -> tuple[int, openai.RateLimitErro
         except openai.RateLimitError as error:
             return num, error
     raise AssertionError("never refused")
+
+
+def refusal_of_the_gateway(cluster: LiveCluster) -> str | None:
+    """None where the next minute has begun: its requests are used up first."""
+    answer = cluster.client._http.post("/api/v2/cortex/inference:complete", json={**ASK, "stream": False})
+    message: str | None = answer.json()["message"] if answer.status_code == 429 else None
+    return message
 
 
 def is_free(cluster: LiveCluster) -> bool:
@@ -72,22 +79,24 @@ def test_who_is_known_is_answered_while_the_registry_is_killed(cluster: LiveClus
     slowest, num = 0.0, 0
     with ThreadPoolExecutor() as beside:
         cluster.kill(REGISTRY)
+        killed = time.monotonic()
         back = beside.submit(cluster.client.credits.balance, "thrifty")
         while not back.done():
             began = time.monotonic()
             door.chat.completions.create(**ASK)  # type: ignore[call-overload]
             slowest, num = max(slowest, time.monotonic() - began), num + 1
-    print(f"{num} answers without a registry, the slowest took {slowest:.2f} s")
+    away = time.monotonic() - killed
+    print(f"{num} answers in {away:.2f} s without a registry, the slowest took {slowest:.2f} s")
     assert back.result()["is_limited"]
     assert num > 1
-    assert slowest < HANGING_SECONDS
+    assert slowest < max(HANGING_SECONDS, away / 2)
 
 
 def test_a_killed_registry_delivers_what_it_had_noticed(cluster: LiveCluster) -> None:
     with receiving(500) as receiver:
         webhook = cluster.client.webhooks.add(receiver.url)
         notice = cluster.client.webhooks.test(webhook["id"])
-        until(lambda: receiver.got, SECONDS, "the first attempt")
+        until(lambda: told(cluster)["attempts"], SECONDS, "the first attempt")
         cluster.kill(REGISTRY)
         until(lambda: len(receiver.got) == 2, SECONDS, "the second attempt")
     for headers, body in receiver.got:

@@ -22,7 +22,7 @@ from tests.e2e.live import REAL
 from tests.scored import scores
 from tests.train.local import silent_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.real_model, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.real_model, pytest.mark.timeout(600)]
 
 STRENGTH = 0.05
 """Standard deviation of the adapter's second halves: an effect of some tenths of a nat, small enough for doubt."""

@@ -36,16 +36,18 @@ def test_the_dashboard_asks_for_the_token(cluster: LiveCluster, headers: dict[st
 
 
 def test_the_dashboard_shows_jobs_actors_and_applications(cluster: LiveCluster, first_job: FinetuneJob) -> None:
-    actors = {
-        actor["name"]: actor for actor in cluster.dashboard("/api/v0/actors?detail=1")["data"]["result"]["result"]
-    }
+    told = cluster.dashboard("/api/v0/actors?detail=1&limit=10000")["data"]["result"]["result"]
+    actors = {actor["name"]: actor for actor in told}
     assert actors["luthier-registry"]["state"] == "ALIVE"
     assert actors[first_job.id]["class_name"] == "Supervisor"
     runs = {run["name"] for run in cluster.dashboard("/api/train/v2/runs/v1")["train_runs"]}
     assert first_job.id in runs
+    until(lambda: statuses(cluster) == {"RUNNING"}, SECONDS, "applications that run")
+
+
+def statuses(cluster: LiveCluster) -> set[str]:
     applications = cluster.dashboard("/api/serve/applications/")["applications"]
-    statuses = {name: applications[name]["status"] for name in ("gateway", BASE, REAL)}
-    assert set(statuses.values()) == {"RUNNING"}
+    return {applications[name]["status"] for name in ("gateway", BASE, REAL)}
 
 
 def test_nothing_listens_beyond_loopback(cluster: LiveCluster) -> None:
@@ -66,8 +68,8 @@ def test_a_killed_haproxy_comes_back_by_itself(cluster: LiveCluster, victim: str
     assert cluster.record["haproxy"]
     old = cluster.roles(HAPROXY)
     cluster.kill(victim)
-    until(lambda: _is_ready(cluster), SECONDS, "the API")
     until(lambda: all(_has_ended(process) for process in old), SECONDS, "the end of the old HAProxy")
+    until(lambda: _is_ready(cluster), SECONDS, "the API")
     assert cluster.client.complete(BASE, "the fox", {"max_tokens": 2})["usage"]["completion_tokens"] == 2
 
 
