@@ -22,7 +22,7 @@ async def others_that_never_cease(asked: Asked, busy: Sequence[ModelVersion], se
     # Of different lengths: there is no moment in which all of a model's answers have ended.
     asking = [asyncio.create_task(ceaseless(each, length)) for each in busy for length in (21, 34, 55, 89)]
     try:
-        async with asyncio.timeout(SECONDS / 4):
+        async with asyncio.timeout(SECONDS):
             while num < 10 * len(asking):
                 await asyncio.sleep(0.01)
             before = num
@@ -43,7 +43,7 @@ async def others_that_do_not_read(asked: Asked, slow: Sequence[ModelVersion], se
     streams = [asked.ask("stream", Tally(), each, max_tokens=LONG) for each in slow for _ in range(3)]
     for stream in streams:
         await anext(stream)
-    async with asyncio.timeout(SECONDS / 4):
+    async with asyncio.timeout(SECONDS):
         await asked.answer(seldom)
     for stream in streams:
         await stream.aclose()
