@@ -1,6 +1,7 @@
 """Prices: credits per million tokens, versioned. Integers only: 1 credit = 1,000,000 micro-credits (ucr)."""
 
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import field_validator
@@ -65,8 +66,12 @@ class PriceList(Frozen):
         return self.classes[price_class]
 
 
+@lru_cache(maxsize=1)
 def load_prices(file: Path) -> PriceList:
-    """The prices of a file; a bad one is refused with its path and the faulty key."""
+    """The prices of a file; a bad one is refused with its path and the faulty key.
+
+    They are read once: nobody changes them while a process runs.
+    """
     return read_toml(file, PriceList)
 
 

@@ -28,6 +28,11 @@ def configs_dir() -> Path:
     """configs/ of a checkout, or the copy inside an installed wheel; LUTHIER_CONFIGS names another."""
     if named := os.environ.get("LUTHIER_CONFIGS"):
         return Path(named)
+    return _own_configs()
+
+
+@lru_cache(maxsize=1)
+def _own_configs() -> Path:
     package = Path(__file__).resolve().parent.parent
     beside = package.parent / "configs"
     return beside if beside.is_dir() else package / "_configs"
