@@ -6,18 +6,16 @@ from collections.abc import AsyncGenerator, Iterator
 import httpx
 import pytest
 
-from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion
 from luthier.platform.registry.registry import Registry
 from luthier.platform.wire import Choice
-from luthier.serve import deps
 from luthier.serve.complete import Tally
 from luthier.serve.services import Ask
 from luthier.serve.threads import STORAGE
 from tests.factories import KEY, ledger_of
 from tests.fakes import EchoEngine
 from tests.flow.conftest import CHAT
-from tests.waiting import SECONDS
+from tests.waiting import SECONDS, wait_for
 
 KEYS = "/luthier/v1/keys"
 WORDS = "one two three four"
@@ -58,7 +56,6 @@ def test_a_stream_of_a_key_that_ends_goes_on(
     client: httpx.Client,
     registry: Registry,
     engine: Halting,
-    monkeypatch: pytest.MonkeyPatch,
     door: str,
     is_rotated: bool,
 ) -> None:
@@ -71,16 +68,16 @@ def test_a_stream_of_a_key_that_ends_goes_on(
             new = client.post(f"{KEYS}/{old['id']}/rotate", json={"grace_s": 1}).json()
         else:
             assert client.delete(f"{KEYS}/{old['id']}").status_code == 200
-        monkeypatch.setattr(deps, "now_ms", lambda: now_ms() + 60_000)  # the grace, and how long doors know a key
-        whole = {**ASK, "stream": False}
-        assert client.get("/luthier/v1/whoami", headers=bearer(old["key"])).status_code == 401
+        wait_for(lambda: client.get("/luthier/v1/whoami", headers=bearer(old["key"])).status_code == 401)
         engine.go_on.set()
         text += "".join(parts)
     assert "four" in text
     assert text.endswith("data: [DONE]\n\n")
+    wait_for(lambda: ledger_of(registry))
     (record,) = ledger_of(registry)
     assert (record.user, record.key, record.prompt_tokens) == ("admin", old["id"], len(WORDS.split()))
     assert record.completion_tokens > 1
     if is_rotated:
+        whole = {**ASK, "stream": False}
         assert client.post(f"{door}{CHAT}", json=whole, headers=bearer(new["key"])).status_code == 200
-        assert {record.key for record in ledger_of(registry)} == {old["id"], new["id"]}
+        wait_for(lambda: {record.key for record in ledger_of(registry)} == {old["id"], new["id"]})
