@@ -14,7 +14,7 @@ from luthier.platform.privileges import Action, Rights
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.objects import lies_in
-from luthier.platform.registry.paging import MAX_SHOWN
+from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named
 from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.tables import Gone, Tables
@@ -103,12 +103,14 @@ class Databases:
         database: str | None = None,
         limit: int = MAX_SHOWN,
         after: Securable | None = None,
+        wanted: Named = ALL,
     ) -> list[Place]:
         """Databases, or schemas of all or of one, on which the caller holds something. By their names."""
         columns = self._rows.places.c
         its = [columns.account == caller.account]
         its += [columns.schema == ""] if kind is ObjectKind.DATABASE else [columns.schema != ""]
         its += [columns.database == database] if database is not None else []
+        its.append(wanted.of(columns.database if kind is ObjectKind.DATABASE else columns.schema))
         if after:
             here = sa.and_(columns.database == after.database, columns.schema > after.schema)
             its.append(sa.or_(columns.database > after.database, here))

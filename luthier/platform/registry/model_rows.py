@@ -15,6 +15,7 @@ from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import NAME_PARTS, is_behind, is_named, name_parts, no_model, object_row
+from luthier.platform.registry.paging import Named
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.storage_rows import StorageRows
@@ -194,7 +195,9 @@ class ModelRows:
             for model in models
         ]
 
-    def candidates(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None, limit: int) -> list[Row]:
+    def candidates(
+        self, tx: sa.Connection, caller: Caller, wanted: Named, after: QualifiedName | None, limit: int
+    ) -> list[Row]:
         """Models of the account behind a name, in the order of names: those that the caller's roles own, or hold
         anything on. Each part is read by an index, so what others have costs nothing. Whether he may see them the
         guard says."""
@@ -204,13 +207,13 @@ class ModelRows:
         if ADMIN_ROLE in roles:
             query = sa.select(self.models).where(self.models.c.account == caller.account)
         else:
-            names = sa.union(*(self._named(caller, role, after, limit) for role in sorted(roles))).subquery()
+            names = sa.union(*(self._named(caller, role, wanted, after, limit) for role in sorted(roles))).subquery()
             first = sa.select(names).order_by(*names.c).limit(limit).subquery()
             same = [self.models.c[part] == first.c[part] for part in NAME_PARTS]
             joined = sa.join(first, self.models, sa.and_(self.models.c.account == caller.account, *same))
             query = sa.select(self.models).select_from(joined)
         parts = name_parts(self.models)
-        query = query.where(is_behind(parts, after)).order_by(*parts).limit(limit)
+        query = query.where(is_behind(parts, after), wanted.of(self.models.c.name)).order_by(*parts).limit(limit)
         return fetch(tx, query)
 
     def shared(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None) -> list[Row]:
@@ -219,7 +222,9 @@ class ModelRows:
         behind = [row for row in rows if after is None or row["imported_as"].parts > after.parts]
         return sorted(behind, key=lambda row: row["imported_as"].parts)
 
-    def _named(self, caller: Caller, role: str, after: QualifiedName | None, limit: int) -> sa.Select[Any]:
+    def _named(
+        self, caller: Caller, role: str, wanted: Named, after: QualifiedName | None, limit: int
+    ) -> sa.Select[Any]:
         """Names of models that a role owns, or holds something on."""
         grants = self.grants.grants
         is_on = (grants.c.grantee == role, grants.c.kind == ObjectKind.MODEL.value, ~grants.c.is_future)
@@ -227,6 +232,7 @@ class ModelRows:
         for table, its in ((self.models, (self.models.c.role == role,)), (grants, is_on)):
             parts = name_parts(table)
             query = sa.select(*parts).where(table.c.account == caller.account, *its, is_behind(parts, after))
+            query = query.where(wanted.of(table.c.name))
             found.append(query.distinct().order_by(*parts).limit(limit).subquery())
         return sa.select(sa.union(*(sa.select(each) for each in found)).subquery())
 

@@ -15,7 +15,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import securable
 from luthier.platform.registry.model_rows import IMPORT, ModelRows
 from luthier.platform.registry.objects import name_parts, seen_rows
-from luthier.platform.registry.paging import MAX_SHOWN, all_pages
+from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, all_pages
 from luthier.platform.registry.versions import Versions
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Row, Store
@@ -27,7 +27,9 @@ class Models:
         self._store, self._clock = store, clock
         self._rows, self._versions = ModelRows(store), Versions(store, clock)
 
-    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Model]:
+    def show(
+        self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None, wanted: Named = ALL
+    ) -> list[Model]:
         """Models that the caller may see, each by its default version: his account's by their folded names, then those
         that are shared with it."""
         limit, behind = min(limit, MAX_SHOWN), parse_name(after, "", "") if after is not None else None
@@ -35,7 +37,7 @@ class Models:
             if behind and self._rows.shares.is_imported(tx, caller.account, behind.database):
                 seen: list[Row] = []
             else:
-                read, visible = partial(self._rows.candidates, tx, caller), partial(self._rows.seen, tx, caller)
+                read, visible = partial(self._rows.candidates, tx, caller, wanted), partial(self._rows.seen, tx, caller)
                 seen, behind = seen_rows(read, visible, behind, limit), None
             if len(seen) < limit:
                 seen += self._rows.seen(tx, caller, self._rows.shared(tx, caller, behind))
@@ -158,9 +160,9 @@ class Models:
         return [self._rows.described(tx, model, number) for number in numbers if model]
 
 
-def all_models(models: Models, caller: Caller, most: int) -> list[Model]:
+def all_models(models: Models, caller: Caller, most: int, wanted: Named = ALL) -> list[Model]:
     """At most so many."""
-    return all_pages(partial(models.show, caller), lambda model: model.model, most)
+    return all_pages(partial(models.show, caller, wanted=wanted), lambda model: model.model, most)
 
 
 def _check_unused(version: Model) -> None:

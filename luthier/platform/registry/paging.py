@@ -1,5 +1,6 @@
 """Pages of a list: so many rows from behind the last that the reader has seen."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,39 @@ class Page(Frozen):
     after: str | None = None
     """An id; None: from the start."""
     oldest_first: bool = False
+
+
+class Named(Frozen):
+    """Which names of a list are wanted, for the store to look for.
+
+    It may find some more: of letters beyond ASCII it does not know both cases, and takes any for one.
+    """
+
+    like: str = ""
+    """% is any text, _ any letter, a backslash takes what follows as it is; in any case."""
+    starts: str = ""
+    since: str = ""
+    """This one and those behind it, of a list in the order of names."""
+
+    def of(self, name: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+        its = [name >= self.since] if self.since else []
+        its += [name.startswith(self.starts, autoescape=True)] if self.starts else []
+        its += [name.ilike(_pattern(self.like), escape="\\")] if 0 < len(self.like) <= MAX_PATTERN else []
+        return sa.and_(sa.true(), *its)
+
+
+ALL = Named()
+MAX_PATTERN = 1_000
+"""Letters; SQLite takes no more than 50,000, and no name is so long."""
+
+
+def _pattern(like: str) -> str:
+    parts = re.findall(r"\\.|.", like, re.DOTALL)
+    return "".join(part if part in ("%", "_") else _letter(part[-1]) for part in parts)
+
+
+def _letter(letter: str) -> str:
+    return f"\\{letter}" if letter in "%_\\" else letter if letter.isascii() else "_"
 
 
 def all_pages(

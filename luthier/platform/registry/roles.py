@@ -14,7 +14,7 @@ from luthier.platform.registry.access import Access
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limits import Limits
-from luthier.platform.registry.paging import MAX_SHOWN, named_page
+from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, named_page
 from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
 from luthier.platform.store import Store, fetch
 
@@ -113,10 +113,12 @@ class Roles:
             is_it = (columns.role == name, columns.granted_to == of.kind.value, columns.grantee == of.name)
             tx.execute(sa.delete(self._role_grants).where(columns.account == caller.account, *is_it))
 
-    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Role]:
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None, wanted: Named = ALL) -> list[Role]:
         """Those that the caller's user may take, and what they own; all for who may see all grants. By their names."""
         with self._store.reading() as tx:
-            return self._told(tx, caller, named_page(self._seen(tx, caller), self._roles.c.name, limit, after))
+            name = self._roles.c.name
+            seen = self._seen(tx, caller).where(wanted.of(name))
+            return self._told(tx, caller, named_page(seen, name, limit, after))
 
     def get(self, caller: Caller, name: str) -> Role:
         with self._store.reading() as tx:

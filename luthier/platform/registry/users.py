@@ -12,7 +12,7 @@ from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
-from luthier.platform.registry.paging import MAX_SHOWN, named_page
+from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, named_page
 from luthier.platform.registry.roles import Roles, no_user
 from luthier.platform.securables import PUBLIC, ObjectKind
 from luthier.platform.store import Store
@@ -100,10 +100,11 @@ class Users:
                     "what runs, and drop him then."
                 )
 
-    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[User]:
+    def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None, wanted: Named = ALL) -> list[User]:
         """Oneself, and those that one's roles own; all for who may see all grants. By their names."""
         with self._store.reading() as tx:
-            page = named_page(self._seen(tx, caller), self._users.c.name, limit, after)
+            name = self._users.c.name
+            page = named_page(self._seen(tx, caller).where(wanted.of(name)), name, limit, after)
             return [_to_user(dict(row)) for row in tx.execute(page).mappings()]
 
     def get(self, caller: Caller, name: str) -> User:

@@ -50,8 +50,10 @@ def _show_schemas(command: Command) -> pa.Table:
 
 
 def _shown(command: Command, kind: ObjectKind, within: str | None = None) -> list[Place]:
+    wanted = command.wanted_since if kind is ObjectKind.DATABASE else command.wanted
+
     def show(limit: int, after: str | None) -> list[Place]:
         behind = command.services.securable(kind, after) if after else None
-        return command.registry.databases.show(command.caller, kind, within, limit, behind)
+        return command.registry.databases.show(command.caller, kind, within, limit, behind, wanted)
 
     return all_pages(show, lambda place: place.dotted, command.most_rows)

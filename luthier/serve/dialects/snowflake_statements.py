@@ -16,6 +16,7 @@ from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold, parse_schema
+from luthier.platform.registry.paging import Named
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind
 from luthier.platform.sql_dialect import strip_semicolon
@@ -71,6 +72,16 @@ class Command:
     @property
     def comment(self) -> str:
         return text_of(self["comment"])
+
+    @property
+    def wanted(self) -> Named:
+        """What its LIKE and STARTS WITH leave, for the store; the exact rule is `_left`'s."""
+        return Named(like=text_of(self.words.get("like")), starts=text_of(self.words.get("starts")))
+
+    @property
+    def wanted_since(self) -> Named:
+        """And its FROM, of a list in the order of names."""
+        return self.wanted.model_copy(update={"since": text_of(self.words.get("after"))})
 
     @property
     def most_rows(self) -> int:
