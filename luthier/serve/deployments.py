@@ -83,11 +83,13 @@ class ServeApplications:
             name: _state(app) for name, app in found.items() if name.startswith(PREFIX) and app.status != "DELETING"
         }
 
-    def start(self, name: str, version: ModelVersion) -> None:
+    def memory(self, version: ModelVersion) -> int:
         base = load_catalog(self.settings).get(version.base_model)
-        resources = _resources(base.engine)
-        if not resources["num_gpus"]:
-            resources["memory"] = _memory_on_cpu(base, version)
+        return 0 if _resources(base.engine)["num_gpus"] else _memory_on_cpu(base, version)
+
+    def start(self, name: str, version: ModelVersion, memory: int) -> None:
+        base = load_catalog(self.settings).get(version.base_model)
+        resources = _resources(base.engine) | ({"memory": memory} if memory else {})
         content = _version(version.sha256, engine_version(self.settings, base))
         app = _deployed(FullReplica, name, content, resources).options(
             autoscaling_config={

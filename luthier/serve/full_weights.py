@@ -24,7 +24,7 @@ from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
 from luthier.serve.proof import refusal
 from luthier.serve.services import Ask, Completions, Services, or_error
-from luthier.serve.threads import CONTROLLER, REGISTRY
+from luthier.serve.threads import CONTROLLER, REGISTRY, STORAGE
 
 PREFIX = "full-"
 """Begins the names of their applications."""
@@ -67,7 +67,10 @@ class Applications(Protocol):
 
     def states(self) -> dict[str, State]: ...
 
-    def start(self, name: str, version: ModelVersion) -> None:
+    def memory(self, version: ModelVersion) -> int:
+        """Bytes that it takes of a node, 0 where GPUs hold it: asks storage. Raises NotServed when none has so many."""
+
+    def start(self, name: str, version: ModelVersion, memory: int) -> None:
         """Or gives one without a replica the settings of today. It has a replica when it is asked."""
 
     def end(self, name: str) -> None: ...
@@ -99,6 +102,7 @@ class FullWeights:
         self._awake: dict[str, float] = {}
         self._refusals: dict[str, tuple[float, str]] = {}
         self._starting = asyncio.Lock()
+        self._memories: dict[str, asyncio.Task[int]] = {}
         self._doors: dict[str, Admission] = {}
 
     async def whole(self, ask: Ask) -> Chunk:
@@ -176,7 +180,12 @@ class FullWeights:
     async def _load(self, name: str, version: ModelVersion, engine: Engine) -> None:
         async with self._starting:
             self._check_refused(name)
-            await self._start(name, version)
+            is_there = await self._others(name, version) is None
+        if not is_there:
+            await self._check_proof(version)
+            memory = await self._memory(name, version)
+            async with self._starting:
+                await self._start(name, version, memory)
         try:
             await asyncio.wait_for(engine.idle_seconds(), self._settings.full_model_wait_s)
         except TimeoutError:
@@ -195,21 +204,37 @@ class FullWeights:
         if self._clock() < until:
             raise AdapterRefused(message)
 
-    async def _start(self, name: str, version: ModelVersion) -> None:
-        """Sees to it that the application is there and may have a replica."""
+    async def _others(self, name: str, version: ModelVersion) -> dict[str, State] | None:
+        """The other applications, or None when this one is there, with a replica."""
         states = await CONTROLLER.run(self._applications.states)
         self._forget({name, *states})
         own = states.pop(name, None)
         if own and own.failure:
             await CONTROLLER.run(self._applications.end, name)
             raise Unavailable(f"Model {version.model} could not be loaded: {own.failure}")
-        if own and own.num_replicas:
+        return None if own and own.num_replicas else states
+
+    async def _memory(self, name: str, version: ModelVersion) -> int:
+        """Storage may hang: it is asked once a version, and no other model's start waits for it."""
+        if name not in self._memories:
+            self._memories[name] = asyncio.create_task(STORAGE.run(self._applications.memory, version))
+            self._memories[name].add_done_callback(lambda _: self._memories.pop(name))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._memories[name]), self._settings.full_model_wait_s)
+        except TimeoutError:
+            raise Unavailable(
+                f"Model {version.model} cannot be loaded: storage does not answer. Try again in a moment."
+            ) from None
+
+    async def _start(self, name: str, version: ModelVersion, memory: int) -> None:
+        """Sees to it that the application is there and may have a replica."""
+        others = await self._others(name, version)
+        if others is None:
             return
-        await self._check_proof(version)
-        await self._make_room(states)
+        await self._make_room(others)
         self._check_refused(name)  # another request may have found it out meanwhile
         named = version.model_copy(update={"model": version.own_name})
-        await CONTROLLER.run(self._applications.start, name, named)
+        await CONTROLLER.run(self._applications.start, name, named, memory)
 
     def _forget(self, there: Set[str]) -> None:
         """What is known of others has ended; but for refusals in their time, and doors at which somebody waits."""

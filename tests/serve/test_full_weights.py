@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,11 +63,20 @@ class Applications:
         self.refused: set[str] = set()
         self.engines: dict[str, Engine] = {}
         self.starts: list[str] = []
+        self.sized: list[str] = []
+        self.hanging: dict[str, threading.Event] = {}
 
     def states(self) -> dict[str, State]:
         return dict(self.now)
 
-    def start(self, name: str, version: ModelVersion) -> None:
+    def memory(self, version: ModelVersion) -> int:
+        self.sized.append(name := application_name(version))
+        if name in self.hanging:
+            self.hanging[name].wait()
+        return len(name)
+
+    def start(self, name: str, version: ModelVersion, memory: int) -> None:
+        assert memory == len(name)
         self.starts.append(name)
         self.now[name] = State(0)
 
@@ -354,6 +364,21 @@ def test_many_asks_of_one_name_find_each_its_engine(world: World) -> None:
         full,
         "LUTHIER.PUBLIC.tuned: the fox",
     ]
+
+
+def test_storage_that_hangs_for_one_model_holds_up_no_other(world: World) -> None:
+    first, second = world.model("first"), world.model("second")
+    world.apps.hanging[first] = threading.Event()
+    try:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"first cannot be loaded: storage does not answer\. Try again"):
+                world.ask("first")
+            assert world.ask("second") == second
+        assert world.apps.sized == [first, second]
+    finally:
+        world.apps.hanging[first].set()
+    assert world.ask("first") == first
+    assert world.apps.starts == [second, first]
 
 
 def test_what_has_ended_is_forgotten(world: World) -> None:
