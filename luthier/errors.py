@@ -201,6 +201,10 @@ class ClusterError(LuthierError):
     code, http, exit = "cluster_error", 500, 7
 
 
+class RayEnded(ClusterError):
+    """Ray has ended under its driver, which cannot end in order then: Ray's own way out waits for it."""
+
+
 class TrainingFailed(LuthierError):
     """A training run that ended without a model."""
 

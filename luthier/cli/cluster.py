@@ -1,4 +1,4 @@
-"""up, down, status: composes the cluster. The one place that reaches both train and serve, inside functions.
+"""up, down: composes the cluster. The one place that reaches both train and serve, inside functions.
 
 `up` reads downward: home -> ports -> base models -> Ray -> registry -> key -> doors -> ready. What fails on the way
 takes down what was started. On a cluster that is up it changes what has changed: base models, their rows, settings.
@@ -17,14 +17,23 @@ from typing import Any
 import httpx
 from filelock import FileLock, Timeout
 
-from luthier.cli.cluster_record import Cluster, Say, connected, read_record, record_file, set_environment
+from luthier.cli.cluster_record import (
+    Cluster,
+    Say,
+    connected,
+    lock_file,
+    read_record,
+    set_environment,
+    write_record,
+)
 from luthier.cli.ending import end, let_end
+from luthier.cli.failing import AGAIN, LOOK_SECONDS, note, one_sentence, watched, whole_or_not_at_all
 from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
-from luthier.cli.ray_head import is_root_alive, start_ray
-from luthier.cli.remote import path_of
-from luthier.errors import ClusterError, InvalidInput, LuthierError, NotAllowed, NotAuthenticated
+from luthier.cli.ray_head import is_root_alive, session_logs, start_ray
+from luthier.cli.words import last_words
+from luthier.errors import ClusterError, InvalidInput, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.base_models import (
     BaseModel,
@@ -53,24 +62,20 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
     set_environment(settings, address)
     catalog = load_catalog(settings)
     _check_served(settings, catalog, say)
-    with _locked_home(settings):
+    with _locked_home(settings), one_sentence(settings, "Luthier did not start, and nothing of it is left running"):
         old = read_record(settings)
         if old and _answers(old):
-            return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
+            with one_sentence(settings, "Not all that has changed was replaced, and what answered before goes on"):
+                return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
             end(settings, old, say)
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)
-        with claimed_ports(settings) as ports:
+        with claimed_ports(settings) as ports, whole_or_not_at_all(settings, say):
             cluster = _begin(settings, catalog, address, say, ports)
-            try:
-                return Started(cluster=cluster, new_key=_compose(settings, catalog, cluster, say))
-            except BaseException:
-                say("stopping what was started")
-                end(settings, cluster, say)
-                raise
+            return Started(cluster=cluster, new_key=watched(cluster, lambda: _compose(settings, catalog, cluster, say)))
 
 
 def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
@@ -82,34 +87,6 @@ def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
             is_there = is_now or let_end(cluster, say)
             end(settings, cluster, say, is_there=is_there)
         return cluster is not None
-
-
-def status(settings: Settings) -> dict[str, Any]:
-    """What runs, as a user sees it."""
-    cluster = read_record(settings)
-    if cluster is None:
-        return {"up": False, "reason": "not started here"}
-    found: dict[str, Any] = {"up": False, **cluster.model_dump(exclude={"id"}), "docs": f"{cluster.url}/docs"}
-    try:
-        ready = httpx.get(f"{cluster.url}/readyz", timeout=10).json()
-    except (httpx.HTTPError, ValueError) as error:
-        return {**found, "reason": f"the API does not answer ({error})"}
-    engines = {"engines": ready["base_models"], "full_models": ready["full_models"]}
-    return {**found, "up": True, "ready": ready["ready"], **engines, "replicas": _replicas(settings)}
-
-
-def _replicas(settings: Settings) -> dict[str, Any]:
-    """Which adapters are where, by replica; nothing when the profile's key is not known there."""
-    from luthier.cli.client import Client
-
-    profile = load_profile(settings)
-    if profile is None:
-        return {}
-    try:
-        engines = Client(profile.url, profile.api_key).call("GET", path_of("engines"))["engines"]
-    except LuthierError:
-        return {}
-    return {engine.pop("replica"): engine for engine in engines}
 
 
 def fetch_base_model(settings: Settings, base: BaseModel, say: Say) -> Path:
@@ -154,7 +131,7 @@ def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Clust
         start_doors(settings, catalog, "127.0.0.1" if old.haproxy else settings.host)
         _wait_ready(settings, new)
         end_engines(set(old.base_models) - set(new.base_models))
-    record_file(settings).write_text(new.model_dump_json(indent=2))
+    write_record(settings, new)
     return new
 
 
@@ -170,26 +147,27 @@ def _content(settings: Settings, catalog: Catalog) -> str:
 
 
 def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say, ports: range) -> Cluster:
-    """`ports` are for what only this machine reaches."""
-    cluster_id = uuid.uuid4().hex
+    """`ports` are for what only this machine reaches. Whenever it is killed, the record names all that there is."""
     binary = haproxy_binary() if address is None else None
-    root_pid = None
-    if address is None:
-        if binary is None:
-            say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
-        say("starting Ray")
-        root_pid = _start_ray(settings, catalog, cluster_id, binary, ports)
     cluster = Cluster(
-        id=cluster_id,
+        id=uuid.uuid4().hex,
         address=address or f"127.0.0.1:{settings.ray_port}",
-        root_pid=root_pid,
+        root_pid=0 if address is None else None,
         url=f"http://{settings.host}:{settings.port}",
         dashboard=None if address else f"http://127.0.0.1:{settings.dashboard_port}",
         base_models=settings.serve_base_models,
         haproxy=binary is not None,
         content=_content(settings, catalog),
     )
-    record_file(settings).write_text(cluster.model_dump_json(indent=2))
+    write_record(settings, cluster)
+    if address is not None:
+        return cluster
+    if binary is None:
+        say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
+    say("starting Ray")
+    root_pid = _start_ray(settings, catalog, cluster.id, binary, ports)
+    cluster = cluster.model_copy(update={"root_pid": root_pid})
+    write_record(settings, cluster)
     return cluster
 
 
@@ -247,11 +225,17 @@ def _wait_ready(settings: Settings, cluster: Cluster) -> None:
     while not _are_running(applications := serve.status().applications, ours) or not _is_ready(cluster):
         for name in ours:
             if name in applications and applications[name].status == "DEPLOY_FAILED":
+                why = _why(applications[name])
                 raise ClusterError(
-                    f"{name} did not start: {_why(applications[name])}\nThe logs are in {settings.home / 'logs'}."
+                    f"{name} did not start: {last_words(why)}. {note(settings, why)} has all that was told of it, "
+                    f"{session_logs(settings) / 'serve'} its logs."
                 )
         if time.monotonic() > deadline:
-            raise ClusterError(f"The engines were not ready within {READY_SECONDS:.0f} s.")
+            late = [name for name in ours if not _are_running(applications, [name])] or ["HTTP"]
+            raise ClusterError(
+                f"{', '.join(late)} not ready within {READY_SECONDS:.0f} s. The logs are in "
+                f"{session_logs(settings) / 'serve'}. {AGAIN}"
+            )
         time.sleep(0.25)
 
 
@@ -294,8 +278,8 @@ def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:
 def _locked_home(settings: Settings) -> Iterator[None]:
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(settings.home / "cluster.lock")
-        lock.acquire(timeout=0)
+        lock = FileLock(lock_file(settings))
+        lock.acquire(timeout=LOOK_SECONDS)  # `luthier status` has it for a moment
     except Timeout:
         raise ClusterError(f"Another `luthier up` or `down` is at work on {settings.home}. Wait for it.") from None
     except OSError as error:

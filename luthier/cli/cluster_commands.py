@@ -1,13 +1,17 @@
 """luthier up | down | status | demo."""
 
+import os
 import sys
 import time
+from typing import Any
 
 import click
 
-from luthier.cli.options import AS_JSON
-from luthier.cli.render import show_one
-from luthier.platform.settings import load_settings
+from luthier.cli.options import AS_JSON, INTERRUPTED
+from luthier.cli.render import show, show_one
+from luthier.platform.settings import Settings, load_settings
+
+REPLICA_COLUMNS = ("replica", "base_model", "in_engine", "in_memory", "on_disk", "hits", "misses", "refused")
 
 
 def _say(text: str) -> None:
@@ -18,22 +22,28 @@ def _say(text: str) -> None:
 @click.option("--address", metavar="HOST:PORT", help="Join the Ray whose GCS listens there, instead of starting one.")
 @AS_JSON
 def up(address: str | None, as_json: bool) -> None:
-    """Start Luthier, or find it started."""
+    """Start Luthier, or find it started.
+
+    Exit status 2: settings or catalog are wrong; 3: no such base model; 6: a hub or store does not answer; 7: the
+    cluster does not start, and nothing of it is left; 130: Ctrl-C.
+    """
     from luthier.cli import cluster
+    from luthier.cli.cluster_status import status as status_of
 
     settings, began = load_settings(), time.monotonic()
-    started = cluster.up(settings, address, _say)
-    found = cluster.status(settings)
+    try:
+        started = cluster.up(settings, address, _say)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. `luthier up` starts anew.", err=True)
+        os._exit(INTERRUPTED)  # not in order: Ray has ended under its driver, whose way out would wait for it
+    found = status_of(settings)
     if started.new_key:
         found["api_key"] = started.new_key
     if as_json:
         show_one(found, as_json)
         return
     click.echo("Luthier is up already." if started.was_up else f"Luthier is up ({time.monotonic() - began:.0f} s).")
-    click.echo(f"  API            {found['url']}/v1")
-    click.echo(f"  API docs       {found['docs']}")
-    if found["dashboard"]:
-        click.echo(f"  Ray dashboard  {found['dashboard']}   (token: {settings.home / 'ray.token'})")
+    _show_addresses(settings, found)
     click.echo(f"  Base models    {', '.join(found['base_models'])}")
     if started.new_key:
         click.echo(
@@ -55,11 +65,36 @@ def down(now: bool) -> None:
 @AS_JSON
 def status(as_json: bool) -> None:
     """Show what runs. Exit status 1 when Luthier is not up."""
-    from luthier.cli import cluster
+    from luthier.cli.cluster_status import status as status_of
 
-    found = cluster.status(load_settings())
-    show_one(found, as_json)
+    settings = load_settings()
+    found = status_of(settings)
+    if as_json:
+        show_one(found, as_json)
+    else:
+        _show_status(settings, found)
     sys.exit(0 if found["up"] else 1)
+
+
+def _show_status(settings: Settings, found: dict[str, Any]) -> None:
+    state = ("up" if found["ready"] else "up, but not ready") if found["up"] else "not up"
+    click.echo(f"Luthier is {state}{': ' if 'reason' in found else '.'}{found.get('reason', '')}")
+    if "url" in found:
+        _show_addresses(settings, found)
+    for name, is_ready in found.get("engines", {}).items():
+        click.echo(f"  Engine         {name} ({'ready' if is_ready else 'not ready'})")
+    for name, replicas in found.get("full_models", {}).items():
+        click.echo(f"  Full weights   {name} (replicas: {replicas})")
+    if rows := [{"replica": name, **row} for name, row in found.get("replicas", {}).items()]:
+        click.echo("")
+        show(rows, REPLICA_COLUMNS, False, "")
+
+
+def _show_addresses(settings: Settings, found: dict[str, Any]) -> None:
+    click.echo(f"  API            {found['url']}/v1")
+    click.echo(f"  API docs       {found['docs']}")
+    if found["dashboard"]:
+        click.echo(f"  Ray dashboard  {found['dashboard']}   (token: {settings.home / 'ray.token'})")
 
 
 @click.command()

@@ -25,7 +25,7 @@ class Cluster(Frozen):
     id: str
     address: str
     root_pid: int | None
-    """The Ray that we started; None when we joined one."""
+    """The Ray that we started, 0 before it is there; None when we joined one."""
     url: str
     dashboard: str | None
     base_models: tuple[str, ...]
@@ -37,11 +37,31 @@ class Cluster(Frozen):
 
 def read_record(settings: Settings) -> Cluster | None:
     file = record_file(settings)
-    return Cluster.model_validate_json(file.read_text()) if file.is_file() else None
+    try:
+        return Cluster.model_validate_json(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{file}, the record of what `luthier up` started, cannot be read. Remove it and what still runs of that "
+            f"cluster (processes with LUTHIER_HOME={settings.home}), then run `luthier up`."
+        ) from error
+
+
+def write_record(settings: Settings, cluster: Cluster) -> None:
+    """Whole or not at all."""
+    new = record_file(settings).with_suffix(".new")
+    new.write_text(cluster.model_dump_json(indent=2))
+    new.replace(record_file(settings))
 
 
 def record_file(settings: Settings) -> Path:
     return settings.home / "cluster.json"
+
+
+def lock_file(settings: Settings) -> Path:
+    """Held by an `up` or `down` that is at work."""
+    return settings.home / "cluster.lock"
 
 
 def set_environment(settings: Settings, address: str | None) -> None:
@@ -74,6 +94,11 @@ def _not_connected(cluster: Cluster, reason: str) -> ClusterError:
 
 def in_time(call: Callable[[], Answer], seconds: float) -> Answer:
     """What it gives; TimeoutError when Ray hangs: the thread is left to that."""
+    return begun(call).result(seconds)
+
+
+def begun(call: Callable[[], Answer]) -> Future[Answer]:
+    """In a thread that keeps no process from its end."""
     answer: Future[Answer] = Future()
 
     def run() -> None:
@@ -83,4 +108,4 @@ def in_time(call: Callable[[], Answer], seconds: float) -> Answer:
             answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return answer.result(seconds)
+    return answer

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import click
 
 from luthier.cli.client import Client, FinetuneJob
-from luthier.cli.options import AS_JSON, training_flags, training_options
+from luthier.cli.options import AS_JSON, INTERRUPTED, training_flags, training_options
 from luthier.cli.plots import loss_plot
 from luthier.cli.progress import POINTS, watch_job
 from luthier.cli.render import console, show, show_one
@@ -24,8 +24,6 @@ WAIT = click.option("--wait", is_flag=True, help="Follow the job to its end; exi
 SHOWN_METRICS = ("step", "epoch", "training_loss", "validation_loss", "learning_rate", "tokens_per_second", "mfu")
 TABLE_ROWS = 20
 PLOT_HEIGHT = 20
-INTERRUPTED = 130
-"""Exit status of what Ctrl-C ends, as in a shell."""
 
 
 @click.group()

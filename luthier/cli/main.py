@@ -1,5 +1,6 @@
 """The `luthier` command. The one place that turns an error into one line on stderr and an exit status."""
 
+import os
 import sys
 from typing import Any
 
@@ -28,7 +29,7 @@ from luthier.cli import (
     views,
     webhooks,
 )
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, RayEnded
 
 
 class _Group(click.Group):
@@ -37,6 +38,8 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except LuthierError as error:
             click.echo(f"Error: {error.message}", err=True)
+            if isinstance(error, RayEnded):
+                os._exit(error.exit)
             ctx.exit(error.exit)
 
 

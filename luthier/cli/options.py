@@ -15,6 +15,8 @@ from luthier.platform.tasks import TaskType
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C ends, as in a shell."""
 TASKS = click.Choice([task.value for task in TaskType], case_sensitive=False)
 METHODS = click.Choice([method.value for method in Method], case_sensitive=False)
 TRAINING_FLAGS = (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from luthier.cli.words import last_words
 from luthier.errors import ClusterError
 from luthier.platform.settings import Settings
 
@@ -54,10 +55,10 @@ def head_environment(settings: Settings, cluster_id: str, own: dict[str, str]) -
 def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) -> int:
     """Starts a head node, its processes with this environment too; the pid of its root process once it listens."""
     _ensure_token(settings)
-    logs = settings.home / "logs"
-    logs.mkdir(exist_ok=True)
+    file = ray_log(settings)
+    file.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings)]
-    with (logs / "ray.log").open("ab") as log:
+    with file.open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -68,11 +69,29 @@ def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) 
         )
     deadline = time.monotonic() + START_SECONDS
     while not is_listening(settings.ray_port):
-        if process.poll() is not None or time.monotonic() > deadline:
+        has_ended = process.poll() is not None
+        if has_ended or time.monotonic() > deadline:
             end_processes(process.pid, cluster_id)
-            raise ClusterError(f"Ray did not start. {logs / 'ray.log'} has the reason:\n{_tail(logs / 'ray.log')}")
+            late = f"it does not listen after {START_SECONDS:.0f} s, so the machine may be too busy"
+            reason = ray_words(settings) if has_ended else late
+            raise ClusterError(f"Ray did not start: {reason}. {file} has more; then run `luthier up` again.")
         time.sleep(0.1)
     return process.pid
+
+
+def ray_log(settings: Settings) -> Path:
+    """What the Ray that was started last has said; its parts have theirs in `session_logs`."""
+    return settings.home / "logs" / "ray.log"
+
+
+def ray_words(settings: Settings) -> str:
+    """Its last ones, where it has ended."""
+    last = ray_log(settings).read_text(errors="replace").splitlines()[-10:]
+    return last_words("\n".join(last), silence="its log does not say why; it may have been killed for its memory")
+
+
+def session_logs(settings: Settings) -> Path:
+    return _temp_dir(settings) / "session_latest" / "logs"
 
 
 def end_processes(root_pid: int, cluster_id: str) -> None:
@@ -184,7 +203,3 @@ def _ensure_token(settings: Settings) -> None:
     if not file.is_file():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
             out.write(secrets.token_hex(32))
-
-
-def _tail(file: Path, num_lines: int = 15) -> str:
-    return "\n".join(file.read_text(errors="replace").splitlines()[-num_lines:])

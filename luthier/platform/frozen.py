@@ -51,6 +51,8 @@ class TomlFile:
         try:
             self._text = file.read_text("utf-8")
             self.data: dict[str, Any] = tomllib.loads(self._text)
+        except OSError as error:
+            raise InvalidInput(f"{file}: cannot be read ({error.strerror})") from error
         except UnicodeDecodeError as error:
             raise InvalidInput(f"{file}: not UTF-8: {error.reason} at byte {error.start}") from error
         except tomllib.TOMLDecodeError as error:
@@ -63,7 +65,7 @@ class TomlFile:
         except ValidationError as error:
             # A misspelt key makes two faults, for the right one is missing: the misspelling is the one to tell.
             fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-            raise self.fault(fault["loc"], _reason(kind, fault), *tables) from error
+            raise self.fault(fault["loc"], reason_of(kind, fault), *tables) from error
 
     def fault(self, key: Place, reason: str, *tables: Place) -> InvalidInput:
         """Says what is wrong with a key in one of these tables (the whole file by default), and where that is."""
@@ -102,7 +104,8 @@ def nearest(name: str, known: Iterable[str], most: int = 3, likeness: float = 0.
     return [by_lower[each] for each in get_close_matches(name.lower(), by_lower, most, likeness)]
 
 
-def _reason(kind: type[Frozen], fault: ErrorDetails) -> str:
+def reason_of(kind: type[BaseModel], fault: ErrorDetails) -> str:
+    """What is wrong with the value at its place."""
     if fault["type"] == "missing":
         return "is missing"
     if fault["type"] != "extra_forbidden":
@@ -113,9 +116,9 @@ def _reason(kind: type[Frozen], fault: ErrorDetails) -> str:
     return f"unknown key; do you mean {near[0]}?" if near else f"unknown key; there are {', '.join(known)}"
 
 
-def _keys(kind: type[Frozen], parents: Place) -> list[str]:
+def _keys(kind: type[BaseModel], parents: Place) -> list[str]:
     """The keys that a table may have."""
-    kinds = [kind]
+    kinds: list[type[BaseModel]] = [kind]
     for part in parents:
         fields = [each.model_fields[part] for each in kinds if part in each.model_fields]
         inner = [kind for field in fields for kind in _kinds_in(field.annotation)]
@@ -123,12 +126,12 @@ def _keys(kind: type[Frozen], parents: Place) -> list[str]:
     return list(dict.fromkeys(name for each in kinds for name in each.model_fields))
 
 
-def _tags(kind: type[Frozen]) -> tuple[Any, ...]:
+def _tags(kind: type[BaseModel]) -> tuple[Any, ...]:
     """How an arm of a union is told from the others."""
     return get_args(kind.model_fields["kind"].annotation) if "kind" in kind.model_fields else ()
 
 
-def _kinds_in(annotation: Any) -> list[type[Frozen]]:
+def _kinds_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, Frozen):
         return [annotation]
     return [kind for part in get_args(annotation) for kind in _kinds_in(part)]

@@ -1,6 +1,7 @@
 """Settings: configs/platform.toml, then LUTHIER_* variables. Read once a process, frozen."""
 
 import os
+import re
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from ipaddress import ip_network
@@ -8,16 +9,18 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from luthier.errors import InvalidInput
-from luthier.platform.frozen import Frozen
+from luthier.platform.frozen import Frozen, TomlFile, reason_of
 from luthier.platform.names import fold
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -191,5 +194,21 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process; InvalidInput says which of them is at fault, and where it stands."""
+    file = configs_dir() / "platform.toml"
+    toml = TomlFile(file) if file.is_file() else None
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise _fault(error.errors()[0], toml) from error
+    except SettingsError as error:  # a variable is no JSON where its setting is a list or a table
+        named = re.search('"([a-z_]+)"', str(error))
+        raise InvalidInput(f"LUTHIER_{named[1].upper() if named else '*'}: not JSON: {error.__cause__}") from error
+
+
+def _fault(fault: ErrorDetails, toml: TomlFile | None) -> InvalidInput:
+    name, reason = str(next(iter(fault["loc"]), "")), reason_of(Settings, fault)
+    variable = f"LUTHIER_{name.upper()}"
+    if toml is None or variable in os.environ or name not in toml.data:
+        return InvalidInput(f"{variable if name else 'Settings'}: {reason}")
+    return toml.fault(fault["loc"], reason)

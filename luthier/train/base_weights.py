@@ -30,7 +30,12 @@ def fetch(settings: Settings, base: BaseModel) -> Path:
         if not (target / "config.json").is_file():
             raise NotFound(f"Base model {base.name}: no config.json in {target}.")
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClusterError(
+            f"The cache {settings.cache} cannot be written ({error.strerror}). Set LUTHIER_CACHE."
+        ) from error
     with FileLock(target.parent / f"{target.name}.lock"):
         if not target.is_dir():
             part = target.parent / f"{target.name}.{uuid.uuid4().hex}.part"

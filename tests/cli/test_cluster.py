@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from luthier.cli.ray_head import MARK
-from luthier.errors import ClusterError, NotFound
+from luthier.errors import ClusterError, InvalidInput, NotFound
 
 Up = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -101,6 +101,17 @@ def test_a_home_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
 def test_a_base_model_that_nobody_knows(up: Up, tmp_path: Path) -> None:
     done = up(LUTHIER_SERVE_BASE_MODELS='["gpt-0"]')
     check_refused(done, tmp_path, NotFound.exit, "gpt-0", "gpt-oss-20b")
+
+
+def test_a_setting_that_is_none(up: Up, tmp_path: Path) -> None:
+    check_refused(up(LUTHIER_PORT="http"), tmp_path, InvalidInput.exit, "LUTHIER_PORT", "integer")
+
+
+def test_a_cache_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = up(LUTHIER_CACHE=str(tmp_path / "file" / "cache"))
+    assert done.returncode == ClusterError.exit
+    assert done.stderr.splitlines()[-1].endswith("cannot be written (Not a directory). Set LUTHIER_CACHE.")
 
 
 def test_an_up_while_another_is_at_work(up: Up, tmp_path: Path) -> None:

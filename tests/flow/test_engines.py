@@ -4,7 +4,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from luthier.cli import cluster
+from luthier.cli.cluster_record import Cluster
+from luthier.cli.cluster_status import status
 from luthier.cli.profile import Profile, save_profile
 from luthier.platform.models import Proof, ProofState
 from luthier.platform.registry.registry import Registry
@@ -83,13 +84,13 @@ def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> Non
 
 
 def test_status_has_them_by_replica(settings: Settings, server: str, counted: None) -> None:
-    record = cluster.Cluster(
+    record = Cluster(
         id="c", address="", root_pid=None, url=server, dashboard=None, base_models=("tiny",), haproxy=False
     )
     (settings.home / "cluster.json").write_text(record.model_dump_json())
-    assert cluster.status(settings)["replicas"] == {}
+    assert status(settings)["replicas"] == {}
     save_profile(settings, Profile(url=server, api_key=KEY))
-    assert cluster.status(settings)["replicas"]["r1"]["in_engine"] == ["LUTHIER.PUBLIC.tuned@1"]
+    assert status(settings)["replicas"]["r1"]["in_engine"] == ["LUTHIER.PUBLIC.tuned@1"]
 
 
 def test_a_model_tells_what_its_engine_found(api: TestClient, registry: Registry, tuned: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from luthier.errors import InvalidInput
 from luthier.platform.settings import Settings, configs_dir, load_settings
 
 
@@ -51,3 +52,34 @@ def test_configs_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PORT", "http", "LUTHIER_PORT: Input should be a valid integer"),
+        ("REGIONS", "{", "LUTHIER_REGIONS: not JSON: Expecting property name"),
+        ("OIDC_ISSUER", "http://sso.example", "LUTHIER_OIDC_ISSUER: an https:// address"),
+    ],
+)
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    monkeypatch.setenv(f"LUTHIER_{name}", value)
+    with pytest.raises(InvalidInput) as raised:
+        load_settings()
+    assert raised.value.message.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("\nport = = 3\n", ":2: not valid TOML: Invalid value"),
+        ("\n\nprot = 3\n", ":3: prot: unknown key; do you mean port?"),
+        ("\nmax_attempts = 0\n", ":2: max_attempts: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_bad_line_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
+    (tmp_path / "platform.toml").write_text(text)
+    monkeypatch.setenv("LUTHIER_CONFIGS", str(tmp_path))
+    with pytest.raises(InvalidInput) as raised:
+        load_settings()
+    assert raised.value.message == f"{tmp_path / 'platform.toml'}{told}"

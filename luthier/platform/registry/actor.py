@@ -35,6 +35,7 @@ TICK_SECONDS = 0.5
 TICK = (("jobs", "tick"), ("replicas", "notice"))
 COLLECT_SECONDS = 600.0
 CALL_TIMEOUT_SECONDS = 30.0
+START_SECONDS = 120.0
 PORTION = 1_000
 """Records of storage in one call."""
 READER = f"{NAME}-reader"
@@ -118,7 +119,12 @@ def start_registry(settings: Settings, launcher: Launcher) -> None:
     """Starts the actor, and its reader once the store is as it must be; or finds those that are there."""
     handle = _options(RegistryActor, NAME).remote(settings, launcher)
     try:
-        ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=60)
+        ray.get(handle.call.remote("jobs", "tick", (), {}), timeout=START_SECONDS)
+    except GetTimeoutError as error:
+        raise ClusterError(
+            f"The registry did not start within {START_SECONDS:.0f} s: the machine, or the store, is too busy. "
+            f"Run `luthier up` again."
+        ) from error
     except ActorDiedError as error:  # ends with what its making raised
         raise ClusterError(f"The registry did not start: {str(error).splitlines()[-1]}") from error
     _options(LongReader, READER, max_concurrency=READERS).remote(settings, launcher)

@@ -1,0 +1,64 @@
+"""What runs, as `luthier status` tells it: by the record and the API alone, so that it answers whatever is broken."""
+
+from typing import Any
+
+import httpx
+from filelock import FileLock, Timeout
+
+from luthier.cli.client import Client
+from luthier.cli.cluster_record import Cluster, lock_file, read_record
+from luthier.cli.failing import is_gone
+from luthier.cli.profile import load_profile
+from luthier.cli.ray_head import session_logs
+from luthier.cli.remote import path_of
+from luthier.errors import LuthierError
+from luthier.platform.settings import Settings
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """`reason` says what is missing, and what to do."""
+    cluster = read_record(settings)
+    if cluster is None:
+        return {"up": False, "reason": f"nothing was started in {settings.home}: run `luthier up`"}
+    known = cluster.model_dump(mode="json", exclude={"id", "content"})
+    found: dict[str, Any] = {"up": False, **known, "docs": f"{cluster.url}/docs"}
+    try:
+        answer = httpx.get(f"{cluster.url}/readyz", timeout=10)
+        ready = answer.json()
+        engines = {"engines": ready["base_models"], "full_models": ready["full_models"]}
+    except (httpx.HTTPError, ValueError, TypeError):
+        return {**found, "reason": _why_silent(settings, cluster, "does not answer")}
+    except KeyError:  # HAProxy's own answer
+        return {**found, "reason": _why_silent(settings, cluster, f"has no gateway ({answer.status_code})")}
+    return {**found, "up": True, "ready": ready["ready"], **engines, **_replicas(settings, ready["base_models"])}
+
+
+def _why_silent(settings: Settings, cluster: Cluster, what: str) -> str:
+    if _is_at_work(settings):
+        return "`luthier up` or `down` is at work"
+    if cluster.root_pid == 0 or is_gone(cluster):
+        return "Ray has ended by itself, or `luthier up` did: run `luthier up`, or `luthier down`"
+    return f"the API {what}: run `luthier up`; the logs are in {session_logs(settings) / 'serve'}"
+
+
+def _is_at_work(settings: Settings) -> bool:
+    try:
+        with FileLock(lock_file(settings), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _replicas(settings: Settings, engines: dict[str, bool]) -> dict[str, Any]:
+    """Which adapters are where, by replica, and what is not ready."""
+    silent = [name for name, is_ready in engines.items() if not is_ready]
+    logs = session_logs(settings) / "serve"
+    reasons = [f"no answer from the engine of {name}, which starts or is broken: logs in {logs}" for name in silent]
+    profile, replicas = load_profile(settings), {}
+    try:
+        if profile is not None:
+            told = Client(profile.url, profile.api_key).call("GET", path_of("engines"))["engines"]
+            replicas = {engine.pop("replica"): engine for engine in told}
+    except LuthierError as error:
+        reasons.append(error.message)
+    return {"replicas": replicas} | ({"reason": "; ".join(reasons)} if reasons else {})

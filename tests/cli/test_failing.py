@@ -1,0 +1,159 @@
+"""A `luthier up` that fails: one sentence, and nothing of it is left."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from luthier.cli import cluster
+from luthier.cli.cluster_record import Cluster, read_record, record_file, write_record
+from luthier.cli.ending import end
+from luthier.cli.failing import one_sentence, watched, whole_or_not_at_all
+from luthier.cli.front import clear_away
+from luthier.cli.ray_head import MARK, start_ray
+from luthier.cli.words import last_words
+from luthier.errors import ClusterError, RayEnded
+from luthier.platform.base_models import load_catalog
+from luthier.platform.settings import Settings
+
+SERVE = """The deployment failed to start 3 times in a row. Error:
+\x1b[36mray::ServeReplica:tiny:tiny.initialize()\x1b[39m
+Traceback (most recent call last):
+  File "replica.py", line 7, in initialize
+luthier.errors.InvalidInput: tiny: no tokenizer in /models/tiny.
+"""
+
+
+def running(cluster_id: str) -> subprocess.Popen[bytes]:
+    """A process of that cluster."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={**os.environ, MARK: cluster_id}
+    )
+
+
+@pytest.fixture
+def root() -> Iterator[subprocess.Popen[bytes]]:
+    process = running("c1")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def record(settings: Settings, root_pid: int) -> Cluster:
+    made = Cluster(id="c1", address="x:1", root_pid=root_pid, url="http://x", dashboard=None, base_models=("tiny",))
+    write_record(settings, made)
+    return made
+
+
+def log(settings: Settings, text: str) -> Path:
+    file = settings.home / "logs" / "ray.log"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("fault", [ClusterError("no room"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_what_was_started_ends(settings: Settings, root: subprocess.Popen[bytes], fault: BaseException) -> None:
+    record(settings, root.pid)
+    with pytest.raises(type(fault)) as raised, whole_or_not_at_all(settings, quiet):
+        raise fault
+    assert raised.value is fault
+    assert not psutil.pid_exists(root.pid)
+    assert read_record(settings) is None
+
+
+def test_a_ray_that_was_not_there_yet_ends_too(settings: Settings, root: subprocess.Popen[bytes]) -> None:
+    """As after a kill -9 of `up`, whose record the next one finds."""
+    end(settings, record(settings, 0), quiet)
+    assert not psutil.pid_exists(root.pid)
+    assert read_record(settings) is None
+
+
+def test_the_record_is_there_before_ray_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_settings: Settings, cluster_id: str, _environment: dict[str, str]) -> int:
+        known = read_record(settings)
+        assert known
+        assert (known.id, known.root_pid) == (cluster_id, 0)
+        return 7
+
+    monkeypatch.setattr(cluster, "start_ray", start)
+    begun = cluster._begin(settings, load_catalog(settings), None, quiet, range(20000, 20499))
+    clear_away(settings, begun.id)
+    assert begun.root_pid == 7
+    assert read_record(settings) == begun
+
+
+def test_a_ray_that_ends_is_noticed_and_told(settings: Settings, root: subprocess.Popen[bytes]) -> None:
+    started, hangs = record(settings, root.pid), threading.Event()
+    file = log(
+        settings, "INFO all is well\nSome Ray subprocesses exited unexpectedly:\n  raylet [exit code=-9]\nBye.\n"
+    )
+    root.kill()
+    with pytest.raises(RayEnded) as raised, whole_or_not_at_all(settings, quiet):
+        watched(started, hangs.wait)
+    hangs.set()
+    assert raised.value.message.startswith(f"Ray ended while Luthier started: raylet [exit code=-9]. {file} has more.")
+    assert read_record(settings) is None
+
+
+def test_what_a_call_gives_or_raises_is_its_own(settings: Settings, root: subprocess.Popen[bytes]) -> None:
+    started = record(settings, root.pid)
+    assert watched(started, lambda: "key") == "key"
+    with pytest.raises(ZeroDivisionError):
+        watched(started, lambda: str(1 / 0))
+
+
+def test_what_others_raise_is_one_sentence_and_the_log_has_all(settings: Settings) -> None:
+    with pytest.raises(ClusterError) as raised, one_sentence(settings, "Luthier did not start"):
+        raise RuntimeError(SERVE)
+    kept = settings.home / "logs" / "up.log"
+    assert raised.value.message == (
+        f"Luthier did not start: RuntimeError: tiny: no tokenizer in /models/tiny. {kept} has all that is known. "
+        f"If the machine was too busy: run `luthier up` again."
+    )
+    assert "failed to start 3 times" in kept.read_text()
+    assert "\x1b" not in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SERVE, "tiny: no tokenizer in /models/tiny"),
+        ("HTTP proxies not available after 60s.", "HTTP proxies not available after 60s"),
+        ("Exception: The node timed out.\nbye", "Exception: The node timed out"),
+        ("", "no reason given"),
+    ],
+)
+def test_last_words(text: str, words: str) -> None:
+    assert last_words(text) == words
+
+
+def test_a_ray_that_does_not_start_says_why(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = tmp_path / "ray"
+    ray.write_text("#!/bin/sh\necho starting\necho 'ValueError: no room in /dev/shm.'\nexit 1\n")
+    ray.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(ray))
+    with pytest.raises(ClusterError) as raised:
+        start_ray(settings, "c1", {})
+    told = raised.value.message
+    assert told.startswith(
+        f"Ray did not start: ValueError: no room in /dev/shm. {settings.home / 'logs' / 'ray.log'} has"
+    )
+    assert "\n" not in told
+
+
+def test_a_record_that_cannot_be_read_says_so(settings: Settings) -> None:
+    record_file(settings).write_text('{"id": "c1"')
+    with pytest.raises(ClusterError, match=r"cluster\.json, the record .* cannot be read\. Remove it"):
+        read_record(settings)
