@@ -29,10 +29,10 @@ $(VENV)/installed-gpu: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/luthier demo $(if $(KEEP),--keep)
 
-# Files run two at a time; end to end, all tests of a cluster go to one process (tests/e2e/conftest.py).
+# End to end a test has the machine to itself; files of all others run two at a time.
 test: install
 	$(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
-	$(BIN)/pytest tests/e2e -n 2 --dist loadgroup
+	$(BIN)/pytest tests/e2e
 
 check: install
 	$(BIN)/ruff check .

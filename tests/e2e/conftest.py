@@ -1,7 +1,4 @@
-"""One cluster a session, started by the real command and stopped by it, and two models tuned on it.
-
-All its tests go to one process; beside them may run those of another cluster (`small`), or of none.
-"""
+"""One cluster a session, started by the real command and stopped by it, and two models tuned on it."""
 
 import json
 import tempfile
@@ -13,13 +10,6 @@ import pytest
 from luthier.cli.client import FinetuneJob
 from tests.e2e.jobs import FIRST, MEMORISE, SECOND, Answers, check_success, create_long, ended, table_of
 from tests.e2e.live import BASE, REAL, LiveCluster, clean
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Before pytest-xdist reads the marks."""
-    for item in (each for each in items if each.get_closest_marker("e2e")):
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +49,3 @@ def _tuned(cluster: LiveCluster, model: str, answers: Answers, folder: Path) -> 
     job = cluster.client.finetune.job(next(iter(cluster.sql(create)[0].values())))
     assert ended(job)["status"] == "SUCCESS", (job.describe(), job.events())
     return job
-
-
-def _group(item: pytest.Item) -> str:
-    """A cluster is its folder's; without one, the file is by itself."""
-    assert isinstance(item, pytest.Function)
-    return (item.path.parent if "cluster" in item.fixturenames else item.path).stem
