@@ -44,6 +44,7 @@ from luthier.platform.base_models import (
     load_catalog,
     retirement_warning,
 )
+from luthier.platform.base_shapes import check_shared
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
 
@@ -270,8 +271,8 @@ def _sweep(settings: Settings) -> None:
 
 
 def _fetch(settings: Settings, catalog: Catalog, say: Say) -> None:
-    for name in settings.serve_base_models:
-        fetch_base_model(settings, catalog.get(name), say)
+    for base in (catalog.get(name) for name in settings.serve_base_models):
+        check_shared(base, fetch_base_model(settings, base, say))
 
 
 @contextmanager

@@ -65,9 +65,9 @@ class EngineSettings(Frozen):
     vLLM's own server takes."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     kv_cache_gib: int = Field(1, ge=1)
-    """CPU only: memory for the KV cache. On a GPU vLLM takes its usual share."""
-    num_gpus: int = Field(1, ge=1)
-    """GPU only: tensor-parallel size, in GPUs of 80 GB."""
+    """CPU only: memory for the KV cache, of all processes together. On a GPU vLLM takes its usual share."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs of 80 GB, or processes on a CPU, that share each layer."""
     gpu_share: float = Field(1.0, gt=0.0, le=1.0)
     """Of its one GPU: a small engine leaves the rest to training."""
     tool_parser: str | None = None
@@ -85,7 +85,7 @@ class EngineSettings(Frozen):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.gpu_share < 1 and self.num_gpus > 1:
+        if self.gpu_share < 1 and self.tensor_parallel_size > 1:
             raise ValueError("gpu_share below 1 is for an engine on one GPU")
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError("max_num_batched_tokens is less than max_num_seqs: each sequence takes a token of a step")
@@ -160,7 +160,7 @@ class BaseModel(Frozen):
             "completion_tokens": completion,
         }
         if isinstance(engine := row.get("engine", {}), dict):
-            defaults["train_gpus"] = engine.get("num_gpus", 1)
+            defaults["train_gpus"] = engine.get("tensor_parallel_size", 1)
             row = {**row, "engine": {"max_model_len": window, **engine}}
         return {**defaults, **row}
 

@@ -1,4 +1,4 @@
-"""The linear modules of a base model, by the headers of its weights: what an adapter can stand on. No torch."""
+"""A base model's shapes, by its files: the linear modules that adapters stand on, and who can share them. No torch."""
 
 import json
 from collections.abc import Mapping
@@ -6,10 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from luthier.errors import Conflict, InvalidInput, NotFetched
+from luthier.platform.base_models import BaseModel
 from luthier.platform.lora import Modules
 from luthier.platform.tensors import Tensor, read_header
 
-INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 TEXT = "model.language_model."
 """Where the text part of a model stands that reads more than text."""
 OLD_TEXT = "language_model.model."
@@ -49,6 +50,23 @@ def linear_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def current_name(module: str) -> str:
     """As transformers calls it today: before 4.52 the text part of a model that sees stood elsewhere."""
     return TEXT + module.removeprefix(OLD_TEXT) if module.startswith(OLD_TEXT) else module
+
+
+def check_shared(base: BaseModel, base_dir: Path) -> None:
+    """InvalidInput when so many workers cannot share its layers: each computes whole heads of the attention."""
+    if (size := base.engine.tensor_parallel_size) == 1:
+        return
+    told = json.loads((base_dir / CONFIG).read_text())
+    text = told.get("text_config", told)
+    if not (heads := text.get("num_attention_heads")):  # vLLM knows the names that other families have for it
+        return
+    keys = text.get("num_key_value_heads") or heads
+    sizes = [each for each in range(1, heads + 1) if heads % each == 0 and (keys % each == 0 or each % keys == 0)]
+    if size not in sizes:
+        raise InvalidInput(
+            f"Base model {base.name} has {heads} attention heads, {keys} of them with keys of their own: its "
+            f"engine.tensor_parallel_size can be {', '.join(map(str, sizes))}, not {size}."
+        )
 
 
 def served_modules(linear: Modules) -> Modules:

@@ -125,7 +125,7 @@ def _deployed(cls: type, name: str, version: str, resources: dict[str, Any]) -> 
 def _resources(engine: EngineSettings) -> dict[str, Any]:
     """On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both."""
     has_gpus = bool(ray.cluster_resources().get("GPU"))
-    return {"num_cpus": 0, "num_gpus": engine.num_gpus * engine.gpu_share if has_gpus else 0}
+    return {"num_cpus": 0, "num_gpus": engine.tensor_parallel_size * engine.gpu_share if has_gpus else 0}
 
 
 def _scaling(engine: EngineSettings) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class VllmEngine:
         """By `score`."""
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
-        arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(weights, use_gpu)
+        arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(base, weights, use_gpu)
         # vLLM sizes its steps by what it is started for: on large GPUs a server's are four times those of an engine.
         context = UsageContext.OPENAI_API_SERVER
         self._engine: Any = AsyncLLM.from_engine_args(

@@ -7,10 +7,11 @@ from typing import Any
 import psutil
 from prometheus_client import REGISTRY
 
-from luthier.platform.base_models import BaseModel
+from luthier.platform.base_models import BaseModel, EngineSettings
 from luthier.platform.base_shapes import linear_modules, served_modules
 from luthier.platform.lora import last_names
 from luthier.platform.processor import has_bfloat16
+from luthier.platform.queue import GIB
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
@@ -25,8 +26,10 @@ def prepare_environment(base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
     if not use_gpu:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(base.engine.kv_cache_gib)
-        os.environ["OMP_NUM_THREADS"] = str(num_threads(base_dir))  # Ray says 1 to what reserves no CPU
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would go before the argument
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or each rank wants a NUMA node of its own
+        threads = max(1, num_threads(base_dir) // base.engine.tensor_parallel_size)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # Ray says 1 to what reserves no CPU
 
 
 def keep_environment() -> None:
@@ -53,7 +56,7 @@ def engine_args(base: BaseModel, weights: Path, use_gpu: bool, with_adapters: bo
         **({"max_num_batched_tokens": engine.max_num_batched_tokens} if engine.max_num_batched_tokens else {}),
         "scheduling_policy": "priority",
         "dtype": "float32" if engine.dtype == "auto" and not use_gpu and not has_bfloat16() else engine.dtype,
-        "tensor_parallel_size": engine.num_gpus if use_gpu else 1,
+        "tensor_parallel_size": engine.tensor_parallel_size,
         "enforce_eager": not use_gpu,
         **({"gpu_memory_utilization": GPU_MEMORY * engine.gpu_share} if use_gpu else {}),
         **(_adapters(base) if with_adapters else {}),
@@ -70,19 +73,29 @@ def _adapters(base: BaseModel) -> dict[str, Any]:
     }
 
 
-def own_args(weights: Path, use_gpu: bool) -> dict[str, Any]:
+def own_args(base: BaseModel, weights: Path, use_gpu: bool) -> dict[str, Any]:
     """What Luthier's engines have beyond that."""
     from vllm.config import StructuredOutputsConfig
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     return {
         # One kind of grammar for all: vLLM holds one, and left to itself takes the kind that the first request needs.
         "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
         # No adapter changes anything else: left to itself vLLM keeps room for heads and embeddings, and computes them.
         "lora_target_modules": last_names(served_modules(linear_modules(weights))) or None,
-        # On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs.
-        **({} if use_gpu else {"distributed_executor_backend": UniProcExecutor}),
+        **_workers(base.engine, use_gpu),
     }
+
+
+def _workers(engine: EngineSettings, use_gpu: bool) -> dict[str, Any]:
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    size = engine.tensor_parallel_size
+    # On a CPU vLLM would compute in a process beside its scheduler; each spins while the other works, on two CPUs.
+    # Several workers are vLLM's own processes: inside Ray it might make them Ray's.
+    executor = {"distributed_executor_backend": "mp" if size > 1 else UniProcExecutor}
+    if use_gpu:
+        return executor if size > 1 else {}
+    return {**executor, "kv_cache_memory_bytes": engine.kv_cache_gib * GIB // size}  # of each
 
 
 def stat_loggers() -> list[type]:

@@ -110,13 +110,13 @@ class Loader:
         return self._memory.numbers()
 
     async def _places(self) -> list[int] | None:
-        """Of the engine's slots; None when it is too busy, or dead."""
+        """Of the slots of all its workers; None when it is too busy, or dead."""
         try:
             async with asyncio.timeout(TELL_SECONDS):
-                places: list[int] = (await self._engine.call("adapter_places"))[0]
+                first, *others = await self._engine.call("adapter_places")
         except (TimeoutError, Unavailable):
             return None
-        return places
+        return [number for number in first if all(number in each for each in others)]
 
     async def stats(self, replica: str) -> AdapterStats:
         disk, places = self._disk, await self._places()

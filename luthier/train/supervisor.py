@@ -74,7 +74,8 @@ class RayLauncher:
             jobs = self._settings.max_running_jobs or max(1, cpus // 2)
             return Capacity(jobs=jobs, workers=cpus, unit="CPU", memory=_largest_node())
         shared = sum(engine.gpu_share * engine.min_replicas for engine in self._engines if engine.gpu_share < 1)
-        taken = sum(engine.num_gpus * engine.min_replicas for engine in self._engines if engine.gpu_share == 1)
+        whole = [engine for engine in self._engines if engine.gpu_share == 1]
+        taken = sum(engine.tensor_parallel_size * engine.min_replicas for engine in whole)
         if shared > MOST_SHARED:  # two workers could meet on one GPU
             taken, shared = taken + math.ceil(shared), 0.0
         free = max(0, gpus - taken)

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from luthier.cli.ray_head import MARK
 from luthier.errors import ClusterError, InvalidInput, NotFound
+from tests.factories import BASE_MODEL
 
 Up = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -112,6 +113,18 @@ def test_a_cache_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
     done = up(LUTHIER_CACHE=str(tmp_path / "file" / "cache"))
     assert done.returncode == ClusterError.exit
     assert done.stderr.splitlines()[-1].endswith("cannot be written (Not a directory). Set LUTHIER_CACHE.")
+
+
+def test_heads_that_workers_cannot_share(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text('{"num_attention_heads": 9, "num_key_value_heads": 3}')
+    (tmp_path / "base_models").mkdir()
+    row = BASE_MODEL.format(path=tmp_path / "weights")
+    (tmp_path / "base_models" / "tiny.toml").write_text(f"{row}tensor_parallel_size = 2\n")
+    done = up(LUTHIER_SERVE_BASE_MODELS='["tiny"]')
+    assert "fetching base model tiny" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("tensor_parallel_size can be 1, 3, 9, not 2.")
+    assert (done.returncode, (tmp_path / "cluster.json").exists()) == (InvalidInput.exit, False)
 
 
 def test_an_up_while_another_is_at_work(up: Up, tmp_path: Path) -> None:

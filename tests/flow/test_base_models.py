@@ -110,7 +110,8 @@ def test_one_row_by_all_its_names(api: TestClient, name: str) -> None:
         ["CHAT_COMPLETION", "INSTRUCTION_FINETUNE", "CONTINUED_PRETRAIN", "DPO"],
         ["lora", "qlora", "full"],
     )
-    assert (row["source"], row["engine"]["num_gpus"], row["serve_gpus"], row["train_gpus"]) == ("hub", 1, 1, 1)
+    assert (row["source"], row["serve_gpus"], row["train_gpus"]) == ("hub", 1, 1)
+    assert row["engine"]["tensor_parallel_size"] == 1
     assert "path" not in json.dumps(api.get("/luthier/v1/base-models/tiny").json()["source"]).replace('"path"', "")
 
 
@@ -160,7 +161,7 @@ def test_the_list_as_json(run: Run) -> None:
 
 def test_showing_one(run: Run) -> None:
     shown = good(run("show", "meta-llama/Meta-Llama-3.1-70B-Instruct"))
-    assert all(word in shown for word in ("llama3.1-70b", "Snowflake docs", "13500", "num_gpus", "DPO"))
+    assert all(word in shown for word in ("llama3.1-70b", "Snowflake docs", "13500", "tensor_parallel_size", "DPO"))
     assert json.loads(good(run("show", "llama3.1-70b", "--json")))["max_context_length"] == 131_072
     result = run("show", "llama3.1-70")
     assert (result.exit_code, result.stdout) == (NotFound.exit, "")

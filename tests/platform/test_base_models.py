@@ -79,7 +79,7 @@ engine.max_loras = 2
 retired = { after = 2030-06-30, replacement = "tiny" }
 rows = [
   { name = "one", hf = "a/one", context_window = 32, rows_per_epoch = 10, retired.replacement = "two" },
-  { name = "two", hf = "a/two", context_window = 64, rows_per_epoch = 20, licence = "own", engine.num_gpus = 2 },
+  { name = "two", hf = "a/two", context_window = 64, rows_per_epoch = 20, licence = "own", engine.max_num_seqs = 2 },
 ]
 """
 
@@ -162,10 +162,10 @@ def test_rows_say_where_they_are_from_and_fit_their_gpus(shipped: Catalog) -> No
         assert base.figures_from, base.name
         assert base.parameters, base.name
         if base.methods:  # the others' weights have 4 bits
-            room = 0.65 * GPU_BYTES * base.engine.num_gpus
+            room = 0.65 * GPU_BYTES * base.engine.tensor_parallel_size
             assert room >= 2 * base.parameters, base.name
-            assert base.engine.num_gpus == 1 or room / 2 < 2 * base.parameters, base.name
-            assert base.train_gpus == base.engine.num_gpus
+            assert base.engine.tensor_parallel_size == 1 or room / 2 < 2 * base.parameters, base.name
+            assert base.train_gpus == base.engine.tensor_parallel_size
 
 
 def test_prices_go_by_size(shipped: Catalog) -> None:
@@ -187,12 +187,12 @@ def test_a_file_of_many_rows(settings: Settings) -> None:
     write(settings, FAMILY)
     one, two = (load_catalog(settings).get(name) for name in ("one", "a/TWO"))
     assert (one.licence, one.rows_per_epoch, two.licence, two.rows_per_epoch) == ("none", 10, "own", 20)
-    assert (one.engine.max_loras, one.engine.num_gpus, two.engine.max_loras, two.engine.num_gpus) == (2, 1, 2, 2)
+    assert [(base.engine.max_loras, base.engine.max_num_seqs) for base in (one, two)] == [(2, 64), (2, 2)]
     assert [base.retired and base.retired.replacement for base in (one, two)] == ["two", "tiny"]
 
 
 def test_a_row_has_defaults() -> None:
-    base = base_of(context_window=65536, engine={"num_gpus": 4})
+    base = base_of(context_window=65536, engine={"tensor_parallel_size": 4})
     assert (base.revision, base.source, base.tasks) == ("main", HubSource(), tuple(TaskType))
     assert (base.max_context_length, base.prompt_tokens, base.completion_tokens) == (65536, 61440, 4096)
     assert (base.engine.max_model_len, base.train_gpus) == (65536, 4)
@@ -278,7 +278,7 @@ def test_a_bad_file_is_refused_with_its_line_and_key(
     [
         ("rows_per_epoch = 20", "rows_per_epoch = 0", 9, "rows_per_epoch: Input"),
         ("rows_per_epoch = 20, ", "", 9, "rows_per_epoch: is missing"),
-        ("engine.num_gpus = 2", "engine.num_gpu = 2", 9, "engine.num_gpu: unknown key; do you mean num_gpus?"),
+        ("engine.max_num_seqs = 2", "engine.max_seq = 2", 9, "engine.max_seq: unknown key; do you mean max_num_seqs?"),
         ("licence =", "license =", 2, "license: unknown key"),
         ("engine.max_loras = 2", "engine.max_loras = 0", 5, "engine.max_loras: Input"),
         ('"tiny"', '"teeny"', 6, "retired.replacement: no base model 'teeny'"),

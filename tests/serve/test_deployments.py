@@ -20,7 +20,7 @@ def test_other_numbers_keep_the_replicas(settings: Settings, key: str) -> None:
     assert version_of(settings, **{key: 7}) == version_of(settings)
 
 
-@pytest.mark.parametrize("key", ["max_num_seqs", "max_loras", "num_gpus", "kv_cache_gib"])
+@pytest.mark.parametrize("key", ["max_num_seqs", "max_loras", "tensor_parallel_size", "kv_cache_gib"])
 def test_another_engine_replaces_them(settings: Settings, key: str) -> None:
     assert version_of(settings, **{key: 7}) != version_of(settings)
 

@@ -1,14 +1,17 @@
 """Each serving file that ships is a row, or rows, that a home can take as they stand."""
 
+import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from luthier.platform.base_models import BaseModel, load_catalog
+from luthier.platform.queue import GIB
 from luthier.platform.settings import Settings, configs_dir
-from luthier.serve.engine_args import engine_args
+from luthier.serve.engine_args import engine_args, own_args, prepare_environment
 
 FILES = sorted((configs_dir() / "serving").glob("*.toml"))
 GPU_BYTES = 80 * 10**9
@@ -26,7 +29,7 @@ def served(file: Path, settings: Settings) -> list[BaseModel]:
 
 
 def test_there_are_some() -> None:
-    assert {file.stem for file in FILES} >= {"one_gpu", "four_gpus", "two_models", "autoscaled"}
+    assert {file.stem for file in FILES} >= {"one_gpu", "four_gpus", "two_models", "autoscaled", "two_cpu_ranks"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -38,16 +41,38 @@ def test_it_fits_its_gpus(file: Path, settings: Settings) -> None:
         assert base.parameters
         # An adapter of all linear modules has near 0.65 permille of the weights for each rank.
         adapters = base.engine.max_loras * base.max_rank * 0.00065 * base.parameters
-        room = GPU_BYTES * base.engine.num_gpus * base.engine.gpu_share
+        room = GPU_BYTES * base.engine.tensor_parallel_size * base.engine.gpu_share
         assert 2 * (base.parameters + adapters) < 0.67 * room, base.name
         assert base.engine.max_loras <= base.engine.max_cpu_loras
-    assert sum(base.engine.gpu_share for base in bases) <= max(1, *(base.engine.num_gpus for base in bases))
+    assert sum(base.engine.gpu_share for base in bases) <= max(1, *(base.engine.tensor_parallel_size for base in bases))
 
 
 def test_four_gpus_are_one_engine(settings: Settings) -> None:
     (base,) = served(configs_dir() / "serving" / "four_gpus.toml", settings)
     assert engine_args(base, Path("weights"), use_gpu=True)["tensor_parallel_size"] == 4
-    assert engine_args(base, Path("weights"), use_gpu=False)["tensor_parallel_size"] == 1
+
+
+def test_two_ranks_share_cores_and_cache(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU: each has half of what one process would have."""
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    (base,) = served(configs_dir() / "serving" / "two_cpu_ranks.toml", settings)
+    alone = base.model_copy(update={"engine": base.engine.model_copy(update={"tensor_parallel_size": 1})})
+    monkeypatch.setattr("luthier.serve.engine_args.num_threads", lambda _folder: 6)
+    with mock.patch.dict(os.environ):
+        for each, executor, threads in ((base, "mp", 3), (alone, UniProcExecutor, 6)):
+            arguments = own_args(each, tmp_path, use_gpu=False)
+            assert arguments["distributed_executor_backend"] == executor
+            assert arguments["kv_cache_memory_bytes"] == base.engine.kv_cache_gib * GIB * threads / 6
+            prepare_environment(each, tmp_path, use_gpu=False)
+            assert os.environ["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_ranks_on_gpus_are_vllms_processes(settings: Settings, tmp_path: Path) -> None:
+    (base,) = served(configs_dir() / "serving" / "four_gpus.toml", settings)
+    arguments = own_args(base, tmp_path, use_gpu=True)
+    assert arguments["distributed_executor_backend"] == "mp"
+    assert "kv_cache_memory_bytes" not in arguments
 
 
 @pytest.mark.parametrize(

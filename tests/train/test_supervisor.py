@@ -69,7 +69,7 @@ def test_memory_is_that_of_the_largest_gpu(
     ("engine", "gpus", "capacity"),
     [
         ("min_replicas = 2", 4, Capacity(jobs=2, workers=2, unit="GPU")),
-        ("min_replicas = 2\nnum_gpus = 2", 8, Capacity(jobs=4, workers=4, unit="GPU")),
+        ("min_replicas = 2\ntensor_parallel_size = 2", 8, Capacity(jobs=4, workers=4, unit="GPU")),
         ("min_replicas = 1\nmax_replicas = 4", 4, Capacity(jobs=3, workers=3, unit="GPU")),
         ("min_replicas = 5", 4, Capacity(jobs=1, workers=0, unit="GPU")),
         ("min_replicas = 2\ngpu_share = 0.2", 2, Capacity(jobs=2, workers=2, unit="GPU", gpu_share=0.6)),

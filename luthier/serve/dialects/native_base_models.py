@@ -33,7 +33,7 @@ def _row(base: BaseModel, services: Services) -> dict[str, Any]:
     today = datetime.now(UTC).date()
     return {
         **base.model_dump(exclude={"source", "engine"}),
-        "serve_gpus": base.engine.num_gpus,
+        "serve_gpus": base.engine.tensor_parallel_size,
         "is_retired": is_retired(base, today),
         "warning": retirement_warning(base, today),
         "fetched": base_model_dir(services.settings, base).is_dir(),

@@ -1,0 +1,149 @@
+"""vLLM with each layer of the tiny model shared by two processes: it answers, proves and refuses as one process does,
+and adapters come and go in both. In float32, against transformers.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from luthier.platform.base_models import load_catalog
+from luthier.platform.models import ModelVersion, ProofState
+from luthier.platform.prompts import load_prompts
+from luthier.platform.queue import GIB
+from luthier.serve.complete import Tally
+from tests.e2e.asked import Asked
+from tests.e2e.leaving import a_client_leaves_a_stream, a_client_leaves_before_the_whole_answer, sample
+from tests.e2e.live import MAX_LORAS, TOML
+from tests.e2e.tuned import Tuner, halved
+from tests.factories import make_settings
+from tests.tiny_adapter import change_weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+NUM_TOKENS = 24
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """On the engine's own event loop."""
+    with asyncio.Runner() as runner:
+        yield runner.run
+
+
+@pytest.fixture(scope="module")
+def tuner(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuner:
+    home = tmp_path_factory.mktemp("home")
+    settings = make_settings(home, tiny_model)
+    (home / "base_models" / "tiny.toml").write_text(TOML.format(path=tiny_model) + "tensor_parallel_size = 2\n")
+    return Tuner(load_catalog(settings).get("tiny"), tiny_model, tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture(scope="module")
+def asked(run: Run, tuner: Tuner) -> Iterator[Asked]:
+    async def start() -> Asked:
+        return Asked(tuner.base, tuner.base_dir)
+
+    with mock.patch.dict(os.environ):
+        asked = run(start())
+        yield asked
+        run(asked.close())
+
+
+@pytest.fixture(scope="module")
+def tuned(tuner: Tuner) -> list[ModelVersion]:
+    return [tuner.tuned(seed=seed) for seed in range(2)]
+
+
+def workers(asked: Asked) -> list[psutil.Process]:
+    return [each for each in asked.engine._processes if "VLLM::Worker_TP" in " ".join(each.cmdline())]
+
+
+def likeliest(model: PreTrainedModel, ids: list[int]) -> tuple[list[int], list[float]]:
+    """The answer's tokens, one after another, and their log-probabilities."""
+    told = []
+    for _ in range(NUM_TOKENS):
+        with torch.no_grad():
+            best = model(torch.tensor([[*ids, *(token for token, _ in told)]])).logits[0, -1].log_softmax(-1).max(-1)
+        told.append((int(best.indices), float(best.values)))
+    return [token for token, _ in told], [logprob for _, logprob in told]
+
+
+def test_two_processes_answer_as_one(asked: Asked, run: Run, tuner: Tuner, tuned: list[ModelVersion]) -> None:
+    """Base and adapters alone, and in one batch."""
+    versions, ids = [None, *tuned], load_prompts(tuner.base_dir).encode("the fox")
+
+    async def all_at_once() -> list[list[float]]:
+        given = {"prompt": ids, "temperature": 0, "max_tokens": NUM_TOKENS, "logprobs": 0}
+        tallies = [Tally() for _ in versions]
+        pairs = zip(versions, tallies, strict=True)
+        choices = await asyncio.gather(*(asked.ask("whole", tally, each, **given) for each, tally in pairs))
+        assert [(tally.prompt, tally.completion) for tally in tallies] == [(len(ids), NUM_TOKENS)] * len(versions)
+        return [[each.logprob for each in one.logprobs] for (one,) in choices]
+
+    assert len(workers(asked)) == 2
+    cache = asked.engine._engine.vllm_config.cache_config
+    assert cache.kv_cache_memory_bytes * 2 == tuner.base.engine.kv_cache_gib * GIB
+    counted, told = sample("generation_tokens_total"), run(all_at_once())
+    assert sample("generation_tokens_total") == counted + len(versions) * NUM_TOKENS + asked.engine.probed.completion
+    assert run(all_at_once()) == [pytest.approx(logprobs, abs=1e-4) for logprobs in told]
+    for version, logprobs in zip(versions, told, strict=True):
+        model = AutoModelForCausalLM.from_pretrained(tuner.base_dir, dtype=torch.float32)
+        tokens, expected = likeliest(PeftModel.from_pretrained(model, version.path) if version else model, ids)
+        assert logprobs == pytest.approx(expected, abs=1e-3)
+        assert run(asked.engine.score([*ids, *tokens], len(ids), version)) == pytest.approx(logprobs, abs=1e-3)
+    assert all(one != pytest.approx(other, abs=0.1) for one, other in combinations(told, 2))
+
+
+def test_each_is_proved(asked: Asked, run: Run, tuned: list[ModelVersion]) -> None:
+    for version in tuned:
+        run(asked.answer(version))
+        assert run(asked.reported(version)).state is ProofState.PROVED
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [(halved, "nats off what its trainer measured"), (lambda all: all.pop(min(all)), "the engine cannot load it")],
+)
+def test_what_is_not_what_was_trained_is_refused(
+    asked: Asked, run: Run, tuner: Tuner, tuned: list[ModelVersion], change: Callable[[Any], Any], fault: str
+) -> None:
+    changed = tuner.changed(tuned[0], lambda folder: change_weights(folder, change))
+    assert fault in run(asked.refusal(changed))
+    assert run(asked.answer(tuned[0]))
+
+
+def test_adapters_come_and_go_in_both(asked: Asked, run: Run, tuner: Tuner, tuned: list[ModelVersion]) -> None:
+    """More than there is memory for, all at once, and each answers as it does alone."""
+    places = tuner.base.engine.max_cpu_loras
+    others = [
+        tuner.changed(tuned[0], partial(lambda folder, text: (folder / "note").write_text(text), text=str(number)))
+        for number in range(places + 1)
+    ]
+
+    async def all_at_once() -> list[str]:
+        return await asyncio.gather(*(asked.answer(each) for each in [tuned[0], *others, tuned[1]]))
+
+    first, second = (run(asked.answer(each)) for each in tuned)
+    assert run(all_at_once()) == [*[first] * (len(others) + 1), second]
+    after = run(asked.engine.adapters(""))
+    assert len(after.in_memory) == places
+    assert len(after.in_engine) <= MAX_LORAS
+    assert set(after.in_engine) <= set(after.in_memory)
+
+
+def test_clients_leave(asked: Asked, run: Run) -> None:
+    run(a_client_leaves_a_stream(asked, 1))
+    run(a_client_leaves_before_the_whole_answer(asked, 2))
