@@ -10,7 +10,7 @@ from luthier.platform.settings import configs_dir
 from tests.e2e.live import REAL, LiveCluster
 
 MODEL = "tickets"
-QUERY = "SELECT message AS prompt, ticket AS completion FROM seen LIMIT 100"
+QUERY = "SELECT message AS prompt, ticket AS completion FROM seen LIMIT 160"
 NUM_HELD_OUT = 20
 LEAST_TICKETS = 18
 """Answers in the workshop's own format; nearly all, as the format is the same in each row."""
