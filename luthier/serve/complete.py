@@ -192,6 +192,7 @@ class Completer:
         held.enter_context(self.admission.place(ask.caller.account, ask.request.num_choices))
 
     async def _reserve(self, visit: Visit, prompt: int, completion: int) -> None:
+        visit.ask.room.close()
         if visit.allowance:
             await visit.allowance.take(prompt + completion)
         if visit.reservation:

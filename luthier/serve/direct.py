@@ -129,6 +129,7 @@ class Completing:
                 await self._refuse(error, scope, receive, send)
                 return
             headers += [*self._headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
+            ask.room.close()  # a replica elsewhere has read it
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
             if body.stream:
@@ -146,7 +147,8 @@ class Completing:
         self._services.check_model(session, body.model)
         request = await beside(raw, body.request)
         base_model = await self._services.base_model_of(caller, body.model)
-        return Ask(scope["state"]["id"], caller, self._route.function, base_model, request), body
+        state = scope["state"]
+        return Ask(state["id"], caller, self._route.function, base_model, request, room=state["room"]), body
 
     async def _parts(self, ask: Ask, body: Asked, headers: Headers) -> AsyncGenerator[bytes, None]:
         """The answer as it is sent: one part, or one for each piece of a stream. With the first come headers."""

@@ -16,6 +16,7 @@ from luthier.platform.settings import Settings
 from luthier.serve.admission import Admission
 from luthier.serve.deps import KeyCheck
 from luthier.serve.json_size import JsonSize
+from luthier.serve.services import BodyRoom
 from luthier.serve.threads import PROMPTS, Answer, Given
 
 MIB = 1 << 20
@@ -39,7 +40,8 @@ class Intake:
             if scope["type"] != "http" or scope["method"] in READING:
                 await app(scope, receive, send)
                 return
-            with ExitStack() as held:
+            with BodyRoom() as held:
+                scope["state"]["room"] = held
                 incoming = _Incoming(self, scope, receive, send, held)
                 await app(scope, incoming.receive, incoming.send if incoming.is_long else send)
 

@@ -1,6 +1,7 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
@@ -42,6 +43,13 @@ class Told:
     is_so: bool = False
 
 
+class BodyRoom(ExitStack):
+    """What a body takes of the room for all, until its prompt is read. Another process holds nothing of it."""
+
+    def __reduce__(self) -> tuple[type["BodyRoom"], tuple[()]]:
+        return BodyRoom, ()
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request for a completion: who, what, through which door."""
@@ -59,6 +67,8 @@ class Ask:
     """What the model's name meant when an engine was chosen by it."""
     told: Told = field(default_factory=Told, compare=False, repr=False)
     """One for all copies of this ask in a process."""
+    room: BodyRoom = field(default_factory=BodyRoom, compare=False, repr=False)
+    """Given back once the prompt is in tokens: what is left of it is bounded by the engine's places."""
 
 
 class Completions(Protocol):

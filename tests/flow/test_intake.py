@@ -20,6 +20,7 @@ from luthier.serve.intake import LINGER_BYTES, MIB, SMALL
 from luthier.serve.json_size import MAX_NAMES
 from luthier.serve.refusals import read_body
 from tests.factories import KEY, make_settings
+from tests.fakes import EchoEngine
 from tests.flow.conftest import CHAT, call
 
 INVOCATION = "/serving-endpoints/tiny/invocations"
@@ -193,6 +194,24 @@ def test_what_has_no_room_comes_again(app: FastAPI, registry: Registry, patient:
             assert room.num_taken == 0
             assert (await client.post(CHAT, json=ASK)).status_code == 200
 
+    asyncio.run(scene())
+
+
+def test_a_prompt_that_is_read_keeps_no_room(app: FastAPI, engine: EchoEngine, patient: None) -> None:
+    """More streams than bodies have room beside each other, each before its first piece."""
+    engine.hangs_after = 0
+
+    async def scene() -> None:
+        async with client_of(app) as client:
+            for num in range(1, 4):
+                asking.append(asyncio.create_task(client.post(CHAT, json={**ASK, "stream": True})))
+                await until(lambda num=num: engine.num_hanging == num or asking[-1].done())
+            assert (engine.num_hanging, app.state.intake.room.num_taken) == (3, 0)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    asking: list[asyncio.Task[httpx.Response]] = []
     asyncio.run(scene())
 
 
