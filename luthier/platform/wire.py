@@ -89,7 +89,8 @@ class CompleteRequest(Frozen):
     """Several instead of one; each has `n` choices, and the choices of all are numbered through."""
     messages: SkipValidation[list[Turn] | None] = None
     tools: ToolUse | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0)
+    """0 only with `echo`."""
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), max_length=16)

@@ -135,8 +135,9 @@ class LineAnswers:
 def most_ucr(request: CompleteRequest, base: BaseModel, prices: PriceList) -> int:
     """What an answer can cost, whatever its prompts are: their tokens are not known here."""
     room = base.engine.max_model_len
-    most = min(request.max_tokens or DEFAULT_MAX_TOKENS, room - 1)
-    shapes = [(room - most, most)] if request.max_tokens else [(room - most, most), (room - 1, 1)]
+    given = request.max_tokens
+    most = min(DEFAULT_MAX_TOKENS if given is None else given, room - 1)
+    shapes = [(room - most, most)] if given is not None else [(room - most, most), (room - 1, 1)]
     each = max(prices.completion_ucr(base.price_class, prompt, made * request.n) for prompt, made in shapes)
     return each * len(request.prompts or (None,))
 

@@ -163,7 +163,7 @@ class CompletionBody(Body):
         | Annotated[ListOf[Token], Field(min_length=1)]
         | Annotated[ListOf[Annotated[ListOf[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
     )
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: int | None = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
     best_of: int | None = None
@@ -171,7 +171,9 @@ class CompletionBody(Body):
     def request(self) -> CompleteRequest:
         if self.best_of not in (None, self.n or 1):
             raise invalid("best_of", "all choices are returned, so it can be nothing else than 'n'")
-        more: dict[str, Any] = {"max_tokens": self.max_tokens or 16}
+        if self.max_tokens == 0 and not self.echo:
+            raise invalid("max_tokens", "it is 0 only where 'echo' is true")
+        more: dict[str, Any] = {"max_tokens": 16 if self.max_tokens is None else self.max_tokens}
         many = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
         if not many or len(self.prompt) == 1:
             more["prompt"] = self.prompt[0] if many else self.prompt

@@ -44,7 +44,7 @@ class VllmEngine:
         self._prompts: Prompts = load_prompts(weights)
         self._base, self._own = base, own
         self.probed = Tally()
-        """By `score`."""
+        """By `score`, and the token that vLLM makes where none is asked for."""
         parser = base.engine.tool_parser
         self._family = Family(parser, self._prompts.tokenizer) if parser else None
         arguments = engine_args(base, weights, use_gpu, with_adapters=own is None) | own_args(base, weights, use_gpu)
@@ -131,7 +131,8 @@ class VllmEngine:
         params = self._inputs.sampling(request, len(ids), is_streamed)
         read = self._choices_of(request, ids, params, is_streamed)
         self._check_weights(adapter)
-        await tally.reserve(len(ids), params.max_tokens * request.n)
+        await tally.reserve(len(ids), 0 if request.max_tokens == 0 else params.max_tokens * request.n)
+        made = self.probed if request.max_tokens == 0 else tally
         lora = adapter if self._own is None else None
         queue, is_done, began = None, False, time.monotonic()
         async with self._ready(lora, request.priority) as ready:
@@ -142,7 +143,7 @@ class VllmEngine:
                 while not is_done:
                     output = queue.get_nowait() or await queue.get()
                     is_done = output.finished
-                    _count(tally, len(ids), output)
+                    _count(tally, made, len(ids), output)
                     if is_done:
                         _time(tally, output, waited)
                         if request.json_schema is not None:
@@ -158,7 +159,7 @@ class VllmEngine:
                 raise
             finally:
                 if queue and not is_done:
-                    await self._abort(queue, len(ids), tally, waited)
+                    await self._abort(queue, len(ids), (tally, made), waited)
 
     @asynccontextmanager
     async def _ready(self, adapter: ModelVersion | None, priority: int) -> AsyncIterator[ExitStack]:
@@ -189,7 +190,7 @@ class VllmEngine:
             await self._engine.abort(ask.id)
             raise
 
-    async def _abort(self, queue: Any, num_prompt: int, tally: Tally, waited: float) -> None:
+    async def _abort(self, queue: Any, num_prompt: int, tallies: tuple[Tally, Tally], waited: float) -> None:
         """vLLM leaves in the queue what it generated so far, before it first waits: a second cancel loses nothing."""
         from vllm.outputs import RequestOutput
 
@@ -198,8 +199,8 @@ class VllmEngine:
                 await self._engine.abort(queue.request_id, internal=True)
         finally:
             if isinstance(queue.output, RequestOutput):
-                _count(tally, num_prompt, queue.output)
-                _time(tally, queue.output, waited)
+                _count(*tallies, num_prompt, queue.output)
+                _time(tallies[0], queue.output, waited)
 
     def _choices_of(
         self, request: CompleteRequest, ids: list[int], params: Any, is_streamed: bool
@@ -229,11 +230,11 @@ class VllmEngine:
         return lambda: family.calls(asked, is_streamed, use.is_parallel)
 
 
-def _count(tally: Tally, num_prompt: int, output: Any) -> None:
-    """Adds an output of vLLM. The prompt counts with the first token, or when a client leaves before it."""
+def _count(tally: Tally, made: Tally, num_prompt: int, output: Any) -> None:
+    """Adds an output of vLLM, its tokens to `made`. The prompt counts with the first, or when a client leaves."""
     if num_new := sum(len(each.token_ids) for each in output.outputs):
         tally.prompt = num_prompt
-        tally.completion += num_new
+        made.completion += num_new
 
 
 def _close_with(queue: Any, ready: ExitStack) -> None:

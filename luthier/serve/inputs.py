@@ -71,7 +71,7 @@ class Inputs:
             )
         return SamplingParams(
             n=request.n,
-            max_tokens=request.max_tokens or min(DEFAULT_MAX_TOKENS, room),
+            max_tokens=min(DEFAULT_MAX_TOKENS, room) if request.max_tokens is None else max(request.max_tokens, 1),
             temperature=request.temperature,
             top_p=request.top_p,
             stop=list(request.stop) or None,

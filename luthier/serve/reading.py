@@ -39,8 +39,11 @@ class Reader:
         text, logprobs, finish = each.text, None, each.finish_reason
         if self._request.logprobs is not None:
             logprobs = _tokens(each.token_ids, each.logprobs, self._request.logprobs)
-            if finish == "stop" and not isinstance(each.stop_reason, str):
-                del logprobs[-1:]  # the token that ends a sequence is not in the text
+            if finish == "stop" and not self._echo and not isinstance(each.stop_reason, str):
+                # The token that ends a sequence is not in the text. Who has the prompt's own counts from the end.
+                del logprobs[-1:]
+        if self._request.max_tokens == 0:  # vLLM makes one at the least
+            text, logprobs, finish = "", logprobs and [], finish and "length"
         if self._echo and each.index not in self._seen:
             self._seen.add(each.index)
             text = self._echo[0] + text

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from luthier.platform.base_models import load_catalog
 from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.prompts import load_prompts
-from luthier.platform.wire import ToolUse
+from luthier.platform.wire import Choice, ToolUse
 from luthier.serve.complete import Tally
 from luthier.serve.disk import LocalDisk
 from tests.e2e.asked import Asked
@@ -89,6 +90,7 @@ def test_the_engine(asked: Asked, run: Run) -> None:
     run(whole_and_streamed_are_alike(asked))
     run(a_seed_and_a_bias(asked))
     run(probabilities_and_echo(asked))
+    run(log_likelihoods(asked, asked.base_dir))
     run(tokens_are_as_good_as_text(asked, asked.base_dir))
     run(schemas_are_kept_to(asked))
     run(what_cannot_be_kept_to_is_refused(asked))
@@ -327,6 +329,33 @@ async def a_seed_and_a_bias(asked: Asked) -> None:
     with pytest.raises(InvalidValue, match="out-of-vocab") as caught:
         await asked.whole(logit_bias={99_999: 1.0})
     assert caught.value.param == "logit_bias"
+
+
+async def log_likelihoods(asked: Asked, base_dir: Path) -> None:
+    """As lm-evaluation-harness asks for them: the prompts' tokens, one token more or none."""
+    prompts = load_prompts(base_dir)
+    ids = [prompts.encode(text) for text in ("the fox", "what is the fox")]
+    given: dict[str, Any] = {
+        "prompt": None,
+        "prompts": ids,
+        "temperature": 0,
+        "echo": True,
+        "logprobs": 1,
+        "ignore_eos": False,
+    }
+    asked_for: dict[int, list[Choice]] = {}
+    for num in (1, 0):
+        before = replace(asked.engine.probed)
+        asked_for[num] = await asked.ask("whole", tally := Tally(), **given, max_tokens=num)
+        assert (tally.prompt, tally.completion) == (sum(map(len, ids)), num * len(ids))
+        assert asked.engine.probed.completion - before.completion == (1 - num) * len(ids)
+        assert await asked.streamed(Tally(), **given, max_tokens=num) == asked_for[num]
+    for own, more, none in zip(ids, asked_for[1], asked_for[0], strict=True):
+        (first, *likely), (_, *with_more) = ([each.logprob for each in one.logprobs or ()] for one in (none, more))
+        assert (first, len(likely), len(with_more)) == (None, len(own) - 1, len(own))
+        assert with_more[:-1] == pytest.approx(likely, abs=1e-4)
+        assert likely == pytest.approx(await asked.engine.score(own, 1, None), abs=1e-4)
+        assert (none.text, none.finish_reason) == (prompts.decode(own), "length")
 
 
 async def probabilities_and_echo(asked: Asked) -> None:

@@ -212,6 +212,8 @@ def test_values_that_are_refused(api: TestClient, given: dict[str, Any], param: 
         ({"logprobs": -1}, "logprobs", "Expected a value >= 0"),
         ({"best_of": 3}, "best_of", "nothing else than 'n'"),
         ({"max_tokens": None, "echo": "yes please"}, "echo", "expected a boolean"),
+        ({"max_tokens": 0}, "max_tokens", "it is 0 only where 'echo' is true"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens", "Expected a value >= 0"),
     ],
 )
 def test_values_of_completions_that_are_refused(api: TestClient, given: dict[str, Any], param: str, words: str) -> None:

@@ -30,6 +30,13 @@ def test_a_completion_is_parsed_once_and_its_prompt_looked_at_once(
     assert body.prompt == prompt
 
 
+@pytest.mark.parametrize(
+    ("given", "most"), [({}, 16), ({"max_tokens": None}, 16), ({"max_tokens": 0, "echo": True}, 0)]
+)
+def test_how_many_tokens_a_completion_asks_for(given: dict[str, Any], most: int) -> None:
+    assert read({"prompt": "a", **given}).request().max_tokens == most
+
+
 def test_a_prompt_that_stands_deeper_makes_no_completion() -> None:
     body = read(CHAT)
     assert isinstance(body, ChatInvocation)

@@ -71,6 +71,16 @@ def test_the_end_of_a_sequence_is_no_token_of_the_text() -> None:
         assert len(choice.logprobs or ()) == num
 
 
+def test_whoever_has_the_prompts_tokens_counts_from_the_end() -> None:
+    """lm-evaluation-harness asks for one token, and takes the last for it; or for none, and takes none."""
+    first, made = [None, place((5, "b", -2.0, 1))], [place((2, "<end>", -0.1, 1))]
+    for num, told, finish in ((1, [None, -2.0, -0.1], "stop"), (0, [None, -2.0], "length")):
+        reader = Reader(request(echo=True, logprobs=0, max_tokens=num), ("ab", "a"), None)
+        (choice,) = reader.choices(output((0, "", "stop"), places=made, of_prompt=first))
+        assert [each.logprob for each in choice.logprobs or ()] == told
+        assert (choice.text, choice.finish_reason) == ("ab", finish)
+
+
 def test_an_echo_without_probabilities() -> None:
     (choice,) = Reader(request(echo=True), ("ab", "a"), None).choices(output((0, "x", None)))
     assert choice == Choice(index=0, text="abx")
