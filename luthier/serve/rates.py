@@ -39,6 +39,8 @@ AHEAD_SECONDS = 6.0
 """So long before a minute's end some of the next is leased, in one of three renewals."""
 LIVE_SHARE = 2
 """Of each minute one part in so many is for live requests alone: a batch would take all of it when it begins."""
+LARGE_MINUTES = 10
+"""What a batch asks beyond that in one piece waits so long for a minute of which nothing is used; then it takes any."""
 
 
 class Verbs(Protocol):
@@ -86,6 +88,8 @@ class _Purse(Purse):
         self.limited, self._minutes = limited, minutes
         self._minute, self._next = minutes.present, Lease()
         self.sparing = asyncio.Lock()
+        self._large_since: int | None = None
+        """The minute since which large ones have waited."""
 
     @property
     def room(self) -> int:
@@ -122,6 +126,20 @@ class _Purse(Purse):
             return
         lease.total, lease.left, lease.told = granted.total, granted.left, sent
         lease.begins, lease.ends = self._minutes.begins(want.minute), self._minutes.ends(want.minute)
+
+    def is_spare(self, amount: int) -> bool:
+        """Whether a line of a batch may take it, beside live requests."""
+        remaining, limit, live = self.meter.remaining, self.meter.limit, self.meter.limit // LIVE_SHARE
+        if not amount or remaining >= limit or remaining - amount >= live:
+            return True
+        if limit - amount >= live:
+            return False
+        if self._large_since is None:
+            self._large_since = self._minute
+        is_their_turn = self._minute - self._large_since >= LARGE_MINUTES and remaining >= amount
+        if is_their_turn:
+            self._large_since = None
+        return is_their_turn
 
     def refused(self, amount: int) -> Exception:
         seconds = min(math.ceil(MINUTE_SECONDS), max(1, math.ceil(self._minutes.seconds_left)))
@@ -189,7 +207,7 @@ class Rates(Leasing[Asker]):
 
     @asynccontextmanager
     async def spare(self, who: Asker, amounts: Amounts) -> AsyncIterator[None]:
-        """RateLimited where less than LIVE_SHARE of a minute would be left, unless nothing of it is used.
+        """RateLimited where less than LIVE_SHARE of a minute would be left; what is larger, see LARGE_MINUTES.
 
         Of those that a limit is on, one takes after the other, as each counts on what is left.
         """
@@ -199,8 +217,7 @@ class Rates(Leasing[Asker]):
             for purse in purses:
                 await turns.enter_async_context(purse.sparing)
             for purse in purses:
-                meter, amount = purse.meter, amounts[purse.unit]
-                if amount and meter.remaining < meter.limit and meter.remaining - amount < meter.limit // LIVE_SHARE:
+                if not purse.is_spare(amount := amounts[purse.unit]):
                     raise purse.refused(amount)
             yield
 

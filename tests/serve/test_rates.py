@@ -11,7 +11,7 @@ from luthier.platform.models import Resolved
 from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit, asker
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.rates import AHEAD_SECONDS, Allowance, Rates
+from luthier.serve.rates import AHEAD_SECONDS, LARGE_MINUTES, Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Clock, Launcher
 from tests.waiting import SECONDS
@@ -168,6 +168,32 @@ def test_lines_of_batches_wait_for_those_of_the_same_limit_alone(registry: Regis
                     await take(Resolved(name=name, base_model="tiny"))
             assert not same.done()
         await same
+
+    run(ask())
+
+
+def test_a_large_line_of_a_batch_has_its_turn_beside_live_traffic(
+    registry: Registry, replica: Replica, clock: Clock
+) -> None:
+    limit(registry, tokens=100)
+
+    async def minute_of(*lines: int) -> list[bool]:
+        """Ten tokens of a live request, then what lines ask for."""
+        await replica.take(10)
+        taken = []
+        for tokens in lines:
+            try:
+                await replica.rates.open(ADMIN, MODEL, gives_way=True).take(tokens)
+                taken.append(True)
+            except RateLimited:
+                taken.append(False)
+        clock.now += MINUTE_MS / 1000
+        return taken
+
+    async def ask() -> None:
+        for _ in range(2):
+            assert [await minute_of(60) for _ in range(LARGE_MINUTES)] == [[False]] * LARGE_MINUTES
+            assert await minute_of(91, 60, 30) == [False, True, False]
 
     run(ask())
 
