@@ -15,6 +15,7 @@ from luthier.platform.queue import GIB
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
+LOOPBACK = Path("/sys/class/net/lo")
 SMALL_BYTES = 64 << 20
 """Weights below this compute less than several threads spend on waiting for each other."""
 
@@ -25,6 +26,8 @@ def prepare_environment(base: BaseModel, base_dir: Path, use_gpu: bool) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a prompt is one text: no pool of threads is worth it
+    if LOOPBACK.is_dir():  # or it listens where the host's name leads, for anybody
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK.name)
     if not use_gpu:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would go before the argument
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # or each rank wants a NUMA node of its own

@@ -66,6 +66,7 @@ def test_two_ranks_share_cores_and_cache(settings: Settings, tmp_path: Path, mon
             assert arguments["kv_cache_memory_bytes"] == base.engine.kv_cache_gib * GIB * threads / 6
             prepare_environment(each, tmp_path, use_gpu=False)
             assert os.environ["OMP_NUM_THREADS"] == str(threads)
+            assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 def test_ranks_on_gpus_are_vllms_processes(settings: Settings, tmp_path: Path) -> None:
