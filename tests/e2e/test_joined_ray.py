@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.live import BASE, LiveCluster, clean
+from tests.e2e.live import BASE, SECONDS, LiveCluster, clean, until
 from tests.e2e.other_ray import actors_of, other_ray, plain_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -19,5 +19,5 @@ def test_up_joins_a_ray_and_down_leaves_it(tiny_model: Path) -> None:
             joined.up("--address", address)
             assert joined.client.complete(BASE, "the fox", {"max_tokens": 4})["usage"]["completion_tokens"] == 4
             assert "luthier-registry" in actors_of(address)
-        assert actors_of(address) == set()
+        until(lambda: actors_of(address) == set(), SECONDS, "the end of its actors")
         assert all(process.is_running() for process in others)

@@ -26,6 +26,8 @@ MADE = "vllm:generation_tokens_total"
 NUM_TOGETHER = 32
 ABORT_SECONDS = 1.0
 """After a client has left, the engine makes nothing more for it; what it makes for a crowd would take many."""
+MOST_CHOICES = 16
+"""Of a prompt; and as many run at once."""
 CROWD = 120
 NUM_IN_FLIGHT = 12
 """Fewer than 16, so that one more is begun at once; enough to take seconds."""
@@ -117,13 +119,13 @@ def test_what_exceeds_the_context_is_refused(cluster: LiveCluster, num_words: in
 
 def test_a_stream_that_the_client_leaves_is_billed_so_far(cluster: LiveCluster) -> None:
     stream = cluster.openai.completions.create(
-        model=BASE, prompt="the", temperature=0, max_tokens=LONG, stream=True, timeout=SECONDS
+        model=BASE, prompt=["the"] * 4, n=MOST_CHOICES, max_tokens=LONG, stream=True, **ON
     )
     chunks = list(itertools.islice(stream, 3))
     stream.response.close()
     prompt_tokens, completion_tokens = usage_of(cluster, chunks[0].id)
     assert prompt_tokens >= 1
-    assert 3 <= completion_tokens < LONG
+    assert 3 <= completion_tokens < 4 * MOST_CHOICES * LONG
     assert answer(cluster, BASE, "the fox")
 
 
