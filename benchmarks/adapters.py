@@ -24,19 +24,19 @@ from benchmarks.report import OUT, heading, tell
 from benchmarks.serve_report import percentile
 from luthier.errors import AdapterRefused
 from luthier.platform.access import Caller
-from luthier.platform.artifacts import content_of, place
 from luthier.platform.base_models import BaseModel, EngineSettings, base_model_dir, load_catalog
-from luthier.platform.fingerprint import FINGERPRINT, Fingerprint, distance
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.models import ModelVersion
-from luthier.platform.rendering import Rendering
 from luthier.platform.settings import load_settings
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.artifacts import content_of, place
+from luthier.platform.weights.fingerprint import FINGERPRINT, Fingerprint, distance
 from luthier.platform.wire import CompleteRequest
+from luthier.serve.adapters.disk import LocalDisk
+from luthier.serve.adapters.loading import Surroundings
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
-from luthier.serve.disk import LocalDisk
-from luthier.serve.engine import VllmEngine
-from luthier.serve.loading import Surroundings
-from luthier.serve.services import Ask
+from luthier.serve.engines.engine import VllmEngine
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.fingerprint import fingerprint
 from luthier.train.run import Run, Worker

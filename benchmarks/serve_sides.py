@@ -25,7 +25,7 @@ from luthier.cli.client import Client
 from luthier.cli.profile import load_profile
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.settings import Settings
-from luthier.serve.engine_args import engine_args
+from luthier.serve.engines.engine_args import engine_args
 from tests.e2e.live import free_ports
 
 BASE = "bench"

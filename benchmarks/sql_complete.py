@@ -33,7 +33,7 @@ from benchmarks.sql_offline import RUNS, Run, Task
 from benchmarks.sql_report import OURS, report
 from luthier.cli.client import Client
 from luthier.cli.profile import load_profile
-from luthier.platform.prompts import load_prompts
+from luthier.platform.data.prompts import load_prompts
 
 TABLE = "bench_rows"
 WARM_SEED = 10**6

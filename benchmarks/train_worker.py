@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.frozen import Frozen
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.rendering import Rendering
 
 RENDERING = Rendering()
 RANK, LEARNING_RATE, SEED = 16, 5e-4, 0
@@ -215,9 +215,9 @@ def _rows_in_order(task: Task) -> list[dict[str, list[int]]]:
     """The rows as Luthier's plan takes them, step by step, in tokens and with the labels that Luthier learns."""
     import numpy as np
 
-    from luthier.platform.plan import plan
-    from luthier.platform.prompts import load_prompts
-    from luthier.platform.rendering import num_tokens
+    from luthier.platform.data.plan import plan
+    from luthier.platform.data.prompts import load_prompts
+    from luthier.platform.data.rendering import num_tokens
     from luthier.train.data import read_examples
     from luthier.train.packing import pack
 

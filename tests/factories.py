@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller, hash_key
-from luthier.platform.artifacts import content_of, place
 from luthier.platform.jobs import FinishedModel, Job, Progress
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.models import ModelVersion
@@ -12,6 +11,7 @@ from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.usage import Selection, records_of
 from luthier.platform.settings import Settings
+from luthier.platform.weights.artifacts import content_of, place
 
 KEY = "lt_test_key"
 ADMIN = Caller(account="main", user=ADMIN_USER, role=ADMIN_ROLE)

@@ -22,18 +22,18 @@ from luthier.platform.queue import Capacity
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, TokenLogprob, ToolCall
-from luthier.serve.access_log import Line
-from luthier.serve.adapter_stats import AdapterStats
+from luthier.serve.adapters.adapter_stats import AdapterStats
 from luthier.serve.admission import Admission
-from luthier.serve.books import line_of
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Allowance, Completer, Reservation, Tally, Visit
+from luthier.serve.engines.tool_calls import ForcedCalls
 from luthier.serve.known import Epoch
-from luthier.serve.leases import Leases
 from luthier.serve.many import Many
-from luthier.serve.rates import Rates
+from luthier.serve.metering.access_log import Line
+from luthier.serve.metering.books import line_of
+from luthier.serve.metering.leases import Leases
+from luthier.serve.metering.rates import Rates
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask
-from luthier.serve.tool_calls import ForcedCalls
 from tests.factories import ADMIN
 
 

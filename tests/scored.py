@@ -2,7 +2,7 @@
 
 import torch
 
-from luthier.platform.fingerprint import Fingerprint
+from luthier.platform.weights.fingerprint import Fingerprint
 
 
 def scores(model: torch.nn.Module, probes: Fingerprint) -> list[list[float]]:

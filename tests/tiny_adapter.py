@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from luthier.platform.adapter_files import SETTINGS, WEIGHTS
+from luthier.platform.weights.adapter_files import SETTINGS, WEIGHTS
 
 Tensors = dict[str, np.ndarray]
 

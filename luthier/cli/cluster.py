@@ -44,9 +44,9 @@ from luthier.platform.base_models import (
     load_catalog,
     retirement_warning,
 )
-from luthier.platform.base_shapes import check_shared
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
+from luthier.platform.weights.base_shapes import check_shared
 
 READY_SECONDS = 600.0
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.cli.remote import path_of
 from luthier.errors import Conflict, Unavailable
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.storage import SHA256_BYTES, file_sha256
+from luthier.platform.weights.artifacts import MANIFEST
 
 if TYPE_CHECKING:
     from luthier.cli.client import Client

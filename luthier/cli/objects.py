@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.cli.remote import Remote, Row, Rows, given, path_of
 from luthier.cli.texts import content_hash, write_texts
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_files
+from luthier.platform.weights.adapter_files import SETTINGS, WEIGHTS, check_files
 
 Paths = list[Path]
 Version = int | str

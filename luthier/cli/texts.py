@@ -22,7 +22,7 @@ def write_texts(folder: Path, to: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from luthier.platform.sql_files import read_text
+    from luthier.platform.sql.sql_files import read_text
 
     schema = pa.schema([("file", pa.string()), ("text", pa.string())])
     with pq.ParquetWriter(to, schema, compression="zstd") as writer:

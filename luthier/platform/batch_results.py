@@ -1,6 +1,7 @@
 """The results of a batch on disk: a part file for each process that worked on it, put together at the end.
 
-A result that stands here is never asked for again. Results are kept before they are billed: see serve/batching.py.
+A result that stands here is never asked for again. Results are kept before they are billed
+(serve/batches/batching.py).
 """
 
 import os

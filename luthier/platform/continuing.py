@@ -4,19 +4,19 @@ from pathlib import Path
 
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
-from luthier.platform.adapter_files import read_adapter
 from luthier.platform.base_models import BaseModel
+from luthier.platform.data.recipe import lora_of
 from luthier.platform.frozen import Frozen
-from luthier.platform.lora import Modules, check_continues, targeted
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.privileges import Action
-from luthier.platform.recipe import lora_of
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.run_files import MODEL, RunFiles
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.versions import parse_model
+from luthier.platform.weights.adapter_files import read_adapter
+from luthier.platform.weights.lora import Modules, check_continues, targeted
 
 
 class StartingPoint(Frozen):

@@ -11,33 +11,33 @@ from typing import Protocol
 import pyarrow as pa
 
 from luthier.errors import BadDataset, BaseModelRetired, InvalidInput, NotFound, Unavailable
-from luthier.platform import datasets
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel, Catalog, base_model_dir, check_can_tune
-from luthier.platform.base_shapes import linear_modules
 from luthier.platform.continuing import check_fits, starting_point
-from luthier.platform.datasets import Dataset
-from luthier.platform.estimate import check_budget
+from luthier.platform.data import datasets
+from luthier.platform.data.datasets import Dataset
+from luthier.platform.data.estimate import check_budget
+from luthier.platform.data.judge import judge
+from luthier.platform.data.prompts import load_prompts
+from luthier.platform.data.recipe import Terms, lora_of
+from luthier.platform.data.report import DataReport, Judged, clean_data
+from luthier.platform.data.retuning import FrozenData, fitting, frozen_data
 from luthier.platform.jobs import Job, new_job_id, now_ms
-from luthier.platform.judge import judge
-from luthier.platform.lora import Modules, target_names
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.privileges import Action
-from luthier.platform.prompts import load_prompts
-from luthier.platform.querying import open_engine
-from luthier.platform.recipe import Terms, lora_of
 from luthier.platform.registry.jobs import MAX_SHOWN, Jobs
 from luthier.platform.registry.models import Models
 from luthier.platform.registry.tables import Tables
 from luthier.platform.registry.views import Views
-from luthier.platform.report import DataReport, Judged, clean_data
 from luthier.platform.retirement import left_to_tune
-from luthier.platform.retuning import FrozenData, fitting, frozen_data
 from luthier.platform.settings import Settings
+from luthier.platform.sql.querying import open_engine
 from luthier.platform.storage import Storage
 from luthier.platform.versions import parse_model
+from luthier.platform.weights.base_shapes import linear_modules
+from luthier.platform.weights.lora import Modules, target_names
 from luthier.platform.wire import CreateJob, RetuneModel
 
 Rows = tuple[pa.Table, pa.Table | None]

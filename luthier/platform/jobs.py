@@ -82,7 +82,7 @@ class Job(Frozen):
     validation_data: str
     options: FinetuneOptions
     report: dict[str, Any]
-    """The data report of platform/report.py, as it was at CREATE."""
+    """The data report of platform/data/report.py, as it was at CREATE."""
     status: JobStatus = JobStatus.PENDING
     attempt: int = 0
     lost: int = 0

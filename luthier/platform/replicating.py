@@ -9,7 +9,6 @@ from typing import Protocol
 
 from luthier.errors import InvalidInput, NotFound, Unavailable
 from luthier.platform.access import Caller
-from luthier.platform.artifacts import copy_published
 from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion
@@ -19,6 +18,7 @@ from luthier.platform.replication import Replicated, Source
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
+from luthier.platform.weights.artifacts import copy_published
 
 
 class Verbs(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, get_type_hints
 import pyarrow as pa
 from pyarrow import csv
 
-from luthier.platform.fingerprint import FINGERPRINT
+from luthier.platform.weights.fingerprint import FINGERPRINT
 
 MODEL = "model"
 """In a checkpoint: the adapter or weights, for whoever uses them."""

@@ -73,7 +73,7 @@ class ToolUse(Frozen):
 
     tools: list[dict[str, Any]]
     is_forced: bool = False
-    """The answer is calls and nothing else: `json_schema` is that of `luthier.serve.schemas.calls_schema`."""
+    """The answer is calls and nothing else: `json_schema` is that of `luthier.serve.doors.schemas.calls_schema`."""
     is_named: bool = False
     """One call, of the one tool that was asked for."""
     is_parallel: bool = True

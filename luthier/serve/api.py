@@ -6,16 +6,16 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Lifespan
 
 from luthier.platform.request_ids import front_secret
-from luthier.serve import engine_metrics
-from luthier.serve.auditing import Audited, Auditor
-from luthier.serve.batching import Batching
-from luthier.serve.deps import KeyCheck
+from luthier.serve.batches.batching import Batching
 from luthier.serve.dialects import cortex, databricks, native, openai, openai_batches, openai_files
-from luthier.serve.direct import Direct
-from luthier.serve.faults import answer_errors
-from luthier.serve.intake import Intake
-from luthier.serve.middleware import Logged, RequestId
-from luthier.serve.oidc import make_oidc
+from luthier.serve.doors.auditing import Audited, Auditor
+from luthier.serve.doors.deps import KeyCheck
+from luthier.serve.doors.direct import Direct
+from luthier.serve.doors.faults import answer_errors
+from luthier.serve.doors.intake import Intake
+from luthier.serve.doors.middleware import Logged, RequestId
+from luthier.serve.doors.oidc import make_oidc
+from luthier.serve.engines import engine_metrics
 from luthier.serve.services import Services
 
 

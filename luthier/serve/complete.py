@@ -22,9 +22,9 @@ from luthier.platform.prices import PriceList
 from luthier.platform.rates import RateState
 from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.admission import Admission
+from luthier.serve.asks import Ask, or_error
 from luthier.serve.patience import patiently
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask, or_error
 
 PATIENCE_SECONDS = 3600.0
 """As long as a statement may take."""
@@ -97,7 +97,7 @@ class Billed(NamedTuple):
 
 
 class Reservation(Protocol):
-    """Credits that one request may cost (serve/leases.py)."""
+    """Credits that one request may cost (serve/metering/leases.py)."""
 
     async def take(self, ucr: int) -> None: ...
 
@@ -105,7 +105,7 @@ class Reservation(Protocol):
 
 
 class Allowance(Protocol):
-    """What one request may have of a minute's requests and tokens (serve/rates.py)."""
+    """What one request may have of a minute's requests and tokens (serve/metering/rates.py)."""
 
     async def take(self, tokens: int) -> None: ...
 

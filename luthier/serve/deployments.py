@@ -22,10 +22,10 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.queue import GIB
 from luthier.platform.registry.actor import registry_client
 from luthier.platform.settings import Settings
-from luthier.serve.access_log import open_access_log
 from luthier.serve.api import build_api
 from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions
+from luthier.serve.metering.access_log import open_access_log
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.replica import FullReplica, Replica
 from luthier.serve.routing import by_adapter

@@ -17,13 +17,14 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion, ProofState, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import Chunk
-from luthier.serve.adapter_stats import AdapterStats
+from luthier.serve.adapters.adapter_stats import AdapterStats
+from luthier.serve.adapters.loading import RETRY_SECONDS
+from luthier.serve.adapters.proof import refusal
 from luthier.serve.admission import Admission
+from luthier.serve.asks import Ask, Completions, or_error
 from luthier.serve.complete import PATIENCE_SECONDS
-from luthier.serve.loading import RETRY_SECONDS
 from luthier.serve.patience import patiently
-from luthier.serve.proof import refusal
-from luthier.serve.services import Ask, Completions, Services, or_error
+from luthier.serve.services import Services
 from luthier.serve.threads import CONTROLLER, REGISTRY, STORAGE
 
 PREFIX = "full-"

@@ -14,9 +14,9 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from luthier.errors import LuthierError, NotServed, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Chunk
-from luthier.serve.adapter_stats import AdapterStats
+from luthier.serve.adapters.adapter_stats import AdapterStats
+from luthier.serve.asks import Ask, Completions, Told
 from luthier.serve.remember import Remembered
-from luthier.serve.services import Ask, Completions, Told
 from luthier.serve.threads import CONTROLLER
 
 STATS_SECONDS = 3.0

@@ -12,8 +12,8 @@ from typing import Any
 
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice, CompleteRequest
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Engine, Tally
-from luthier.serve.services import Ask
 
 
 @dataclass

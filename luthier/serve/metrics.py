@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from luthier.platform.jobs import JobCensus
-from luthier.serve.adapter_stats import LOAD_SECONDS, AdapterStats
+from luthier.serve.adapters.adapter_stats import LOAD_SECONDS, AdapterStats
 
 RUNNING = {
     "step": "Optimizer steps done.",

@@ -24,28 +24,29 @@ from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.wire import Chunk
 from luthier.serve import threads
-from luthier.serve.access_log import open_access_log
-from luthier.serve.adapter_stats import AdapterStats
+from luthier.serve.adapters.adapter_stats import AdapterStats
+from luthier.serve.adapters.disk import LocalDisk
+from luthier.serve.adapters.loading import Surroundings
+from luthier.serve.adapters.proof import prove_own, refusal
 from luthier.serve.api import build_direct
-from luthier.serve.books import ReplicaBooks
+from luthier.serve.asks import Ask, or_error
 from luthier.serve.complete import Completer
-from luthier.serve.disk import LocalDisk
-from luthier.serve.engine import VllmEngine
-from luthier.serve.engine_args import keep_environment
-from luthier.serve.engine_counts import Asked
-from luthier.serve.engine_metrics import Places
+from luthier.serve.engines.engine import VllmEngine
+from luthier.serve.engines.engine_args import keep_environment
+from luthier.serve.engines.engine_metrics import Places
 from luthier.serve.full_weights import Applications, with_full_weights
 from luthier.serve.handles import NearCompletions, Served
-from luthier.serve.holders import Holders
-from luthier.serve.leases import Leases
-from luthier.serve.loading import Surroundings
 from luthier.serve.many import Many
-from luthier.serve.proof import prove_own, refusal
-from luthier.serve.rates import Rates
+from luthier.serve.metering.access_log import open_access_log
+from luthier.serve.metering.books import ReplicaBooks
+from luthier.serve.metering.engine_counts import Asked
+from luthier.serve.metering.holders import Holders
+from luthier.serve.metering.leases import Leases
+from luthier.serve.metering.rates import Rates
+from luthier.serve.metering.usage import UsageSpool
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.routing import HELD
-from luthier.serve.services import Ask, Services, make_services, or_error
-from luthier.serve.usage import UsageSpool
+from luthier.serve.services import Services, make_services
 
 log = logging.getLogger(__name__)
 

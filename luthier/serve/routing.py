@@ -13,7 +13,7 @@ from typing import Any
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from luthier.serve.services import Ask
+from luthier.serve.asks import Ask
 
 HELD = "adapters"
 """In what a replica tells of itself (`record_routing_stats`): versions in its memory, by number."""

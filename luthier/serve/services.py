@@ -1,19 +1,17 @@
 """What the routes work with; built once a process and handed in, so that the HTTP app runs with or without Ray."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from email.utils import format_datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from luthier.errors import LuthierError, NotServed
+from luthier.errors import NotServed
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog, check_can_serve, load_catalog, retirement_warning
 from luthier.platform.finetune import Finetune
-from luthier.platform.importing import Imports
 from luthier.platform.keys import Session
-from luthier.platform.models import Model, ModelVersion, Resolved
+from luthier.platform.models import Model, ModelVersion
 from luthier.platform.names import QualifiedName, parse_name
 from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.registry.models import all_models
@@ -23,80 +21,15 @@ from luthier.platform.retirement import check_stands, end_of, warning_of
 from luthier.platform.securables import ObjectKind, Securable, parse_in_schema, parse_securable
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.versions import ModelName, parse_model
-from luthier.platform.wire import Chunk, CompleteRequest
-from luthier.serve.access_log import AccessLog
-from luthier.serve.adapter_stats import AdapterStats
+from luthier.platform.weights.importing import Imports
+from luthier.serve.asks import Completions
 from luthier.serve.known import Epoch
+from luthier.serve.metering.access_log import AccessLog
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
 
-Answer = TypeVar("Answer")
-
 MAX_LISTED = 10_000
 """Tuned models of a list without pages."""
-
-
-@dataclass
-class Told:
-    """Whether a replica has written a request down, so that the door need not."""
-
-    is_so: bool = False
-
-
-class BodyRoom(ExitStack):
-    """What a body takes of the room for all, until its prompt is read. Another process holds nothing of it."""
-
-    def __reduce__(self) -> tuple[type["BodyRoom"], tuple[()]]:
-        return BodyRoom, ()
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One request for a completion: who, what, through which door."""
-
-    id: str
-    caller: Caller
-    function: str
-    """COMPLETE or the route, for the ledger."""
-    base_model: str
-    """The one whose engine answers."""
-    request: CompleteRequest
-    is_billed: bool = True
-    """False: who asks bills it, once the answer is safe."""
-    resolved: Resolved | None = None
-    """What the model's name meant when an engine was chosen by it."""
-    told: Told = field(default_factory=Told, compare=False, repr=False)
-    """One for all copies of this ask in a process."""
-    room: BodyRoom = field(default_factory=BodyRoom, compare=False, repr=False)
-    """Given back once the prompt is in tokens: what is left of it is bounded by the engine's places."""
-
-
-class Completions(Protocol):
-    """Answers of the replicas. To cancel a call, or to close the iterator of `stream`, aborts the generation."""
-
-    async def whole(self, ask: Ask) -> Chunk: ...
-
-    async def many(self, asks: Sequence[Ask]) -> list[Chunk | LuthierError]:
-        """For each ask of one model its answer, or the error it ended in; there and back in one message."""
-
-    def stream(self, ask: Ask) -> AsyncGenerator[Chunk, None]:
-        """The last chunk carries the engine's token counts."""
-
-    async def warm(self, version: ModelVersion) -> None:
-        """Has the version loaded on all replicas of its base model."""
-
-    async def ready(self) -> dict[str, bool]: ...
-
-    async def adapters(self) -> list[AdapterStats]:
-        """Of each replica that answers."""
-
-
-async def or_error(work: Awaitable[Answer]) -> Answer | LuthierError:
-    """The error in the place of the answer: for one of many, and because Serve logs with a traceback what is raised."""
-    try:
-        return await work
-    except LuthierError as error:
-        return error
 
 
 async def no_full_models() -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Rendering
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Rendering
 from luthier.train.config import FitConfig
 from luthier.train.model import TunedModel
 

@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.frozen import Frozen
-from luthier.platform.lora import LoraSettings
 from luthier.platform.options import BatchSize, Duration, Learning, Unit
-from luthier.platform.rendering import Rendering
+from luthier.platform.weights.lora import LoraSettings
 
 
 class FitConfig(Learning):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from luthier.errors import BadDataset
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Example, Rendering, render
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Example, Rendering, render
 from luthier.platform.tasks import form_of, forms_text
 
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from luthier.platform.fingerprint import QUESTIONS, Fingerprint, Probe
+from luthier.platform.data.prompts import Sample
 from luthier.platform.options import Method
-from luthier.platform.prompts import Sample
+from luthier.platform.weights.fingerprint import QUESTIONS, Fingerprint, Probe
 from luthier.train.answers import asked
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack

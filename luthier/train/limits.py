@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from luthier.errors import LossDiverged, TrainingFailed
+from luthier.platform.data.plan import Rows, auto_batch
+from luthier.platform.data.rendering import Example
 from luthier.platform.jobs import EventType
 from luthier.platform.memory import MOMENT_BYTES
 from luthier.platform.options import BatchSize
-from luthier.platform.plan import Rows, auto_batch
-from luthier.platform.rendering import Example
 from luthier.platform.run_files import read_pass_tokens, write_pass_tokens
 from luthier.train.config import StepRecord
 from luthier.train.model import TunedModel

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import WEIGHTS, current_tensor, modules_of, read_adapter
-from luthier.platform.lora import LoraSettings, check_continues, target_names
 from luthier.platform.options import Method
 from luthier.platform.processor import has_bfloat16
+from luthier.platform.weights.adapter_files import WEIGHTS, current_tensor, modules_of, read_adapter
+from luthier.platform.weights.lora import LoraSettings, check_continues, target_names
 from luthier.train.attention import ATTENTION
 from luthier.train.config import FitConfig
 from luthier.train.fusing import fuse

@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.base_models import BaseModel
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import FinishedModel
 from luthier.platform.options import Method
+from luthier.platform.weights.artifacts import MANIFEST
 from luthier.train.publish import ANSWERS, RESULTS, copy_tokenizer
 
 NAME = "model"

@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import WEIGHTS
+from luthier.platform.data.prompts import Sample
 from luthier.platform.options import Method
-from luthier.platform.prompts import Sample
+from luthier.platform.weights.adapter_files import WEIGHTS
 from luthier.train import sharding
 from luthier.train.attention import ATTENTION
 from luthier.train.config import FitConfig

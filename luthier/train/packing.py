@@ -9,7 +9,7 @@ from itertools import accumulate, groupby, pairwise
 
 import torch
 
-from luthier.platform.rendering import Example
+from luthier.platform.data.rendering import Example
 
 IGNORED = -100
 

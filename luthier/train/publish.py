@@ -6,13 +6,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from luthier.platform.artifacts import content_of, place
 from luthier.platform.base_models import BaseModel
-from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.jobs import FinishedModel, Job
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL, answer_lines
 from luthier.platform.storage import Storage
+from luthier.platform.weights.artifacts import content_of, place
+from luthier.platform.weights.fingerprint import FINGERPRINT
 from luthier.train.config import FitConfig, FitResult, StepRecord
 
 RESULTS = "training_results.csv"

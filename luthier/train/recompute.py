@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from luthier.errors import InvalidInput
+from luthier.platform.data.prompts import Sample
 from luthier.platform.memory import GRADIENT_BYTES, MOMENT_BYTES
-from luthier.platform.prompts import Sample
 from luthier.platform.run_files import mark
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack

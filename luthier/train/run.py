@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from luthier.errors import TrainingFailed
+from luthier.platform.data.plan import Rows, Step, is_shortened, plan, tokens_of
+from luthier.platform.data.prompts import Prompts, load_prompts
+from luthier.platform.data.rendering import Example, num_tokens
 from luthier.platform.jobs import EventType, shortened_words
-from luthier.platform.plan import Rows, Step, is_shortened, plan, tokens_of
-from luthier.platform.prompts import Prompts, load_prompts
-from luthier.platform.rendering import Example, num_tokens
 from luthier.platform.run_files import RunFiles
 from luthier.platform.tasks import TaskType
 from luthier.train import checkpoint, sharding

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
+from luthier.platform.data.recipe import batch_of, lora_of, rendering_of, tokens_of_budget
 from luthier.platform.jobs import EventType, Job
 from luthier.platform.options import Learning
 from luthier.platform.prices import load_prices
 from luthier.platform.queue import Capacity
-from luthier.platform.recipe import batch_of, lora_of, rendering_of, tokens_of_budget
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.run_files import RunFiles
 from luthier.platform.settings import Settings, configs_dir

@@ -10,10 +10,10 @@ from luthier.errors import AdapterRefused
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion, Proof
 from luthier.platform.wire import Choice, ToolCall
+from luthier.serve.adapters.disk import LocalDisk
+from luthier.serve.adapters.loading import Surroundings
 from luthier.serve.complete import Tally
-from luthier.serve.disk import LocalDisk
-from luthier.serve.engine import VllmEngine
-from luthier.serve.loading import Surroundings
+from luthier.serve.engines.engine import VllmEngine
 from luthier.serve.many import Many
 from tests.fakes import make_ask
 

@@ -7,7 +7,7 @@ import pytest
 from luthier.errors import InvalidValue
 from luthier.platform.wire import ToolUse
 from luthier.serve.complete import Tally
-from luthier.serve.schemas import calls_schema
+from luthier.serve.doors.schemas import calls_schema
 from tests.e2e.asked import Asked
 
 SCHEMA = {

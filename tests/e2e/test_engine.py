@@ -16,14 +16,14 @@ import pytest
 
 from luthier.errors import ContextTooLong, InvalidValue
 from luthier.platform.access import Caller
-from luthier.platform.adapter_files import WEIGHTS
 from luthier.platform.base_models import load_catalog
-from luthier.platform.fingerprint import FINGERPRINT
+from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
-from luthier.platform.prompts import load_prompts
+from luthier.platform.weights.adapter_files import WEIGHTS
+from luthier.platform.weights.fingerprint import FINGERPRINT
 from luthier.platform.wire import Choice, ToolUse
+from luthier.serve.adapters.disk import LocalDisk
 from luthier.serve.complete import Tally
-from luthier.serve.disk import LocalDisk
 from tests.e2e.asked import Asked
 from tests.e2e.grammars import schemas_are_kept_to, tools_are_called, what_cannot_be_kept_to_is_refused
 from tests.e2e.leaving import (

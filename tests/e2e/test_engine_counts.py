@@ -11,7 +11,7 @@ from luthier.errors import InvalidValue
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settled import EngineCounts, Totals
 from luthier.serve.complete import Tally
-from luthier.serve.engine_counts import vllm_counters
+from luthier.serve.metering.engine_counts import vllm_counters
 from tests.e2e.asked import Asked
 from tests.e2e.live import LONG, TOML
 from tests.factories import make_settings

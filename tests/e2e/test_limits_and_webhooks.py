@@ -7,7 +7,7 @@ import openai
 import pytest
 from standardwebhooks import Webhook as Verifier
 
-from luthier.serve.leasing import RENEW_SECONDS
+from luthier.serve.metering.leasing import RENEW_SECONDS
 from tests.e2e.live import BASE, REGISTRY, SECONDS, LiveCluster, until
 from tests.receiver import receiving
 

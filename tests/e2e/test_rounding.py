@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from luthier.cli.cluster import fetch_base_model
 from luthier.platform.base_models import load_catalog
-from luthier.platform.fingerprint import Fingerprint
-from luthier.platform.rendering import Rendering
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.fingerprint import Fingerprint
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.fingerprint import fingerprint
 from tests.e2e.live import REAL

@@ -18,8 +18,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from luthier.platform.base_models import load_catalog
+from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
-from luthier.platform.prompts import load_prompts
 from luthier.platform.queue import GIB
 from luthier.serve.complete import Tally
 from tests.e2e.asked import Asked

@@ -8,10 +8,10 @@ import pytest
 
 from luthier.errors import InvalidInput
 from luthier.platform.base_models import load_catalog
-from luthier.platform.prompts import load_prompts
+from luthier.platform.data.prompts import load_prompts
 from luthier.platform.settings import Settings
 from luthier.platform.wire import ToolUse
-from luthier.serve.tool_family import Family
+from luthier.serve.engines.tool_family import Family
 
 pytestmark = pytest.mark.e2e
 

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
-from luthier.platform.artifacts import MANIFEST, content_of, place
 from luthier.platform.base_models import BaseModel
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.rendering import Rendering
 from luthier.platform.run_files import RunFiles
 from luthier.platform.storage import Storage
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.artifacts import MANIFEST, content_of, place
 from luthier.train.config import FitConfig, FitResult, LoraSettings
 from luthier.train.publish import publish
 from tests.factories import ADMIN, make_job

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
-from luthier.serve.services import Ask
 from tests.fakes import EchoEngine
 from tests.waiting import SECONDS
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from luthier.platform.securables import GRANTABLE, ObjectKind
-from luthier.platform.sql_dialect import _OPEN_INFORMATION_SCHEMA, COUNT_DETAILED
+from luthier.platform.sql.sql_dialect import _OPEN_INFORMATION_SCHEMA, COUNT_DETAILED
 from luthier.serve import dialects
 from luthier.serve.dialects.account_usage import FILES
 from luthier.serve.dialects.snowflake_access import KINDS, KINDS_IN_SCHEMA

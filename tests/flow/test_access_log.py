@@ -16,10 +16,11 @@ from luthier.platform.options import Method
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Chunk
-from luthier.serve.access_log import AccessLog
 from luthier.serve.api import build_direct
+from luthier.serve.asks import Ask
 from luthier.serve.full_weights import application_name, with_full_weights
-from luthier.serve.services import Ask, make_services
+from luthier.serve.metering.access_log import AccessLog
+from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, make_finished, make_job, make_settings
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from luthier.platform.sql_engine import SqlEngine
+from luthier.platform.sql.sql_engine import SqlEngine
 from tests.fakes import EchoEngine
 from tests.flow.conftest import error_of, sql
 

@@ -16,28 +16,30 @@ import pytest
 from luthier.platform.access import hash_key, new_key
 from luthier.platform.base_models import base_model_dir, load_catalog
 from luthier.platform.credits import ALONE_SECONDS
+from luthier.platform.data.prompts import load_prompts
 from luthier.platform.keys import NewKey
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import parse_name
-from luthier.platform.prompts import load_prompts
 from luthier.platform.rates import RateLimit
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice
-from luthier.serve import auditing, deps, known, resolver
+from luthier.serve import known, resolver
+from luthier.serve.adapters.disk import LocalDisk, Original
+from luthier.serve.adapters.loading import Loader, Surroundings
 from luthier.serve.api import build_direct
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
-from luthier.serve.disk import LocalDisk, Original
-from luthier.serve.inputs import Inputs
+from luthier.serve.doors import auditing, deps
+from luthier.serve.engines.inputs import Inputs
 from luthier.serve.known import Epoch
-from luthier.serve.leasing import QUIET_SECONDS, RENEW_SECONDS, Leasing
-from luthier.serve.loading import Loader, Surroundings
+from luthier.serve.metering.leasing import QUIET_SECONDS, RENEW_SECONDS, Leasing
+from luthier.serve.metering.usage import UsageSpool
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask, make_services
+from luthier.serve.services import make_services
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS
 from luthier.serve.threads import REGISTRY
-from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, KEY, add_admin, ledger_of, make_finished, make_job, make_version
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions, Way, hanging_storage
 from tests.flow.conftest import CHAT

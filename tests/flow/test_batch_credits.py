@@ -8,7 +8,7 @@ from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import CompleteRequest
-from luthier.serve.batch_line import most_ucr
+from luthier.serve.batches.batch_line import most_ucr
 from tests.factories import ADMIN
 from tests.fakes import Launcher
 from tests.flow.batches import chat_line, content, create_batch, ended

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from luthier.errors import Unavailable
 from luthier.platform.registry.registry import Registry
 from luthier.platform.wire import CompleteRequest
-from luthier.serve import batch_work
-from luthier.serve.bodies import ChatBody
+from luthier.serve.batches import batch_work
+from luthier.serve.doors.bodies import ChatBody
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 from tests.flow.batches import (

@@ -14,7 +14,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.batches import LEASE_MS
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.batching import Batching, sweep
+from luthier.serve.batches.batching import Batching, sweep
 from luthier.serve.services import Services, make_services
 from tests.factories import KEY, add_admin
 from tests.fakes import Launcher, LocalCompletions

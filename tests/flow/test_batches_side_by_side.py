@@ -3,7 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from luthier.serve.batching import MAX_BATCHES, MAX_OF_ONE
+from luthier.serve.batches.batching import MAX_BATCHES, MAX_OF_ONE
 from tests.flow.batches import HeldEngine, chat_line, create_batch, ended, get_batch
 from tests.flow.people import Join, join  # noqa: F401
 from tests.waiting import wait_for

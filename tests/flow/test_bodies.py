@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.errors import TooLarge
 from luthier.platform.options import FinetuneOptions
-from luthier.serve.bodies import Body, ChatBody
 from luthier.serve.dialects.cortex_bodies import InferenceBody
-from luthier.serve.json_size import MAX_NAMES
+from luthier.serve.doors.bodies import Body, ChatBody
+from luthier.serve.doors.json_size import MAX_NAMES
 
 MANY = {"list", "tuple", "set", "frozenset"}
 

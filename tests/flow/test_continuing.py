@@ -9,9 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.errors import Conflict
-from luthier.platform.lora import Modules
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from luthier.platform.weights.lora import Modules
 from tests.flow.conftest import create, error_of
 
 SAME = {"lora_rank": 8, "continue_from": "tuned"}

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from luthier.platform.registry.registry import Registry
-from luthier.serve.json_route import JsonRoute
+from luthier.serve.doors.json_route import JsonRoute
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 from tests.flow.conftest import call, error_of

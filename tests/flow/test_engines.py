@@ -10,7 +10,7 @@ from luthier.cli.profile import Profile, save_profile
 from luthier.platform.models import Proof, ProofState
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.adapter_stats import AdapterStats, Loads
+from luthier.serve.adapters.adapter_stats import AdapterStats, Loads
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import luthier
 from luthier.cli.client import Client
 from luthier.errors import Conflict, Unavailable
-from luthier.platform.adapter_files import WEIGHTS
 from luthier.platform.base_models import load_catalog
-from luthier.platform.exporting import export_files
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.settings import Settings
 from luthier.platform.storage import file_sha256
+from luthier.platform.weights.adapter_files import WEIGHTS
+from luthier.platform.weights.exporting import export_files
 from tests.factories import KEY
 from tests.flow.conftest import error_of
 from tests.flow.test_cli import Run, good, refused, run  # noqa: F401 - a fixture

@@ -14,7 +14,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.paging import Page
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.batching import sweep
+from luthier.serve.batches.batching import sweep
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY
 from tests.fakes import Launcher, LocalCompletions

@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 import luthier
 from luthier.cli.main import main
 from luthier.errors import Conflict, InvalidInput
-from luthier.platform.artifacts import place
 from luthier.platform.base_models import load_catalog
-from luthier.platform.importing import Imports, Origin
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.storage import file_sha256
+from luthier.platform.weights.artifacts import place
+from luthier.platform.weights.importing import Imports, Origin
 from tests.factories import ADMIN, BASE_MODEL, KEY
 from tests.flow.conftest import create, error_of
 from tests.tiny_adapter import build_adapter, change_settings, change_weights
@@ -141,7 +141,7 @@ def test_who_leaves_spoils_nothing(
                 await sent
             may_go_on.set()
 
-    monkeypatch.setattr("luthier.platform.importing.place", place_late)
+    monkeypatch.setattr("luthier.platform.weights.importing.place", place_late)
     asyncio.run(leave())
     wait_for(lambda: registry.models.show(ADMIN))
     wait_for(lambda: not list((settings.storage / "uploads").iterdir()))

@@ -17,8 +17,8 @@ from luthier.errors import NotAllowed
 from luthier.platform.access import hash_key
 from luthier.platform.jobs import now_ms
 from luthier.platform.registry.registry import Registry
-from luthier.serve import deps
-from luthier.serve.deps import FRESH_SECONDS
+from luthier.serve.doors import deps
+from luthier.serve.doors.deps import FRESH_SECONDS
 from tests.factories import KEY, ledger_of
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture

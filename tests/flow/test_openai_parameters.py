@@ -8,8 +8,8 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from luthier.serve.bodies import ChatBody, CompletionBody
-from luthier.serve.refusals import UNSUPPORTED
+from luthier.serve.doors.bodies import ChatBody, CompletionBody
+from luthier.serve.doors.refusals import UNSUPPORTED
 from tests.factories import KEY
 from tests.fakes import EchoEngine
 from tests.flow.conftest import CHAT, error_of

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 from luthier.cli.main import main
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import KEY, make_record
 from tests.flow.conftest import error_of
 from tests.flow.people import Join, join  # noqa: F401 - a fixture

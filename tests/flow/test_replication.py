@@ -13,7 +13,6 @@ from starlette.testclient import TestClient
 
 from luthier.cli.client import Client
 from luthier.cli.main import main
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.jobs import now_ms
 from luthier.platform.names import parse_name
 from luthier.platform.registry.audit import Search
@@ -23,6 +22,7 @@ from luthier.platform.registry.replication import ReplicaRows
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import file_sha256
+from luthier.platform.weights.artifacts import MANIFEST
 from luthier.serve.api import build_api
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, BASE_MODEL, KEY, add_admin, make_settings

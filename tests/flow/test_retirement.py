@@ -12,13 +12,13 @@ from starlette.testclient import TestClient
 
 from luthier.cli.client import Client
 from luthier.cli.main import main
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.models import ImportedModel
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, file_sha256
 from luthier.platform.tasks import TaskType
 from luthier.platform.versions import parse_model
+from luthier.platform.weights.artifacts import MANIFEST
 from luthier.serve.api import build_api
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, BASE_MODEL, KEY, make_settings

@@ -9,8 +9,8 @@ import pytest
 from luthier.platform.models import ModelVersion
 from luthier.platform.registry.registry import Registry
 from luthier.platform.wire import Choice
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
-from luthier.serve.services import Ask
 from luthier.serve.threads import STORAGE
 from tests.factories import KEY, ledger_of
 from tests.fakes import EchoEngine

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.platform.settings import Settings
-from luthier.platform.sql_files import BATCH_ROWS
+from luthier.platform.sql.sql_files import BATCH_ROWS
 from luthier.platform.storage import Storage
 from luthier.serve.dialects import sql_body
 from luthier.serve.dialects.native_sql import ARROW_STREAM

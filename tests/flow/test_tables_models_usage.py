@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 import luthier
 from luthier.platform.names import parse_name
 from luthier.platform.settings import Settings
-from luthier.platform.sql_engine import SqlEngine, TableFile
+from luthier.platform.sql.sql_engine import SqlEngine, TableFile
 from tests.factories import KEY
 from tests.flow.conftest import create, csv_bytes, error_of, sql, upload
 

@@ -13,11 +13,11 @@ from starlette.testclient import TestClient
 import luthier
 from luthier.errors import BadDataset, InvalidInput
 from luthier.platform.base_models import load_catalog
+from luthier.platform.data.prompts import load_prompts
+from luthier.platform.data.recipe import rendering_of
+from luthier.platform.data.rendering import num_tokens
 from luthier.platform.options import parse_options
-from luthier.platform.prompts import load_prompts
-from luthier.platform.recipe import rendering_of
 from luthier.platform.registry.registry import Registry
-from luthier.platform.rendering import num_tokens
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
 from luthier.train.data import read_examples

@@ -21,11 +21,11 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve import patience
-from luthier.serve.access_log import AccessLog
 from luthier.serve.admission import Admission
 from luthier.serve.api import build_api, build_direct
 from luthier.serve.dialects import snowflake_sql
-from luthier.serve.engine_metrics import Places
+from luthier.serve.engines.engine_metrics import Places
+from luthier.serve.metering.access_log import AccessLog
 from luthier.serve.services import make_services
 from tests.factories import KEY, ledger_of, make_settings
 from tests.fakes import EchoEngine, LocalCompletions

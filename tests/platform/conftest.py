@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from luthier.platform.base_models import BaseModel, load_catalog
-from luthier.platform.prompts import Prompts, load_prompts
+from luthier.platform.data.prompts import Prompts, load_prompts
 from luthier.platform.settings import Settings
 from tests.platform.judging import Make
 

@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow as pa
 
 from luthier.platform.base_models import BaseModel
-from luthier.platform.judge import judge
+from luthier.platform.data.judge import judge
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.recipe import Terms
+from luthier.platform.data.report import DataReport, Judged
 from luthier.platform.options import parse_options
 from luthier.platform.prices import load_prices
-from luthier.platform.prompts import Prompts
-from luthier.platform.recipe import Terms
-from luthier.platform.report import DataReport, Judged
 from luthier.platform.settings import configs_dir
 from luthier.platform.tasks import TaskType
 

@@ -11,13 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from luthier.errors import Conflict, InvalidInput, NotFetched
-from luthier.platform.adapter_checks import check_adapter
-from luthier.platform.adapter_files import SETTINGS, WEIGHTS, check_file_name, check_files
 from luthier.platform.base_models import BaseModel, load_catalog
-from luthier.platform.base_shapes import INDEX, linear_modules
-from luthier.platform.lora import Adapter, last_names
 from luthier.platform.settings import Settings
-from luthier.platform.tensors import read_header
+from luthier.platform.weights.adapter_checks import check_adapter
+from luthier.platform.weights.adapter_files import SETTINGS, WEIGHTS, check_file_name, check_files
+from luthier.platform.weights.base_shapes import INDEX, linear_modules
+from luthier.platform.weights.lora import Adapter, last_names
+from luthier.platform.weights.tensors import read_header
 from tests.tiny_adapter import Tensors, build_adapter, change_settings, change_weights, drop_setting
 
 LAYER = "base_model.model.model.layers.0"
@@ -221,7 +221,7 @@ def test_weights_that_are_refused(check: Check, adapter: Path, change: Callable[
 
 def test_a_header_that_no_adapter_has(check: Check, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused by its first bytes, and never parsed."""
-    monkeypatch.setattr("luthier.platform.tensors.safe_open", None)
+    monkeypatch.setattr("luthier.platform.weights.tensors.safe_open", None)
     (adapter / WEIGHTS).write_bytes((5 << 20).to_bytes(8, "little") + b" " * (5 << 20))
     with pytest.raises(InvalidInput, match="has a header of 5242880 bytes"):
         check(adapter)
@@ -234,7 +234,7 @@ def test_the_header_is_read_once(check: Check, adapter: Path, monkeypatch: pytes
         read.append(file)
         return read_header(file, most)
 
-    monkeypatch.setattr("luthier.platform.adapter_files.read_header", counted)
+    monkeypatch.setattr("luthier.platform.weights.adapter_files.read_header", counted)
     check(adapter)
     assert read == [adapter / WEIGHTS]
 
@@ -345,7 +345,7 @@ def test_headers_are_read_once_while_files_stay_the_same(own_base: Path, monkeyp
         read.append(file)
         return read_header(file)
 
-    monkeypatch.setattr("luthier.platform.base_shapes.read_header", counted)
+    monkeypatch.setattr("luthier.platform.weights.base_shapes.read_header", counted)
     file = own_base / "model.safetensors"
     assert linear_modules(own_base) == linear_modules(own_base)
     assert read == [file]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.platform.artifacts import MANIFEST, content_of, fault_of, place
+from luthier.platform.weights.artifacts import MANIFEST, content_of, fault_of, place
 from tests.fakes import failing_reads
 
 
@@ -50,7 +50,7 @@ def test_it_is_on_the_disk_before_it_has_its_name(
     def noted(*paths: Path) -> None:
         synced.append((sorted(path.name for path in paths), len(list(published.iterdir()))))
 
-    monkeypatch.setattr("luthier.platform.artifacts.sync", noted)
+    monkeypatch.setattr("luthier.platform.weights.artifacts.sync", noted)
     place(folder, content_of(folder), {}, published)
     assert synced == [(sorted([MANIFEST, "part", "weights"]), 0), (["published"], 1)]
 
@@ -74,7 +74,7 @@ def test_a_fault_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("luthier.platform.artifacts.os.replace", fail)
+    monkeypatch.setattr("luthier.platform.weights.artifacts.os.replace", fail)
     with pytest.raises(OSError, match="No space left"):
         place(folder, content_of(folder), {}, tmp_path / "published")
 

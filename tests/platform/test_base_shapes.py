@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from luthier.errors import InvalidInput
 from luthier.platform.base_models import BaseModel, EngineSettings, load_catalog
-from luthier.platform.base_shapes import CONFIG, check_shared
 from luthier.platform.settings import Settings
+from luthier.platform.weights.base_shapes import CONFIG, check_shared
 
 SMOLLM2 = {"num_attention_heads": 9, "num_key_value_heads": 3}
 """Of 135M."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.platform.artifacts import content_of, place
 from luthier.platform.models import ImportedModel
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.artifacts import content_of, place
 from tests.factories import ADMIN, add_admin, make_finished, make_job
 from tests.fakes import Clock, Launcher
 

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.platform import datasets
-from luthier.platform.datasets import Dataset, split
+from luthier.platform.data import datasets
+from luthier.platform.data.datasets import Dataset, split
 from luthier.platform.storage import Storage, file_sha256
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from luthier.platform.fingerprint import Fingerprint, Probe
+from luthier.platform.weights.fingerprint import Fingerprint, Probe
 
 TUNED, BASE = [(-0.1, -0.2, -0.3)], [(-4.1, -5.2, -6.3)]
 TAKEN = Fingerprint(dtype="float32", probes=(Probe(ids=(1, 2, 3, 4), start=1, tuned=TUNED[0], base=BASE[0]),))

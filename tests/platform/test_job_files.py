@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from luthier.platform.base_models import load_catalog
+from luthier.platform.data.recipe import batch_of, rendering_of
 from luthier.platform.frozen import read_toml
 from luthier.platform.names import parse_name
 from luthier.platform.options import parse_options
-from luthier.platform.recipe import batch_of, rendering_of
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import CreateJob
 

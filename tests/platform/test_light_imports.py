@@ -26,7 +26,7 @@ def test_the_client_stays_light() -> None:
 
 def test_the_gateway_loads_no_torch() -> None:
     loaded = child("import sys, luthier.serve.api; print(*sys.modules)")
-    assert "luthier.platform.importing" in loaded
+    assert "luthier.platform.weights.importing" in loaded
     assert not loaded & {"torch", "transformers", "vllm", "ray"}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import InvalidInput
-from luthier.platform.lora import Adapter, LoraSettings, check_continues, target_names, targeted
+from luthier.platform.weights.lora import Adapter, LoraSettings, check_continues, target_names, targeted
 
 LINEAR = {
     f"model.layers.{layer}.{name}": (8, 4) for layer in range(2) for name in ("self_attn.q_proj", "mlp.down_proj")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.platform.sql_engine import SqlEngine
+from luthier.platform.sql.sql_engine import SqlEngine
 
 CHUNK, NUM_CHUNKS = 4000, 6_000
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import Conflict, InvalidInput
-from luthier.platform import merging
-from luthier.platform.merging import Merging
+from luthier.platform.weights import merging
+from luthier.platform.weights.merging import Merging
 from tests.tiny_adapter import build_adapter, change_settings
 
 TOKENS = torch.arange(5, 45).reshape(2, 20)

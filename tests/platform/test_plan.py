@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.platform.data.plan import Rows, Step, cut, is_shortened, order_of, plan
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.plan import Rows, Step, cut, is_shortened, order_of, plan
 
 row_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(lambda found: np.array(found, np.int64))
 row_batches = st.integers(1, 50).map(lambda num: BatchSize(rows=num))

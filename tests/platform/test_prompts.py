@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidInput, InvalidValue, NotFetched
-from luthier.platform.prompts import Prompts, load_prompts
+from luthier.platform.data.prompts import Prompts, load_prompts
 
 USER = {"role": "user", "content": "what?"}
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<|"), max_size=60)

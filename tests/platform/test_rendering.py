@@ -12,9 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from luthier.errors import BadDataset, ContextTooLong, InvalidInput
-from luthier.platform import rendering
-from luthier.platform.prompts import Message, Prompts, Sample, load_prompts
-from luthier.platform.rendering import Rendering, Row, num_tokens, render, render_each
+from luthier.platform.data import rendering
+from luthier.platform.data.prompts import Message, Prompts, Sample, load_prompts
+from luthier.platform.data.rendering import Rendering, Row, num_tokens, render, render_each
 from luthier.platform.tasks import TaskType
 
 LONG = "zxqv kjw " * 40

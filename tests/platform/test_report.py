@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from luthier.errors import BadDataset, InvalidInput
-from luthier.platform import datasets
-from luthier.platform.measure import histogram
-from luthier.platform.plan import plan
+from luthier.platform.data import datasets
+from luthier.platform.data.measure import histogram
+from luthier.platform.data.plan import plan
+from luthier.platform.data.recipe import batch_of
+from luthier.platform.data.rendering import num_tokens
+from luthier.platform.data.report import MAX_KINDS, Piece, clean_data, findings
 from luthier.platform.prices import to_credits
-from luthier.platform.recipe import batch_of
-from luthier.platform.rendering import num_tokens
-from luthier.platform.report import MAX_KINDS, Piece, clean_data, findings
 from luthier.platform.storage import Storage
 from luthier.platform.tasks import TaskType
 from luthier.train.data import read_examples

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 
 from luthier.errors import BadDataset, InvalidInput, PaymentRequired
-from luthier.platform import judge
-from luthier.platform.estimate import check_budget
-from luthier.platform.measure import Measured, measure
+from luthier.platform.data import judge
+from luthier.platform.data.estimate import check_budget
+from luthier.platform.data.measure import Measured, measure
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.recipe import batch_of
+from luthier.platform.data.rendering import Rendering, Row
+from luthier.platform.data.report import DataReport
 from luthier.platform.options import BatchSize, Duration, Unit, parse_options
 from luthier.platform.prices import to_credits
-from luthier.platform.prompts import Prompts
-from luthier.platform.recipe import batch_of
-from luthier.platform.rendering import Rendering, Row
-from luthier.platform.report import DataReport
 from luthier.platform.tasks import TaskType
 from tests.platform.judging import LONG, OVERLONG, PRICES, Make, pairs, rows_of, table
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from luthier.platform.row_checks import fault_of, messages_of
+from luthier.platform.data.row_checks import fault_of, messages_of
 
 USER, ASSISTANT = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "42"}
 SYSTEM = {"role": "system", "content": "be brief"}

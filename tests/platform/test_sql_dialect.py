@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import InvalidSql
-from luthier.platform.sql_dialect import strip_semicolon, to_duckdb, training_query
+from luthier.platform.sql.sql_dialect import strip_semicolon, to_duckdb, training_query
 
 ATTACKS = [
     "",

@@ -12,7 +12,7 @@ import pytest
 
 from luthier.errors import BadDataset, InvalidInput, InvalidSql, LuthierError, NotFound, Unavailable
 from luthier.platform.names import parse_name
-from luthier.platform.sql_engine import SqlEngine, SqlFunction, TableFile, ViewQuery
+from luthier.platform.sql.sql_engine import SqlEngine, SqlFunction, TableFile, ViewQuery
 from luthier.platform.tasks import TaskType
 
 USAGE = "SNOWFLAKE.ACCOUNT_USAGE.CORTEX_FINE_TUNING_USAGE_HISTORY"

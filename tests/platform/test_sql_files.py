@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from luthier.errors import InvalidInput
-from luthier.platform.sql_engine import read_file
+from luthier.platform.sql.sql_engine import read_file
 
 
 def uploaded(folder: Path, name: str, content: str | bytes) -> pa.Table:

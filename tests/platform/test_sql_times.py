@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from luthier.platform.jobs import now_ms
-from luthier.platform.sql_times import FOREVER_MS, SLACK_MS, Times, times_of
+from luthier.platform.sql.sql_times import FOREVER_MS, SLACK_MS, Times, times_of
 
 DAY_MS = 86_400_000
 NOV, DEC = (int(datetime(2026, month, 1, tzinfo=UTC).timestamp() * 1000) for month in (11, 12))

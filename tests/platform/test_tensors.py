@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save_file
 
 from luthier.errors import InvalidInput
-from luthier.platform.tensors import Tensor, is_finite, read_header
+from luthier.platform.weights.tensors import Tensor, is_finite, read_header
 
 VALUES = st.floats(width=16) | st.sampled_from([np.inf, -np.inf, np.nan])
 

@@ -5,7 +5,7 @@ import pytest
 from luthier.errors import InvalidSql
 from luthier.platform.models import Opened, TableInfo, ViewInfo
 from luthier.platform.names import parse_name
-from luthier.platform.view_queries import standing_for, tables_in, view_reads
+from luthier.platform.sql.view_queries import standing_for, tables_in, view_reads
 
 
 @pytest.mark.parametrize(

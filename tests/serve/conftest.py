@@ -7,7 +7,7 @@ import pytest
 
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.serve.living import PROCESS
+from luthier.serve.metering.living import PROCESS
 from tests.factories import ADMIN
 from tests.fakes import Clock
 from tests.serve.provider import Provider

@@ -19,15 +19,15 @@ from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import configs_dir
 from luthier.platform.wire import Choice, CompleteRequest
-from luthier.serve.books import ReplicaBooks
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Completer, Tally
-from luthier.serve.holders import Holders
 from luthier.serve.known import Epoch
-from luthier.serve.leases import Leases
-from luthier.serve.rates import Rates
+from luthier.serve.metering.books import ReplicaBooks
+from luthier.serve.metering.holders import Holders
+from luthier.serve.metering.leases import Leases
+from luthier.serve.metering.rates import Rates
+from luthier.serve.metering.usage import UsageSpool
 from luthier.serve.resolver import Resolver
-from luthier.serve.services import Ask
-from luthier.serve.usage import UsageSpool
 from tests.factories import ADMIN, make_settings
 from tests.fakes import EchoEngine, Launcher
 

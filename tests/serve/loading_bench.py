@@ -12,8 +12,8 @@ from luthier.errors import AdapterRefused, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.settings import Settings
-from luthier.serve.disk import LocalDisk
-from luthier.serve.loading import Loader, Surroundings
+from luthier.serve.adapters.disk import LocalDisk
+from luthier.serve.adapters.loading import Loader, Surroundings
 from tests.factories import make_version
 
 SIZE = 2

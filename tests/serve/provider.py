@@ -18,7 +18,7 @@ from jwt.algorithms import get_default_algorithms
 from luthier.platform.access import Caller
 from luthier.platform.keys import Session
 from luthier.platform.registry.registry import Registry
-from luthier.serve.oidc import Oidc
+from luthier.serve.doors.oidc import Oidc
 from tests.factories import ADMIN, make_settings
 from tests.fakes import Clock
 

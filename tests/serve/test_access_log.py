@@ -12,9 +12,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from luthier.serve import access_log
-from luthier.serve.access_log import AccessLog
-from luthier.serve.middleware import Logged
+from luthier.serve.doors.middleware import Logged
+from luthier.serve.metering import access_log
+from luthier.serve.metering.access_log import AccessLog
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def fail(tries: list[int]) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from luthier.serve.access_log import AccessLog
+from luthier.serve.metering.access_log import AccessLog
 
 log = AccessLog(Path(sys.argv[1]), max_bytes=100_000)
 for batch in range(100):

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from luthier.errors import Unavailable
 from luthier.platform.wire import Choice, Chunk, TokenLogprob, ToolCall, Usage
-from luthier.serve.answer import DONE, Writer
+from luthier.serve.doors.answer import DONE, Writer
 
 NASTY = 'he said "no"\\ \n\r\t\x00\x7f </script> \u2028 \u00e9 \U0001f600 {"a": 1}'
 LONE = "\ud83d then \udc00"

@@ -9,7 +9,7 @@ import pytest
 from luthier.errors import NotAllowed, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.audit import Entry
-from luthier.serve.auditing import (
+from luthier.serve.doors.auditing import (
     ALL_IN_MINUTE,
     EACH_IN_MINUTE,
     MAX_GROUPS,

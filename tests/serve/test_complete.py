@@ -20,10 +20,10 @@ from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Chunk
 from luthier.serve import complete, patience
 from luthier.serve.admission import Admission
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Completer
 from luthier.serve.many import Many
-from luthier.serve.services import Ask
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ADMIN
 from tests.fakes import Books, EchoEngine, make_ask
 from tests.full_disk import full_disk

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from luthier.serve.cpu_lora import Turned, add_product, batch_of, parts, register
+from luthier.serve.adapters.cpu_lora import Turned, add_product, batch_of, parts, register
 
 SLOTS, RANK, IN, OUT = 3, 8, 16, 24
 TOGETHER = [1, 1, -1, -1, 2, 0, 0, 0, -1]

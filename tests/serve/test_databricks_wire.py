@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from luthier.serve import refusals
 from luthier.serve.dialects import databricks_wire
 from luthier.serve.dialects.databricks_wire import ChatInvocation, CompletionInvocation, read_invocation
+from luthier.serve.doors import refusals
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"prompt": {"type": "string"}}}}}
 CHAT = {"messages": [{"role": "user", "content": "a"}], "tools": [TOOL]}

@@ -7,7 +7,7 @@ import pytest
 from luthier.errors import NotAuthenticated
 from luthier.platform.keys import Session
 from luthier.platform.registry.registry import Registry
-from luthier.serve.deps import FRESH_SECONDS, KeyCheck
+from luthier.serve.doors.deps import FRESH_SECONDS, KeyCheck
 from luthier.serve.known import Epoch
 from tests.factories import ADMIN, KEY, add_admin
 from tests.fakes import Clock

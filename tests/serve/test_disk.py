@@ -11,17 +11,17 @@ from random import Random
 
 import pytest
 
-from luthier.platform.artifacts import fault_of
 from luthier.platform.models import ModelVersion
 from luthier.platform.storage import num_bytes
-from luthier.serve.disk import PART, LocalDisk
+from luthier.platform.weights.artifacts import fault_of
+from luthier.serve.adapters.disk import PART, LocalDisk
 from tests.factories import make_version
 
 READER = """
 import sys
 from pathlib import Path
 from luthier.platform.models import ModelVersion
-from luthier.serve.disk import LocalDisk
+from luthier.serve.adapters.disk import LocalDisk
 copy = LocalDisk(Path(sys.argv[1]), "tiny", 1 << 20).take(ModelVersion.model_validate_json(sys.argv[2]))
 print(copy.was_there, flush=True)
 sys.stdin.read()

@@ -7,7 +7,7 @@ from unittest import mock
 
 from prometheus_client import REGISTRY
 
-from luthier.serve.engine_args import stat_loggers
+from luthier.serve.engines.engine_args import stat_loggers
 from tests.tiny_model import build_tiny_model
 
 ADAPTERS = [f"LUTHIER.PUBLIC.A{number}@0123456789abcdef" for number in range(8)]

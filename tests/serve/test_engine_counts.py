@@ -10,9 +10,9 @@ from luthier.errors import Unavailable
 from luthier.platform.models import Resolved
 from luthier.platform.settled import EngineCounts
 from luthier.platform.wire import CompleteRequest
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally, Visit
-from luthier.serve.engine_counts import Asked, vllm_counters
-from luthier.serve.services import Ask
+from luthier.serve.metering.engine_counts import Asked, vllm_counters
 from tests.factories import ADMIN
 
 

@@ -14,11 +14,11 @@ from luthier.errors import Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settled import SettledFiles
-from luthier.serve import usage
-from luthier.serve.engine import VllmEngine
-from luthier.serve.living import PROCESS
+from luthier.serve.engines.engine import VllmEngine
+from luthier.serve.metering import usage
+from luthier.serve.metering.living import PROCESS
+from luthier.serve.metering.usage import UsageSpool
 from luthier.serve.replica import EngineReplica
-from luthier.serve.usage import UsageSpool
 from tests.factories import make_record
 from tests.full_disk import full_disk
 from tests.serve.spools import DEADLINE_SECONDS, Door, Ledger, lines

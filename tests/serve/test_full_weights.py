@@ -20,9 +20,10 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.wire import Choice, Chunk, CompleteRequest, Usage
 from luthier.serve import full_weights, patience
+from luthier.serve.adapters.loading import RETRY_SECONDS
+from luthier.serve.asks import Ask
 from luthier.serve.full_weights import AWAKE_SECONDS, FullWeights, State, application_name, with_full_weights
-from luthier.serve.loading import RETRY_SECONDS
-from luthier.serve.services import Ask, make_services
+from luthier.serve.services import make_services
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_settings
 from tests.fakes import Clock, EchoEngine, Launcher, LocalCompletions
 

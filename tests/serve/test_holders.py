@@ -7,9 +7,9 @@ import pytest
 from luthier.errors import Unavailable
 from luthier.platform.credits import Want
 from luthier.platform.registry.registry import Registry
-from luthier.serve.holders import Holders
-from luthier.serve.living import PROCESS
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.holders import Holders
+from luthier.serve.metering.living import PROCESS
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ADMIN, make_record
 from tests.serve.spools import DEAD
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 
-from luthier.serve.host_memory import PATIENCE_SECONDS, HostMemory
+from luthier.serve.adapters.host_memory import PATIENCE_SECONDS, HostMemory
 from tests.fakes import Clock
 
 A, B, C = range(1, 4)

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from luthier.errors import ContextTooLong, InvalidValue
-from luthier.platform.prompts import Message, Prompts
+from luthier.platform.data.prompts import Message, Prompts
 from luthier.platform.wire import CompleteRequest, ToolUse
-from luthier.serve.inputs import MAX_INLINE_CHARS, MESSAGE_CHARS, Inputs, prompt_size
+from luthier.serve.engines.inputs import MAX_INLINE_CHARS, MESSAGE_CHARS, Inputs, prompt_size
 
 CALL = {"id": "id", "type": "function", "function": {"name": "f", "arguments": {"key": ["four", 1, None, {"k": True}]}}}
 TOOL = {"type": "function", "function": {"name": "f", "description": "tell", "parameters": {"enum": ["a", 2.5]}}}
@@ -104,7 +104,7 @@ def test_what_is_nested_is_counted_beside_the_loop(
         counted.append(threading.current_thread() is threading.main_thread())
         return prompt_size(request)
 
-    monkeypatch.setattr("luthier.serve.inputs.prompt_size", size)
+    monkeypatch.setattr("luthier.serve.engines.inputs.prompt_size", size)
     asyncio.run(read(inputs, asked(**{"messages": TALK[:1], **given})))
     assert counted == [False]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.errors import TooLarge
-from luthier.serve.bodies import MAX_CHOICES, CompletionBody
-from luthier.serve.json_size import MAX_NAMES, MAX_VALUES, JsonSize
+from luthier.serve.doors.bodies import MAX_CHOICES, CompletionBody
+from luthier.serve.doors.json_size import MAX_NAMES, MAX_VALUES, JsonSize
 
 TEXT = st.text(st.sampled_from('"\\:,[]{}é\n a'), max_size=8)
 JSON = st.recursive(

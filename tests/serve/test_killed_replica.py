@@ -12,8 +12,8 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.settled import SettledFiles
-from luthier.serve.holders import Holders
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.holders import Holders
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ADMIN, ledger_of
 from tests.fakes import Launcher
 from tests.serve.dying_replica import MADE, NUM_AT_ONCE

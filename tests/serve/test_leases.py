@@ -10,8 +10,8 @@ from luthier.errors import AnsweredTwice, PaymentRequired, Unavailable
 from luthier.platform.access import Caller
 from luthier.platform.credits import ALONE_SECONDS, Budget, BudgetKind, Renewal, Want
 from luthier.platform.registry.registry import Registry
-from luthier.serve.leases import Leases, Reservation
-from luthier.serve.leasing import KNOWN_SECONDS, QUIET_SECONDS, SURE_SECONDS
+from luthier.serve.metering.leases import Leases, Reservation
+from luthier.serve.metering.leasing import KNOWN_SECONDS, QUIET_SECONDS, SURE_SECONDS
 from tests.factories import ADMIN, make_record
 from tests.fakes import Clock
 

@@ -35,9 +35,9 @@ from luthier.platform.metering import DAY_MS, UsageRecord
 from luthier.platform.registry.balances import Balances
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve import leases
-from luthier.serve.leases import Leases, Reservation
-from luthier.serve.leasing import QUIET_SECONDS
+from luthier.serve.metering import leases
+from luthier.serve.metering.leases import Leases, Reservation
+from luthier.serve.metering.leasing import QUIET_SECONDS
 from tests.factories import ADMIN, add_admin, make_record
 from tests.fakes import Launcher
 from tests.machines import Bench, Length, Machine, Watched, to_its_end

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from luthier.errors import Unavailable
-from luthier.platform.artifacts import MANIFEST
-from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.models import Proof, ProofState
 from luthier.platform.settings import Settings
-from luthier.serve import loading
-from luthier.serve.adapter_stats import LOAD_SECONDS
-from luthier.serve.disk import Copy
+from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.fingerprint import FINGERPRINT
+from luthier.serve.adapters import loading
+from luthier.serve.adapters.adapter_stats import LOAD_SECONDS
+from luthier.serve.adapters.disk import Copy
 from tests.serve.loading_bench import SIZE, Bench, run
 
 

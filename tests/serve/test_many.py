@@ -10,9 +10,9 @@ import pytest
 from luthier.errors import ContextTooLong, InvalidInput, PaymentRequired, Unavailable
 from luthier.platform.models import ModelVersion
 from luthier.platform.wire import Choice
+from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
 from luthier.serve.many import Many
-from luthier.serve.services import Ask
 from tests.factories import ADMIN
 from tests.fakes import EchoEngine, make_ask
 

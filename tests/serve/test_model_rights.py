@@ -11,8 +11,9 @@ from luthier.platform.keys import NewKey
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import CORTEX_USER, PUBLIC, Granted, ObjectKind, Privilege, Securable
 from luthier.platform.settings import Settings
-from luthier.serve import deps, model_rights, resolver
-from luthier.serve.deps import KeyCheck
+from luthier.serve import model_rights, resolver
+from luthier.serve.doors import deps
+from luthier.serve.doors.deps import KeyCheck
 from luthier.serve.known import Epoch
 from luthier.serve.model_rights import ModelRights
 from luthier.serve.resolver import Resolver

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidInput
-from luthier.serve.multipart import receive_files
+from luthier.serve.doors.multipart import receive_files
 
 KIND = "multipart/form-data; boundary=xyz"
 

@@ -17,10 +17,10 @@ from luthier.platform.access import Caller
 from luthier.platform.keys import Session
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve import oidc as module
-from luthier.serve.deps import KeyCheck
+from luthier.serve.doors import oidc as module
+from luthier.serve.doors.deps import KeyCheck
+from luthier.serve.doors.oidc import DISCOVERY, KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, RENEW_SECONDS, Oidc
 from luthier.serve.known import Epoch
-from luthier.serve.oidc import DISCOVERY, KEEP_SECONDS, LEEWAY_SECONDS, REFETCH_SECONDS, RENEW_SECONDS, Oidc
 from tests.factories import ADMIN, KEY
 from tests.fakes import Clock
 from tests.serve.provider import ANN, AUDIENCE, Provider, oidc_of, session_of, unsigned

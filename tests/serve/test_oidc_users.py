@@ -11,7 +11,7 @@ from luthier.platform.access import Caller
 from luthier.platform.registry.audit import Search
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.serve.deps import KeyCheck
+from luthier.serve.doors.deps import KeyCheck
 from luthier.serve.known import Epoch
 from tests.factories import ADMIN
 from tests.fakes import Clock

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import Unavailable
-from luthier.platform.artifacts import MANIFEST, content_of, place
-from luthier.platform.fingerprint import FINGERPRINT, Fingerprint, Probe
 from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
-from luthier.serve.proof import prove_own
+from luthier.platform.weights.artifacts import MANIFEST, content_of, place
+from luthier.platform.weights.fingerprint import FINGERPRINT, Fingerprint, Probe
+from luthier.serve.adapters.proof import prove_own
 from tests.factories import ADMIN
 from tests.fakes import failing_reads
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from luthier.errors import Unavailable
+from luthier.platform.data.prompts import Prompts
 from luthier.platform.models import ModelVersion
-from luthier.platform.prompts import Prompts
-from luthier.serve.proof import prove
+from luthier.serve.adapters.proof import prove
 from tests.factories import ADMIN
 
 

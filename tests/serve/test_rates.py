@@ -11,7 +11,7 @@ from luthier.platform.models import Resolved
 from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit, asker
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve.rates import AHEAD_SECONDS, LARGE_MINUTES, Allowance, Rates
+from luthier.serve.metering.rates import AHEAD_SECONDS, LARGE_MINUTES, Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Clock, Launcher
 from tests.waiting import SECONDS

@@ -21,8 +21,8 @@ from luthier.platform.models import Resolved
 from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.serve import leasing, rates
-from luthier.serve.rates import Allowance, Rates
+from luthier.serve.metering import leasing, rates
+from luthier.serve.metering.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
 from tests.machines import Bench, Length, Machine, Watched, to_its_end

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from luthier.platform.wire import Choice, CompleteRequest, TokenLogprob, ToolUse
-from luthier.serve.reading import LEAST_LOGPROB, Reader, plain_choices
-from luthier.serve.tool_calls import ForcedCalls
+from luthier.serve.engines.reading import LEAST_LOGPROB, Reader, plain_choices
+from luthier.serve.engines.tool_calls import ForcedCalls
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 

@@ -15,8 +15,8 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals
 from luthier.platform.store import Store
-from luthier.serve.living import PROCESS
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.living import PROCESS
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ADMIN, ledger_of, make_finished, make_job, make_record
 from tests.forging import forging
 from tests.serve.spools import DEAD

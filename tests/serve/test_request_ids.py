@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from luthier.platform.request_ids import HEADER, new_request_id, request_id
+from luthier.serve.doors.middleware import RequestId
 from luthier.serve.haproxy_shim import REQUEST_ID
-from luthier.serve.middleware import RequestId
 
 SECRET = "5ec7e7"
 UNIQUE = "0f8fad5b-d9cb-469f-a165-70867728950e"

@@ -11,8 +11,8 @@ from ray import serve
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import CompleteRequest
+from luthier.serve.asks import Ask
 from luthier.serve.routing import HELD, adapter_of, by_adapter, ranked
-from luthier.serve.services import Ask
 from tests.factories import ADMIN
 from tests.local_ray import local_serve
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from luthier.errors import InvalidValue
-from luthier.serve.schema_arms import MAX_ARMS
-from luthier.serve.schema_kinds import MAX_STEPS
-from luthier.serve.schema_texts import MAX_LENGTH
-from luthier.serve.schemas import (
+from luthier.serve.doors.schema_arms import MAX_ARMS
+from luthier.serve.doors.schema_kinds import MAX_STEPS
+from luthier.serve.doors.schema_texts import MAX_LENGTH
+from luthier.serve.doors.schemas import (
     MAX_CHARACTERS,
     MAX_DEPTH,
     MAX_PROPERTIES,

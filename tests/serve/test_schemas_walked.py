@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidValue
-from luthier.serve.schema_texts import FORMATS
-from luthier.serve.schemas import check_schema, for_grammar
+from luthier.serve.doors.schema_texts import FORMATS
+from luthier.serve.doors.schemas import check_schema, for_grammar
 
 xgrammar = pytest.importorskip("xgrammar")
 

@@ -11,7 +11,7 @@ import pytest
 from luthier.platform.base_models import BaseModel, load_catalog
 from luthier.platform.queue import GIB
 from luthier.platform.settings import Settings, configs_dir
-from luthier.serve.engine_args import engine_args, own_args, prepare_environment
+from luthier.serve.engines.engine_args import engine_args, own_args, prepare_environment
 
 FILES = sorted((configs_dir() / "serving").glob("*.toml"))
 GPU_BYTES = 80 * 10**9
@@ -58,7 +58,7 @@ def test_two_ranks_share_cores_and_cache(settings: Settings, tmp_path: Path, mon
 
     (base,) = served(configs_dir() / "serving" / "two_cpu_ranks.toml", settings)
     alone = base.model_copy(update={"engine": base.engine.model_copy(update={"tensor_parallel_size": 1})})
-    monkeypatch.setattr("luthier.serve.engine_args.num_threads", lambda _folder: 6)
+    monkeypatch.setattr("luthier.serve.engines.engine_args.num_threads", lambda _folder: 6)
     with mock.patch.dict(os.environ):
         for each, executor, threads in ((base, "mp", 3), (alone, UniProcExecutor, 6)):
             arguments = own_args(each, tmp_path, use_gpu=False)
@@ -88,7 +88,7 @@ def test_ranks_on_gpus_are_vllms_processes(settings: Settings, tmp_path: Path) -
 def test_a_cpu_computes_in_what_it_is_fast_at(
     dtype: str, has_units: bool, use_gpu: bool, served_in: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.serve.engine_args.has_bfloat16", lambda: has_units)
+    monkeypatch.setattr("luthier.serve.engines.engine_args.has_bfloat16", lambda: has_units)
     (base,) = served(configs_dir() / "serving" / "autoscaled.toml", settings)
     base = base.model_copy(update={"engine": base.engine.model_copy(update={"dtype": dtype})})
     assert engine_args(base, Path("weights"), use_gpu)["dtype"] == served_in

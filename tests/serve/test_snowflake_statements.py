@@ -5,7 +5,7 @@ import time
 import pytest
 
 from luthier.platform.keys import Endpoint, statement_needs
-from luthier.platform.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_dialect import strip_semicolon
 from luthier.serve.dialects import snowflake_statements
 from luthier.serve.dialects.snowflake_sql import STATEMENTS
 from luthier.serve.dialects.snowflake_statements import meaning

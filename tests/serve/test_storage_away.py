@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from luthier.platform.artifacts import MANIFEST
-from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.models import ProofState
 from luthier.platform.settings import Settings
-from luthier.serve.worker import AdapterWorker
+from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.fingerprint import FINGERPRINT
+from luthier.serve.adapters.worker import AdapterWorker
 from tests.fakes import failing_reads
 from tests.serve.loading_bench import Bench, run
 

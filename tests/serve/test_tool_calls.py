@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.serve.tool_calls import ForcedCalls, new_id
+from luthier.serve.engines.tool_calls import ForcedCalls, new_id
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

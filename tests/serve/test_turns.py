@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.serve.turns import BATCH_PATIENCE_SECONDS, PATIENCE_SECONDS, Turns
+from luthier.serve.adapters.turns import BATCH_PATIENCE_SECONDS, PATIENCE_SECONDS, Turns
 from tests.fakes import Clock
 
 LIVE, BATCH = 0, 10

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from luthier.errors import Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
-from luthier.serve import usage
-from luthier.serve.living import PROCESS
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering import usage
+from luthier.serve.metering.living import PROCESS
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ledger_of, make_record
 from tests.full_disk import full_disk
 from tests.serve.spools import DEAD, DEADLINE_SECONDS, Door, kept, leave_behind, lines
@@ -141,7 +141,7 @@ def test_a_new_spool_takes_over_what_a_dead_process_left(registry: Registry, fol
 LIVING = """
 import sys
 from pathlib import Path
-from luthier.serve.living import live
+from luthier.serve.metering.living import live
 
 live(Path(sys.argv[1]), int(sys.argv[2]))
 print("alive", flush=True)
@@ -259,7 +259,7 @@ def heir(folder: Path, append: Callable[[list[UsageRecord]], int], number: int) 
 KILLED = """
 import sys
 from pathlib import Path
-from luthier.serve.usage import UsageSpool
+from luthier.serve.metering.usage import UsageSpool
 from tests.factories import make_record
 
 folder, ledger = Path(sys.argv[1]), open(sys.argv[2], "a")

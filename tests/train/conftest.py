@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from luthier.platform.data.rendering import Rendering
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.rendering import Rendering
 from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig, LoraSettings
 from tests.train.rows import rows_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from luthier.platform.prompts import Sample
-from luthier.platform.rendering import Example
+from luthier.platform.data.prompts import Sample
+from luthier.platform.data.rendering import Example
 from luthier.train.config import FitConfig
 from luthier.train.model import TunedModel
 from luthier.train.packing import IGNORED, pack

@@ -22,8 +22,8 @@ from transformers import (
     SmolLM3Config,
 )
 
-from luthier.platform.base_shapes import linear_modules, served_modules
-from luthier.platform.lora import last_names
+from luthier.platform.weights.base_shapes import linear_modules, served_modules
+from luthier.platform.weights.lora import last_names
 
 SMALL: dict[str, Any] = {
     "vocab_size": 128,

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from luthier.errors import InvalidInput
-from luthier.platform.adapter_files import WEIGHTS
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Rendering, render
 from luthier.platform.options import Duration, Method, Unit
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Rendering, render
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.adapter_files import WEIGHTS
 from luthier.train.config import FitConfig, LoraSettings
 from luthier.train.loading import build
 from luthier.train.loop import evaluate, train

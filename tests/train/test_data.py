@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from luthier.errors import BadDataset
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Rendering, render
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Rendering, render
 from luthier.platform.tasks import TaskType
 from luthier.train.data import read_examples
 from tests.train.rows import rows_of

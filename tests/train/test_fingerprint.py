@@ -7,10 +7,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from luthier.platform.fingerprint import EXACT, Fingerprint, distance
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL, RunFiles
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.fingerprint import EXACT, Fingerprint, distance
 from luthier.train.config import FitConfig
 from luthier.train.fingerprint import fingerprint
 from luthier.train.loop import train

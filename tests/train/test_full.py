@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Example, Rendering, render
 from luthier.platform.options import Method
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Example, Rendering, render
 from luthier.platform.tasks import TaskType
 from luthier.train import kernels
 from luthier.train.config import FitConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from luthier.errors import TrainingFailed
-from luthier.platform import plan
+from luthier.platform.data import plan
 from luthier.platform.options import BatchSize
 from luthier.platform.tasks import TaskType
 from luthier.train import limits, room, run

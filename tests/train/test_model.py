@@ -8,9 +8,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from luthier.errors import InvalidInput
+from luthier.platform.data.prompts import Prompts
+from luthier.platform.data.rendering import Example, Rendering, render
 from luthier.platform.options import Method
-from luthier.platform.prompts import Prompts
-from luthier.platform.rendering import Example, Rendering, render
 from luthier.platform.tasks import TaskType
 from luthier.train.attention import document_attention
 from luthier.train.config import FitConfig, LoraSettings

@@ -2,8 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.platform.prompts import Sample
-from luthier.platform.rendering import Example
+from luthier.platform.data.prompts import Sample
+from luthier.platform.data.rendering import Example
 from luthier.train.packing import IGNORED, Batch, pack
 
 sizes_of_examples = st.lists(st.lists(st.integers(2, 12), min_size=1, max_size=2), min_size=1, max_size=30)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.base_models import load_catalog
-from luthier.platform.fingerprint import FINGERPRINT
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, file_sha256
+from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.fingerprint import FINGERPRINT
 from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.publish import ANSWERS, RESULTS, publish
 from tests.factories import make_job
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_nothing(fit, parts, tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("luthier.platform.artifacts.file_sha256", fail)
+    monkeypatch.setattr("luthier.platform.weights.artifacts.file_sha256", fail)
     with pytest.raises(OSError, match="No space left"):
         publish(*parts, fit, Storage(tmp_path))
     assert list((tmp_path / "adapters").iterdir()) == []

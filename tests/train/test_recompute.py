@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from luthier.errors import InvalidInput, TrainingFailed
+from luthier.platform.data.prompts import Sample
 from luthier.platform.options import Duration, Method, Unit
-from luthier.platform.prompts import Sample
 from luthier.platform.tasks import TaskType
 from luthier.train import limits, recompute
 from luthier.train.config import FitConfig, LoraSettings

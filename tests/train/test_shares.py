@@ -1,11 +1,11 @@
-"""Which rows a worker takes in a step: what batches() once decided, now between platform/plan.py and Data.share."""
+"""Which rows a worker takes in a step: what batches() decided, now platform/data/plan.py and Data.share."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.platform.data.plan import Step, plan
 from luthier.platform.options import BatchSize, Duration, Unit
-from luthier.platform.plan import Step, plan
 from luthier.train.run import Data
 from tests.train.local import silent_worker
 from tests.train.test_packing import documents, examples_of

@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
+from luthier.platform.data.prompts import Prompts, Sample
+from luthier.platform.data.rendering import Example, Rendering, num_tokens
 from luthier.platform.options import BatchSize, Duration, Method, Unit
-from luthier.platform.prompts import Prompts, Sample
-from luthier.platform.rendering import Example, Rendering, num_tokens
 from luthier.platform.tasks import TaskType
 from luthier.train.config import FitConfig
 from luthier.train.data import read_examples

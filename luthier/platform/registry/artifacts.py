@@ -7,13 +7,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import ACTIVE
 from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
+from luthier.platform.weights.artifacts import MANIFEST
 
 COLLECTED = ".collected"
 """Ends the name of a folder that is about to be removed."""

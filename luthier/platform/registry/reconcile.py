@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.platform.artifacts import MANIFEST
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.balances import Balances
@@ -17,6 +16,7 @@ from luthier.platform.registry.model_rows import IMPORT
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals, owner, totals_of
 from luthier.platform.store import Store, fetch
+from luthier.platform.weights.artifacts import MANIFEST
 
 BATCH_LINES = "batch\\_%"
 TRAINER = ("trained_tokens", "evaluated_tokens")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from luthier.platform.keys import Endpoint, Session
-from luthier.platform.sql_engine import TableFile
+from luthier.platform.sql.sql_engine import TableFile
 from luthier.platform.storage import Storage
 from luthier.serve.dialects.snowflake_audit import AUDIT_VIEW
 from luthier.serve.dialects.snowflake_limits import RATE_VIEW

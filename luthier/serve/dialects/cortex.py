@@ -6,11 +6,11 @@ snowflake.cortex send and read it.
 
 from fastapi import APIRouter, Request, Response
 
-from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.cortex_answer import InferenceWriter, refusal
 from luthier.serve.dialects.cortex_bodies import CortexChatBody, InferenceBody, read_inference
 from luthier.serve.dialects.openai import Handed, body_schema
-from luthier.serve.direct import Completing, Route, writer_of
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.direct import Completing, Route, writer_of
 
 __all__ = ["PREFIX", "refusal", "router"]
 

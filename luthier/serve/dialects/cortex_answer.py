@@ -1,4 +1,4 @@
-"""How Cortex' inference:complete writes its answers and errors. ASCII only, as OpenAI's (`serve/answer.py`)."""
+"""How Cortex' inference:complete writes its answers and errors. ASCII only, as OpenAI's (`serve/doors/answer.py`)."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from luthier.errors import AnswerCut, LuthierError, NotFound, RateLimited
 from luthier.platform.wire import Choice, Chunk, Usage
 from luthier.serve.dialects.cortex_bodies import InferenceBody
 from luthier.serve.dialects.cortex_rules import BAD_OPTIONS, counts, in_their_words, structured
-from luthier.serve.faults import fault_of
+from luthier.serve.doors.faults import fault_of
 
 REQUEST_ID = "X-Snowflake-Request-ID"
 

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from luthier.errors import InvalidInput, UnsupportedParameter
 from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import CompleteRequest
-from luthier.serve.bodies import ChatBody
 from luthier.serve.dialects.cortex_rules import ResponseFormat, asked_limit, check_turns, no_guard
-from luthier.serve.messages import TextPart
+from luthier.serve.doors.bodies import ChatBody
+from luthier.serve.doors.messages import TextPart
 
 
 class Turn(Strict):

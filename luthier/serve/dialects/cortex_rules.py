@@ -27,7 +27,7 @@ from luthier.errors import (
 )
 from luthier.platform.frozen import Frozen
 from luthier.platform.wire import Usage
-from luthier.serve.schemas import check_schema
+from luthier.serve.doors.schemas import check_schema
 
 DEFAULT_MAX_TOKENS = 4096
 BAD_OPTIONS = "invalid options object"

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Request, Response
 
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
-from luthier.serve.bodies import ChatBody, CompletionBody
-from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.databricks_wire import ChatInvocation, CompletionInvocation, read_invocation, refusal
 from luthier.serve.dialects.openai import Handed, body_schema, find_model, models_here
-from luthier.serve.direct import Completing, Route, writer_of
+from luthier.serve.doors.bodies import ChatBody, CompletionBody
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.direct import Completing, Route, writer_of
 
 __all__ = ["ENDPOINTS", "PREFIX", "refusal", "router"]
 

@@ -7,9 +7,9 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from luthier.errors import RateLimited
-from luthier.serve.bodies import Body, ChatBody, CompletionBody
-from luthier.serve.faults import fault_of
-from luthier.serve.refusals import invalid, parsed, read_body
+from luthier.serve.doors.bodies import Body, ChatBody, CompletionBody
+from luthier.serve.doors.faults import fault_of
+from luthier.serve.doors.refusals import invalid, parsed, read_body
 
 PROMPT = b'"prompt"'
 """A body that has it nowhere need not be parsed to be known for a chat."""

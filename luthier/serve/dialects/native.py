@@ -4,7 +4,6 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from luthier.serve.deps import ServicesOf, SessionOf
 from luthier.serve.dialects import (
     native_access,
     native_audit,
@@ -25,6 +24,7 @@ from luthier.serve.dialects import (
     native_views,
     native_webhooks,
 )
+from luthier.serve.doors.deps import ServicesOf, SessionOf
 
 router = APIRouter(tags=["Luthier"])
 v1 = APIRouter(prefix="/luthier/v1")

@@ -13,10 +13,10 @@ from luthier.platform.frozen import Frozen, ListOf
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
 from luthier.platform.securables import Granted, ObjectKind, Scope, parse_privileges, role_key, user_key
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageBehindOf, PageOf
-from luthier.serve.paths import NAME, Key, UserKey
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageBehindOf, PageOf
+from luthier.serve.doors.paths import NAME, Key, UserKey
 from luthier.serve.services import Services
 
 routes = JsonRouter()

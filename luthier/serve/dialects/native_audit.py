@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from luthier.platform.access import Caller
 from luthier.platform.audit import Verdict, Walk, parse_anchor
 from luthier.platform.registry.audit import Audit, Search
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.doors.deps import CallerOf, ServicesOf
 
 routes = APIRouter(prefix="/audit")
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Query
 
 from luthier.platform.base_models import BaseModel, base_model_dir, is_retired, retirement_warning
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.doors.deps import CallerOf, ServicesOf
 from luthier.serve.services import Services
 
 routes = APIRouter(prefix="/base-models")

@@ -9,10 +9,10 @@ from luthier.platform.credits import Balance, Budget, BudgetKind, Period, TopUp,
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import to_credits, to_ucr
 from luthier.platform.securables import role_key, user_key
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageOf
-from luthier.serve.paths import NAME
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageOf
+from luthier.serve.doors.paths import NAME
 
 routes = JsonRouter()
 

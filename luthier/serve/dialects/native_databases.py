@@ -10,10 +10,10 @@ from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import Page, PageOf
-from luthier.serve.paths import NAME
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import Page, PageOf
+from luthier.serve.doors.paths import NAME
 from luthier.serve.services import Services
 
 routes = JsonRouter()

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from luthier.platform.access import Caller
-from luthier.serve.adapter_stats import AdapterStats
-from luthier.serve.deps import CallerOf, ServicesOf
+from luthier.serve.adapters.adapter_stats import AdapterStats
+from luthier.serve.doors.deps import CallerOf, ServicesOf
 from luthier.serve.metrics import Adapters
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY

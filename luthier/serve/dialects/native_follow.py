@@ -7,11 +7,11 @@ from fastapi.responses import JSONResponse
 
 from luthier.platform.run_files import RunFiles, read_answers, read_logs, read_metrics
 from luthier.platform.storage import Storage
-from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_engines import adapters_of
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.pages import MOST, Behind
 from luthier.serve.follow import stream
 from luthier.serve.metrics import OfAdapters, OfJobs, scraped
-from luthier.serve.pages import MOST, Behind
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 

@@ -9,9 +9,9 @@ from luthier.platform.access import Caller
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.wire import CreateJob, RetuneModel, native_description
-from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import Limit, paged
+from luthier.serve.doors.deps import CallerOf, IdempotencyKey, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import Limit, paged
 from luthier.serve.services import Services
 
 routes = JsonRouter(prefix="/jobs")

@@ -10,9 +10,9 @@ from luthier.platform.frozen import Frozen, ListOf
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import DEFAULT_GRACE_S, MAX_GRACE_S, Endpoint, NewKey, Scope, ends_by, new_key_id
 from luthier.platform.securables import role_key, user_key
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageOf
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageOf
 
 routes = JsonRouter(prefix="/keys")
 

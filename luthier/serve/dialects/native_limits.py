@@ -6,9 +6,9 @@ from fastapi import Request
 
 from luthier.platform.rates import RateLimit
 from luthier.platform.registry.rates import place_of
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageOf
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageOf
 from luthier.serve.services import Services
 
 routes = JsonRouter(prefix="/limits")

@@ -11,16 +11,16 @@ from fastapi.responses import FileResponse, StreamingResponse
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import base_model_dir
-from luthier.platform.exporting import ExportFile, export_files, with_digest
-from luthier.platform.importing import Origin
 from luthier.platform.models import Model, ModelVersion
 from luthier.platform.privileges import Action
+from luthier.platform.weights.exporting import ExportFile, export_files, with_digest
+from luthier.platform.weights.importing import Origin
 from luthier.platform.wire import ReplicateModel
-from luthier.serve import uploads
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageOf
-from luthier.serve.paths import NAME
+from luthier.serve.doors import uploads
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageOf
+from luthier.serve.doors.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 

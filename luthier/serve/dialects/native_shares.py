@@ -6,11 +6,11 @@ from fastapi import Request
 from pydantic import Field
 
 from luthier.platform.frozen import Frozen, ListOf
-from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_access import GrantedBody, granted_in
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageBehindOf
-from luthier.serve.paths import NAME, Key
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageBehindOf
+from luthier.serve.doors.paths import NAME, Key
 
 routes = JsonRouter()
 

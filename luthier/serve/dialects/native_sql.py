@@ -4,10 +4,10 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from luthier.platform.wire import RunSql
-from luthier.serve.deps import ServicesOf, SessionOf
 from luthier.serve.dialects.snowflake_sql import run_sql
 from luthier.serve.dialects.sql_body import write_arrow, write_json
-from luthier.serve.json_route import JsonRouter
+from luthier.serve.doors.deps import ServicesOf, SessionOf
+from luthier.serve.doors.json_route import JsonRouter
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 

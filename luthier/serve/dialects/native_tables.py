@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from luthier.platform.models import TableInfo
-from luthier.serve import uploads
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import PageOf
-from luthier.serve.paths import NAME
+from luthier.serve.doors import uploads
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.pages import PageOf
+from luthier.serve.doors.paths import NAME
 
 routes = APIRouter(prefix="/tables")
 

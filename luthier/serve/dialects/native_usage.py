@@ -12,8 +12,8 @@ from luthier.platform.prices import to_credits
 from luthier.platform.registry.audit import Time
 from luthier.platform.registry.usage import MAX_PAGE, GroupBy, Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.pages import paged
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.pages import paged
 
 LINES_TOGETHER = 500
 KINDS = {"finetuning": UsageKind.TRAINING, "completions": UsageKind.COMPLETION, "storage": UsageKind.STORAGE}

@@ -8,11 +8,11 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.options import Method
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.versions import ModelName, Wanted, parse_alias, parse_version
-from luthier.serve.deps import CallerOf, ServicesOf
 from luthier.serve.dialects.native_models import told_of
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import Behind, Limit, paged
-from luthier.serve.paths import NAME
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import Behind, Limit, paged
+from luthier.serve.doors.paths import NAME
 from luthier.serve.services import Services
 from luthier.serve.threads import REGISTRY
 

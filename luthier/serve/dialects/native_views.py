@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import Request
 
 from luthier.platform.models import ViewInfo
-from luthier.platform.querying import create_view
+from luthier.platform.sql.querying import create_view
 from luthier.platform.wire import CreateView
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import PageOf
-from luthier.serve.paths import NAME
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import PageOf
+from luthier.serve.doors.paths import NAME
 
 routes = JsonRouter()
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from luthier.platform.addresses import Addresses
 from luthier.platform.frozen import Frozen, TupleOf
 from luthier.platform.webhooks import NoticeType, new_webhook_id
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.json_route import JsonRouter
-from luthier.serve.pages import Limit, paged
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.pages import Limit, paged
 
 routes = JsonRouter(prefix="/webhooks")
 

@@ -13,9 +13,9 @@ from luthier.errors import ModelNotFound, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
-from luthier.serve.bodies import ChatBody, CompletionBody
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.direct import ROUTES, Completing
+from luthier.serve.doors.bodies import ChatBody, CompletionBody
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.direct import ROUTES, Completing
 from luthier.serve.services import Services
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])

@@ -10,10 +10,10 @@ from luthier.platform.files import MAX_SECONDS, MIN_SECONDS
 from luthier.platform.frozen import Frozen
 from luthier.platform.jobs import now_ms
 from luthier.platform.registry.paging import Page
-from luthier.serve.batching import Batching
-from luthier.serve.deps import CallerOf, IdempotencyKey, ServicesOf
+from luthier.serve.batches.batching import Batching
 from luthier.serve.dialects.openai_files import list_object
-from luthier.serve.json_route import JsonRouter
+from luthier.serve.doors.deps import CallerOf, IdempotencyKey, ServicesOf
+from luthier.serve.doors.json_route import JsonRouter
 from luthier.serve.threads import REGISTRY
 
 MAX_LISTED = 100

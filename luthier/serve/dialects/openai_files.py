@@ -9,8 +9,8 @@ from fastapi.responses import FileResponse
 from luthier.errors import NotFound
 from luthier.platform.files import StoredFile
 from luthier.platform.registry.paging import Page
-from luthier.serve.deps import CallerOf, ServicesOf
-from luthier.serve.file_uploads import FIELDS, create_file
+from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.file_uploads import FIELDS, create_file
 
 MAX_LISTED = 10_000
 

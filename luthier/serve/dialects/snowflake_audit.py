@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from luthier.platform.access import Caller
 from luthier.platform.registry.audit import MAX_PAGE, Search
-from luthier.platform.sql_times import FOREVER_MS, Times
+from luthier.platform.sql.sql_times import FOREVER_MS, Times
 from luthier.serve.dialects.view_files import FileView, Row, by_pages, by_time
 from luthier.serve.services import Services
 

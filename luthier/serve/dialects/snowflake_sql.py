@@ -16,9 +16,9 @@ from starlette.types import Scope
 
 from luthier.platform.keys import Endpoint, Session, statement_needs
 from luthier.platform.privileges import Action
-from luthier.platform.querying import open_engine
-from luthier.platform.sql_dialect import COUNT_DETAILED
-from luthier.platform.sql_engine import SqlFunction
+from luthier.platform.sql.querying import open_engine
+from luthier.platform.sql.sql_dialect import COUNT_DETAILED
+from luthier.platform.sql.sql_engine import SqlFunction
 from luthier.serve.admission import Admission
 from luthier.serve.dialects import (
     snowflake_access,

@@ -19,7 +19,7 @@ from luthier.platform.names import fold, parse_schema
 from luthier.platform.registry.paging import Named
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind
-from luthier.platform.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
 
 MAX_ROWS = 10_000

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from luthier.errors import InvalidInput, InvalidSql
 from luthier.platform.names import fold, parse_name
-from luthier.platform.querying import create_view, open_engine
 from luthier.platform.registry.views import all_views
-from luthier.platform.sql_types import snowflake_type
+from luthier.platform.sql.querying import create_view, open_engine
+from luthier.platform.sql.sql_types import snowflake_type
 from luthier.platform.wire import CreateView, IfThere
 from luthier.serve.dialects.snowflake_statements import (
     IDENTIFIER,

@@ -12,7 +12,7 @@ from luthier.platform.access import Caller
 from luthier.platform.metering import UsageKind
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.usage import HOUR_MS, GroupBy, Selection, columns_of, sums_of
-from luthier.platform.sql_times import Times
+from luthier.platform.sql.sql_times import Times
 from luthier.serve.dialects.usage_views import HOURS, SQL_FUNCTIONS, typed
 from luthier.serve.dialects.view_files import FileView, Row, by_pages, by_time
 from luthier.serve.services import Services

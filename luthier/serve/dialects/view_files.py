@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from luthier.errors import InvalidSql
 from luthier.platform.access import Caller
 from luthier.platform.names import parse_name
-from luthier.platform.sql_engine import TableFile
-from luthier.platform.sql_files import literal
-from luthier.platform.sql_times import Times, times_of
+from luthier.platform.sql.sql_engine import TableFile
+from luthier.platform.sql.sql_files import literal
+from luthier.platform.sql.sql_times import Times, times_of
 from luthier.serve.services import Services
 
 MAX_ROWS = 1_000_000

@@ -18,8 +18,9 @@ from luthier.platform.access import Caller
 from luthier.platform.audit import asked
 from luthier.platform.keys import Endpoint, Session
 from luthier.platform.wire import Chunk, CompleteRequest
-from luthier.serve.auditing import entry_of_row
-from luthier.serve.services import Ask, Services
+from luthier.serve.asks import Ask
+from luthier.serve.doors.auditing import entry_of_row
+from luthier.serve.services import Services
 
 Row = list[Any]
 Call = Callable[[list[pa.Array]], pa.Array]

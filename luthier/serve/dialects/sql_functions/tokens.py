@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from luthier.errors import InvalidInput, LuthierError
 from luthier.platform.base_models import base_model_dir
-from luthier.platform.prompts import load_prompts
+from luthier.platform.data.prompts import load_prompts
 from luthier.serve.dialects.cortex_rules import ResponseFormat, in_their_words
 from luthier.serve.dialects.sql_functions.arguments import ModelParameters, read_object
 from luthier.serve.dialects.sql_functions.rows import Row, as_text

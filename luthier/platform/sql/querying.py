@@ -1,0 +1,109 @@
+"""What a caller may read, opened for his queries: tables, and the views that they name; and views made of queries."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from luthier.errors import InvalidInput
+from luthier.platform.access import Caller
+from luthier.platform.jobs import now_ms
+from luthier.platform.models import Opened, ViewInfo
+from luthier.platform.names import QualifiedName, fold, parse_name, quote
+from luthier.platform.registry.tables import Tables, all_tables
+from luthier.platform.registry.views import Views
+from luthier.platform.settings import Settings
+from luthier.platform.sql.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_engine import SqlEngine, TableFile, ViewQuery
+from luthier.platform.sql.view_queries import standing_for, tables_in, view_reads
+from luthier.platform.wire import CreateView
+
+MAX_CHARS = 65_536
+"""Of a view: lists hold a thousand of them, and what reads a view is written out with its query."""
+
+
+class Verbs(Protocol):
+    """What is asked of the registry."""
+
+    @property
+    def tables(self) -> Tables: ...
+
+    @property
+    def views(self) -> Views: ...
+
+
+def open_engine(
+    settings: Settings, registry: Verbs, caller: Caller, *queries: str, more: Sequence[TableFile] = (), **extras: Any
+) -> SqlEngine:
+    """A locked SQL engine over the caller's tables and more of them, and the views that the queries name, in the
+    default schema."""
+    database, schema = settings.database, settings.schema_name
+    names = list(dict.fromkeys(name for query in queries for name in tables_in(query, database, schema)))
+    opened = registry.views.open(caller, names) if names else Opened()
+    tables = all_tables(registry.tables, caller)
+    files = [*(TableFile(parse_name(table.name, "", ""), Path(table.path)) for table in tables), *more]
+    hints: list[QualifiedName] = []
+    if not {*names} <= {*(file.name for file in files), *(parse_name(view, "", "") for view in opened.asked)}:
+        hints = [parse_name(view.name, "", "") for view in registry.views.show(caller)]
+    return SqlEngine(files, database, schema, views=_queries(opened), hints=hints, **extras)
+
+
+def create_view(settings: Settings, registry: Verbs, caller: Caller, new: CreateView) -> ViewInfo | None:
+    """The view that was made; None where one is there and is to be kept."""
+    name, query = parse_name(new.name, settings.database, settings.schema_name), strip_semicolon(new.query)
+    if len(query) + len(new.comment) > MAX_CHARS:
+        raise InvalidInput(f"A view's query and comment have at most {MAX_CHARS:,} characters together.")
+    if "\0" in query + new.comment:
+        raise InvalidInput("A view's query and comment have no NUL character.")
+    draft = ViewInfo(
+        name=name.display,
+        owner=caller.user,
+        role=caller.role,
+        query=query,
+        reads=[read.dotted for read in view_reads(query, name)],
+        gives=[],
+        columns=[],
+        comment=new.comment,
+        is_secure=new.is_secure,
+        created_on=now_ms(),
+    )
+    opened = registry.views.beneath(caller, name, draft, new.if_there)
+    if opened is None:
+        return None
+    (made_of,) = _queries(opened)
+    with SqlEngine([], name.database, name.schema, views=[made_of]) as engine:
+        gives = engine.gives(made_of)
+    view = draft.model_copy(update={"gives": gives, "columns": _columns(new, name.name, gives)})
+    return view if registry.views.create(caller, name, view, new.if_there) else None
+
+
+def _columns(new: CreateView, name: str, gives: list[str]) -> list[str]:
+    columns = gives if new.columns is None else [fold(quote(column)) for column in new.columns]
+    if len(columns) != len(gives):
+        raise InvalidInput(
+            f"View definition for '{name}' declared {len(columns)} column(s), but view query produces {len(gives)} "
+            f"column(s)."
+        )
+    for each in (gives, columns):
+        twice = [column for column, num in Counter(column.upper() for column in each).items() if num > 1]
+        if twice:
+            raise InvalidInput(f"duplicate column name '{twice[0]}': give one of them another name by AS.")
+    return columns
+
+
+def _queries(opened: Opened) -> list[ViewQuery]:
+    return [
+        ViewQuery(
+            parse_name(name, "", ""),
+            standing_for(name, opened),
+            tuple(str(Path(table.path).resolve()) for table in opened.tables.values()),
+            _is_secure(name, opened),
+        )
+        for name in opened.asked
+    ]
+
+
+def _is_secure(name: str, opened: Opened) -> bool:
+    """It, or a view beneath it."""
+    view = opened.views.get(name)
+    return view is not None and (view.is_secure or any(_is_secure(each, opened) for each in view.reads))

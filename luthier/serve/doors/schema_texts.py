@@ -1,0 +1,89 @@
+"""Texts that a schema bounds. xgrammar writes raw what JSON escapes: that is refused, or told in other words."""
+
+import re
+from collections.abc import Iterator
+
+from luthier.serve.doors.schema_kinds import Schema, types_of
+
+LENGTHS = {"minLength", "maxLength"}
+MAX_LENGTH = 2_000
+"""Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile."""
+
+DOMAIN = r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
+WORD = r"[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+"
+POINTER = "(/([^~/]|~[01])*)*"
+FORMATS = {
+    "email": rf"^{WORD}(\.{WORD})*@{DOMAIN}(\.{DOMAIN})*$",
+    "json-pointer": f"^{POINTER}$",
+    "relative-json-pointer": f"^(0|[1-9][0-9]*)(#|{POINTER})$",
+}
+"""Instead of xgrammar's own, which have raw backslashes and control characters in them."""
+
+PART = re.compile(r"\\.|\[(?P<negation>\^?)(?P<held>(?:\\.|[^\]\\])*)\]", re.DOTALL)
+"""An escape, or a class of characters."""
+ATOM = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))|([^\\])", re.DOTALL)
+CLASSES = "dDwWsS"
+"""By these letters; each has characters that JSON does not escape."""
+CONTROLS = "nrtfv0"
+UNKNOWN, LAST = -1, 0x10FFFF
+
+
+def text_fault(schema: Schema) -> str | None:
+    """Why an answer would not be held to it, or be no JSON."""
+    pattern, has_lengths = schema.get("pattern"), bool(LENGTHS & schema.keys())
+    if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
+        return "'pattern' looks around, which cannot be kept to"
+    if pattern is not None and _writes_raw(str(pattern)):
+        return "'pattern' asks for a quote, a backslash, a control character or by an unknown escape"
+    if (pattern or "format" in schema) and has_lengths:
+        return "'minLength' and 'maxLength' cannot be kept to beside 'pattern' or 'format'"
+    if pattern and "format" in schema:
+        return "'pattern' cannot be kept to beside 'format'"
+    if has_lengths and "string" in types_of(schema) and bounds_of(schema) is None:
+        return f"'minLength' and 'maxLength' are whole numbers up to {MAX_LENGTH}, the first not above the second"
+    return None
+
+
+def bounds_of(schema: Schema) -> tuple[int, int | str] | None:
+    """The lengths that a text may have, as a pattern takes them; None when they are no such bounds."""
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    if type(least) is not int or not 0 <= least <= MAX_LENGTH:
+        return None
+    if most != "" and (type(most) is not int or not least <= most <= MAX_LENGTH):
+        return None
+    return least, most
+
+
+def _writes_raw(pattern: str) -> bool:
+    """A class loses what JSON escapes, unless nothing else is in it: then it is written as it stands."""
+    if any(found["held"] is not None and _is_raw_class(**found.groupdict()) for found in PART.finditer(pattern)):
+        return True
+    bare = PART.sub(lambda found: found[0] if found["held"] is None else "", pattern)
+    return any(map(_is_raw, _points(bare)))
+
+
+def _is_raw_class(negation: str, held: str) -> bool:
+    """Where that is not known, too."""
+    points = list(_points(held))
+    if UNKNOWN in points or not points:
+        return True
+    if negation:
+        return bool(re.search(r"\\[DSW]", held)) or max(points) >= LAST
+    if held.startswith("-") or held.endswith("-"):
+        return False
+    return all(map(_is_raw, _points(held.replace("-", ""))))
+
+
+def _points(text: str) -> Iterator[int]:
+    """The characters of a pattern by their numbers, or one of many."""
+    for *numbers, escaped, plain in ATOM.findall(text):
+        if number := "".join(numbers):
+            yield int(number, 16)
+        elif escaped.isalnum():
+            yield ord("0") if escaped in CLASSES else 0 if escaped in CONTROLS else UNKNOWN
+        else:
+            yield ord(escaped or plain)
+
+
+def _is_raw(point: int) -> bool:
+    return point < 0x20 or chr(min(point, LAST)) in '"\\'

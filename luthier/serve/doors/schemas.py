@@ -1,0 +1,189 @@
+"""JSON schemas that an answer is held to: what the engine's grammars cannot express is refused before it is asked.
+
+xgrammar passes over most of it in silence; where it would let through what is no JSON, it is told in other words.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from luthier.errors import InvalidSchema
+from luthier.serve.doors.refusals import invalid_schema
+from luthier.serve.doors.schema_arms import Arms
+from luthier.serve.doors.schema_kinds import KindsWithin, Schema, types_of
+from luthier.serve.doors.schema_texts import FORMATS, LENGTHS, bounds_of, text_fault
+
+MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
+"""Above 500 optional properties of one object the grammar takes seconds to compile."""
+
+UNSUPPORTED = {
+    *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "unevaluatedProperties"),
+    *("unevaluatedItems", "multipleOf", "uniqueItems", "contains", "minContains", "maxContains"),
+    *("patternProperties", "propertyNames", "$dynamicRef", "$recursiveRef", "dependencies"),
+}
+RULERS = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
+"""Beside one of these all else is passed over."""
+BOUNDS = {
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "format"),
+    *("minItems", "maxItems", "minProperties", "maxProperties"),
+}
+"""Passed over where no `type` is given."""
+RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
+MAPS = {"properties", "$defs", "definitions"}
+LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
+ONES = {"items", "additionalProperties"}
+"""Keywords whose values are schemas by name, in a list, or one."""
+
+
+def check_schema(schema: Schema, param: str) -> None:
+    """InvalidSchema, with the reason, for a schema that no grammar is made of."""
+    if len(json.dumps(schema)) > MAX_CHARACTERS:
+        raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
+    num_properties, all_found = 0, list(_within(schema, "#", param))
+    kinds = KindsWithin(schema, [found for _, found in all_found])
+    places, arms = {place for place, _ in all_found}, Arms(schema)
+    for place, found in all_found:
+        num_properties += _length(found, "properties")
+        if reason := _fault(found, places, arms) or _passed_over(found, kinds):
+            raise _refused(param, f"{reason} (at {place})")
+    if num_properties > MAX_PROPERTIES:
+        raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
+
+
+def for_grammar(schema: Schema) -> Schema:
+    """The same for xgrammar, with patterns for what it would let raw control characters into: lengths, some formats."""
+    texts: Schema = {}
+    told: Schema = _told(schema, texts)
+    return {**told, "$defs": {**told.get("$defs", {}), **texts}} if texts else told
+
+
+def calls_schema(tools: Mapping[str, Schema | None], most: int | None = None) -> Schema:
+    """Of an array of calls, [{"name": ..., "parameters": {...}}, ...], of tools by name with their parameters."""
+    bare = {"type": "object", "properties": {}}
+    moved = {f"tool{at}": _moved(each or bare, f"#/$defs/tool{at}") for at, each in enumerate(tools.values())}
+    calls = [_call(name, number) for number, name in enumerate(tools)]
+    array: Schema = {"type": "array", "minItems": 1, "items": {"anyOf": calls}, "$defs": moved}
+    return array if most is None else {**array, "maxItems": most}
+
+
+def _call(name: str, number: int) -> Schema:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "parameters": {"$ref": f"#/$defs/tool{number}"}},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema whose references hold when it stands at `place`."""
+    if isinstance(schema, list):
+        return [_moved(each, place) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, place) for key, value in schema.items()}
+    if isinstance(to := schema.get("$ref"), str) and to.startswith("#"):
+        moved["$ref"] = place + to[1:]
+    return moved
+
+
+def _told(schema: Any, texts: Schema) -> Any:
+    """With references for bounded texts, which `texts` gets: what many properties share is compiled once."""
+    if not isinstance(schema, dict):
+        return schema
+    told = dict(schema)
+    for key, value in schema.items():
+        if key in ONES:
+            told[key] = _told(value, texts)
+        elif key in LISTS and isinstance(value, list):
+            told[key] = [_told(each, texts) for each in value]
+        elif key in MAPS and isinstance(value, dict):
+            told[key] = {name: _told(each, texts) for name, each in value.items()}
+    types = types_of(schema)
+    if "string" not in types:
+        return told
+    if (pattern := FORMATS.get(str(told.get("format")))) is not None:
+        return {**{key: value for key, value in told.items() if key != "format"}, "pattern": pattern}
+    bounds = bounds_of(schema)
+    if bounds is None or not LENGTHS & schema.keys():
+        return told
+    name = "luthier_text_{}_{}".format(*bounds)
+    texts[name] = {"type": "string", "pattern": r"^[\s\S]{{{},{}}}$".format(*bounds)}
+    free = {key: value for key, value in told.items() if key not in LENGTHS}
+    arms = [{"$ref": f"#/$defs/{name}"}, *({**free, "type": kind} for kind in types if kind != "string")]
+    return {"anyOf": arms, **{key: told[key] for key in ("$defs", "definitions") if key in told}}
+
+
+def _within(schema: Any, place: str, param: str, depth: int = 0) -> Iterator[tuple[str, Schema]]:
+    """The schema and all in it, with their places."""
+    if isinstance(schema, bool):
+        yield place, {}
+        return
+    if not isinstance(schema, dict):
+        raise _refused(param, f"{place} is no schema")
+    if depth > MAX_DEPTH:
+        raise _refused(param, f"it is nested more than {MAX_DEPTH} deep")
+    yield place, schema
+    for key, value in schema.items():
+        for name, inner in _inner(key, value, place, param):
+            yield from _within(inner, f"{place}/{name}", param, depth + 1)
+
+
+def _inner(key: str, value: Any, place: str, param: str) -> list[tuple[str, Any]]:
+    """The schemas that a keyword holds."""
+    if key in ONES:
+        return [(key, value)]
+    if key in LISTS and isinstance(value, list):
+        return [(f"{key}/{number}", each) for number, each in enumerate(value)]
+    if key in MAPS and isinstance(value, dict):
+        return [(f"{key}/{name}", each) for name, each in value.items()]
+    if key in MAPS | LISTS:
+        raise _refused(param, f"{place}/{key} is no {'object' if key in MAPS else 'array'}")
+    return []
+
+
+def _length(schema: Schema, key: str) -> int:
+    return len(held) if isinstance(held := schema.get(key), dict | list) else 0
+
+
+def _fault(schema: Schema, places: set[str], arms: Arms) -> str | None:
+    for key in schema:
+        if key in UNSUPPORTED:
+            return f"'{key}' cannot be kept to"
+    if _length(schema, "allOf") > 1:
+        return "'allOf' of more than one schema cannot be kept to"
+    ref = str(schema.get("$ref", "#"))
+    if not ref.startswith("#"):
+        return f"'$ref' to {ref!r} leads out of the schema"
+    if ref.replace("~1", "/").replace("~0", "~") not in places:
+        return f"'$ref' to {ref!r} leads to no schema"
+    if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of):
+        return "two schemas of 'oneOf' may both hold, which cannot be kept to: 'anyOf' takes them"
+    return text_fault(schema)
+
+
+def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:
+    """What an answer would not be held to, for xgrammar does not look at it there."""
+    ruler = next((key for key in RULERS if key in schema), None)
+    if ruler is None:
+        if "type" not in schema and (lost := sorted(BOUNDS & schema.keys())):
+            return f"'{lost[0]}' cannot be kept to without 'type'"
+        return _absent(schema.get("required"), schema.get("properties") or {})
+    if ruler in LISTS and schema[ruler] == []:
+        return f"'{ruler}' is empty"
+    if lost := sorted((RULES & schema.keys()) - {ruler, "type"}):
+        return f"'{lost[0]}' cannot be kept to beside '{ruler}'"
+    if "type" in schema and not kinds.are(types_of(schema), {ruler: schema[ruler]}):
+        return f"'type' cannot be kept to beside '{ruler}'"
+    return None
+
+
+def _absent(required: Any, properties: Any) -> str | None:
+    if not isinstance(required, list) or not isinstance(properties, dict):
+        return None  # what is wrong with that is told elsewhere
+    absent = [name for name in map(str, required) if name not in properties]
+    return f"'required' names {absent[0]!r}, which 'properties' has not" if absent else None
+
+
+def _refused(param: str, reason: str) -> InvalidSchema:
+    return invalid_schema(param, f"a schema is refused: {reason}")
