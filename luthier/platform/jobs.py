@@ -10,6 +10,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.securables import ObjectKind
 from luthier.platform.tasks import TaskType
+from luthier.platform.told import Told
 
 
 class JobStatus(StrEnum):
@@ -40,7 +41,7 @@ def check_move(job_id: str, now: JobStatus, to: JobStatus) -> None:
 
 class JobError(Frozen):
     code: str
-    message: str
+    message: Told
 
 
 class Progress(Frozen):
@@ -142,7 +143,7 @@ class Event(Frozen):
     """The job's first has 1, the next 2; 0 until the registry has it."""
     time: int
     type: str
-    message: str
+    message: Told
 
 
 class JobNews(Frozen):

@@ -7,6 +7,7 @@ from luthier.platform.frozen import Frozen
 from luthier.platform.names import as_written
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
+from luthier.platform.told import Told
 
 
 class TableInfo(Frozen):
@@ -110,7 +111,7 @@ class ProofState(StrEnum):
 
 class Proof(Frozen):
     state: ProofState = ProofState.UNPROVED
-    reason: str = ""
+    reason: Told = ""
     """In words, unless it is proved."""
     checked_on: int | None = None
 

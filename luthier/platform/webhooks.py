@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from luthier.platform.frozen import Frozen
+from luthier.platform.told import Told
 
 IDS = uuid.UUID("5d0f1d1e-6a2c-4a54-9e9e-0d3f7b6f5c11")
 """Ids of notices are made in this namespace."""
@@ -93,7 +94,7 @@ class Outcome(Frozen):
     is_taken: bool = False
     is_gone: bool = False
     """The server wants nothing more."""
-    told: str = ""
+    told: Told = ""
     """Why it was not taken."""
 
 

@@ -4,8 +4,10 @@ import pytest
 
 from luthier.errors import NotFound
 from luthier.platform.access import Caller
-from luthier.platform.jobs import Event, EventType, JobStatus
+from luthier.platform.jobs import Event, EventType, JobError, JobStatus
+from luthier.platform.models import Proof
 from luthier.platform.registry.registry import Registry
+from luthier.platform.webhooks import Outcome
 from tests.factories import ADMIN, make_job, make_progress
 from tests.fakes import Launcher
 
@@ -69,6 +71,17 @@ def test_news_after_an_event(registry: Registry, running: str) -> None:
     assert [event.type for event in registry.jobs.news(ADMIN, running, last).events] == told(registry)
     with pytest.raises(NotFound):
         registry.jobs.news(STRANGER, running)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_no_text_keeps_a_job_from_its_end(registry: Registry, running: str, text: str) -> None:
+    """A worker's last words may have bytes in them that no store takes."""
+    taken = {"a\0b": "ab", "a\ud800b": "a?b"}[text]
+    registry.jobs.note(running, EventType.WORKER_LOST, text)
+    failed = registry.jobs.fail(running, JobError(code="INTERNAL_ERROR", message=text), billable=False)
+    assert (failed.status, failed.error and failed.error.message) == (JobStatus.ERROR, taken)
+    assert [event.message for event in registry.jobs.news(ADMIN, running).events][3:] == [taken, taken]
+    assert (Proof(reason=text).reason, Outcome(told=text).told) == (taken, taken)
 
 
 def test_a_census_is_of_one_account(registry: Registry, running: str) -> None:

@@ -39,7 +39,9 @@ class Named(Frozen):
 
     def of(self, name: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
         its = [name >= self.since] if self.since else []
-        its += [name.startswith(self.starts, autoescape=True)] if self.starts else []
+        if self.starts:
+            is_short = len(self.starts) <= MAX_PATTERN
+            its.append(name.startswith(self.starts, autoescape=True) if is_short else sa.false())
         its += [name.ilike(_pattern(self.like), escape="\\")] if 0 < len(self.like) <= MAX_PATTERN else []
         return sa.and_(sa.true(), *its)
 

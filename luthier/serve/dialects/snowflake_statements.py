@@ -166,11 +166,16 @@ def _like(written: str) -> "re.Pattern[str]":
         if part == "%":
             pieces.append("")
         else:
-            pieces[-1] += "." if part == "_" else re.escape(part[-1])
+            pieces[-1] += "." if part == "_" else _letter(part[-1])
     first, *later = pieces
     between = "".join(f"(?>.*?{piece})" for piece in later[:-1] if piece)
     last = "".join(f".*{piece}" for piece in later[-1:])
     return re.compile(first + between + last, re.IGNORECASE | re.DOTALL)
+
+
+def _letter(letter: str) -> str:
+    """The store knows the two cases of an ASCII letter, and no third, as the Kelvin sign is a K elsewhere."""
+    return f"(?a:{letter})" if letter.isascii() and letter.isalpha() else re.escape(letter)
 
 
 def columns(names: str) -> pa.Schema:

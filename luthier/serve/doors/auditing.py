@@ -21,6 +21,7 @@ from luthier.platform.access import Caller
 from luthier.platform.audit import MAX_TEXT, Entry, asked
 from luthier.platform.jobs import now_ms
 from luthier.platform.keys import endpoint_of, is_change
+from luthier.platform.told import storable
 from luthier.serve.doors.faults import error_response
 from luthier.serve.silence import NEW_PATIENCE_SECONDS
 from luthier.serve.threads import REGISTRY
@@ -241,5 +242,4 @@ def _is_here(address: str) -> bool:
 
 
 def _short(text: Any) -> str:
-    """PostgreSQL keeps no NUL, and UTF-8 no half of a pair."""
-    return str(text).replace("\0", "").encode("utf-8", "replace").decode()[:MAX_TEXT]
+    return storable(str(text))[:MAX_TEXT]
