@@ -46,7 +46,8 @@ class Ask:
     told: Told = field(default_factory=Told, compare=False, repr=False)
     """One for all copies of this ask in a process."""
     room: BodyRoom = field(default_factory=BodyRoom, compare=False, repr=False)
-    """Given back once the prompt is in tokens: what is left of it is bounded by the engine's places."""
+    """Given back once the prompt is in tokens. What stays is the request, for each of the engine's places one: its
+    prompt has at most the characters of a context window, and all else of it bounds of its own."""
 
 
 class Completions(Protocol):

@@ -1,6 +1,7 @@
 """What comes in, through the doors: strangers, endless and slow bodies, many small things, and all of it at once."""
 
 import asyncio
+import gc
 import json
 import socket
 import time
@@ -207,6 +208,7 @@ def test_a_prompt_that_is_read_keeps_no_room(app: FastAPI, engine: EchoEngine, p
                 asking.append(asyncio.create_task(client.post(CHAT, json={**ASK, "stream": True})))
                 await until(lambda num=num: engine.num_hanging == num or asking[-1].done())
             assert (engine.num_hanging, app.state.intake.room.num_taken) == (3, 0)
+            assert not [each for each in gc.get_objects() if type(each) is ChatBody]
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
@@ -217,7 +219,7 @@ def test_a_prompt_that_is_read_keeps_no_room(app: FastAPI, engine: EchoEngine, p
 
 @pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "in chunks"])
 def test_one_alone_sends_more_than_he_may_ever_have_here(app: FastAPI, is_declared: bool) -> None:
-    body = json.dumps({"model": "tiny", "messages": [MESSAGE], "user": "a" * MIB}).encode()
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "a" * MIB}]}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
         for at in range(0, len(body), SMALL):

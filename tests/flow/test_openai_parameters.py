@@ -103,6 +103,7 @@ CODES = {
     "empty array": "empty_array",
     "array too long": "array_above_max_length",
     "empty string": "empty_string",
+    "string too long": "string_above_max_length",
     "too many properties": "object_above_max_properties",
 }
 """OpenAI's, by its words."""
@@ -118,6 +119,12 @@ def code_of(message: str) -> str:
         ({"temperature": 3}, "temperature", "decimal above maximum value. Expected a value <= 2, but got 3 instead"),
         ({"temperature": -0.5}, "temperature", "decimal below minimum value. Expected a value >= 0, but got -0.5"),
         ({"temperature": "0.5"}, "temperature", "expected a decimal, but got a string instead"),
+        *(
+            ({name: "a" * 513}, name, "string too long. Expected a string with maximum length 512")
+            for name in ("user", "safety_identifier", "prompt_cache_key")
+        ),
+        ({"metadata": {"a": "b" * 513}}, "metadata.a", "string too long. Expected a string with maximum length 512"),
+        ({"stop": ["a" * 4097]}, "stop[0]", "string too long. Expected a string with maximum length 4096"),
         ({"n": 17}, "n", "integer above maximum value. Expected a value <= 16"),
         ({"n": 1.5}, "n", "expected an integer, but got a decimal number instead"),
         ({"n": "2"}, "n", "expected an integer, but got a string instead"),

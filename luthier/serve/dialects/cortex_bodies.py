@@ -12,7 +12,7 @@ from luthier.errors import InvalidInput, UnsupportedParameter
 from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.dialects.cortex_rules import ResponseFormat, asked_limit, check_turns, no_guard
-from luthier.serve.doors.bodies import ChatBody
+from luthier.serve.doors.bodies import ChatBody, Label, ModelName
 from luthier.serve.doors.messages import TextPart
 
 
@@ -40,13 +40,13 @@ class Turn(Strict):
 
 class Guardrails(Strict):
     enabled: bool = False
-    response_when_unsafe: str | None = None
+    response_when_unsafe: str | None = Field(None, max_length=4096)
 
 
 class InferenceBody(Strict):
     """POST inference:complete. Parameters that are not here are refused, never ignored."""
 
-    model: str
+    model: ModelName
     messages: ListOf[Turn] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
@@ -57,7 +57,7 @@ class InferenceBody(Strict):
     stream: bool | None = True
     tools: list[Any] | None = None
     tool_choice: dict[str, Any] | None = None
-    provisioned_throughput_id: str | None = None
+    provisioned_throughput_id: Label | None = None
     anthropic: dict[str, Any] | None = None
     openai: dict[str, Any] | None = None
 

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from luthier.errors import RateLimited
-from luthier.serve.doors.bodies import Body, ChatBody, CompletionBody
+from luthier.serve.doors.bodies import Body, ChatBody, CompletionBody, ModelName
 from luthier.serve.doors.faults import fault_of
 from luthier.serve.doors.refusals import invalid, parsed, read_body
 
@@ -28,12 +28,12 @@ CODES = {
 
 
 class ChatInvocation(ChatBody):
-    model: str = ""
+    model: ModelName = ""
     """The path says it."""
 
 
 class CompletionInvocation(CompletionBody):
-    model: str = ""
+    model: ModelName = ""
 
 
 def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:

@@ -12,6 +12,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.registry.paging import Page
 from luthier.serve.batches.batching import Batching
 from luthier.serve.dialects.openai_files import list_object
+from luthier.serve.doors.bodies import Metadata
 from luthier.serve.doors.deps import CallerOf, IdempotencyKey, ServicesOf
 from luthier.serve.doors.json_route import JsonRouter
 from luthier.serve.threads import REGISTRY
@@ -19,9 +20,6 @@ from luthier.serve.threads import REGISTRY
 MAX_LISTED = 100
 
 router = JsonRouter(prefix="/v1/batches", tags=["OpenAI"])
-
-MetadataKey = Annotated[str, Field(max_length=64)]
-MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class ExpiresAfter(Frozen):
@@ -33,7 +31,7 @@ class CreateBatch(Frozen):
     input_file_id: str
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
 
 

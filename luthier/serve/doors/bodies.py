@@ -14,7 +14,7 @@ from luthier.platform.wire import CompleteRequest
 from luthier.serve.doors.json_size import JsonSize
 from luthier.serve.doors.messages import ChatMessage, Tool, ToolChoice, forced_schema, tool_use
 from luthier.serve.doors.refusals import invalid
-from luthier.serve.doors.schemas import check_schema
+from luthier.serve.doors.schemas import MAX_CHARACTERS, check_schema
 
 HANDED_ON = {
     *("model", "max_tokens", "seed", "n", "presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -26,7 +26,12 @@ LEAST_TOP_P = 1e-6
 MAX_CHOICES = 128
 """Of one request for several prompts."""
 
-Stop = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[str, Field(max_length=1024)]
+Label = Annotated[str, Field(max_length=512)]
+"""What changes nothing here; OpenAI's own are as long at the most."""
+MetadataKey = Annotated[str, Field(max_length=64)]
+Metadata = Annotated[dict[MetadataKey, Label], Field(max_length=16)]
+Stop = Annotated[str, Field(min_length=1, max_length=4096)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -52,7 +57,7 @@ class AnyJson(Strict):
 
 class NamedSchema(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    description: str | None = None
+    description: str | None = Field(None, max_length=MAX_CHARACTERS)
     given: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
 
@@ -70,7 +75,7 @@ class JsonSchema(Strict):
 class Body(Strict):
     """What both routes share."""
 
-    model: str
+    model: ModelName
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
@@ -84,7 +89,7 @@ class Body(Strict):
     logit_bias: Annotated[dict[Token, Bias], Field(max_length=1024)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Label | None = None
 
     @property
     def wants_usage(self) -> bool:
@@ -116,9 +121,9 @@ class ChatBody(Body):
     tools: Annotated[ListOf[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    metadata: Metadata | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
     modalities: Annotated[ListOf[Literal["text"]], Field(max_length=8)] | None = None

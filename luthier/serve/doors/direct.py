@@ -74,6 +74,14 @@ class Route:
     stream_type: bytes = b"text/event-stream; charset=utf-8"
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What an answer needs of a body. The body itself is not kept: its room is given back before the answer ends."""
+
+    writing: Writing
+    is_streamed: bool
+
+
 def writer_of(request_id: str, body: Body) -> Writer:
     """OpenAI's."""
     return Writer(request_id, body.model, isinstance(body, ChatBody), body.wants_usage)
@@ -110,35 +118,35 @@ class Completing:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            ask, body = await self._ask(scope, receive)
+            ask, reply = await self._ask(scope, receive)
         except ClientGone:
             return
         except Exception as error:
             await self._refuse(error, scope, receive, send)
             return
         try:
-            await self._answer(ask, body, scope, receive, send)
+            await self._answer(ask, reply, scope, receive, send)
         finally:
             scope["state"]["is_told"] = self._services.only is not None and ask.told.is_so
 
-    async def _answer(self, ask: Ask, body: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, ask: Ask, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = []
-        async with _while_there(receive), aclosing(self._parts(ask, body, headers)) as parts:
+        async with _while_there(receive), aclosing(self._parts(ask, reply, headers)) as parts:
             try:
                 part = await anext(parts)
             except Exception as error:
                 await self._refuse(error, scope, receive, send)
                 return
-            headers += [*self._headers(ask, body, part), *self._services.retirement_headers(ask.base_model)]
+            headers += [*self._headers(ask, reply, part), *self._services.retirement_headers(ask.base_model)]
             ask.room.close()  # a replica elsewhere has read it
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": part, "more_body": bool(body.stream)})
-            if body.stream:
+            await send({"type": "http.response.body", "body": part, "more_body": reply.is_streamed})
+            if reply.is_streamed:
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
 
-    async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Asked]:
+    async def _ask(self, scope: Scope, receive: Receive) -> tuple[Ask, Reply]:
         scope["state"]["action"] = "complete"  # no route of FastAPI's names it
         session = await self._keys.open(scope)
         caller = session.caller
@@ -149,12 +157,13 @@ class Completing:
         request = await beside(raw, body.request)
         base_model = await self._services.base_model_of(caller, body.model)
         state = scope["state"]
-        return Ask(state["id"], caller, self._route.function, base_model, request, room=state["room"]), body
+        ask = Ask(state["id"], caller, self._route.function, base_model, request, room=state["room"])
+        return ask, Reply(self._route.writer(ask.id, body), is_streamed=bool(body.stream))
 
-    async def _parts(self, ask: Ask, body: Asked, headers: Headers) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, ask: Ask, reply: Reply, headers: Headers) -> AsyncGenerator[bytes, None]:
         """The answer as it is sent: one part, or one for each piece of a stream. With the first come headers."""
-        writer = self._route.writer(ask.id, body)
-        if not body.stream:
+        writer = reply.writing
+        if not reply.is_streamed:
             answer = await self._services.completions.whole(ask)
             headers += _answer_headers(answer)
             yield writer.whole(answer)
@@ -175,10 +184,10 @@ class Completing:
         if not isinstance(error, LuthierError | ValidationError | HTTPException):
             raise error  # the server logs it
 
-    def _headers(self, ask: Ask, body: Asked, part: bytes) -> Headers:
+    def _headers(self, ask: Ask, reply: Reply, part: bytes) -> Headers:
         """HAProxy learns from the base model where to send this caller's next."""
         base_model = (b"luthier-base-model", ask.base_model.encode())
-        if body.stream:
+        if reply.is_streamed:
             return [base_model, (b"content-type", self._route.stream_type)]
         return [base_model, (b"content-type", b"application/json"), (b"content-length", str(len(part)).encode())]
 

@@ -80,7 +80,7 @@ class Tool(Strict):
 
 
 class FunctionName(Strict):
-    name: str
+    name: str = Field(max_length=64)
 
 
 class NamedTool(Strict):
