@@ -201,6 +201,10 @@ class ClusterError(LuthierError):
     code, http, exit = "cluster_error", 500, 7
 
 
+class NotConnected(ClusterError):
+    """Ray cannot be reached, or does not let us in."""
+
+
 class RayEnded(ClusterError):
     """Ray has ended under its driver, which cannot end in order then: Ray's own way out waits for it."""
 

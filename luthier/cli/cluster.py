@@ -21,8 +21,10 @@ from luthier.cli.cluster_record import (
     Cluster,
     Say,
     connected,
+    is_gone,
     lock_file,
     read_record,
+    serve_logs,
     set_environment,
     write_record,
 )
@@ -31,7 +33,7 @@ from luthier.cli.failing import AGAIN, LOOK_SECONDS, note, one_sentence, watched
 from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
-from luthier.cli.ray_head import is_root_alive, session_logs, start_ray
+from luthier.cli.ray_head import start_ray
 from luthier.cli.words import last_words
 from luthier.errors import ClusterError, InvalidInput, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
@@ -66,17 +68,18 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
     with _locked_home(settings), one_sentence(settings, "Luthier did not start, and nothing of it is left running"):
         old = read_record(settings)
         if old and _answers(old):
-            with one_sentence(settings, "Not all that has changed was replaced, and what answered before goes on"):
-                return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
+            return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
             end(settings, old, say)
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)
-        with claimed_ports(settings) as ports, whole_or_not_at_all(settings, say):
+        with claimed_ports(settings) as ports:
             cluster = _begin(settings, catalog, address, say, ports)
-            return Started(cluster=cluster, new_key=watched(cluster, lambda: _compose(settings, catalog, cluster, say)))
+            with whole_or_not_at_all(settings, cluster, say):
+                new_key = watched(cluster, lambda: _compose(settings, catalog, cluster, say))
+            return Started(cluster=cluster, new_key=new_key)
 
 
 def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
@@ -86,7 +89,10 @@ def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
         if cluster is not None:
             set_environment(settings, cluster.address if cluster.root_pid is None else None)
             is_there = is_now or let_end(cluster, say)
-            end(settings, cluster, say, is_there=is_there)
+            if not end(settings, cluster, say, is_there=is_there):
+                raise ClusterError(
+                    "Not stopped. Try again once that Ray answers; without --now, one that is gone is given up."
+                )
         return cluster is not None
 
 
@@ -114,6 +120,15 @@ def _check_served(settings: Settings, catalog: Catalog, say: Say) -> None:
 
 def _renew(settings: Settings, catalog: Catalog, address: str | None, old: Cluster, say: Say) -> Cluster:
     """Replaces what has changed of a cluster that is up, while it answers."""
+    try:
+        with one_sentence(settings, "Not all that has changed was replaced, and what answered before goes on"):
+            return _replace(settings, catalog, address, old, say)
+    except KeyboardInterrupt:
+        say("what answered before goes on; not all that has changed was replaced")
+        raise
+
+
+def _replace(settings: Settings, catalog: Catalog, address: str | None, old: Cluster, say: Say) -> Cluster:
     new = old.model_copy(update={"base_models": settings.serve_base_models, "content": _content(settings, catalog)})
     if new == old:
         return old
@@ -166,10 +181,11 @@ def _begin(settings: Settings, catalog: Catalog, address: str | None, say: Say, 
     if binary is None:
         say("no HAProxy on this machine: Ray Serve's Python proxy takes its place")
     say("starting Ray")
-    root_pid = _start_ray(settings, catalog, cluster.id, binary, ports)
-    cluster = cluster.model_copy(update={"root_pid": root_pid})
-    write_record(settings, cluster)
-    return cluster
+    with whole_or_not_at_all(settings, cluster, say):
+        root_pid = _start_ray(settings, catalog, cluster.id, binary, ports)
+        started = cluster.model_copy(update={"root_pid": root_pid})
+        write_record(settings, started)
+    return started
 
 
 def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: str | None, ports: range) -> int:
@@ -228,14 +244,14 @@ def _wait_ready(settings: Settings, cluster: Cluster) -> None:
             if name in applications and applications[name].status == "DEPLOY_FAILED":
                 why = _why(applications[name])
                 raise ClusterError(
-                    f"{name} did not start: {last_words(why)}. {note(settings, why)} has all that was told of it, "
-                    f"{session_logs(settings) / 'serve'} its logs."
+                    f"{name} did not start: {last_words(why)}. {note(settings, why)} "
+                    f"The logs are in {serve_logs(settings, cluster)}."
                 )
         if time.monotonic() > deadline:
             late = [name for name in ours if not _are_running(applications, [name])] or ["HTTP"]
             raise ClusterError(
                 f"{', '.join(late)} not ready within {READY_SECONDS:.0f} s. The logs are in "
-                f"{session_logs(settings) / 'serve'}. {AGAIN}"
+                f"{serve_logs(settings, cluster)}. {AGAIN}"
             )
         time.sleep(0.25)
 
@@ -260,8 +276,7 @@ def _is_ready(cluster: Cluster) -> bool:
 
 def _answers(cluster: Cluster) -> bool:
     """The cluster of this record is the one that answers."""
-    alive = cluster.root_pid is None or is_root_alive(cluster.root_pid, cluster.id)
-    return alive and _is_ready(cluster)
+    return not is_gone(cluster) and _is_ready(cluster)
 
 
 def _sweep(settings: Settings) -> None:

@@ -1,13 +1,12 @@
 """luthier up | down | status | demo."""
 
-import os
 import sys
 import time
 from typing import Any
 
 import click
 
-from luthier.cli.options import AS_JSON, INTERRUPTED
+from luthier.cli.options import AS_JSON
 from luthier.cli.render import show, show_one
 from luthier.platform.settings import Settings, load_settings
 
@@ -31,11 +30,7 @@ def up(address: str | None, as_json: bool) -> None:
     from luthier.cli.cluster_status import status as status_of
 
     settings, began = load_settings(), time.monotonic()
-    try:
-        started = cluster.up(settings, address, _say)
-    except KeyboardInterrupt:
-        click.echo("Interrupted. `luthier up` starts anew.", err=True)
-        os._exit(INTERRUPTED)  # not in order: Ray has ended under its driver, whose way out would wait for it
+    started = cluster.up(settings, address, _say)
     found = status_of(settings)
     if started.new_key:
         found["api_key"] = started.new_key

@@ -3,13 +3,13 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from luthier.cli.ray_head import ray_environment
-from luthier.errors import ClusterError
+from luthier.cli.ray_head import has_root_ended, ray_environment, session_logs
+from luthier.errors import ClusterError, NotConnected
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
 
@@ -59,6 +59,20 @@ def record_file(settings: Settings) -> Path:
     return settings.home / "cluster.json"
 
 
+def is_gone(cluster: Cluster) -> bool:
+    """The Ray that we started has ended, or never was there. One that we joined is not known of."""
+    if not cluster.root_pid:
+        return cluster.root_pid == 0
+    return has_root_ended(cluster.root_pid, cluster.id)
+
+
+def serve_logs(settings: Settings, cluster: Cluster) -> str:
+    """Where they are."""
+    if cluster.root_pid is not None:
+        return str(session_logs(settings) / "serve")
+    return f"session_latest/logs/serve of the Ray at {cluster.address}, on its nodes (in /tmp/ray unless set otherwise)"
+
+
 def lock_file(settings: Settings) -> Path:
     """Held by an `up` or `down` that is at work."""
     return settings.home / "cluster.lock"
@@ -76,8 +90,13 @@ def connected(cluster: Cluster) -> Iterator[None]:
     import ray
 
     told = {"namespace": "luthier", "log_to_driver": False, "logging_level": "ERROR"}
+    attempt = begun(lambda: ray.init(cluster.address, **told))
     try:
-        in_time(lambda: ray.init(cluster.address, **told), CONNECT_SECONDS)
+        attempt.result(CONNECT_SECONDS)
+    except KeyboardInterrupt:
+        wait([attempt], CONNECT_SECONDS)  # else it would be in the way of who takes our parts off
+        ray.shutdown()
+        raise
     except TimeoutError:
         raise _not_connected(cluster, f"no answer within {CONNECT_SECONDS:.0f} s") from None
     except Exception as error:  # whatever Ray says of it
@@ -88,8 +107,8 @@ def connected(cluster: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-def _not_connected(cluster: Cluster, reason: str) -> ClusterError:
-    return ClusterError(f"Cannot connect to Ray at {cluster.address}: {reason}")
+def _not_connected(cluster: Cluster, reason: str) -> NotConnected:
+    return NotConnected(f"Cannot connect to Ray at {cluster.address}: {reason}")
 
 
 def in_time(call: Callable[[], Answer], seconds: float) -> Answer:
@@ -106,6 +125,8 @@ def begun(call: Callable[[], Answer]) -> Future[Answer]:
             answer.set_result(call())
         except Exception as error:  # whatever Ray says of it, it is handed to who waits
             answer.set_exception(error)
+        except BaseException as error:  # SystemExit is the thread's end, not that of who waits
+            answer.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
     threading.Thread(target=run, daemon=True).start()
     return answer

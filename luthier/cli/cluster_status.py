@@ -6,10 +6,8 @@ import httpx
 from filelock import FileLock, Timeout
 
 from luthier.cli.client import Client
-from luthier.cli.cluster_record import Cluster, lock_file, read_record
-from luthier.cli.failing import is_gone
+from luthier.cli.cluster_record import Cluster, is_gone, lock_file, read_record, serve_logs
 from luthier.cli.profile import load_profile
-from luthier.cli.ray_head import session_logs
 from luthier.cli.remote import path_of
 from luthier.errors import LuthierError
 from luthier.platform.settings import Settings
@@ -24,21 +22,23 @@ def status(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"up": False, **known, "docs": f"{cluster.url}/docs"}
     try:
         answer = httpx.get(f"{cluster.url}/readyz", timeout=10)
+    except httpx.HTTPError:
+        return {**found, "reason": _why_silent(settings, cluster, "does not answer")}
+    try:
         ready = answer.json()
         engines = {"engines": ready["base_models"], "full_models": ready["full_models"]}
-    except (httpx.HTTPError, ValueError, TypeError):
-        return {**found, "reason": _why_silent(settings, cluster, "does not answer")}
-    except KeyError:  # HAProxy's own answer
+    except (ValueError, TypeError, KeyError):  # HAProxy's own answer, or another program's
         return {**found, "reason": _why_silent(settings, cluster, f"has no gateway ({answer.status_code})")}
-    return {**found, "up": True, "ready": ready["ready"], **engines, **_replicas(settings, ready["base_models"])}
+    replicas = _replicas(settings, cluster, ready["base_models"])
+    return {**found, "up": True, "ready": ready["ready"], **engines, **replicas}
 
 
 def _why_silent(settings: Settings, cluster: Cluster, what: str) -> str:
     if _is_at_work(settings):
         return "`luthier up` or `down` is at work"
-    if cluster.root_pid == 0 or is_gone(cluster):
+    if is_gone(cluster):
         return "Ray has ended by itself, or `luthier up` did: run `luthier up`, or `luthier down`"
-    return f"the API {what}: run `luthier up`; the logs are in {session_logs(settings) / 'serve'}"
+    return f"the API {what}: run `luthier up`; the logs are in {serve_logs(settings, cluster)}"
 
 
 def _is_at_work(settings: Settings) -> bool:
@@ -47,12 +47,14 @@ def _is_at_work(settings: Settings) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # nobody is at work on a home that cannot be written
+        return False
 
 
-def _replicas(settings: Settings, engines: dict[str, bool]) -> dict[str, Any]:
+def _replicas(settings: Settings, cluster: Cluster, engines: dict[str, bool]) -> dict[str, Any]:
     """Which adapters are where, by replica, and what is not ready."""
     silent = [name for name, is_ready in engines.items() if not is_ready]
-    logs = session_logs(settings) / "serve"
+    logs = serve_logs(settings, cluster)
     reasons = [f"no answer from the engine of {name}, which starts or is broken: logs in {logs}" for name in silent]
     profile, replicas = load_profile(settings), {}
     try:

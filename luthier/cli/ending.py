@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from luthier.cli.cluster_record import Cluster, Say, connected, in_time, record_file
+from luthier.cli.cluster_record import Cluster, Say, connected, in_time, is_gone, record_file
 from luthier.cli.front import clear_away
-from luthier.cli.ray_head import end_processes, is_root_alive
-from luthier.errors import ClusterError
+from luthier.cli.ray_head import end_processes
+from luthier.errors import NotConnected
 from luthier.platform.settings import Settings
 
 ANSWER_SECONDS = 60.0
@@ -22,7 +22,7 @@ def let_end(cluster: Cluster, say: Say) -> bool:
 
     False when there is no Ray.
     """
-    if cluster.root_pid is not None and not is_root_alive(cluster.root_pid, cluster.id):
+    if is_gone(cluster):
         return False
     say(f"waiting up to {ANSWER_SECONDS:.0f} s for what is under way (`luthier down --now` does not)")
     try:
@@ -32,24 +32,28 @@ def let_end(cluster: Cluster, say: Say) -> bool:
             left = in_time(lambda: end_doors(cluster.base_models, ANSWER_SECONDS), ANSWER_SECONDS + TELL_SECONDS)
     except Exception as error:  # a cluster that is at fault is stopped all the same
         say(f"not waiting: {_reason(error)}")
-        return not isinstance(error, ClusterError)
+        return not isinstance(error, NotConnected)
     if left:
         say(f"cutting off what {', '.join(left)} still {'answers' if len(left) == 1 else 'answer'}")
     return True
 
 
-def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True) -> None:
-    """At once. A Ray of another's that is not there is not looked for."""
+def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True) -> bool:
+    """At once. A Ray of another's that is not there is not looked for.
+
+    False when one that should be there cannot be reached: the record of our parts stays.
+    """
     if cluster.root_pid is not None:
         end_processes(cluster.root_pid, cluster.id)
         clear_away(settings, cluster.id)
-    elif is_there:
-        _leave(cluster, say)
+    elif is_there and not _leave(cluster, say):
+        return False
     record_file(settings).unlink(missing_ok=True)
+    return True
 
 
-def _leave(cluster: Cluster, say: Say) -> None:
-    """Takes our parts off a Ray that is not ours, and says which may be left there; if it is gone, so are they."""
+def _leave(cluster: Cluster, say: Say) -> bool:
+    """Takes our parts off a Ray that is not ours, and says which may be left there. False when it is not reached."""
     try:
         with connected(cluster):
             from luthier.platform.registry.actor import stop_registry
@@ -65,8 +69,10 @@ def _leave(cluster: Cluster, say: Say) -> None:
                     in_time(take_off, LEAVE_SECONDS)
                 except Exception as error:  # the other parts go all the same
                     say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
-    except ClusterError:
-        return
+    except NotConnected as error:
+        say(f"what was started on Ray at {cluster.address} may be left there. {error}")
+        return False
+    return True
 
 
 def _end_actors() -> None:

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
-from luthier.cli.cluster_record import Cluster, Say, begun, read_record
+from luthier.cli.cluster_record import Cluster, Say, begun, is_gone
 from luthier.cli.ending import end
-from luthier.cli.ray_head import is_root_alive, ray_log, ray_words
+from luthier.cli.ray_head import ray_log, ray_words
 from luthier.cli.words import last_words, plain
-from luthier.errors import ClusterError, LuthierError, RayEnded
+from luthier.errors import ClusterError, LuthierError, NotConnected, RayEnded
 from luthier.platform.settings import Settings
 
 LOOK_SECONDS = 0.5
@@ -29,24 +28,21 @@ def one_sentence(settings: Settings, what: str) -> Iterator[None]:
     except LuthierError:
         raise
     except Exception as error:  # of Ray, of Serve, of the system: nobody has to read a traceback to know what to do
-        log = note(settings, "".join(traceback.format_exception(error)))
+        noted = note(settings, "".join(traceback.format_exception(error)))
         reason = f"{type(error).__name__}: {last_words(str(error))}"
-        raise ClusterError(f"{what}: {reason}. {log} has all that is known. {AGAIN}") from error
+        raise ClusterError(f"{what}: {reason}. {noted} {AGAIN}") from error
 
 
 @contextmanager
-def whole_or_not_at_all(settings: Settings, say: Say) -> Iterator[None]:
-    """What fails within ends all that the record names."""
+def whole_or_not_at_all(settings: Settings, cluster: Cluster, say: Say) -> Iterator[None]:
+    """What fails within ends all that there is of the cluster."""
     try:
         yield
     except BaseException as error:
-        cluster = read_record(settings)
-        if cluster is None:
-            raise
-        has_gone = is_gone(cluster)
+        has_ended = bool(cluster.root_pid) and is_gone(cluster)
         say("stopping what was started")
-        end(settings, cluster, say)
-        if has_gone and isinstance(error, Exception):
+        end(settings, cluster, say, is_there=not isinstance(error, NotConnected))
+        if has_ended and isinstance(error, Exception):
             raise RayEnded(
                 f"Ray ended while Luthier started: {ray_words(settings)}. {ray_log(settings)} has more. {AGAIN}"
             ) from error
@@ -54,7 +50,12 @@ def whole_or_not_at_all(settings: Settings, say: Say) -> Iterator[None]:
 
 
 def watched(cluster: Cluster, call: Callable[[], Answer]) -> Answer:
-    """What it gives. A Ray that has ended would end its driver a minute later, and nobody would stop what is left."""
+    """What it gives. A Ray that has ended would end its driver a minute later, and nobody would stop what is left.
+
+    On a Ray that we joined it is called in this thread: Ctrl-C ends its driver, before one that takes our parts off.
+    """
+    if cluster.root_pid is None:
+        return call()
     answer = begun(call)
     while not answer.done():
         wait([answer], LOOK_SECONDS)
@@ -63,15 +64,13 @@ def watched(cluster: Cluster, call: Callable[[], Answer]) -> Answer:
     return answer.result()
 
 
-def is_gone(cluster: Cluster) -> bool:
-    """The Ray that we started."""
-    return bool(cluster.root_pid) and not is_root_alive(cluster.root_pid or 0, cluster.id)
-
-
-def note(settings: Settings, text: str) -> Path:
-    """The log that has it now."""
+def note(settings: Settings, text: str) -> str:
+    """Into the log; a sentence that says so."""
     log = settings.home / "logs" / "up.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("a") as out:
-        out.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {plain(text)}\n")
-    return log
+    try:
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as out:
+            out.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {plain(text)}\n")
+    except OSError as error:  # a full disk may be what is told of
+        return f"{log} cannot be written ({error.strerror})."
+    return f"{log} has all that is known."

@@ -29,6 +29,7 @@ from luthier.cli import (
     views,
     webhooks,
 )
+from luthier.cli.options import INTERRUPTED
 from luthier.errors import LuthierError, RayEnded
 
 
@@ -41,6 +42,12 @@ class _Group(click.Group):
             if isinstance(error, RayEnded):
                 os._exit(error.exit)
             ctx.exit(error.exit)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            if "ray" in sys.modules:  # it may have ended under its driver, whose way out would wait for it
+                sys.stdout.flush()
+                os._exit(INTERRUPTED)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -111,6 +111,16 @@ def is_root_alive(root_pid: int, cluster_id: str) -> bool:
         return False
 
 
+def has_root_ended(root_pid: int, cluster_id: str) -> bool:
+    """For certain: one that cannot be looked into may be alive."""
+    try:
+        return bool(psutil.Process(root_pid).environ().get(MARK) != cluster_id)
+    except psutil.AccessDenied:
+        return False
+    except psutil.NoSuchProcess:
+        return True
+
+
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from luthier.cli import cluster, ending
 from luthier.cli.cluster_commands import down
 from luthier.cli.cluster_record import Cluster, connected
-from luthier.errors import ClusterError
+from luthier.errors import ClusterError, NotConnected
 from luthier.platform.registry import actor
 from luthier.platform.settings import Settings
 from luthier.serve import app
@@ -29,8 +29,7 @@ class Ray:
         self.num_looks = 0
         self.goes_on = threading.Event()
         self.goes_on.set()
-        for module in (cluster, ending):
-            monkeypatch.setattr(module, "is_root_alive", lambda *_: self.is_alive)
+        monkeypatch.setattr(ending, "is_gone", lambda _cluster: not self.is_alive)
         monkeypatch.setattr(ending, "connected", self._connected)
         monkeypatch.setattr(ending, "end_processes", lambda *_: self.done.append("killed"))
         monkeypatch.setattr(app, "end_doors", self._end_doors)
@@ -42,7 +41,7 @@ class Ray:
     def _connected(self, _cluster: Cluster) -> Iterator[None]:
         self.num_looks += 1
         if self.fault:
-            raise ClusterError(self.fault)
+            raise NotConnected(self.fault)
         yield
 
     def _end_doors(self, base_models: Iterable[str], _seconds: float) -> list[str]:
@@ -127,6 +126,16 @@ def test_a_joined_ray_that_is_gone_is_looked_for_once(theirs: Ray, settings: Set
     theirs.fault = "Cannot connect to Ray at x:1: no answer"
     assert ended(settings) == [WAITS, "not waiting: Cannot connect to Ray at x:1: no answer"]
     assert (theirs.num_looks, theirs.done) == (1, [])
+
+
+def test_at_once_a_joined_ray_is_not_given_up(theirs: Ray, settings: Settings) -> None:
+    theirs.fault, said = "Cannot connect to Ray at x:1: no answer", list[str]()
+    with pytest.raises(ClusterError, match="Not stopped"):
+        cluster.down(settings, said.append, is_now=True)
+    assert said == [f"what was started on Ray at x:1 may be left there. {theirs.fault}"]
+    theirs.fault = ""
+    assert ended(settings, is_now=True) == []
+    assert theirs.done == ["doors", "registry", "jobs"]
 
 
 def test_a_part_that_cannot_be_taken_off_is_told_and_keeps_no_other(theirs: Ray, settings: Settings) -> None:

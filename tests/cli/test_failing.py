@@ -1,25 +1,29 @@
 """A `luthier up` that fails: one sentence, and nothing of it is left."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
 
-from luthier.cli import cluster
-from luthier.cli.cluster_record import Cluster, read_record, record_file, write_record
+from luthier.cli import cluster, ending
+from luthier.cli.cluster_record import Cluster, begun, connected, is_gone, read_record, record_file, write_record
 from luthier.cli.ending import end
 from luthier.cli.failing import one_sentence, watched, whole_or_not_at_all
 from luthier.cli.front import clear_away
 from luthier.cli.ray_head import MARK, start_ray
 from luthier.cli.words import last_words
-from luthier.errors import ClusterError, RayEnded
+from luthier.errors import ClusterError, NotConnected, RayEnded
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
+from tests.waiting import wait_for
 
 SERVE = """The deployment failed to start 3 times in a row. Error:
 \x1b[36mray::ServeReplica:tiny:tiny.initialize()\x1b[39m
@@ -44,7 +48,7 @@ def root() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def record(settings: Settings, root_pid: int) -> Cluster:
+def record(settings: Settings, root_pid: int | None) -> Cluster:
     made = Cluster(id="c1", address="x:1", root_pid=root_pid, url="http://x", dashboard=None, base_models=("tiny",))
     write_record(settings, made)
     return made
@@ -63,12 +67,138 @@ def quiet(_text: str) -> None:
 
 @pytest.mark.parametrize("fault", [ClusterError("no room"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
 def test_what_was_started_ends(settings: Settings, root: subprocess.Popen[bytes], fault: BaseException) -> None:
-    record(settings, root.pid)
-    with pytest.raises(type(fault)) as raised, whole_or_not_at_all(settings, quiet):
+    started = record(settings, root.pid)
+    with pytest.raises(type(fault)) as raised, whole_or_not_at_all(settings, started, quiet):
         raise fault
     assert raised.value is fault
     assert not psutil.pid_exists(root.pid)
     assert read_record(settings) is None
+
+
+def test_what_was_started_ends_though_its_record_cannot_be_read(
+    settings: Settings, root: subprocess.Popen[bytes]
+) -> None:
+    started = record(settings, root.pid)
+    record_file(settings).write_text("{")
+    with pytest.raises(OSError, match="disk"), whole_or_not_at_all(settings, started, quiet):
+        raise OSError("disk")
+    assert not psutil.pid_exists(root.pid)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_looked_for"), [(KeyboardInterrupt(), True), (NotConnected("no answer"), False)], ids=repr
+)
+def test_a_ray_that_was_never_reached_has_nothing_of_ours(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: BaseException, is_looked_for: bool
+) -> None:
+    joined, said = record(settings, None), list[str]()
+    monkeypatch.setattr(ending, "connected", unreachable)
+    with pytest.raises(type(fault)), whole_or_not_at_all(settings, joined, said.append):
+        raise fault
+    left = "what was started on Ray at x:1 may be left there. no answer"
+    assert said == ["stopping what was started", *([left] if is_looked_for else [])]
+    assert read_record(settings) == (joined if is_looked_for else None)
+
+
+def unreachable(_cluster: Cluster) -> NoReturn:
+    raise NotConnected("no answer")
+
+
+def test_what_is_called_on_a_ray_that_we_joined_hears_of_ctrl_c(settings: Settings) -> None:
+    """Signals reach no other thread: its driver would be in the way of the one that takes our parts off."""
+    assert watched(record(settings, None), threading.get_ident) == threading.get_ident()
+
+
+def test_who_is_interrupted_while_it_connects_lets_go_of_ray(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, is_interrupted, main = list[str](), threading.Event(), threading.get_ident()
+
+    def init(*_: object, **__: object) -> None:
+        wait_for(lambda: "result" in calls_of(main))
+        signal.pthread_kill(main, signal.SIGINT)
+        assert is_interrupted.wait(60)
+        done.append("connected")
+
+    def interrupt(*_: object) -> NoReturn:
+        is_interrupted.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: done.append("let go"))
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), connected(record(settings, None)):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["connected", "let go"]
+
+
+INTERRUPTED = """
+import atexit, sys
+from luthier.cli import cluster, main
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+cluster.up, words = interrupted, sys.argv[1:]
+if "as a driver" in words:
+    sys.modules["ray"] = sys
+    words.remove("as a driver")
+atexit.register(print, "ended in order")
+main.main(words)
+"""
+
+
+@pytest.mark.parametrize("words", [["up"], ["demo"], ["demo", "as a driver"]], ids=" ".join)
+def test_ctrl_c_has_its_exit_status(settings: Settings, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *words],
+        env={**os.environ, "LUTHIER_HOME": str(settings.home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+    assert ("ended in order" in done.stdout) == ("as a driver" not in words)
+
+
+def calls_of(thread: int) -> list[str]:
+    return [frame.f_code.co_name for frame, _line in traceback.walk_stack(sys._current_frames()[thread])]
+
+
+def test_a_thread_that_exits_is_told_to_who_waits() -> None:
+    with pytest.raises(RuntimeError, match="SystemExit: 3"):
+        begun(lambda: sys.exit(3)).result(60)
+
+
+def test_a_ray_that_cannot_be_looked_into_has_not_ended(
+    settings: Settings, root: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = record(settings, root.pid)
+    assert not is_gone(started)
+    assert is_gone(record(settings, os.getpid())), "another's pid by now"
+
+    def environ(_process: psutil.Process) -> NoReturn:
+        raise psutil.AccessDenied(root.pid)
+
+    monkeypatch.setattr(psutil.Process, "environ", environ)
+    assert not is_gone(started)
+    root.kill()
+    root.wait()
+    monkeypatch.undo()
+    assert is_gone(started)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+def test_a_full_disk_is_told_instead_of_what_it_hides(settings: Settings) -> None:
+    kept = log(settings, "").with_name("up.log")
+    kept.symlink_to("/dev/full")
+    with pytest.raises(ClusterError) as raised, one_sentence(settings, "Luthier did not start"):
+        raise RuntimeError(SERVE)
+    told = f"tiny: no tokenizer in /models/tiny. {kept} cannot be written (No space left on device). If the machine"
+    assert told in raised.value.message
 
 
 def test_a_ray_that_was_not_there_yet_ends_too(settings: Settings, root: subprocess.Popen[bytes]) -> None:
@@ -98,7 +228,7 @@ def test_a_ray_that_ends_is_noticed_and_told(settings: Settings, root: subproces
         settings, "INFO all is well\nSome Ray subprocesses exited unexpectedly:\n  raylet [exit code=-9]\nBye.\n"
     )
     root.kill()
-    with pytest.raises(RayEnded) as raised, whole_or_not_at_all(settings, quiet):
+    with pytest.raises(RayEnded) as raised, whole_or_not_at_all(settings, started, quiet):
         watched(started, hangs.wait)
     hangs.set()
     assert raised.value.message.startswith(f"Ray ended while Luthier started: raylet [exit code=-9]. {file} has more.")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import pytest
 
@@ -116,6 +117,19 @@ def test_haproxy_is_told_anew_before_weights_are_fetched(
     monkeypatch.setattr(cluster, "_fetch", fetch)
     with pytest.raises(ClusterError, match="no room"):
         up(settings.model_copy(update={"serve_base_models": ("tiny", "other")}))
+
+
+def test_ctrl_c_leaves_what_answered(settings: Settings, ray_serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, said = be_up(settings), list[str]()
+
+    def fetch(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster, "_fetch", fetch)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.up(settings.model_copy(update={"max_body_mib": 1}), None, said.append)
+    assert said == ["what answered before goes on; not all that has changed was replaced"]
+    assert cluster.read_record(settings) == running
 
 
 def test_a_ray_that_was_joined_must_be_named(settings: Settings, ray_serve: Serve) -> None:

@@ -1,6 +1,7 @@
 """`luthier status`: what runs, what is missing, and what to do, whatever is broken."""
 
 import json
+import os
 from typing import Any
 
 import httpx
@@ -107,10 +108,23 @@ def test_haproxy_has_no_gateway(api: Api) -> None:
     )
 
 
-@pytest.mark.parametrize("body", ["", "[]", '"x"'])
+@pytest.mark.parametrize("body", ["", "[]", '"x"', "<html><h1>503 Service Unavailable</h1></html>"])
 def test_another_program_answers(api: Api, body: str) -> None:
-    api.answer = httpx.Response(200, text=body)
+    api.answer = httpx.Response(503, text=body)
+    assert first_line(1).startswith("Luthier is not up: the API has no gateway (503): ")
+
+
+def test_nothing_answers_on_a_home_that_cannot_be_written(api: Api, settings: Settings) -> None:
+    lock_file(settings).mkdir()
     assert first_line(1).startswith("Luthier is not up: the API does not answer: ")
+
+
+def test_the_logs_of_a_ray_that_we_joined_are_its_own(api: Api, settings: Settings) -> None:
+    assert first_line(1).endswith(
+        "session_latest/logs/serve of the Ray at x:1, on its nodes (in /tmp/ray unless set otherwise)"
+    )
+    started(settings, os.getpid())
+    assert "the Ray at" not in first_line(1)
 
 
 def test_an_engine_is_broken(api: Api) -> None:
