@@ -63,8 +63,7 @@ class TomlFile:
         try:
             return kind.model_validate(self.data if data is None else data)
         except ValidationError as error:
-            # A misspelt key makes two faults, for the right one is missing: the misspelling is the one to tell.
-            fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+            fault = first_fault(error)
             raise self.fault(fault["loc"], reason_of(kind, fault), *tables) from error
 
     def fault(self, key: Place, reason: str, *tables: Place) -> InvalidInput:
@@ -96,6 +95,11 @@ class TomlFile:
         at = re.search(r" \(at line (\d+), column \d+\)$", reason)
         line = at[1] if at else self._text.count("\n") + 1
         return InvalidInput(f"{self.file}:{line}: not valid TOML: {reason[: at.start()] if at else reason}")
+
+
+def first_fault(error: ValidationError) -> ErrorDetails:
+    """A misspelt key makes two faults, for the right one is missing: the misspelling is the one to tell."""
+    return min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3, likeness: float = 0.5) -> list[str]:

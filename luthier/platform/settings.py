@@ -1,12 +1,14 @@
 """Settings: configs/platform.toml, then LUTHIER_* variables. Read once a process, frozen."""
 
+import json
 import os
 import re
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -20,8 +22,9 @@ from pydantic_settings import (
 )
 
 from luthier.errors import InvalidInput
-from luthier.platform.frozen import Frozen, TomlFile, reason_of
+from luthier.platform.frozen import Frozen, TomlFile, first_fault, reason_of
 from luthier.platform.names import fold
+from luthier.platform.toml_lines import Place
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -200,15 +203,39 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise _fault(error.errors()[0], toml) from error
+        raise _fault(first_fault(error), toml) from error
     except SettingsError as error:  # a variable is no JSON where its setting is a list or a table
         named = re.search('"([a-z_]+)"', str(error))
         raise InvalidInput(f"LUTHIER_{named[1].upper() if named else '*'}: not JSON: {error.__cause__}") from error
 
 
 def _fault(fault: ErrorDetails, toml: TomlFile | None) -> InvalidInput:
-    name, reason = str(next(iter(fault["loc"]), "")), reason_of(Settings, fault)
-    variable = f"LUTHIER_{name.upper()}"
-    if toml is None or variable in os.environ or name not in toml.data:
-        return InvalidInput(f"{variable if name else 'Settings'}: {reason}")
-    return toml.fault(fault["loc"], reason)
+    """A table is put together of the file's and the variable's: at fault is which of them says more of the path."""
+    path, reason = fault["loc"], reason_of(Settings, fault)
+    name, *inner = map(str, path or ("",))
+    variable, said = _variable(name)
+    if toml and _depth(toml.data, path) > _depth(said, path):
+        return toml.fault(path, reason)
+    places = (variable if name else "Settings", ".".join(inner), reason)
+    return InvalidInput(": ".join(filter(None, places)))
+
+
+def _variable(name: str) -> tuple[str, dict[str, Any]]:
+    """What a setting's is called, and what it says. Variables are taken in any case."""
+    known = f"LUTHIER_{name.upper()}"
+    for each, text in os.environ.items():
+        if each.upper() == known:
+            with suppress(ValueError):
+                return each, {name: json.loads(text)}
+            return each, {name: text}
+    return known, {}
+
+
+def _depth(data: Any, path: Place) -> int:
+    """How many parts of the path stand there."""
+    for depth, part in enumerate(path):
+        is_there = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if not is_there:
+            return depth
+        data = data[part]
+    return len(path)

@@ -8,11 +8,11 @@ from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.data.recipe import batch_of, lora_of, rendering_of, tokens_of_budget
 from luthier.platform.jobs import EventType, Job
 from luthier.platform.options import Learning
-from luthier.platform.prices import load_prices
+from luthier.platform.prices import PriceList
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.run_files import RunFiles
-from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.train.config import FitConfig
 from luthier.train.launch import fit
@@ -32,6 +32,8 @@ class TrainEnv:
     settings: Settings
     jobs: Jobs
     capacity: Capacity
+    prices: PriceList
+    """The registry's, by which it bills: the file may say others by now."""
 
 
 def run_job(job: Job, env: TrainEnv) -> None:
@@ -72,7 +74,7 @@ def configure(job: Job, base: BaseModel, env: TrainEnv) -> FitConfig:
         lora=lora_of(base, options),
         continue_from=Path(job.start_path) if job.start_path else None,
         duration=options.duration,
-        max_trained_tokens=tokens_of_budget(options, base, load_prices(configs_dir() / "prices.toml")),
+        max_trained_tokens=tokens_of_budget(options, base, env.prices),
         batch=batch_of(options, how),
         **options.model_dump(include=set(Learning.model_fields)),
     )

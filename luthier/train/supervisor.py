@@ -13,9 +13,10 @@ from luthier.errors import InvalidInput, LossDiverged, LuthierError, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.memory import gpu_bytes
+from luthier.platform.prices import PriceList, load_prices
 from luthier.platform.queue import Capacity
 from luthier.platform.registry.actor import NAMESPACE, registry_client
-from luthier.platform.settings import Settings
+from luthier.platform.settings import Settings, configs_dir
 from luthier.train.mlflow_run import mark_killed
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ ACCELERATOR = "accelerator_type:"
 class Supervisor:
     """Holds no truth: the job stands in the registry, the run's state in its checkpoints."""
 
-    def __init__(self, settings: Settings, job_id: str, capacity: Capacity) -> None:
-        self._settings, self._job_id, self._capacity = settings, job_id, capacity
+    def __init__(self, settings: Settings, job_id: str, capacity: Capacity, prices: PriceList) -> None:
+        self._settings, self._job_id, self._capacity, self._prices = settings, job_id, capacity, prices
         self._me = ray.get_runtime_context().current_actor
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -41,7 +42,7 @@ class Supervisor:
 
             job = jobs.run(self._job_id)
             if job.status is JobStatus.IN_PROGRESS:
-                run_job(job, TrainEnv(self._settings, jobs, self._capacity))
+                run_job(job, TrainEnv(self._settings, jobs, self._capacity, self._prices))
         except (RayActorError, Unavailable):  # the run or the registry is gone: the job starts again from a checkpoint
             log.exception("job %s was lost", self._job_id)
         except Exception as error:  # the edge of a run: whatever ended it is the job's reason
@@ -98,7 +99,7 @@ class RayLauncher:
             num_cpus=0,
             max_restarts=0,  # the registry starts another: Ray frees what a dead actor held, not a restarted one
         )
-        actor.remote(self._settings, job_id, capacity)
+        actor.remote(self._settings, job_id, capacity, load_prices(configs_dir() / "prices.toml"))
 
     def stop(self, job_id: str) -> None:
         """Ends the supervisor; the run's workers are its own and go with it."""

@@ -1,5 +1,6 @@
 """Settings: arguments, then variables, then configs/platform.toml; anything else is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_settings_are_frozen() -> None:
     ("name", "value", "told"),
     [
         ("PORT", "http", "LUTHIER_PORT: Input should be a valid integer"),
+        ("port", "http", "LUTHIER_port: Input should be a valid integer"),
         ("REGIONS", "{", "LUTHIER_REGIONS: not JSON: Expecting property name"),
         ("OIDC_ISSUER", "http://sso.example", "LUTHIER_OIDC_ISSUER: an https:// address"),
     ],
@@ -75,6 +77,10 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, val
         ("\nport = = 3\n", ":2: not valid TOML: Invalid value"),
         ("\n\nprot = 3\n", ":3: prot: unknown key; do you mean port?"),
         ("\nmax_attempts = 0\n", ":2: max_attempts: Input should be greater than or equal to 1"),
+        (
+            '\n[regions.eu]\nstorage = "/eu"\ndatabse_url = "x"\n',
+            ":4: regions.eu.databse_url: unknown key; do you mean database_url?",
+        ),
     ],
 )
 def test_a_bad_line_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str) -> None:
@@ -83,3 +89,24 @@ def test_a_bad_line_of_the_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InvalidInput) as raised:
         load_settings()
     assert raised.value.message == f"{tmp_path / 'platform.toml'}{told}"
+
+
+@pytest.mark.parametrize(
+    ("regions", "told"),
+    [
+        ({"us": {"storage": "/us", "database_url": "x"}}, "{file}:2: regions.eu.database_url: is missing"),
+        ({"us": {"storage": "/us"}}, "{file}:2: regions.eu.database_url: is missing"),
+        ({"eu": {"database_url": ""}}, "luthier_regions: eu.database_url: String should have at least 1 character"),
+        ({"eu": {"database_url": "x"}, "us": {"storage": "/us"}}, "luthier_regions: us.database_url: is missing"),
+    ],
+)
+def test_of_a_variable_and_a_table_the_one_at_fault_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regions: dict[str, object], told: str
+) -> None:
+    file = tmp_path / "platform.toml"
+    file.write_text('\n[regions.eu]\nstorage = "/eu"\n')
+    monkeypatch.setenv("LUTHIER_CONFIGS", str(tmp_path))
+    monkeypatch.setenv("luthier_regions", json.dumps(regions))
+    with pytest.raises(InvalidInput) as raised:
+        load_settings()
+    assert raised.value.message == told.format(file=file)

@@ -82,7 +82,7 @@ def engine(tmp_path: Path) -> Iterator[SqlEngine]:
     ],
 )
 def test_names_resolve(engine: SqlEngine, sql: str, count: int) -> None:
-    assert engine.table(sql).num_rows == count
+    assert engine.query(sql).read_all().num_rows == count
 
 
 def test_columns_do_not_run_the_query(engine: SqlEngine) -> None:
@@ -93,54 +93,54 @@ def test_columns_do_not_run_the_query(engine: SqlEngine) -> None:
 def test_query_streams_and_leaves_the_engine_free(engine: SqlEngine) -> None:
     reader = engine.query("SELECT i FROM range(100000) t(i)")
     assert reader.read_next_batch().num_rows < 100000
-    assert engine.table("SELECT 1 AS a").to_pylist() == [{"a": 1}]
+    assert engine.query("SELECT 1 AS a").read_all().to_pylist() == [{"a": 1}]
     assert sum(batch.num_rows for batch in reader) > 50000
 
 
 def test_cortex_arguments(engine: SqlEngine) -> None:
     sql = "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', [{'role':'user','content':prompt}], {'temperature':0}) AS a FROM train"
-    answers = engine.table(sql)["a"].to_pylist()
+    answers = engine.query(sql).read_all()["a"].to_pylist()
     assert answers == [f'[{{"role":"user","content":"{letter}"}}]' for letter in "abc"]
     assert calls == [[["m"] * 3, answers, ['{"temperature":0}'] * 3]]
 
 
 def test_null_and_odd_texts_reach_the_function(engine: SqlEngine) -> None:
-    engine.table("SELECT SNOWFLAKE.CORTEX.COMPLETE('m', NULL), SNOWFLAKE.CORTEX.COMPLETE(NULL, 'q\"\n{}')")
+    engine.query("SELECT SNOWFLAKE.CORTEX.COMPLETE('m', NULL), SNOWFLAKE.CORTEX.COMPLETE(NULL, 'q\"\n{}')").read_all()
     assert sorted(calls, key=str) == [[["m"], [None]], [[None], ['q"\n{}']]]
 
 
 def test_finetune_as_the_python_client_sends_it(engine: SqlEngine) -> None:
-    engine.table(
+    engine.query(
         r"SELECT SNOWFLAKE.CORTEX.FINETUNE('CREATE','a','b','SELECT p FROM t WHERE x=\'y\'',"
         r"NULL,OBJECT_CONSTRUCT('max_epochs',3))"
-    )
-    engine.table("SELECT SNOWFLAKE.CORTEX.FINETUNE('SHOW')")
+    ).read_all()
+    engine.query("SELECT SNOWFLAKE.CORTEX.FINETUNE('SHOW')").read_all()
     query = "SELECT p FROM t WHERE x='y'"
     assert calls == [[["CREATE"], ["a"], ["b"], [query], [None], ['{"max_epochs":3}']], [["SHOW"]]]
 
 
 def test_arguments_by_name(engine: SqlEngine) -> None:
-    engine.table("SELECT AI_COMPLETE(prompt => 'p', model => 'm')")
-    engine.table("SELECT AI_COMPLETE('m', 'p', {'a': [1, TRUE, 'x', NULL]})")
+    engine.query("SELECT AI_COMPLETE(prompt => 'p', model => 'm')").read_all()
+    engine.query("SELECT AI_COMPLETE('m', 'p', {'a': [1, TRUE, 'x', NULL]})").read_all()
     assert calls == [[["m"], ["p"], [None]], [["m"], ["p"], ['{"a":[1,true,"x",null]}']]]
 
 
 def test_nested_calls_run_once_each(engine: SqlEngine) -> None:
-    engine.table("SELECT AI_COMPLETE('outer', AI_COMPLETE('inner', 'x'))")
+    engine.query("SELECT AI_COMPLETE('outer', AI_COMPLETE('inner', 'x'))").read_all()
     assert [call[0] for call in calls] == [["inner"], ["outer"]]
 
 
 def test_wrong_number_of_arguments(engine: SqlEngine) -> None:
     with pytest.raises(InvalidSql, match="COMPLETE takes 2 or 3 arguments"):
-        engine.table("SELECT SNOWFLAKE.CORTEX.COMPLETE('m')")
+        engine.query("SELECT SNOWFLAKE.CORTEX.COMPLETE('m')").read_all()
 
 
 def test_errors_of_functions_come_out_as_they_are(engine: SqlEngine) -> None:
     with pytest.raises(Unavailable) as caught:
-        engine.table("SELECT SNOWFLAKE.CORTEX.REFUSE(prompt) FROM train")
+        engine.query("SELECT SNOWFLAKE.CORTEX.REFUSE(prompt) FROM train").read_all()
     assert caught.value.message == "The model is loading: send it again."
     with pytest.raises(ZeroDivisionError, match="ours"):
-        engine.table("SELECT SNOWFLAKE.CORTEX.BREAK_DOWN('x')")
+        engine.query("SELECT SNOWFLAKE.CORTEX.BREAK_DOWN('x')").read_all()
     with pytest.raises(Unavailable):
         engine.query("SELECT IFF(i < 50000, '', SNOWFLAKE.CORTEX.REFUSE('x')) FROM range(100000) t(i)").read_all()
 
@@ -159,7 +159,7 @@ def test_errors_of_functions_come_out_as_they_are(engine: SqlEngine) -> None:
 )
 def test_faults_in_a_line_without_paths(engine: SqlEngine, tmp_path: Path, sql: str, words: list[str]) -> None:
     with pytest.raises(InvalidSql) as caught:
-        engine.table(sql)
+        engine.query(sql).read_all()
     assert all(word in caught.value.message for word in words)
     assert "\n" not in caught.value.message
     assert str(tmp_path) not in caught.value.message
@@ -169,7 +169,7 @@ def test_a_fault_that_speaks_of_tables_again_and_again(engine: SqlEngine) -> Non
     """The reason is looked for once, not behind each of them."""
     began = time.thread_time()
     with pytest.raises(InvalidSql):
-        engine.table("SELECT error(repeat('Table with name ', 20000))")
+        engine.query("SELECT error(repeat('Table with name ', 20000))").read_all()
     assert time.thread_time() - began < 2
 
 
@@ -177,14 +177,14 @@ def test_endless_query_is_stopped(tmp_path: Path) -> None:
     with SqlEngine([], "LUTHIER", "PUBLIC", timeout_seconds=0.3) as engine:
         began = time.monotonic()
         with pytest.raises(InvalidSql, match=r"0\.3 seconds"):
-            engine.table("SELECT count(*) FROM range(1000000000000000)")
+            engine.query("SELECT count(*) FROM range(1000000000000000)").read_all()
         assert time.monotonic() - began < 10
-        assert engine.table("SELECT 1 AS a").num_rows == 1
+        assert engine.query("SELECT 1 AS a").read_all().num_rows == 1
 
 
 def test_memory_limit_is_named(tmp_path: Path) -> None:
     with SqlEngine([], "LUTHIER", "PUBLIC", memory_limit_mb=64) as engine, pytest.raises(InvalidSql, match="64 MB"):
-        engine.table("SELECT list(i) FROM range(50000000) t(i)")
+        engine.query("SELECT list(i) FROM range(50000000) t(i)").read_all()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_memory_limit_is_named(tmp_path: Path) -> None:
 )
 def test_both_fences_hold_alone(engine: SqlEngine, sql: str) -> None:
     with pytest.raises(InvalidSql):
-        engine.table(sql)
+        engine.query(sql).read_all()
     no_such_python_variable = pa.table({"a": [1]})  # DuckDB would read the caller's variables by their names
     assert no_such_python_variable.num_rows == 1
     with pytest.raises(duckdb.Error):
@@ -225,7 +225,7 @@ def test_table_files_are_never_written(engine: SqlEngine, tmp_path: Path) -> Non
         f'SELECT * FROM "{path}"',
     ):
         with pytest.raises(InvalidSql):
-            engine.table(sql)
+            engine.query(sql).read_all()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -241,9 +241,9 @@ def test_no_parts_of_a_name_make_a_path(tmp_path: Path) -> None:
     with SqlEngine([slashed], "LUTHIER", "PUBLIC", views=[view]) as engine:
         for name in (f'"{start}"."{middle}"."{end}"', f'"{start}.{middle}"."{end}"', f'""."{start}.{middle}"."{end}"'):
             with pytest.raises(InvalidSql, match="files cannot be read"):
-                engine.table(f"SELECT * FROM {name}")
-        assert engine.table("SELECT * FROM v").column_names == ["shown"]
-        assert engine.table('SELECT * FROM luthier.public."a/b"').num_rows == 1
+                engine.query(f"SELECT * FROM {name}").read_all()
+        assert engine.query("SELECT * FROM v").read_all().column_names == ["shown"]
+        assert engine.query('SELECT * FROM luthier.public."a/b"').read_all().num_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_no_function_tells_what_a_view_leaves_out(tmp_path: Path, call: str) -> 
         SqlEngine([], "LUTHIER", "PUBLIC", views=[view]) as engine,
         pytest.raises(InvalidSql, match="is not allowed here"),
     ):
-        engine.table(f"SELECT {call} AS told FROM v")
+        engine.query(f"SELECT {call} AS told FROM v").read_all()
 
 
 def test_tables_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_rows_without_end_are_not_read(engine: SqlEngine) -> None:
 
 def test_every_error_is_of_the_family(engine: SqlEngine) -> None:
     with pytest.raises(LuthierError):
-        engine.table("SELECT error('stop')")
+        engine.query("SELECT error('stop')").read_all()
 
 
 def test_times_with_a_zone_come_out(engine: SqlEngine) -> None:
-    assert engine.table("SELECT CURRENT_TIMESTAMP() AS now")["now"].to_pylist()[0].utcoffset() is not None
+    assert engine.query("SELECT CURRENT_TIMESTAMP() AS now").read_all()["now"].to_pylist()[0].utcoffset() is not None

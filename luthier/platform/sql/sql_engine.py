@@ -129,9 +129,6 @@ class SqlEngine:
         """The rows of a query as a stream; faults met on the way are raised while reading."""
         return self._stream(to_duckdb(sql))
 
-    def table(self, sql: str) -> pa.Table:
-        return self.query(sql).read_all()
-
     def training_rows(self, sql: str, task: TaskType, max_rows: int, of: str = "training") -> pa.Table:
         """The columns of the task's form as text, in one run of the query; other columns are left out.
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from luthier.errors import RateLimited
 from luthier.serve.doors.bodies import Body, ChatBody, CompletionBody, ModelName
 from luthier.serve.doors.faults import fault_of
-from luthier.serve.doors.refusals import invalid, parsed, read_body
+from luthier.serve.doors.refusals import invalid, parsed, read_body, read_said
 
 PROMPT = b'"prompt"'
 """A body that has it nowhere need not be parsed to be known for a chat."""
@@ -38,20 +38,20 @@ class CompletionInvocation(CompletionBody):
 
 def read_invocation(model: str, _kind: type[Any], body: bytes) -> Body:
     """What is asked of the endpoint `model`: a completion where there is a `prompt`, else a chat."""
-    completion = _completion(body) if PROMPT in body else None
-    asked: Body = completion or read_body(ChatInvocation, body)
+    asked = _completion_or_chat(body) if PROMPT in body else read_body(ChatInvocation, body)
     if asked.model not in ("", model):
         raise invalid("model", f"the path asks endpoint {model}; leave it out")
     return asked.model_copy(update={"model": model})
 
 
-def _completion(body: bytes) -> CompletionInvocation | None:
-    """None where `prompt` stands deeper, as in a chat's tool. What is right is parsed no second time."""
+def _completion_or_chat(body: bytes) -> Body:
+    """A chat where `prompt` stands deeper, as in its tool. What is right is parsed no second time."""
     try:
         return CompletionInvocation.model_validate_json(body)
     except ValidationError:
         said = parsed(body)
-    return read_body(CompletionInvocation, body) if isinstance(said, dict) and "prompt" in said else None
+    is_completion = isinstance(said, dict) and "prompt" in said
+    return read_said(CompletionInvocation if is_completion else ChatInvocation, said)
 
 
 def refusal(request: Request, error: Exception) -> JSONResponse:

@@ -18,21 +18,25 @@ from luthier.serve.dialects.view_files import FileView, Row, by_pages, by_time
 from luthier.serve.services import Services
 
 START_END = ("START_TIME", "END_TIME")
-_OF_REQUEST = ("hour", "source_id", "model", "prompt_tokens", "completion_tokens", "user")
+_OF_REQUEST = {
+    "START_TIME": "hour",
+    "REQUEST_ID": "source_id",
+    "MODEL_NAME": "model",
+    "INPUT": "prompt_tokens",
+    "OUTPUT": "completion_tokens",
+    "USER_ID": "user",
+}
 _OF_STATEMENT: tuple[GroupBy, ...] = ("hour", "query", "function", "model", "user", "role")
-
-
 _ASKED = typed(f"{HOURS}, REQUEST_ID TEXT, MODEL_NAME TEXT, INPUT NUMBER, OUTPUT NUMBER, USER_ID TEXT")
 
 
 def _requests(services: Services, caller: Caller, times: Times) -> Iterator[pa.RecordBatch]:
     """START_TIME and END_TIME are the hour in which it ended."""
     of = Selection(kind=UsageKind.COMPLETION, but=SQL_FUNCTIONS, since=times.since, until=times.until)
-    for batch in columns_of(services.registry.usage, caller, _OF_REQUEST, of):
-        starts = batch.column("hour")
-        ends = pc.add(starts, HOUR_MS)
-        columns = [starts, ends, *batch.columns[1:]]
-        yield pa.record_batch([column.cast(kind) for column, kind in zip(columns, _ASKED.types, strict=True)], _ASKED)
+    for batch in columns_of(services.registry.usage, caller, list(_OF_REQUEST.values()), of):
+        found = {name: batch.column(column) for name, column in _OF_REQUEST.items()}
+        found["END_TIME"] = pc.add(found["START_TIME"], HOUR_MS)
+        yield pa.record_batch([found[field.name].cast(field.type) for field in _ASKED], _ASKED)
 
 
 def _statements(services: Services, caller: Caller, times: Times) -> Iterator[Row]:

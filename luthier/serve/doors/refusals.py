@@ -82,7 +82,11 @@ def read_body(kind: type[Read], body: bytes) -> Read:
     try:
         return kind.model_validate_json(body)
     except ValidationError:
-        said = parsed(body)
+        return read_said(kind, parsed(body))
+
+
+def read_said(kind: type[Read], said: Any) -> Read:
+    """The same of a body that was parsed, as it did not fit, or may not."""
     if not isinstance(said, dict):
         raise InvalidInput("The request body is not a JSON object.")
     meant = _without_nothings(said)
