@@ -14,6 +14,9 @@ from luthier.serve.engines.inputs import MAX_INLINE_CHARS, MESSAGE_CHARS, Inputs
 CALL = {"id": "id", "type": "function", "function": {"name": "f", "arguments": {"key": ["four", 1, None, {"k": True}]}}}
 TOOL = {"type": "function", "function": {"name": "f", "description": "tell", "parameters": {"enum": ["a", 2.5]}}}
 
+LIMIT = 2 * MAX_INLINE_CHARS
+"""Tokens of the window."""
+
 
 @pytest.mark.parametrize(
     ("given", "size"),
@@ -59,7 +62,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def inputs(tokenizer: Tokenizer) -> Inputs:
-    return Inputs(cast(Prompts, tokenizer), 2 * MAX_INLINE_CHARS, last_token=9)
+    return Inputs(cast(Prompts, tokenizer), LIMIT, last_token=9)
 
 
 def asked(**given: Any) -> CompleteRequest:
@@ -138,3 +141,24 @@ def test_what_cannot_fit_is_not_tokenised(inputs: Inputs, tokenizer: Tokenizer, 
         asyncio.run(read(inputs, asked(**given)))
     assert caught.value.param in given
     assert tokenizer.inline == tokenizer.beside == []
+
+
+@pytest.mark.parametrize(
+    ("num_prompt", "given", "told"),
+    [
+        (LIMIT, {"max_tokens": 0, "echo": True}, "and the engine makes one more at least. Shorten the prompt."),
+        (LIMIT, {}, "and the engine makes one more at least. Shorten the prompt."),
+        (LIMIT, {"max_tokens": 2}, "and 2 are asked for. Shorten the prompt."),
+        (LIMIT - 1, {"max_tokens": 2}, "and 2 are asked for. Shorten the prompt, or lower max_tokens."),
+    ],
+)
+def test_what_does_not_fit_is_told_truly(inputs: Inputs, num_prompt: int, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(ContextTooLong) as caught:
+        inputs.sampling(asked(prompt="a", **given), num_prompt, is_streamed=False)
+    assert caught.value.message == f"The context window is {LIMIT} tokens: the prompt has {num_prompt}, {told}"
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, None])
+def test_a_token_less_than_the_window_fits(inputs: Inputs, max_tokens: int | None) -> None:
+    params = inputs.sampling(asked(prompt="a", max_tokens=max_tokens, echo=True), LIMIT - 1, is_streamed=False)
+    assert params.max_tokens == 1

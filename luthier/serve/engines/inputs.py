@@ -62,10 +62,11 @@ class Inputs:
         from vllm.sampling_params import RequestOutputKind
 
         room = self._limit - num_prompt
-        if room < 1 or (request.max_tokens or 0) > room:
+        if (request.max_tokens or 1) > room:
+            asked = f"{num} are asked for" if (num := request.max_tokens) else "the engine makes one more at least"
+            shorten = "Shorten the prompt, or lower max_tokens" if room > 0 else "Shorten the prompt"
             raise ContextTooLong(
-                f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and "
-                f"{request.max_tokens or 1} are asked for. Shorten the prompt, or lower max_tokens.",
+                f"The context window is {self._limit} tokens: the prompt has {num_prompt}, and {asked}. {shorten}.",
                 limit=self._limit,
                 param=_place(request),
             )
