@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from luthier.errors import AdapterRefused, LuthierError, Unavailable
@@ -216,16 +217,23 @@ class FullWeights:
         return None if own and own.num_replicas else states
 
     async def _memory(self, name: str, version: ModelVersion) -> int:
-        """Storage may hang: it is asked once a version, and no other model's start waits for it."""
+        """Storage may hang: it is asked once a version at a time, and as long keeps a thread of STORAGE. No other
+        model's start waits for it while there are more.
+        """
         if name not in self._memories:
             self._memories[name] = asyncio.create_task(STORAGE.run(self._applications.memory, version))
-            self._memories[name].add_done_callback(lambda _: self._memories.pop(name))
+            self._memories[name].add_done_callback(partial(self._forget_memory, name))
         try:
             return await asyncio.wait_for(asyncio.shield(self._memories[name]), self._settings.full_model_wait_s)
         except TimeoutError:
             raise Unavailable(
                 f"Model {version.model} cannot be loaded: storage does not answer. Try again in a moment."
             ) from None
+
+    def _forget_memory(self, name: str, asked: asyncio.Task[int]) -> None:
+        del self._memories[name]
+        if not asked.cancelled():
+            asked.exception()  # asyncio logs one that nobody has seen, as where all have left
 
     async def _start(self, name: str, version: ModelVersion, memory: int) -> None:
         """Sees to it that the application is there and may have a replica."""

@@ -1,6 +1,7 @@
 """Which engine answers for a model with weights of its own, when it is loaded, and what makes room for it."""
 
 import asyncio
+import gc
 import itertools
 import math
 import threading
@@ -66,6 +67,7 @@ class Applications:
         self.starts: list[str] = []
         self.sized: list[str] = []
         self.hanging: dict[str, threading.Event] = {}
+        self.lost: set[str] = set()
 
     def states(self) -> dict[str, State]:
         return dict(self.now)
@@ -74,6 +76,8 @@ class Applications:
         self.sized.append(name := application_name(version))
         if name in self.hanging:
             self.hanging[name].wait()
+        if name in self.lost:
+            raise OSError("storage is gone")
         return len(name)
 
     def start(self, name: str, version: ModelVersion, memory: int) -> None:
@@ -380,6 +384,22 @@ def test_storage_that_hangs_for_one_model_holds_up_no_other(world: World) -> Non
         world.apps.hanging[first].set()
     assert world.ask("first") == first
     assert world.apps.starts == [second, first]
+
+
+def test_storage_that_fails_when_all_have_left_is_no_fault_of_the_loop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = world.model("first"), world.model("second")
+    world.apps.hanging[first] = threading.Event()
+    with pytest.raises(Unavailable, match="storage does not answer"):
+        world.ask("first")
+    full = cast(FullWeights, world.services.completions)
+    world.apps.lost.add(first)
+    world.apps.hanging[first].set()
+    while full._memories:
+        assert world.ask("second") == second
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_what_has_ended_is_forgotten(world: World) -> None:
