@@ -4,13 +4,17 @@ Process ids are each node's own, and come again; a process is known by a number 
 """
 
 import fcntl
+import os
 import secrets
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
+from luthier.errors import ClusterError
+
 PROCESS = secrets.randbelow(10**12)
 """This process, among those of all nodes and times."""
-SIGN = ".alive"
+SIGN, NEW = ".alive", ".new"
 _held: dict[Path, FileIO] = {}
 """Locked files, by their paths."""
 
@@ -18,21 +22,43 @@ _held: dict[Path, FileIO] = {}
 def live(folder: Path, process: int = PROCESS) -> None:
     """From here on until its end a process lives there. What the dead left to say so goes."""
     sign = _sign(folder, process)
-    if sign not in _held:
-        new = sign.with_suffix(".new")
-        file = FileIO(new, "xb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        new.rename(sign)  # only now, or others could find it without its lock
-        _held[sign] = file
-    for each in folder.glob(f"*{SIGN}"):
-        if not lives(folder, int(each.stem)):
+    while not _is_held(sign):
+        with suppress(FileNotFoundError):  # before its lock another process may have taken it for a dead one's
+            _held[sign] = _signed(sign)
+    for each in (*folder.glob(f"*{SIGN}"), *folder.glob(f"*{NEW}")):
+        if each.stem.isdecimal() and not _is_locked(each):
             each.unlink(missing_ok=True)
 
 
 def lives(folder: Path, process: int) -> bool:
+    return _is_locked(_sign(folder, process))
+
+
+def _is_held(sign: Path) -> bool:
+    """Somebody may have removed it."""
+    with suppress(FileNotFoundError):
+        return sign in _held and os.path.samestat(sign.stat(), os.fstat(_held[sign].fileno()))
+    return False
+
+
+def _signed(sign: Path) -> FileIO:
+    new = sign.with_suffix(NEW)
+    file = FileIO(new, "wb")
     try:
-        with _sign(folder, process).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise ClusterError(
+            f"{sign.parent} is on a file system without locks ({error.strerror}): replicas that end there could not be "
+            "told from those that live. Set LUTHIER_HOME to one that has them."
+        ) from error
+    new.rename(sign)  # only now, or others could find it without its lock
+    return file
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
