@@ -142,6 +142,7 @@ def _replace(settings: Settings, catalog: Catalog, address: str | None, old: Clu
     _instruct(old, settings.model_copy(update={"serve_base_models": staying}), catalog)
     _fetch(settings, catalog, say)
     with connected(old):
+        _check_nodes(settings, catalog, old, say)
         say("replacing what has changed, one after another")
         _instruct(old, settings, catalog)
         start_doors(settings, catalog, "127.0.0.1" if old.haproxy else settings.host)
@@ -208,6 +209,7 @@ def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -
     from luthier.train.supervisor import RayLauncher
 
     with connected(cluster):
+        _check_nodes(settings, catalog, cluster, say)
         say("starting the registry")
         start_registry(settings, RayLauncher(settings))
         key = _ensure_key(settings, cluster, registry_client())
@@ -215,6 +217,17 @@ def _compose(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -
         start_doors(settings, catalog, "127.0.0.1" if cluster.haproxy else settings.host)
         _wait_ready(settings, cluster)
     return key
+
+
+def _check_nodes(settings: Settings, catalog: Catalog, cluster: Cluster, say: Say) -> None:
+    """InvalidInput when an engine is larger than each of them; a Ray that is not ours may bring others."""
+    from luthier.serve.deployments import beyond_nodes
+
+    for name in settings.serve_base_models:
+        if reason := beyond_nodes(catalog.get(name)):
+            if cluster.root_pid is not None:
+                raise InvalidInput(reason)
+            say(f"{reason} It waits for a larger one.")
 
 
 def _ensure_key(settings: Settings, cluster: Cluster, registry: Any) -> str | None:

@@ -83,6 +83,13 @@ class EngineSettings(Frozen):
     scale_down_s: float = Field(300.0, ge=0.0)
     """How long there must be fewer."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "num_gpus" in given:
+            raise ValueError("num_gpus is called tensor_parallel_size")
+        return given
+
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.gpu_share < 1 and self.tensor_parallel_size > 1:

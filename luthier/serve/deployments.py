@@ -71,6 +71,18 @@ def engine_version(settings: Settings, base: BaseModel) -> str:
     return _version(kept, base.model_dump_json(exclude={"engine": SCALING}))
 
 
+def beyond_nodes(base: BaseModel) -> str | None:
+    """Why none of the nodes that are there can hold an engine of the base model."""
+    size, unit = base.engine.tensor_parallel_size, "GPU" if _has_gpus() else "CPU"
+    largest = int(_most_of_a_node(unit))
+    if size == 1 or size <= largest:
+        return None
+    return (
+        f"An engine of base model {base.name} takes {size} {unit}s of one node (engine.tensor_parallel_size), and the "
+        f"largest node has {largest}."
+    )
+
+
 @dataclass(frozen=True)
 class ServeApplications:
     """The applications of versions with weights of their own, as Serve knows them."""
@@ -124,8 +136,15 @@ def _deployed(cls: type, name: str, version: str, resources: dict[str, Any]) -> 
 
 def _resources(engine: EngineSettings) -> dict[str, Any]:
     """On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both."""
-    has_gpus = bool(ray.cluster_resources().get("GPU"))
-    return {"num_cpus": 0, "num_gpus": engine.tensor_parallel_size * engine.gpu_share if has_gpus else 0}
+    return {"num_cpus": 0, "num_gpus": engine.tensor_parallel_size * engine.gpu_share if _has_gpus() else 0}
+
+
+def _has_gpus() -> bool:
+    return bool(ray.cluster_resources().get("GPU"))
+
+
+def _most_of_a_node(resource: str) -> float:
+    return max(float(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"])
 
 
 def _scaling(engine: EngineSettings) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:
     """Bytes of weights and cache. Raises NotServed when no node has so many."""
     weights = sum(file.stat().st_size for file in Path(version.path).glob("*.safetensors"))
     needed = weights + base.engine.kv_cache_gib * GIB
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    largest = _most_of_a_node("memory")
     if needed > largest:
         raise NotServed(
             f"Model {version.model} takes {needed / GIB:.1f} GiB of memory to serve, and no node has more than "

@@ -8,10 +8,10 @@ from typing import NoReturn
 import pytest
 
 from luthier.cli import cluster, front
-from luthier.errors import ClusterError
+from luthier.errors import ClusterError, InvalidInput
 from luthier.platform.base_models import Catalog, load_catalog
 from luthier.platform.settings import Settings
-from luthier.serve import app
+from luthier.serve import app, deployments
 from tests.factories import BASE_MODEL
 
 
@@ -21,11 +21,13 @@ class Serve:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.started: list[tuple[str, ...]] = []
         self.ended: list[str] = []
+        self.too_large: dict[str, str] = {}
         monkeypatch.setattr(cluster, "_answers", lambda _cluster: True)
         monkeypatch.setattr(cluster, "connected", self._connected)
         monkeypatch.setattr(cluster, "_wait_ready", lambda _settings, _cluster: None)
         monkeypatch.setattr(cluster, "_fetch", lambda _settings, _catalog, _say: None)
         monkeypatch.setattr(cluster, "set_environment", lambda _settings, _address: None)
+        monkeypatch.setattr(deployments, "beyond_nodes", lambda base: self.too_large.get(base.name))
         monkeypatch.setattr(app, "start_doors", self._start)
         monkeypatch.setattr(app, "end_engines", self._end)
 
@@ -98,6 +100,24 @@ def test_another_base_model_takes_the_place_of_one(settings: Settings, ray_serve
     assert up(changed).cluster.base_models == ("other",)
     assert (ray_serve.started, ray_serve.ended) == ([("other",)], ["tiny"])
     assert cluster.read_record(changed) == up(changed).cluster
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_an_engine_that_is_larger_than_all_nodes(settings: Settings, ray_serve: Serve, is_ours: bool) -> None:
+    """Another's Ray may bring a node more."""
+    be_up(settings, root_pid=1 if is_ours else None)
+    add_other(settings)
+    changed = settings.model_copy(update={"serve_base_models": ("tiny", "other")})
+    ray_serve.too_large["other"] = "An engine of other takes 16 GPUs."
+    said: list[str] = []
+    if is_ours:
+        with pytest.raises(InvalidInput, match=r"takes 16 GPUs\."):
+            cluster.up(changed, None, said.append)
+        assert ray_serve.started == []
+    else:
+        cluster.up(changed, "127.0.0.1:6399", said.append)
+        assert "An engine of other takes 16 GPUs. It waits for a larger one." in said
+        assert ray_serve.started == [("tiny", "other")]
 
 
 def test_haproxy_is_told_anew_before_weights_are_fetched(

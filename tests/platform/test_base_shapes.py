@@ -31,6 +31,7 @@ def shared_by(base: BaseModel, size: int) -> BaseModel:
     [
         (SMOLLM2, "1, 3, 9"),
         (SEEING, "1, 2, 4, 8"),
+        ({"text_config": None, "num_attention_heads": 9, "num_key_value_heads": 3}, "1, 3, 9"),
         ({"num_attention_heads": 12}, "1, 2, 3, 4, 6, 12"),
         ({"num_attention_heads": 12, "num_key_value_heads": 4}, "1, 2, 4, 12"),
     ],
@@ -48,6 +49,16 @@ def test_heads_are_shared_whole(base: BaseModel, tmp_path: Path, config: dict[st
 def test_what_tells_no_heads_is_left_to_vllm(base: BaseModel, tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text('{"n_head": 12}')
     check_shared(shared_by(base, 5), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [(None, "No such file"), ("{", "Expecting property name"), ("[]", "is not a JSON object")]
+)
+def test_a_config_that_tells_nothing(base: BaseModel, tmp_path: Path, config: str | None, told: str) -> None:
+    if config is not None:
+        (tmp_path / CONFIG).write_text(config)
+    with pytest.raises(InvalidInput, match=f"config.json .*{told}.*It tells how the model is built"):
+        check_shared(shared_by(base, 2), tmp_path)
 
 
 def test_a_share_of_a_gpu_is_for_one_worker() -> None:

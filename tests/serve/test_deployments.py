@@ -1,5 +1,6 @@
 """What makes Serve replace an engine's replicas, and what only changes their number."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
 from luthier.serve import deployments
-from luthier.serve.deployments import SCALING, engine_version
+from luthier.serve.deployments import SCALING, beyond_nodes, engine_version
 
 
 def version_of(settings: Settings, **engine: Any) -> str:
@@ -41,3 +42,28 @@ def test_a_second_replica_needs_its_gpus_on_one_node(
     nodes = {f"node{number}": {"GPU": gpus, "CPU": 8.0} for number, gpus in enumerate(free)}
     monkeypatch.setattr(deployments, "available_resources_per_node", lambda: nodes)
     assert deployments._surge({"num_cpus": 0, "num_gpus": num_gpus}) == surge
+
+
+@pytest.mark.parametrize(
+    ("nodes", "size", "told"),
+    [
+        ([{"CPU": 2.0}], 1, None),
+        ([{"CPU": 0.0}], 1, None),
+        ([{"CPU": 2.0}, {"CPU": 4.0}], 4, None),
+        ([{"CPU": 2.0}, {"CPU": 4.0}], 8, "takes 8 CPUs of one node .*, and the largest node has 4"),
+        ([{"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0}], 8, None),
+        ([{"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}], 16, "takes 16 GPUs of one node .* has 8"),
+    ],
+)
+def test_an_engine_is_on_one_node(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, float]], size: int, told: str | None
+) -> None:
+    gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 999.0}}
+    there = [{"Alive": True, "Resources": resources} for resources in nodes]
+    monkeypatch.setattr(deployments.ray, "nodes", lambda: [gone, *there])
+    num_gpus = sum(resources.get("GPU", 0) for resources in nodes)
+    monkeypatch.setattr(deployments.ray, "cluster_resources", lambda: {"GPU": num_gpus})
+    base = load_catalog(settings).get("smollm2-135m")
+    base = base.model_copy(update={"engine": base.engine.model_copy(update={"tensor_parallel_size": size})})
+    reason = beyond_nodes(base)
+    assert reason is None if told is None else re.search(told, reason or "")

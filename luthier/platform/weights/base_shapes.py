@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from luthier.errors import Conflict, InvalidInput, NotFetched
 from luthier.platform.base_models import BaseModel
@@ -56,8 +57,7 @@ def check_shared(base: BaseModel, base_dir: Path) -> None:
     """InvalidInput when so many workers cannot share its layers: each computes whole heads of the attention."""
     if (size := base.engine.tensor_parallel_size) == 1:
         return
-    told = json.loads((base_dir / CONFIG).read_text())
-    text = told.get("text_config", told)
+    text = _text_config(base_dir)
     if not (heads := text.get("num_attention_heads")):  # vLLM knows the names that other families have for it
         return
     keys = text.get("num_key_value_heads") or heads
@@ -82,6 +82,19 @@ def weight_files(base_dir: Path) -> list[Path]:
     if gone := [file.name for file in files if not file.is_file()]:
         raise NotFetched(f"The weights of base model {_name(base_dir)} lack {gone[0]}: fetch them anew.")
     return files
+
+
+def _text_config(base_dir: Path) -> dict[str, Any]:
+    """Of a model that reads more than text, its text part's."""
+    file = base_dir / CONFIG
+    try:
+        told = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file} cannot be read: {error}. It tells how the model is built.") from error
+    if not isinstance(told, dict):
+        raise InvalidInput(f"{file} is not a JSON object. It tells how the model is built.")
+    text = told.get("text_config")
+    return text if isinstance(text, dict) else told
 
 
 def _name(base_dir: Path) -> str:
