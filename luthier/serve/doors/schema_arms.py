@@ -1,96 +1,88 @@
 """Whether the arms of a `oneOf` exclude each other: the grammar lets any of them through, and looks at no other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from luthier.serve.doors.schema_kinds import KINDS, MAX_STEPS, Schema, place_of, types_of
+from luthier.serve.doors.schema_kinds import UNTYPED, Kinds, KindsWithin, Schema, given_values
 
-MAX_ARMS = 64
+MAX_ARMS, MAX_STEPS = 64, 200_000
+PAIR = 10
+"""What it takes to compare two arms, or two properties; two values take 1."""
+OBJECT: Kinds = frozenset(["object", UNTYPED])
 
-Kinds = frozenset[str | None]
 Values = frozenset[tuple[bool, Any]]
 
 
 class _Reach(NamedTuple):
-    """What an arm lets through."""
+    """What an arm, or a property of one, lets through."""
 
     kinds: Kinds
-    """None among them: anything."""
     values: Values | None
-    marks: Mapping[str, Values]
-    """Of an object: the values of required properties that can have few."""
+    """None where they can be many."""
+    properties: Mapping[str, Any]
+    required: frozenset[str]
+    is_closed: bool
 
 
 class Arms:
-    """Of one schema."""
+    """Of one schema. In all of them no more than MAX_STEPS are taken to tell arms apart."""
 
-    def __init__(self, root: Schema) -> None:
-        self._root = root
+    def __init__(self, kinds: KindsWithin) -> None:
+        self._kinds = kinds
+        self._reached: dict[int, _Reach] = {}
+        self._steps_left = MAX_STEPS
 
     def exclude(self, arms: list[Any]) -> bool:
-        """No value is let through by two of them, as their types, values, or those of a required property say."""
+        """No value is let through by two of them, as their types or values say, or those of a required property."""
         if len(arms) > MAX_ARMS:
             return False
-        return all(_differ(one, other) for one, other in combinations(map(self._reach, arms), 2))
+        return all(self._differ(one, other) for one, other in combinations(map(self._reach, arms), 2))
 
     def _reach(self, arm: Any) -> _Reach:
-        arm = self._led(arm)
-        kinds = self._kinds(arm)
-        return _Reach(kinds, _values(arm), self._marks(arm) if kinds == {"object"} else {})
+        end = self._kinds.end(arm)
+        if id(end) not in self._reached:
+            self._reached[id(end)] = _reach(end, self._kinds.of(end))
+        return self._reached[id(end)]
 
-    def _led(self, arm: Any) -> Any:
-        """Where references lead to."""
-        for _ in range(MAX_STEPS):
-            if not isinstance(arm, dict) or "$ref" not in arm:
-                break
-            arm = place_of(str(arm["$ref"]), self._root)
-        return arm if isinstance(arm, dict) else {}
+    def _differ(self, one: _Reach, other: _Reach) -> bool:
+        if self._are_apart(one, other):
+            return True
+        if not (one.kinds <= OBJECT and other.kinds <= OBJECT):
+            return False
+        return any(self._lacks(other, one, name) for name in one.required) or any(
+            self._lacks(one, other, name) for name in other.required - one.required
+        )
 
-    def _kinds(self, arm: Any, depth: int = 0) -> Kinds:
-        arm = self._led(arm)
-        if depth > MAX_STEPS:
-            return frozenset([None])
-        if (values := _given(arm)) is not None:
-            return frozenset(map(_kind_of, values))
-        inner = next((arm[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(arm.get(key), list)), None)
-        if inner is not None:
-            return frozenset[str | None]().union(*(self._kinds(each, depth + 1) for each in inner))
-        types: list[str | None] = [*types_of(arm)] or [None]
-        return frozenset(kind for each in types for kind in (("integer", "fraction") if each == "number" else (each,)))
+    def _lacks(self, arm: _Reach, other: _Reach, name: str) -> bool:
+        """It takes no object with what the other requires under the name; the other none without it."""
+        if name not in arm.properties:
+            self._steps_left -= PAIR
+            return arm.is_closed and self._steps_left > 0
+        return self._are_apart(self._reach(arm.properties[name]), self._reach(other.properties[name]))
 
-    def _marks(self, arm: Schema) -> dict[str, Values]:
-        properties, required = arm.get("properties"), arm.get("required")
-        if not isinstance(properties, dict) or not isinstance(required, list):
-            return {}
-        found = {name: _values(self._led(properties.get(name))) for name in map(str, required)}
-        return {name: values for name, values in found.items() if values is not None}
-
-
-def _differ(one: _Reach, other: _Reach) -> bool:
-    if None not in one.kinds | other.kinds and not one.kinds & other.kinds:
-        return True
-    if one.values is not None and other.values is not None:
-        return not one.values & other.values
-    return any(not one.marks[name] & other.marks[name] for name in one.marks.keys() & other.marks.keys())
+    def _are_apart(self, one: _Reach, other: _Reach) -> bool:
+        """As types or values say."""
+        self._steps_left -= PAIR
+        if self._steps_left < 0:
+            return False
+        if not {None, UNTYPED} & (one.kinds | other.kinds) and not one.kinds & other.kinds:
+            return True
+        if one.values is None or other.values is None:
+            return False
+        self._steps_left -= min(len(one.values), len(other.values))
+        return self._steps_left > 0 and one.values.isdisjoint(other.values)
 
 
-def _given(arm: Schema) -> list[Any] | None:
-    """All that it lets through, where it says so."""
-    if "const" in arm:
-        return [arm["const"]]
-    return arm["enum"] if isinstance(arm.get("enum"), list) else None
+def _reach(schema: Schema, kinds: Kinds) -> _Reach:
+    properties, required = schema.get("properties") or {}, schema.get("required")
+    names = properties.keys() & set(map(str, required)) if isinstance(required, list) else ()
+    return _Reach(kinds, _values(schema), properties, frozenset(names), schema.get("additionalProperties") is False)
 
 
-def _values(arm: Schema) -> Values | None:
+def _values(schema: Schema) -> Values | None:
     """As JSON compares them: 1 is 1.0, and not true."""
-    given: Iterable[Any] | None = _given(arm)
-    if given is None or any(isinstance(each, list | dict) for each in given):
+    values = given_values(schema)
+    if values is None or any(isinstance(each, list | dict) for each in values):
         return None
-    return frozenset((isinstance(each, bool), each) for each in given)
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, float):
-        return "integer" if value.is_integer() else "fraction"
-    return KINDS[type(value)]
+    return frozenset((isinstance(each, bool), each) for each in values)

@@ -1,45 +1,87 @@
-"""What kinds of values a schema lets through, as far as it says so itself; references are followed."""
+"""What kinds of values a schema lets through, as far as it says so itself, and where references within it lead."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Schema = dict[str, Any]
 Kinds = frozenset[str | None]
 """None stands for what is not known."""
 
-MAX_STEPS = 16
-"""From one schema to the next, within it or by references."""
 UNKNOWN: Kinds = frozenset([None])
+NOTHING: Schema = {}
+"""Where nothing is known."""
+UNTYPED = "untyped"
+"""What has properties and no type: of an object in the grammar, of anything in JSON Schema."""
 KINDS: dict[type, str] = {
-    **{str: "string", bool: "boolean", int: "integer", float: "number"},
+    **{str: "string", bool: "boolean", int: "integer", float: "fraction"},
     **{type(None): "null", list: "array", dict: "object"},
 }
-WHOLE = frozenset(KINDS.values())
+NUMBER = ("integer", "fraction")
+BY_TYPE: dict[str, Kinds] = {
+    **{kind: frozenset([kind]) for kind in KINDS.values() if kind not in NUMBER},
+    **{"integer": frozenset(["integer"]), "number": frozenset(NUMBER)},
+}
+ARMS = ("anyOf", "oneOf", "allOf")
+RULERS = ("$ref", "const", "enum", *ARMS)
+"""Beside one of these all else is passed over."""
+MAPS = {"properties", "$defs", "definitions"}
+LISTS = {*ARMS, "prefixItems"}
+ONES = {"items", "additionalProperties"}
+"""Keywords whose values are schemas by name, in a list, or one."""
 
 
 class KindsWithin:
-    """Of the schemas in one. What references lead to is looked at once for all."""
+    """Of the schemas in one: each is looked at once, after those that it leads to. What leads to itself is unknown."""
 
     def __init__(self, root: Schema, schemas: Iterable[Schema]) -> None:
-        self._places = {ref: place_of(ref, root) for ref in {str(each["$ref"]) for each in schemas if "$ref" in each}}
-        self._known = {id(place): UNKNOWN for place in self._places.values()}
-        self._follow()
+        self._root = root
+        self._leads = {id(each): self._leading(each) for each in schemas}
+        self._kinds: dict[int, Kinds] = {}
+        self._ends: dict[int, Schema] = {}
+        for schema in self._in_order({id(each): each for each in schemas}):
+            self._look_at(schema)
 
-    def are(self, types: list[str], arm: Any) -> bool:
-        """What an arm lets through is of one of the types."""
-        return _kinds(arm, self._led_to) <= {*types, *(("integer",) if "number" in types else ())}
+    def of(self, schema: Any) -> Kinds:
+        return self._kinds.get(id(schema), UNKNOWN)
 
-    def _follow(self) -> None:
-        """Each round knows references that lead through one more. Those that lead back, or through too many, never."""
-        places = {id(place): place for place in self._places.values()}
-        for _ in range(MAX_STEPS):
-            known = {key: _kinds(place, self._led_to) for key, place in places.items()}
-            if known == self._known:
-                return
-            self._known = known
+    def end(self, schema: Any) -> Schema:
+        """Where references, and lists of one arm, lead to in the end."""
+        return self._ends.get(id(schema), NOTHING)
 
-    def _led_to(self, ref: Any) -> Kinds:
-        return self._known[id(self._places[str(ref)])] if str(ref) in self._places else UNKNOWN
+    def are(self, types: list[str], schema: Schema) -> bool:
+        """What it lets through is of one of the types."""
+        allowed: Kinds = frozenset().union(*(BY_TYPE.get(each, frozenset()) for each in types))
+        return self.of(schema) - {UNTYPED} <= allowed
+
+    def _leading(self, schema: Schema) -> list[Any]:
+        """Schemas that say what this one lets through."""
+        ruler = ruler_of(schema)
+        if ruler == "$ref":
+            return [schema_at(str(schema["$ref"]), self._root)]
+        return schema[ruler] if ruler in ARMS and isinstance(schema[ruler], list) else []
+
+    def _in_order(self, schemas: dict[int, Schema]) -> Iterator[Schema]:
+        waiting = {key: sum(id(each) in schemas for each in leads) for key, leads in self._leads.items()}
+        asking: dict[int, list[int]] = {}
+        for key, leads in self._leads.items():
+            for each in leads:
+                asking.setdefault(id(each), []).append(key)
+        ready = [key for key, number in waiting.items() if not number]
+        for key in ready:
+            yield schemas[key]
+            for other in asking.get(key, ()):
+                waiting[other] -= 1
+                if not waiting[other]:
+                    ready.append(other)
+
+    def _look_at(self, schema: Schema) -> None:
+        leads = self._leads[id(schema)]
+        self._kinds[id(schema)] = frozenset().union(*map(self.of, leads)) if leads else _own_kinds(schema)
+        self._ends[id(schema)] = self.end(leads[0]) if len(leads) == 1 else schema
+
+
+def ruler_of(schema: Schema) -> str | None:
+    return next((key for key in RULERS if key in schema), None)
 
 
 def types_of(schema: Schema) -> list[str]:
@@ -47,29 +89,36 @@ def types_of(schema: Schema) -> list[str]:
     return [kind for kind in (types if isinstance(types, list) else [types]) if isinstance(kind, str)]
 
 
-def _kinds(arm: Any, led_to: Callable[[Any], Kinds], depth: int = 0) -> Kinds:
-    if not isinstance(arm, dict) or depth > MAX_STEPS:
+def given_values(schema: Schema) -> list[Any] | None:
+    """All that it lets through, where it says so."""
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) else None
+
+
+def _own_kinds(schema: Schema) -> Kinds:
+    """Of one that leads to no other."""
+    if (values := given_values(schema)) is not None:
+        return frozenset(map(_kind_of, values))
+    if ruler_of(schema) is not None:
         return UNKNOWN
-    if "$ref" in arm:
-        return led_to(arm["$ref"])
-    if "const" in arm:
-        return _kinds_of([arm["const"]])
-    if isinstance(values := arm.get("enum"), list):
-        return _kinds_of(values)
-    arms = next((arm[key] for key in ("anyOf", "oneOf", "allOf") if isinstance(arm.get(key), list)), None)
-    if arms is not None:
-        return frozenset().union(*(_kinds(each, led_to, depth + 1) for each in arms))
-    own = types_of(arm) or (["object"] if "properties" in arm else [])
-    return frozenset(kind if kind in WHOLE else None for kind in own) or UNKNOWN
+    if not (types := types_of(schema)):
+        return frozenset(["object", UNTYPED]) if "properties" in schema else UNKNOWN
+    return frozenset().union(*(BY_TYPE.get(each, UNKNOWN) for each in types))
 
 
-def _kinds_of(values: Iterable[Any]) -> Kinds:
-    return frozenset(KINDS[type(value)] for value in values)
+def _kind_of(value: Any) -> str:
+    return "integer" if isinstance(value, float) and value.is_integer() else KINDS[type(value)]
 
 
-def place_of(ref: str, root: Schema) -> Any:
-    """What a reference within the schema leads to; None when there is nothing."""
-    at: Any = root
-    for part in ref.split("/")[1:]:
-        at = at.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(at, dict) else None
+def schema_at(ref: str, root: Schema) -> Any:
+    """The schema that a reference within the root leads to, by names alone; None where none stands."""
+    first, *rest = ref.split("/")
+    at: Any = root if first == "#" else None
+    parts = iter(rest)
+    for part in parts:
+        at = at.get(part) if isinstance(at, dict) and part in MAPS | ONES else None
+        if part in MAPS:
+            name = next(parts, "").replace("~1", "/").replace("~0", "~")
+            at = at.get(name) if isinstance(at, dict) else None
     return at

@@ -19,8 +19,10 @@ FORMATS = {
 }
 """Instead of xgrammar's own, which have raw backslashes and control characters in them."""
 
-PART = re.compile(r"\\.|\[(?P<negation>\^?)(?P<held>(?:\\.|[^\]\\])*)\]", re.DOTALL)
-"""An escape, or a class of characters."""
+MAX_PATTERN = 4_000
+"""Characters."""
+PART = re.compile(r"\\.|\[(?P<negation>\^?)(?P<held>(?:\\.|[^\]\\])*+)(?P<end>\]?)", re.DOTALL)
+"""An escape, or a class of characters, which may lack its end: that is looked for once."""
 ATOM = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))|([^\\])", re.DOTALL)
 CLASSES = "dDwWsS"
 """By these letters; each has characters that JSON does not escape."""
@@ -30,11 +32,10 @@ UNKNOWN, LAST = -1, 0x10FFFF
 
 def text_fault(schema: Schema) -> str | None:
     """Why an answer would not be held to it, or be no JSON."""
-    pattern, has_lengths = schema.get("pattern"), bool(LENGTHS & schema.keys())
-    if pattern is not None and re.search(r"\(\?(?!:)|\\[bB]", str(pattern)):
-        return "'pattern' looks around, which cannot be kept to"
-    if pattern is not None and _writes_raw(str(pattern)):
-        return "'pattern' asks for a quote, a backslash, a control character or by an unknown escape"
+    has_lengths = bool(LENGTHS & schema.keys())
+    pattern = str(schema["pattern"]) if schema.get("pattern") is not None else None
+    if pattern is not None and (reason := _pattern_fault(pattern)):
+        return f"'pattern' {reason}"
     if (pattern or "format" in schema) and has_lengths:
         return "'minLength' and 'maxLength' cannot be kept to beside 'pattern' or 'format'"
     if pattern and "format" in schema:
@@ -54,9 +55,24 @@ def bounds_of(schema: Schema) -> tuple[int, int | str] | None:
     return least, most
 
 
-def _writes_raw(pattern: str) -> bool:
+def _pattern_fault(pattern: str) -> str | None:
+    if len(pattern) > MAX_PATTERN:
+        return f"has more than {MAX_PATTERN} characters"
+    if re.search(r"\(\?<?[=!]|\\[bB]", pattern):
+        return "looks around, which cannot be kept to"
+    if re.search(r"\(\?(?!:)", pattern):
+        return "names a group or sets flags, which cannot be kept to"
+    classes = [found for found in PART.finditer(pattern) if found["held"] is not None]
+    if classes and not classes[-1]["end"]:
+        return "has a '[' that is not closed"
+    if _writes_raw(pattern, classes):
+        return "asks for a quote, a backslash, a control character or by an unknown escape"
+    return None
+
+
+def _writes_raw(pattern: str, classes: list[re.Match[str]]) -> bool:
     """A class loses what JSON escapes, unless nothing else is in it: then it is written as it stands."""
-    if any(found["held"] is not None and _is_raw_class(**found.groupdict()) for found in PART.finditer(pattern)):
+    if any(_is_raw_class(found["negation"], found["held"]) for found in classes):
         return True
     bare = PART.sub(lambda found: found[0] if found["held"] is None else "", pattern)
     return any(map(_is_raw, _points(bare)))
@@ -71,7 +87,7 @@ def _is_raw_class(negation: str, held: str) -> bool:
         return bool(re.search(r"\\[DSW]", held)) or max(points) >= LAST
     if held.startswith("-") or held.endswith("-"):
         return False
-    return all(map(_is_raw, _points(held.replace("-", ""))))
+    return all(_is_raw(point) for point in points if point != ord("-"))
 
 
 def _points(text: str) -> Iterator[int]:

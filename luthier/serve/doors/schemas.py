@@ -5,49 +5,66 @@ xgrammar passes over most of it in silence; where it would let through what is n
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.errors import InvalidSchema
 from luthier.serve.doors.refusals import invalid_schema
 from luthier.serve.doors.schema_arms import Arms
-from luthier.serve.doors.schema_kinds import KindsWithin, Schema, types_of
+from luthier.serve.doors.schema_kinds import (
+    LISTS,
+    MAPS,
+    ONES,
+    RULERS,
+    KindsWithin,
+    Schema,
+    ruler_of,
+    schema_at,
+    types_of,
+)
 from luthier.serve.doors.schema_texts import FORMATS, LENGTHS, bounds_of, text_fault
 
-MAX_CHARACTERS, MAX_DEPTH, MAX_PROPERTIES = 65_536, 16, 500
-"""Above 500 optional properties of one object the grammar takes seconds to compile."""
+MAX_CHARACTERS, MAX_DEPTH, MAX_SCHEMAS, MAX_PROPERTIES = 65_536, 16, 4_000, 500
+"""The first three keep what a schema costs here to milliseconds. Above 500 optional properties of one object the
+grammar takes seconds to compile."""
 
 UNSUPPORTED = {
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "unevaluatedProperties"),
     *("unevaluatedItems", "multipleOf", "uniqueItems", "contains", "minContains", "maxContains"),
     *("patternProperties", "propertyNames", "$dynamicRef", "$recursiveRef", "dependencies"),
 }
-RULERS = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-"""Beside one of these all else is passed over."""
 BOUNDS = {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "format"),
     *("minItems", "maxItems", "minProperties", "maxProperties"),
 }
 """Passed over where no `type` is given."""
 RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
-MAPS = {"properties", "$defs", "definitions"}
-LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
-ONES = {"items", "additionalProperties"}
-"""Keywords whose values are schemas by name, in a list, or one."""
+
+
+class Place(NamedTuple):
+    """Where a schema stands in another. Written out only when something is wrong there: names may be long."""
+
+    schema: Schema
+    name: str
+    up: "Place | None"
+    depth: int
+
+    def __str__(self) -> str:
+        return self.name if self.up is None else f"{self.up}/{self.name}"
 
 
 def check_schema(schema: Schema, param: str) -> None:
     """InvalidSchema, with the reason, for a schema that no grammar is made of."""
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
-    num_properties, all_found = 0, list(_within(schema, "#", param))
-    kinds = KindsWithin(schema, [found for _, found in all_found])
-    places, arms = {place for place, _ in all_found}, Arms(schema)
-    for place, found in all_found:
-        num_properties += _length(found, "properties")
-        if reason := _fault(found, places, arms) or _passed_over(found, kinds):
-            raise _refused(param, f"{reason} (at {place})")
+    places = _places(schema, param)
+    num_properties = sum(_length(place.schema, "properties") for place in places)
     if num_properties > MAX_PROPERTIES:
         raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
+    kinds = KindsWithin(schema, [place.schema for place in places])
+    arms = Arms(kinds)
+    for place in places:
+        if reason := _fault(place.schema, schema, arms) or _passed_over(place.schema, kinds):
+            raise _refused(param, f"{reason} (at {place})")
 
 
 def for_grammar(schema: Schema) -> Schema:
@@ -114,39 +131,39 @@ def _told(schema: Any, texts: Schema) -> Any:
     return {"anyOf": arms, **{key: told[key] for key in ("$defs", "definitions") if key in told}}
 
 
-def _within(schema: Any, place: str, param: str, depth: int = 0) -> Iterator[tuple[str, Schema]]:
-    """The schema and all in it, with their places."""
-    if isinstance(schema, bool):
-        yield place, {}
-        return
-    if not isinstance(schema, dict):
-        raise _refused(param, f"{place} is no schema")
-    if depth > MAX_DEPTH:
-        raise _refused(param, f"it is nested more than {MAX_DEPTH} deep")
-    yield place, schema
-    for key, value in schema.items():
-        for name, inner in _inner(key, value, place, param):
-            yield from _within(inner, f"{place}/{name}", param, depth + 1)
+def _places(root: Schema, param: str) -> list[Place]:
+    """The schema and all in it."""
+    places = [Place(root, "#", None, 0)]
+    for place in places:
+        if place.depth > MAX_DEPTH:
+            raise _refused(param, f"it is nested more than {MAX_DEPTH} deep")
+        for name, inner in _inner(place, param):
+            if not isinstance(inner, bool | dict):
+                raise _refused(param, f"{place}/{name} is no schema")
+            places.append(Place({} if isinstance(inner, bool) else inner, name, place, place.depth + 1))
+        if len(places) > MAX_SCHEMAS:
+            raise _refused(param, f"it has more than {MAX_SCHEMAS} schemas in it")
+    return places
 
 
-def _inner(key: str, value: Any, place: str, param: str) -> list[tuple[str, Any]]:
-    """The schemas that a keyword holds."""
-    if key in ONES:
-        return [(key, value)]
-    if key in LISTS and isinstance(value, list):
-        return [(f"{key}/{number}", each) for number, each in enumerate(value)]
-    if key in MAPS and isinstance(value, dict):
-        return [(f"{key}/{name}", each) for name, each in value.items()]
-    if key in MAPS | LISTS:
-        raise _refused(param, f"{place}/{key} is no {'object' if key in MAPS else 'array'}")
-    return []
+def _inner(place: Place, param: str) -> Iterator[tuple[str, Any]]:
+    """The schemas that its keywords hold."""
+    for key, value in place.schema.items():
+        if key in ONES:
+            yield key, value
+        elif key in LISTS and isinstance(value, list):
+            yield from ((f"{key}/{number}", each) for number, each in enumerate(value))
+        elif key in MAPS and isinstance(value, dict):
+            yield from ((f"{key}/{name}", each) for name, each in value.items())
+        elif key in MAPS | LISTS:
+            raise _refused(param, f"{place}/{key} is no {'object' if key in MAPS else 'array'}")
 
 
 def _length(schema: Schema, key: str) -> int:
     return len(held) if isinstance(held := schema.get(key), dict | list) else 0
 
 
-def _fault(schema: Schema, places: set[str], arms: Arms) -> str | None:
+def _fault(schema: Schema, root: Schema, arms: Arms) -> str | None:
     for key in schema:
         if key in UNSUPPORTED:
             return f"'{key}' cannot be kept to"
@@ -155,7 +172,7 @@ def _fault(schema: Schema, places: set[str], arms: Arms) -> str | None:
     ref = str(schema.get("$ref", "#"))
     if not ref.startswith("#"):
         return f"'$ref' to {ref!r} leads out of the schema"
-    if ref.replace("~1", "/").replace("~0", "~") not in places:
+    if schema_at(ref, root) is None:
         return f"'$ref' to {ref!r} leads to no schema"
     if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of):
         return "two schemas of 'oneOf' may both hold, which cannot be kept to: 'anyOf' takes them"
@@ -164,7 +181,7 @@ def _fault(schema: Schema, places: set[str], arms: Arms) -> str | None:
 
 def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:
     """What an answer would not be held to, for xgrammar does not look at it there."""
-    ruler = next((key for key in RULERS if key in schema), None)
+    ruler = ruler_of(schema)
     if ruler is None:
         if "type" not in schema and (lost := sorted(BOUNDS & schema.keys())):
             return f"'{lost[0]}' cannot be kept to without 'type'"
@@ -173,7 +190,7 @@ def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:
         return f"'{ruler}' is empty"
     if lost := sorted((RULES & schema.keys()) - {ruler, "type"}):
         return f"'{lost[0]}' cannot be kept to beside '{ruler}'"
-    if "type" in schema and not kinds.are(types_of(schema), {ruler: schema[ruler]}):
+    if "type" in schema and not kinds.are(types_of(schema), schema):
         return f"'type' cannot be kept to beside '{ruler}'"
     return None
 
