@@ -119,8 +119,9 @@ def test_what_is_taken(schema: dict[str, Any]) -> None:
         ({"type": "string", "pattern": r"^a\n$"}, "asks for a quote"),
         ({"type": "string", "pattern": r"^a\\c$"}, "asks for a quote"),
         *(({"type": "string", "pattern": pattern}, "asks for a quote") for pattern in RAW),
-        ({"type": "string", "maxLength": MAX_LENGTH + 1}, "whole numbers up to 2000"),
-        ({"type": ["string", "null"], "minLength": 3, "maxLength": 2}, "the first not above the second"),
+        ({"type": "string", "minLength": MAX_LENGTH + 1}, "no whole number up to 2000"),
+        ({"type": "string", "maxLength": 2.5}, "or 'maxLength' none from there"),
+        ({"type": ["string", "null"], "minLength": 3, "maxLength": 2}, "or 'maxLength' none from there"),
         *(({"properties": {"a": {"oneOf": arms}}}, "'oneOf' may both hold") for arms in TOGETHER),
         ({"type": "string", "format": "date", "minLength": 3}, "beside 'pattern' or 'format'"),
         ({"properties": []}, "#/properties is no object"),
@@ -294,6 +295,12 @@ def test_texts_of_bounded_length_are_json(schema: dict[str, Any], answers: list[
 
     assert [answer for answer in answers if not lets(answer)] == []
     assert [answer for answer in others if lets(answer)] == []
+
+
+def test_a_length_that_no_grammar_counts_to_is_cut() -> None:
+    told = [for_grammar({"type": "string", "maxLength": most}) for most in (MAX_LENGTH, MAX_LENGTH + 1, 100_000)]
+    check_schema({"type": "string", "minLength": MAX_LENGTH, "maxLength": 100_000}, "response_format")
+    assert told[0] == told[1] == told[2] != for_grammar({"type": "string"})
 
 
 def test_a_schema_without_bounds_stays_as_it_is() -> None:

@@ -7,7 +7,8 @@ from luthier.serve.doors.schema_kinds import Schema, types_of
 
 LENGTHS = {"minLength", "maxLength"}
 MAX_LENGTH = 2_000
-"""Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile."""
+"""Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile. Where longer
+texts are allowed, those up to here are let through."""
 
 DOMAIN = r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
 WORD = r"[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+"
@@ -41,7 +42,7 @@ def text_fault(schema: Schema) -> str | None:
     if pattern and "format" in schema:
         return "'pattern' cannot be kept to beside 'format'"
     if has_lengths and "string" in types_of(schema) and bounds_of(schema) is None:
-        return f"'minLength' and 'maxLength' are whole numbers up to {MAX_LENGTH}, the first not above the second"
+        return f"'minLength' is no whole number up to {MAX_LENGTH}, or 'maxLength' none from there"
     return None
 
 
@@ -50,9 +51,9 @@ def bounds_of(schema: Schema) -> tuple[int, int | str] | None:
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     if type(least) is not int or not 0 <= least <= MAX_LENGTH:
         return None
-    if most != "" and (type(most) is not int or not least <= most <= MAX_LENGTH):
-        return None
-    return least, most
+    if most == "":
+        return least, most
+    return (least, min(most, MAX_LENGTH)) if type(most) is int and least <= most else None
 
 
 def _pattern_fault(pattern: str) -> str | None:
