@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     max_body_mib: int = Field(16, ge=1)
     max_bodies_mib: int = Field(256, ge=1)
     """All that are with one door at once, but for small ones and for files."""
+    max_answer_mib: int = Field(1024, ge=1)
+    """Of one statement, whole in memory or on the disk of the storage before it is sent."""
+    max_answers_mib: int = Field(4096, ge=2)
+    """All that a gateway makes or sends at once."""
     max_spool_mib: int = Field(64, ge=1)
     """Usage of a replica that waits for the ledger; beyond it no completion is taken."""
     reader_timeout_s: int = Field(60, ge=1)
@@ -157,6 +161,12 @@ class Settings(BaseSettings):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return roles
+
+    @model_validator(mode="after")
+    def _answer_fits(self) -> Self:
+        if 2 * self.max_answer_mib > self.max_answers_mib:
+            raise ValueError("max_answers_mib is twice max_answer_mib at least: an account may have half of them")
+        return self
 
     @model_validator(mode="after")
     def _oidc_is_whole(self) -> Self:

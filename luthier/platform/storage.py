@@ -61,6 +61,11 @@ class Storage:
         """What is on its way in."""
         return self.root / "uploads"
 
+    def scratch(self) -> Path:
+        """A folder, there, for what lasts as long as a statement; swept of what a process leaves that is killed."""
+        self.uploads.mkdir(parents=True, exist_ok=True)
+        return self.uploads
+
     def sweep_uploads(self) -> None:
         """Removes what uploads left behind that were cut off long ago."""
         for path in self.uploads.glob("*"):

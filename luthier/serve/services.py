@@ -22,6 +22,7 @@ from luthier.platform.securables import ObjectKind, Securable, parse_in_schema, 
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.versions import ModelName, parse_model
 from luthier.platform.weights.importing import Imports
+from luthier.serve.answer_room import AnswerRoom
 from luthier.serve.asks import Completions
 from luthier.serve.known import Epoch
 from luthier.serve.metering.access_log import AccessLog
@@ -49,6 +50,7 @@ class Services:
     resolver: Resolver
     model_rights: ModelRights
     completions: Completions
+    answer_room: AnswerRoom
     access_log: AccessLog | None = None
     only: str | None = None
     """The base model whose engine is behind this door; None: no engine is. Models of others are asked there."""
@@ -165,6 +167,7 @@ def make_services(
         resolver=Resolver(settings, catalog, registry.versions, epoch),
         model_rights=ModelRights(registry.accounts, epoch),
         completions=completions,
+        answer_room=AnswerRoom(settings),
         access_log=access_log,
         only=only,
     )

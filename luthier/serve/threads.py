@@ -49,3 +49,5 @@ BATCHES = Threads("batches", 24)
 """Their files. Each of eight may look through one that is large while it keeps results, and one thread sweeps."""
 SQL = Threads("sql", 32)
 """Statements; they wait for answers, and those for all of the above."""
+ANSWERS = Threads("answers", 8)
+"""Of statements, on their way from the disk."""

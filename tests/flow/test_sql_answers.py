@@ -11,6 +11,7 @@ from luthier.platform.sql.sql_files import BATCH_ROWS
 from luthier.platform.storage import Storage
 from luthier.serve.dialects import sql_body
 from luthier.serve.dialects.native_sql import ARROW_STREAM
+from luthier.serve.dialects.sql_rows import PIECE_BYTES, PIECE_CELLS, pieces
 from tests.flow.conftest import ROWS, error_of
 
 NUM_ROWS = len(ROWS) ** 4
@@ -50,6 +51,26 @@ def test_a_fault_in_the_last_row_is_an_error(
 def test_no_rows(api: TestClient, faq: str) -> None:
     answer = api.post("/luthier/v1/sql", json={"statement": "SELECT question FROM faq WHERE question = 'none'"})
     assert answer.json() == {"columns": ["question"], "rows": []}
+
+
+def test_what_json_has_nothing_for_is_text(api: TestClient) -> None:
+    statement = "SELECT X'00AB61', INTERVAL '1 day', [INTERVAL '90.5 seconds'], DATE '2026-11-22', 'NaN'::DOUBLE"
+    answer = api.post("/luthier/v1/sql", json={"statement": statement})
+    assert answer.json()["rows"] == [["00AB61", "P0M1DT0S", ["P0M0DT90.5S"], "2026-11-22", "NaN"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "num_columns"),
+    [([None] * 100_000, 2), ([1] * 50_000, 8), (["x" * 1000] * 5000, 1), (["x" * 10**6, *"y" * 999], 1)],
+    ids=["nothing", "numbers", "texts", "one of them long"],
+)
+def test_rows_go_out_in_small_pieces(values: list[object], num_columns: int) -> None:
+    table = pa.table({str(number): pa.array(values) for number in range(num_columns)})
+    cut = list(pieces(table.to_reader()))
+    assert pa.Table.from_batches(cut).equals(table)
+    assert all(piece.num_rows == 1 or piece.nbytes <= PIECE_BYTES for piece in cut)
+    assert all(piece.num_rows * num_columns <= PIECE_CELLS for piece in cut)
+    assert len(cut) < 40
 
 
 def _files(settings: Settings) -> list[Path]:

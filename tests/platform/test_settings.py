@@ -40,6 +40,12 @@ def test_bad_variables_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, v
         Settings()
 
 
+def test_an_account_has_room_for_the_largest_answer() -> None:
+    assert Settings(max_answer_mib=8, max_answers_mib=16).max_answer_mib == 8
+    with pytest.raises(ValidationError, match="max_answers_mib is twice max_answer_mib at least"):
+        Settings(max_answer_mib=9, max_answers_mib=16)
+
+
 def test_configs_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CONFIGS", str(tmp_path))
     assert configs_dir() == tmp_path

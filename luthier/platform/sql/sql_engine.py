@@ -125,9 +125,9 @@ class SqlEngine:
         """The columns of a view's query, as they are called in it."""
         return [name for name, _ in self._describe(view.query)]
 
-    def query(self, sql: str) -> pa.RecordBatchReader:
+    def query(self, sql: str, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """The rows of a query as a stream; faults met on the way are raised while reading."""
-        return self._stream(to_duckdb(sql))
+        return self._stream(to_duckdb(sql), batch_rows)
 
     def training_rows(self, sql: str, task: TaskType, max_rows: int, of: str = "training") -> pa.Table:
         """The columns of the task's form as text, in one run of the query; other columns are left out.
@@ -254,12 +254,12 @@ class SqlEngine:
         cursor.execute(f"USE {self._home}")
         return cursor.sql(rendered)
 
-    def _stream(self, rendered: str) -> pa.RecordBatchReader:
+    def _stream(self, rendered: str, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """The limit counts the engine's time alone: a slow reader of the stream does not use it up."""
         clock, cursor = Clock(self._timeout_seconds), self._root.cursor()
         try:
             with self._watched(cursor, clock):
-                reader = self._relation(cursor, rendered).to_arrow_reader(BATCH_ROWS)
+                reader = self._relation(cursor, rendered).to_arrow_reader(batch_rows)
         except BaseException:
             cursor.close()
             raise

@@ -43,15 +43,7 @@ def account_usage(services: Services, session: Session, statement: str) -> Itera
     views = {name: view.table(services, caller) for name, view in TABLES.items() if name in words}
     if words.isdisjoint((*TABLES, *FILES)):
         views = {name: pa.table({"none": pa.array([], pa.string())}) for name in (*TABLES, *FILES)}
-    with tempfile.TemporaryDirectory(prefix="views-", dir=large_files(services)) as folder:
+    with tempfile.TemporaryDirectory(prefix="views-", dir=Storage(services.settings.storage).scratch()) as folder:
         to = Path(folder)
         files = [view.write(services, caller, name, statement, to) for name, view in FILES.items() if name in words]
         yield Opened({f"{SCHEMA}.{name}": table for name, table in views.items()}, files)
-
-
-def large_files(services: Services) -> Path:
-    """A folder for what a statement leaves until it ends: on a disk that has room, and swept of what a gateway leaves
-    there when it is killed."""
-    uploads = Storage(services.settings.storage).uploads
-    uploads.mkdir(parents=True, exist_ok=True)
-    return uploads

@@ -1,11 +1,11 @@
 """The native API on SQL: a statement, and its rows as Arrow or as JSON."""
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from luthier.platform.wire import RunSql
 from luthier.serve.dialects.snowflake_sql import run_sql
-from luthier.serve.dialects.sql_body import write_arrow, write_json
+from luthier.serve.dialects.sql_body import Answer
+from luthier.serve.dialects.sql_rows import write_arrow, write_json
 from luthier.serve.doors.deps import ServicesOf, SessionOf
 from luthier.serve.doors.json_route import JsonRouter
 
@@ -16,9 +16,7 @@ routes = JsonRouter()
 
 @routes.post("/sql")
 async def sql(request: Request, body: RunSql, session: SessionOf, services: ServicesOf) -> Response:
-    """One statement. Arrow IPC stream if asked for by `Accept`, else JSON: sql_body.py says how."""
+    """One statement. Arrow IPC stream if asked for by `Accept`, else JSON: sql_rows.py says how."""
     is_arrow = ARROW_STREAM in request.headers.get("accept", "")
     write, media_type = (write_arrow, ARROW_STREAM) if is_arrow else (write_json, "application/json")
-    answer = await run_sql(services, session, body.statement, request.scope, write)
-    headers = {"Content-Length": str(answer.num_bytes)}
-    return StreamingResponse(answer.parts(), media_type=media_type, headers=headers)
+    return Answer(await run_sql(services, session, body.statement, request.scope, write), media_type)

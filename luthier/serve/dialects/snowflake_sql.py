@@ -19,7 +19,9 @@ from luthier.platform.privileges import Action
 from luthier.platform.sql.querying import open_engine
 from luthier.platform.sql.sql_dialect import COUNT_DETAILED
 from luthier.platform.sql.sql_engine import SqlFunction
+from luthier.platform.storage import Storage
 from luthier.serve.admission import Admission
+from luthier.serve.answer_room import Held
 from luthier.serve.dialects import (
     snowflake_access,
     snowflake_databases,
@@ -27,13 +29,14 @@ from luthier.serve.dialects import (
     snowflake_shares,
     snowflake_views,
 )
-from luthier.serve.dialects.account_usage import account_usage, large_files
+from luthier.serve.dialects.account_usage import account_usage
 from luthier.serve.dialects.snowflake_statements import answered
-from luthier.serve.dialects.sql_body import Body, Write
+from luthier.serve.dialects.sql_body import Body
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
+from luthier.serve.dialects.sql_rows import Write
 from luthier.serve.services import Services
 from luthier.serve.threads import SQL
 
@@ -46,6 +49,8 @@ CALLING = {
     **dict.fromkeys(("COUNT_TOKENS", "AI_COUNT_TOKENS", COUNT_DETAILED), Action.COUNT_TOKENS),
 }
 """What a function's caller must be allowed beside what it does; each verb of FINETUNE asks for that itself."""
+BATCH_ROWS = 512
+"""Of an answer: few, as each may be long, and what DuckDB hands over counts in no limit of its memory."""
 MAX_WAITING = 256
 """Statements of a gateway, beside those that run."""
 PLACES = Admission(SQL.num, MAX_WAITING, words="The gateway is busy: {} statements run or wait")
@@ -67,19 +72,39 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
     """
     ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
     running = Statement(services, session, ids, asyncio.get_running_loop(), scope, copy_context())
-    with PLACES.place(session.caller.account, 1):
-        return await SQL.run(_run, statement, running, write)
+    made = asyncio.ensure_future(_in_place(statement, running, write))
+    try:
+        return await asyncio.shield(made)
+    except asyncio.CancelledError:
+        made.add_done_callback(_unread)
+        raise
+
+
+async def _in_place(text: str, statement: Statement, write: Write) -> Body:
+    with PLACES.place(statement.caller.account, 1):
+        return await SQL.run(_run, text, statement, write)
+
+
+def _unread(made: asyncio.Future[Body]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()
 
 
 def _run(text: str, statement: Statement, write: Write) -> Body:
     services, caller = statement.services, statement.caller
     _let_in(text, statement)
     if (answer := answered(STATEMENTS, services, caller, text)) is not None:
-        return Body(answer.to_reader(), write)
+        return _body(statement, answer.to_reader(), write)
     with account_usage(services, statement.session, text) as usage:
         extras = {"functions": _functions(statement, text), "held": usage.views, "timeout_seconds": TIMEOUT_SECONDS}
         with open_engine(services.settings, services.registry, caller, text, more=usage.files, **extras) as engine:
-            return Body(engine.query(text), write, large_files(services))
+            return _body(statement, engine.query(text, BATCH_ROWS), write)
+
+
+def _body(statement: Statement, rows: pa.RecordBatchReader, write: Write) -> Body:
+    services = statement.services
+    room = Held(services.answer_room, statement.caller.account)
+    return Body(rows, write, room, Storage(services.settings.storage).scratch)
 
 
 def _let_in(text: str, statement: Statement) -> None:

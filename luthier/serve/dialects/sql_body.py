@@ -1,85 +1,104 @@
-"""The body of an answer to a statement: written batch by batch, in memory while it is small, then in a file.
+"""The body of an answer to a statement: written piece by piece, in memory while it is small, then in a file.
 
 It is whole before the first byte of it is sent: what fails on the way is an error, not half an answer.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from tempfile import TemporaryFile
+from typing import IO
 
 import pyarrow as pa
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-IN_MEMORY = 8 * 2**20
+from luthier.errors import Unavailable
+from luthier.serve.answer_room import Held
+from luthier.serve.dialects.sql_rows import Write, pieces
+from luthier.serve.threads import ANSWERS
+
+IN_MEMORY = 2**20
 """Bytes of one answer."""
 PART = 2**18
-Write = Callable[[pa.RecordBatchReader, IO[bytes]], None]
 
 
 class Body:
-    """Bytes that are read once."""
+    """Bytes that are read once. They keep their room until `end`."""
 
-    def __init__(self, rows: pa.RecordBatchReader, write: Write, folder: Path | None = None) -> None:
-        """A large one is in a file of that folder, which has no name and ends with this process. None: in memory."""
-        most = IN_MEMORY if folder else 0  # 0: it never becomes a file
-        self._file = SpooledTemporaryFile(most, dir=str(folder) if folder else None)  # noqa: SIM115 - `parts` closes it
+    closed = False
+    """Arrow asks it of what it writes to."""
+
+    def __init__(self, rows: pa.RecordBatchReader, write: Write, room: Held, folder: Callable[[], Path]) -> None:
+        """A large one is in a file of that folder, which has no name and ends with this process."""
+        self._room, self._folder = room, folder
+        self._bytes: IO[bytes] = BytesIO()
+        self.num_bytes, self._is_file = 0, False
         try:
-            write(rows, self._file)
+            write(rows.schema, pieces(rows), self)
+            with _room_on_disk():
+                self._bytes.seek(0)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
-        self.num_bytes = self._file.tell()
-        self._file.seek(0)
 
-    def parts(self) -> Iterator[bytes]:
-        with self._file:
-            while part := self._file.read(PART):
-                yield part
+    def write(self, part: bytes) -> int:
+        self._room.grow(self.num_bytes + len(part))
+        with _room_on_disk():
+            if not self._is_file and self.num_bytes + len(part) > IN_MEMORY:
+                self._move()
+            self._bytes.write(part)
+        self.num_bytes += len(part)
+        return len(part)
 
+    def flush(self) -> None:
+        """Nothing reads it before it is whole."""
 
-def write_arrow(rows: pa.RecordBatchReader, to: IO[bytes]) -> None:
-    """A stream of Arrow's."""
-    with pa.ipc.new_stream(to, rows.schema) as writer:
-        for batch in rows:
-            writer.write_batch(batch)
+    async def parts(self) -> AsyncIterator[bytes]:
+        while part := await self._read():
+            yield part
 
+    async def end(self) -> None:
+        """A file in a thread, whatever becomes of who asks: its storage may hang."""
+        if self._is_file:
+            await asyncio.shield(ANSWERS.run(self.close))
+        else:
+            self.close()
 
-def write_json(rows: pa.RecordBatchReader, to: IO[bytes]) -> None:
-    """{"columns": [...], "rows": [[...]]}. JSON has no NaN and no infinity: they are the texts "NaN", "Infinity" and
-    "-Infinity"."""
-    to.write(f'{{"columns": {json.dumps(rows.schema.names)}, "rows": ['.encode())
-    is_first = True
-    for batch in rows:
-        cells = [list(row) for row in zip(*map(_cells, batch.columns), strict=True)]
-        if cells:
-            text = json.dumps(cells, default=_to_json, allow_nan=False)[1:-1]
-            to.write((text if is_first else f", {text}").encode())
-            is_first = False
-    to.write(b"]}")
+    def close(self) -> None:
+        with suppress(OSError):  # of what the disk did not take, and nobody reads
+            self._bytes.close()
+        self._room.end()
 
+    def _move(self) -> None:
+        file = TemporaryFile(dir=self._folder(), buffering=PART)  # noqa: SIM115 - `close` closes it
+        self._bytes.seek(0)
+        file.write(self._bytes.read())
+        self._bytes, self._is_file = file, True
 
-def _cells(column: pa.Array) -> list[Any]:
-    values: list[Any] = column.to_pylist()
-    may_hold_floats = pa.types.is_floating(column.type) or pa.types.is_nested(column.type)
-    return [_finite(value) for value in values] if may_hold_floats else values
-
-
-def _finite(value: Any) -> Any:
-    """What JSON has no number for as text, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _finite(held) for key, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(held) for held in value]
-    return value
+    async def _read(self) -> bytes:
+        return await ANSWERS.run(self._bytes.read, PART) if self._is_file else self._bytes.read(PART)
 
 
-def _to_json(value: Any) -> int | str:
-    """Whole decimals (a SUM of integers is one) are numbers; other decimals, times and bytes are text."""
-    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:
-        return int(value)
-    return str(value)
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("There is no room for the answer on the server's disk. Try again later.") from error
+
+
+class Answer(StreamingResponse):
+    """Sends a body, and gives back its room when it is sent, or nobody takes it any more."""
+
+    def __init__(self, body: Body, media_type: str) -> None:
+        super().__init__(body.parts(), media_type=media_type, headers={"Content-Length": str(body.num_bytes)})
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._body.end()
