@@ -23,6 +23,7 @@ LIKE = {
     "'k'": {"k"},  # and not the Kelvin sign, which is a k to Unicode
     "'\u212a'": {"k", "\u212a"},
     "'zz%'": set(),
+    "''": set(),
 }
 
 
@@ -60,6 +61,22 @@ def test_starts_with_and_from(api: TestClient, named: None, kind: str) -> None:
     )
 
 
+def test_letters_that_the_store_cannot_tell_apart(api: TestClient, registry: Registry) -> None:
+    for name in "äåæçéö":
+        registry.roles.create(ADMIN, name)
+    for letter in "äåæçéö":
+        assert shown(api, f"SHOW ROLES LIKE '{letter}'") == {letter}
+
+
+def test_views(api: TestClient) -> None:
+    rows(api, "CREATE DATABASE z")
+    for name in ("v0", "v1", "v2", "v3", "v4", "z.public.v5"):
+        rows(api, f"CREATE VIEW {name} AS SELECT 1 AS a")
+    assert shown(api, "SHOW VIEWS") == {"V0", "V1", "V2", "V3"}
+    assert shown(api, "SHOW VIEWS LIKE 'v4'") == {"V4"}
+    assert shown(api, "SHOW VIEWS IN DATABASE z") == {"V5"}
+
+
 def test_databases_and_schemas(api: TestClient) -> None:
     for number in range(6):
         rows(api, f"CREATE DATABASE d{number}")
@@ -74,6 +91,11 @@ def test_models(api: TestClient, registry: Registry) -> None:
         registry.jobs.submit(make_job(f"ft_{number}", model=f"LUTHIER.PUBLIC.M{number}"))
         registry.jobs.tick()
         registry.jobs.finish(f"ft_{number}", make_finished())
+    rows(api, "CREATE DATABASE z")
+    registry.jobs.submit(make_job("ft_z", model="Z.PUBLIC.LAST"))
+    registry.jobs.tick()
+    registry.jobs.finish("ft_z", make_finished())
+    assert shown(api, "SHOW MODELS IN DATABASE z") == shown(api, "SHOW MODELS IN SCHEMA z.public") == {"LAST"}
     assert shown(api, "SHOW MODELS LIKE 'm5'") == {"M5"}
     assert shown(api, "SHOW MODELS STARTS WITH 'M4'") == {"M4"}
     listed = registry.models.show(ADMIN.model_copy(update={"role": "PUBLIC"}), wanted=Named(like="m5"))

@@ -112,7 +112,7 @@ def test_who_may_make_and_drop_one(made: Registry) -> None:
 def test_pages(made: Registry) -> None:
     for at in range(45):
         make(made, f"P{at:02}")
-    shown = [each.name for each in all_views(made.views, ADMIN)]
+    shown = [each.name for each in all_views(made.views, ADMIN, 100)]
     assert shown == [*(f"p{at:02}" for at in range(45)), "v", "w"]
     grant(made, Privilege.SELECT, on_view("P44"))
     grant(made, Privilege.SELECT, on_view("V"))

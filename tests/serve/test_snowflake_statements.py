@@ -5,8 +5,8 @@ import time
 import pytest
 
 from luthier.platform.keys import Endpoint, statement_needs
+from luthier.platform.registry.paging import Named
 from luthier.platform.sql.sql_dialect import strip_semicolon
-from luthier.serve.dialects import snowflake_statements
 from luthier.serve.dialects.snowflake_sql import STATEMENTS
 from luthier.serve.dialects.snowflake_statements import meaning
 
@@ -91,13 +91,13 @@ def test_no_text_takes_long(head: str) -> None:
 )
 def test_like(like: str, fitting: list[str]) -> None:
     names = ["MY", "MY_MODEL", "MY%", "MYMY"]
-    assert [name for name in names if snowflake_statements._like(like).fullmatch(name)] == fitting
+    assert [name for name in names if Named(like=like).fits(name)] == fitting
 
 
 @pytest.mark.parametrize("like", ["%" * 20 + "!", "%a" * 20 + "b", "%_" * 40 + "b", "%a_" * 20 + "%b"])
 def test_like_takes_nothing_back(like: str) -> None:
     """A pattern that does takes hours for these."""
-    assert seconds(lambda: snowflake_statements._like(like).fullmatch("a" * 60)) < MOST_SECONDS
+    assert seconds(lambda: Named(like=like).fits("a" * 60)) < MOST_SECONDS
 
 
 def test_words_behind_a_comment_that_is_not_closed_count() -> None:

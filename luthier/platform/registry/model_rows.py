@@ -213,7 +213,8 @@ class ModelRows:
             joined = sa.join(first, self.models, sa.and_(self.models.c.account == caller.account, *same))
             query = sa.select(self.models).select_from(joined)
         parts = name_parts(self.models)
-        query = query.where(is_behind(parts, after), wanted.of(self.models.c.name)).order_by(*parts).limit(limit)
+        query = query.where(is_behind(parts, after), wanted.of(self.models.c.name), wanted.lies(self.models))
+        query = query.order_by(*parts).limit(limit)
         return fetch(tx, query)
 
     def shared(self, tx: sa.Connection, caller: Caller, after: QualifiedName | None) -> list[Row]:
@@ -232,7 +233,7 @@ class ModelRows:
         for table, its in ((self.models, (self.models.c.role == role,)), (grants, is_on)):
             parts = name_parts(table)
             query = sa.select(*parts).where(table.c.account == caller.account, *its, is_behind(parts, after))
-            query = query.where(wanted.of(table.c.name))
+            query = query.where(wanted.of(table.c.name), wanted.lies(table))
             found.append(query.distinct().order_by(*parts).limit(limit).subquery())
         return sa.select(sa.union(*(sa.select(each) for each in found)).subquery())
 

@@ -162,7 +162,8 @@ class Models:
 
 def all_models(models: Models, caller: Caller, most: int, wanted: Named = ALL) -> list[Model]:
     """At most so many."""
-    return all_pages(partial(models.show, caller, wanted=wanted), lambda model: model.model, most)
+    show = partial(models.show, caller, wanted=wanted)
+    return all_pages(show, lambda each: each.model, most, lambda each: wanted.fits_name(parse_name(each.model, "", "")))
 
 
 def _check_unused(version: Model) -> None:

@@ -3,12 +3,14 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from luthier.errors import NotFound
 from luthier.platform.frozen import Frozen
+from luthier.platform.names import QualifiedName
 from luthier.platform.store import Store, fetch
 
 MAX_SHOWN = 1_000
@@ -26,14 +28,16 @@ class Page(Frozen):
 
 
 class Named(Frozen):
-    """Which names of a list are wanted, for the store to look for.
+    """Which names of a list are wanted: `of` is for the store to look for, `fits` is the rule.
 
-    It may find some more: of letters beyond ASCII it does not know both cases, and takes any for one.
+    The store may find some more: of letters beyond ASCII it does not know both cases, and takes any for one.
     """
 
-    like: str = ""
+    like: str | None = None
     """% is any text, _ any letter, a backslash takes what follows as it is; in any case."""
     starts: str = ""
+    within: tuple[str, ...] = ()
+    """A database, or with it a schema."""
     since: str = ""
     """This one and those behind it, of a list in the order of names."""
 
@@ -42,8 +46,26 @@ class Named(Frozen):
         if self.starts:
             is_short = len(self.starts) <= MAX_PATTERN
             its.append(name.startswith(self.starts, autoescape=True) if is_short else sa.false())
-        its += [name.ilike(_pattern(self.like), escape="\\")] if 0 < len(self.like) <= MAX_PATTERN else []
+        if self.like is not None and len(self.like) <= MAX_PATTERN:
+            its.append(name.ilike(_pattern(self.like), escape="\\"))
         return sa.and_(sa.true(), *its)
+
+    def lies(self, table: sa.FromClause) -> sa.ColumnElement[bool]:
+        """Whether a row's place is the one."""
+        parts = zip((table.c.database, table.c.schema), self.within, strict=False)
+        return sa.and_(sa.true(), *(part == its for part, its in parts))
+
+    def fits(self, name: str, *place: str) -> bool:
+        """LIKE takes any case, STARTS WITH does not."""
+        is_like = self.like is None or self._exact.fullmatch(name) is not None
+        return is_like and name.startswith(self.starts) and place[: len(self.within)] == self.within
+
+    def fits_name(self, name: QualifiedName) -> bool:
+        return self.fits(name.name, name.database, name.schema)
+
+    @cached_property
+    def _exact(self) -> "re.Pattern[str]":
+        return _like(self.like or "")
 
 
 ALL = Named()
@@ -60,17 +82,48 @@ def _letter(letter: str) -> str:
     return f"\\{letter}" if letter in "%_\\" else letter if letter.isascii() else "_"
 
 
+def _like(written: str) -> "re.Pattern[str]":
+    """% is any text, _ any letter, a backslash takes what follows as it is.
+
+    What stands between two % is taken where it is found first, and stays (an atomic group).
+    """
+    pieces = [""]
+    for part in re.findall(r"\\.|.", written, re.DOTALL):
+        if part == "%":
+            pieces.append("")
+        else:
+            pieces[-1] += "." if part == "_" else _in_any_case(part[-1])
+    first, *later = pieces
+    between = "".join(f"(?>.*?{piece})" for piece in later[:-1] if piece)
+    last = "".join(f".*{piece}" for piece in later[-1:])
+    return re.compile(first + between + last, re.IGNORECASE | re.DOTALL)
+
+
+def _in_any_case(letter: str) -> str:
+    """The store knows the two cases of an ASCII letter, and no third, as the Kelvin sign is a K elsewhere."""
+    return f"(?a:{letter})" if letter.isascii() and letter.isalpha() else re.escape(letter)
+
+
+def _any(_: object) -> bool:
+    return True
+
+
 def all_pages(
-    show: Callable[[int, str | None], list[Shown]], key: Callable[[Shown], str], most: int = sys.maxsize
+    show: Callable[[int, str | None], list[Shown]],
+    key: Callable[[Shown], str],
+    most: int = sys.maxsize,
+    keep: Callable[[Shown], bool] = _any,
 ) -> list[Shown]:
-    """One after the other, so that others are answered in between; at most so many rows."""
+    """One after the other, so that others are answered in between, until so many rows of those to keep are there."""
     rows: list[Shown] = []
+    limit, after = min(most, MAX_SHOWN), None
     while len(rows) < most:
-        page = show(min(most - len(rows), MAX_SHOWN), key(rows[-1]) if rows else None)
-        rows += page
-        if len(page) < MAX_SHOWN:
+        page = show(limit, after)
+        rows += filter(keep, page)
+        if len(page) < limit:
             break
-    return rows
+        after = key(page[-1])
+    return rows[:most]
 
 
 def all_behind(show: Callable[[int, int], Sequence[Shown]], most: int) -> list[Shown]:

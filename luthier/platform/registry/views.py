@@ -13,7 +13,7 @@ from luthier.platform.privileges import Action
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.guard import Guard, in_schema, securable
 from luthier.platform.registry.objects import check_no_other, lies_in, named_rows, no_view, object_row, seen_rows
-from luthier.platform.registry.paging import MAX_SHOWN, all_pages
+from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.view_rows import ViewRows, check_size
@@ -103,9 +103,10 @@ class Views:
         return old is not None and if_there is IfThere.KEEP
 
 
-def all_views(views: Views, caller: Caller) -> list[ViewInfo]:
-    """What SHOW VIEWS looks through."""
-    return all_pages(partial(views.show, caller), lambda view: view.name)
+def all_views(views: Views, caller: Caller, most: int, wanted: Named = ALL) -> list[ViewInfo]:
+    """At most so many."""
+    show = partial(views.show, caller)
+    return all_pages(show, lambda view: view.name, most, lambda view: wanted.fits_name(parse_name(view.name, "", "")))
 
 
 def _row(caller: Caller, name: QualifiedName, view: ViewInfo) -> Row:

@@ -175,16 +175,17 @@ def _show_future_grants(command: Command) -> pa.Table:
 def _show_roles(command: Command) -> pa.Table:
     caller, roles = command.caller, command.registry.roles
     default = command.registry.users.get(caller, caller.user).default_role
-    shown = all_pages(
-        partial(roles.show, caller, wanted=command.wanted_since), lambda role: role.name, command.most_rows
-    )
+    wanted = command.wanted_since
+    show = partial(roles.show, caller, wanted=wanted)
+    shown = all_pages(show, lambda role: role.name, command.most_rows, lambda role: wanted.fits(role.name))
     return table(ROLES, [{**role.model_dump(), "is_default": role.name == default} for role in shown])
 
 
 @statements.on("SHOW USERS{LIKE}{STARTS}{LIMIT}")
 def _show_users(command: Command) -> pa.Table:
-    show = partial(command.registry.users.show, command.caller, wanted=command.wanted_since)
-    shown = all_pages(show, lambda user: user.name, command.most_rows)
+    wanted = command.wanted_since
+    show = partial(command.registry.users.show, command.caller, wanted=wanted)
+    shown = all_pages(show, lambda user: user.name, command.most_rows, lambda user: wanted.fits(user.name))
     named = [{**user.model_dump(), "login_name": user.name, "display_name": user.name} for user in shown]
     return table(USERS, named, disabled=False)
 

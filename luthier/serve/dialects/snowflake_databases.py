@@ -56,4 +56,4 @@ def _shown(command: Command, kind: ObjectKind, within: str | None = None) -> lis
         behind = command.services.securable(kind, after) if after else None
         return command.registry.databases.show(command.caller, kind, within, limit, behind, wanted)
 
-    return all_pages(show, lambda place: place.dotted, command.most_rows)
+    return all_pages(show, lambda place: place.dotted, command.most_rows, lambda place: wanted.fits(place.name))

@@ -75,8 +75,14 @@ class Command:
 
     @property
     def wanted(self) -> Named:
-        """What its LIKE and STARTS WITH leave, for the store; the exact rule is `_left`'s."""
-        return Named(like=text_of(self.words.get("like")), starts=text_of(self.words.get("starts")))
+        """What its LIKE, IN and STARTS WITH leave."""
+        within: tuple[str, ...] = ()
+        if database := self.words.get("in_database"):
+            within = (fold(database),)
+        elif schema := self.words.get("in_schema"):
+            within = parse_schema(schema, self.services.settings.database)
+        like, starts = self.words.get("like"), self.words.get("starts")
+        return Named(like=like and text_of(like), starts=text_of(starts), within=within)
 
     @property
     def wanted_since(self) -> Named:
@@ -132,50 +138,20 @@ def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", An
 
 
 def _left(command: Command, shown: pa.Table) -> pa.Table:
-    """Of the rows of a SHOW, those that its ends ask for. LIKE takes any case, STARTS WITH and FROM do not."""
+    """Of the rows of a SHOW, those that its ends ask for."""
     words = command.words
     if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):
         return shown
-    rows = shown.to_pylist()
+    wanted = command.wanted
     name = next(each for each in ("name", "key", "role") if each in shown.schema.names)
-    if like := words.get("like"):
-        fits = _like(text_of(like)).fullmatch
-        rows = [row for row in rows if fits(row[name])]
-    if database := words.get("in_database"):
-        rows = [row for row in rows if row["database_name"] == fold(database)]
-    if schema := words.get("in_schema"):
-        place = parse_schema(schema, command.services.settings.database)
-        rows = [row for row in rows if (row["database_name"], row["schema_name"]) == place]
-    if starts := words.get("starts"):
-        rows = [row for row in rows if row[name].startswith(text_of(starts))]
+    place = [column for column in ("database_name", "schema_name") if column in shown.schema.names]
+    rows = [row for row in shown.to_pylist() if wanted.fits(row[name], *(row[column] for column in place))]
     if after := words.get("after"):
         passed = (at for at, row in enumerate(rows, 1) if row[name].startswith(text_of(after)))
         rows = rows[next(passed, len(rows)) :]
     if limit := words.get("limit"):
         rows = rows[: int(limit)]
     return pa.Table.from_pylist(rows, shown.schema)
-
-
-def _like(written: str) -> "re.Pattern[str]":
-    """% is any text, _ any letter, a backslash takes what follows as it is.
-
-    What stands between two % is taken where it is found first, and stays (an atomic group).
-    """
-    pieces = [""]
-    for part in re.findall(r"\\.|.", written, re.DOTALL):
-        if part == "%":
-            pieces.append("")
-        else:
-            pieces[-1] += "." if part == "_" else _letter(part[-1])
-    first, *later = pieces
-    between = "".join(f"(?>.*?{piece})" for piece in later[:-1] if piece)
-    last = "".join(f".*{piece}" for piece in later[-1:])
-    return re.compile(first + between + last, re.IGNORECASE | re.DOTALL)
-
-
-def _letter(letter: str) -> str:
-    """The store knows the two cases of an ASCII letter, and no third, as the Kelvin sign is a K elsewhere."""
-    return f"(?a:{letter})" if letter.isascii() and letter.isalpha() else re.escape(letter)
 
 
 def columns(names: str) -> pa.Schema:

@@ -81,7 +81,7 @@ def _drop(command: Command) -> pa.Table:
 @statements.on("SHOW VIEWS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
 def _show(command: Command) -> pa.Table:
     rows = []
-    for view in all_views(command.registry.views, command.caller):
+    for view in all_views(command.registry.views, command.caller, command.most_rows, command.wanted):
         name = parse_name(view.name, "", "")
         place = {"name": name.name, "database_name": name.database, "schema_name": name.schema}
         rows.append({**view.model_dump(), **place, "owner": view.role, "text": view.text})
