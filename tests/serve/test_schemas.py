@@ -42,6 +42,7 @@ def requiring(name: str, inner: Any) -> dict[str, Any]:
 
 RAW = [
     *(r"^[\"]$", r'^["\\]+$', r"^[\x00-\x1f]$", r'^["-"]$', r"^[^]$", r"^[^\S ]$", r"^[^ -\u{10ffff}]$", r"^[\cJ]$"),
+    *(r"^[^\W\w]$", r"^[^\D\d]$", r"^[^\D0-9]$", r"^[^\W\S]$"),
     *(r"^[\xa]$", r"\u000a", r"\u0022", r"\u{22}", r"\x22", r"\cJ", r"\0", r"\a", r"\q", r"\[\"]"),
 ]
 """Patterns that xgrammar writes raw, in texts that are no JSON then."""
@@ -82,6 +83,7 @@ TOGETHER: list[Any] = [
         {"oneOf": [{**requiring("a", True), "additionalProperties": False}, requiring("b", True)]},
         {"oneOf": [{"allOf": [{"$ref": "#/$defs/b"}]}, marked("a")], "$defs": {"b": marked("b")}},
         {"type": "string", "pattern": r"^[^\"\\]+[-\"][a\n]\u00e9[\x00-a]\[\.\/[\D]$"},
+        *({"type": "string", "pattern": rf"^[^{held}]+$"} for held in (r"\W_", r"_\W\d", r"\W", r"\D5")),
         {"type": "string", "format": "email"},
         {"$ref": "#/$defs/a", "description": "x", "$defs": {"a": {"const": 1}}},
         {"$ref": "#/$defs/a~1~0", "$defs": {"a/~": True}},

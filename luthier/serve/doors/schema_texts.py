@@ -27,6 +27,8 @@ PART = re.compile(r"\\.|\[(?P<negation>\^?)(?P<held>(?:\\.|[^\]\\])*+)(?P<end>\]
 ATOM = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))|([^\\])", re.DOTALL)
 CLASSES = "dDwWsS"
 """By these letters; each has characters that JSON does not escape."""
+LESS = re.compile(r"[^\\-]{0,4}(\\D|\\W(\\d)?)[^\\-]{0,4}")
+"""In a negated class: digits, letters or both, without some of them but never without all."""
 CONTROLS = "nrtfv0"
 UNKNOWN, LAST = -1, 0x10FFFF
 
@@ -85,7 +87,7 @@ def _is_raw_class(negation: str, held: str) -> bool:
     if UNKNOWN in points or not points:
         return True
     if negation:
-        return bool(re.search(r"\\[DSW]", held)) or max(points) >= LAST
+        return bool(re.search(r"\\[DSW]", held) and not LESS.fullmatch(held)) or max(points) >= LAST
     if held.startswith("-") or held.endswith("-"):
         return False
     return all(_is_raw(point) for point in points if point != ord("-"))
