@@ -131,6 +131,7 @@ def test_what_is_taken(schema: dict[str, Any]) -> None:
         ({"items": 3}, "#/items is no schema"),
         ({"type": "string", "format": "date", "pattern": "1"}, "'pattern' cannot be kept to beside 'format'"),
         ({"dependencies": {}}, "'dependencies'"),
+        *(({"properties": {name: True}, "additionalProperties": True}, "beside a name with") for name in ("\n", "\\")),
         ({"properties": {"a": {"anyOf": []}}}, "'anyOf' is empty (at #/properties/a)"),
         ({"required": ["a"]}, "'required' names 'a', which 'properties' has not (at #)"),
         ({"properties": {"a": True}, "required": ["a", "z"]}, "'required' names 'z'"),

@@ -4,6 +4,7 @@ xgrammar passes over most of it in silence; where it would let through what is n
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -38,6 +39,10 @@ BOUNDS = {
 }
 """Passed over where no `type` is given."""
 RULES = {*RULERS, *BOUNDS, "type", "properties", "required", "additionalProperties", "items", "prefixItems"}
+
+
+RAW_NAME = re.compile(r"[\\\x00-\x1f]")
+"""Beside such a name xgrammar writes those of other properties raw."""
 
 
 class Place(NamedTuple):
@@ -169,6 +174,10 @@ def _fault(schema: Schema, root: Schema, arms: Arms) -> str | None:
             return f"'{key}' cannot be kept to"
     if _length(schema, "allOf") > 1:
         return "'allOf' of more than one schema cannot be kept to"
+    if schema.get("additionalProperties", False) is not False and any(
+        map(RAW_NAME.search, schema.get("properties", ()))
+    ):
+        return "'additionalProperties' cannot be kept to beside a name with a backslash or a control character"
     ref = str(schema.get("$ref", "#"))
     if not ref.startswith("#"):
         return f"'$ref' to {ref!r} leads out of the schema"
