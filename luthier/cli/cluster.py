@@ -71,7 +71,8 @@ def up(settings: Settings, address: str | None, say: Say) -> Started:
             return Started(cluster=_renew(settings, catalog, address, old, say), was_up=True)
         if old:
             say("cleaning up after a cluster that ended by itself")
-            end(settings, old, say)
+            if not end(settings, old, say):
+                raise ClusterError("Not started beside it. `luthier down` gives up a Ray that is gone for good.")
         _sweep(settings)
         check_ports(settings, address)
         _fetch(settings, catalog, say)

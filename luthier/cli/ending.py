@@ -32,7 +32,11 @@ def let_end(cluster: Cluster, say: Say) -> bool:
             left = in_time(lambda: end_doors(cluster.base_models, ANSWER_SECONDS), ANSWER_SECONDS + TELL_SECONDS)
     except Exception as error:  # a cluster that is at fault is stopped all the same
         say(f"not waiting: {_reason(error)}")
-        return not isinstance(error, NotConnected)
+        if not isinstance(error, NotConnected):
+            return True
+        if cluster.root_pid is None:
+            say(f"what was started on Ray at {cluster.address} may be left there")
+        return False
     if left:
         say(f"cutting off what {', '.join(left)} still {'answers' if len(left) == 1 else 'answer'}")
     return True

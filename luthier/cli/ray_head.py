@@ -112,11 +112,13 @@ def is_root_alive(root_pid: int, cluster_id: str) -> bool:
 
 
 def has_root_ended(root_pid: int, cluster_id: str) -> bool:
-    """For certain: one that cannot be looked into may be alive."""
+    """For certain: one that cannot be looked into may be alive, unless nothing but its exit status is left of it."""
     try:
-        return bool(psutil.Process(root_pid).environ().get(MARK) != cluster_id)
-    except psutil.AccessDenied:
-        return False
+        process = psutil.Process(root_pid)
+        try:
+            return bool(process.environ().get(MARK) != cluster_id)
+        except psutil.AccessDenied:  # a zombie's environment is root's
+            return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

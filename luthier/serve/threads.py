@@ -26,6 +26,10 @@ class Threads:
         asked = partial(copy_context().run, call, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._pool, asked)
 
+    def begin(self, call: Callable[[], None]) -> None:
+        """What nobody waits for, and never fails."""
+        self._pool.submit(call)
+
 
 EPOCH = Threads("epoch", 2)
 """Questions to the registry that no request waits for: whether anything has changed, and what was known."""

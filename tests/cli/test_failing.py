@@ -186,8 +186,9 @@ def test_a_ray_that_cannot_be_looked_into_has_not_ended(
     monkeypatch.setattr(psutil.Process, "environ", environ)
     assert not is_gone(started)
     root.kill()
+    os.waitid(os.P_PID, root.pid, os.WEXITED | os.WNOWAIT)
+    assert is_gone(started), "nobody has taken its exit status"
     root.wait()
-    monkeypatch.undo()
     assert is_gone(started)
 
 

@@ -153,3 +153,7 @@ def test_a_row_has_a_limit(app: FastAPI, api: TestClient) -> None:
     app.state.services.answer_room.most_mib = 100
     refused = api.post(SQL, json={"statement": "SELECT repeat('x', 17000000)"})
     assert error_of(refused, 422, "sql_compilation_error").startswith("A row of the answer has more than 16 MiB")
+    for many in ("ARRAY_AGG(TRUE)", "ARRAY_AGG({'a': 1})"):
+        refused = api.post(SQL, json={"statement": f"SELECT {many} FROM RANGE(1100000)"})
+        told = error_of(refused, 422, "sql_compilation_error")
+        assert told.startswith("A row of the answer has more than 1,048,576 values"), many

@@ -8,6 +8,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind
 from luthier.serve.dialects import snowflake_statements
 from tests.factories import ADMIN, make_finished, make_job
+from tests.flow.conftest import error_of
 from tests.flow.people import rows
 
 pytestmark = pytest.mark.stores
@@ -59,6 +60,12 @@ def test_starts_with_and_from(api: TestClient, named: None, kind: str) -> None:
     assert shown(api, f"SHOW {kind} LIKE 'z_' LIMIT 9 FROM 'ZE'") <= {"zÉ", "zé"}, (
         "which of them come first, a store says"
     )
+
+
+def test_a_pattern_that_is_too_long_is_refused(api: TestClient) -> None:
+    refused = api.post("/luthier/v1/sql", json={"statement": f"SHOW ROLES LIKE '{'k' * 100_000}'"})
+    told = error_of(refused, 422, "sql_compilation_error")
+    assert told == "The pattern of LIKE has more than 1000 characters."
 
 
 def test_letters_that_the_store_cannot_tell_apart(api: TestClient, registry: Registry) -> None:

@@ -73,5 +73,27 @@ def test_rows_go_out_in_small_pieces(values: list[object], num_columns: int) -> 
     assert len(cut) < 40
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.int8()),
+        pa.large_list(pa.int8()),
+        pa.list_(pa.int8(), 100),
+        pa.map_(pa.string(), pa.int8()),
+        pa.struct({"a": pa.list_(pa.int8())}),
+    ],
+    ids=str,
+)
+def test_what_is_within_a_value_counts(kind: pa.DataType) -> None:
+    value: object = [1] * 100
+    if pa.types.is_map(kind):
+        value = [(str(key), 1) for key in range(100)]
+    elif pa.types.is_struct(kind):
+        value = {"a": value}
+    cut = list(pieces(pa.table({"a": pa.array([value] * 1000, type=kind)}).to_reader()))
+    assert sum(piece.num_rows for piece in cut) == 1000
+    assert max(piece.num_rows for piece in cut) <= PIECE_CELLS / 100
+
+
 def _files(settings: Settings) -> list[Path]:
     return list(Storage(settings.storage).uploads.iterdir())

@@ -46,7 +46,7 @@ class Named(Frozen):
         if self.starts:
             is_short = len(self.starts) <= MAX_PATTERN
             its.append(name.startswith(self.starts, autoescape=True) if is_short else sa.false())
-        if self.like is not None and len(self.like) <= MAX_PATTERN:
+        if self.like is not None:
             its.append(name.ilike(_pattern(self.like), escape="\\"))
         return sa.and_(sa.true(), *its)
 

@@ -38,7 +38,7 @@ from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
 from luthier.serve.dialects.sql_rows import Write
 from luthier.serve.services import Services
-from luthier.serve.threads import SQL
+from luthier.serve.threads import ANSWERS, SQL
 
 TIMEOUT_SECONDS = 3600.0
 CORTEX = "SNOWFLAKE.CORTEX."
@@ -87,7 +87,7 @@ async def _in_place(text: str, statement: Statement, write: Write) -> Body:
 
 def _unread(made: asyncio.Future[Body]) -> None:
     if not made.cancelled() and made.exception() is None:
-        made.result().close()
+        ANSWERS.begin(made.result().close)
 
 
 def _run(text: str, statement: Statement, write: Write) -> Body:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from luthier.errors import NotFound
+from luthier.errors import InvalidSql, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.names import fold, parse_schema
-from luthier.platform.registry.paging import Named
+from luthier.platform.registry.paging import MAX_PATTERN, Named
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind
 from luthier.platform.sql.sql_dialect import strip_semicolon
@@ -82,6 +82,8 @@ class Command:
         elif schema := self.words.get("in_schema"):
             within = parse_schema(schema, self.services.settings.database)
         like, starts = self.words.get("like"), self.words.get("starts")
+        if like and len(like) > MAX_PATTERN:
+            raise InvalidSql(f"The pattern of LIKE has more than {MAX_PATTERN} characters.")
         return Named(like=like and text_of(like), starts=text_of(starts), within=within)
 
     @property

@@ -16,6 +16,8 @@ from luthier.errors import InvalidSql
 PIECE_BYTES, PIECE_CELLS = 2**18, 2**14
 MAX_ROW_MIB = 16
 """What a value of Snowflake's may have; a row is one piece at least."""
+MAX_ROW_VALUES = 2**20
+"""Those in lists, maps and structs too."""
 NANOSECONDS = 10**9
 
 
@@ -36,7 +38,8 @@ def pieces(rows: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """In halves, as one row may be far larger than the others."""
-    is_small = batch.nbytes <= PIECE_BYTES and batch.num_rows * batch.num_columns <= PIECE_CELLS
+    num_values = sum(map(_num_values, batch.columns))
+    is_small = batch.nbytes <= PIECE_BYTES and num_values <= PIECE_CELLS
     if batch.num_rows > 1 and not is_small:
         half = batch.num_rows // 2
         yield from _cut(batch.slice(0, half))
@@ -44,7 +47,21 @@ def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         return
     if batch.num_rows == 1 and batch.nbytes > MAX_ROW_MIB * 2**20:
         raise InvalidSql(f"A row of the answer has more than {MAX_ROW_MIB} MiB: select less of it.")
+    if batch.num_rows == 1 and num_values > MAX_ROW_VALUES:
+        raise InvalidSql(f"A row of the answer has more than {MAX_ROW_VALUES:,} values: select less of it.")
     yield batch
+
+
+def _num_values(column: pa.Array) -> int:
+    kind, within = column.type, []
+    if pa.types.is_map(kind) and len(column):
+        first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        within = [each.slice(first, last - first) for each in (column.keys, column.items)]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        within = [column.flatten()]
+    elif pa.types.is_struct(kind):
+        within = column.flatten()
+    return len(column) + sum(map(_num_values, within))
 
 
 def write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], to: Out) -> None:

@@ -23,8 +23,9 @@ def live(folder: Path, process: int = PROCESS) -> None:
     """From here on until its end a process lives there. What the dead left to say so goes."""
     sign = _sign(folder, process)
     while not _is_held(sign):
+        _held[sign] = new = _locked(sign.with_suffix(NEW))
         with suppress(FileNotFoundError):  # before its lock another process may have taken it for a dead one's
-            _held[sign] = _signed(sign)
+            Path(new.name).rename(sign)  # only now, or others could find it without its lock
     for each in (*folder.glob(f"*{SIGN}"), *folder.glob(f"*{NEW}")):
         if each.stem.isdecimal() and not _is_locked(each):
             each.unlink(missing_ok=True)
@@ -41,17 +42,15 @@ def _is_held(sign: Path) -> bool:
     return False
 
 
-def _signed(sign: Path) -> FileIO:
-    new = sign.with_suffix(NEW)
+def _locked(new: Path) -> FileIO:
     file = FileIO(new, "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise ClusterError(
-            f"{sign.parent} is on a file system without locks ({error.strerror}): replicas that end there could not be "
+            f"{new.parent} is on a file system without locks ({error.strerror}): replicas that end there could not be "
             "told from those that live. Set LUTHIER_HOME to one that has them."
         ) from error
-    new.rename(sign)  # only now, or others could find it without its lock
     return file
 
 
