@@ -20,7 +20,7 @@ from luthier.serve.adapters.adapter_stats import AdapterStats, LoadTimes
 from luthier.serve.adapters.disk import Copy, LocalDisk
 from luthier.serve.adapters.fetching import Fetches
 from luthier.serve.adapters.host_memory import HostMemory
-from luthier.serve.adapters.proof import Scorer, fingerprint_of, not_given, prove, refusal
+from luthier.serve.adapters.proof import KnownBase, Scorer, fingerprint_of, not_given, prove, refusal
 from luthier.serve.threads import ADAPTERS, REGISTRY
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Loader:
 
     def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, around: Surroundings) -> None:
         self._engine, self._base, self._prompts = engine, base, prompts
+        self._scorer = KnownBase(engine)
         self._report, self._disk = around
         self._fetches, self._memory = Fetches(self._disk), HostMemory(base.engine.max_cpu_loras)
         self._in: dict[int, ModelVersion] = {}
@@ -193,7 +194,7 @@ class Loader:
             there = version.model_copy(update={"path": str(copy.path)})
             reading, place = copy.run(fingerprint_of, there), partial(self._put, there, copy)
             try:
-                proof = await prove(self._engine, self._prompts, there, reading, place)
+                proof = await prove(self._scorer, self._prompts, there, reading, place)
             finally:
                 await dropping
             flight.is_in = proof.state is not ProofState.REFUSED

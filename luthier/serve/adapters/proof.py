@@ -17,6 +17,9 @@ from luthier.serve.threads import ADAPTERS
 UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the base model's answers, no more is known"
 UNPROVED_OWN = "it was trained before fingerprints: its files are those that were published, no more is known"
 
+MAX_KNOWN = 1024
+"""Texts, of some hundred tokens each."""
+
 Asked = Sequence[tuple[Sequence[int], int]]
 """Texts in tokens, and where in each the answer begins."""
 Reading = Awaitable[Fingerprint | None]
@@ -28,6 +31,25 @@ Place = Callable[[], Awaitable[str | None]]
 class Scorer(Protocol):
     async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
         """The log-probability of each token from a place on. Nobody is billed. ValueError when a token is unknown."""
+
+
+class KnownBase:
+    """An engine that asks its base model once for each text: what that says is the same as long as the engine lives."""
+
+    def __init__(self, engine: Scorer) -> None:
+        self._engine = engine
+        self._known: dict[tuple[tuple[int, ...], int], list[float]] = {}
+
+    async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
+        if adapter is not None:
+            return await self._engine.score(ids, start, adapter)
+        text = tuple(ids), start
+        if text not in self._known:
+            scores = await self._engine.score(ids, start, None)
+            if len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[text] = scores
+        return self._known[text]
 
 
 async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, reading: Reading, place: Place) -> Proof:
