@@ -1,8 +1,12 @@
 """An engine of vLLM in this process, and how it is asked."""
 
 import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,6 +23,8 @@ from tests.fakes import make_ask
 
 PLACES = 16
 """The engine's max_num_seqs."""
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""On the engine's own event loop."""
 
 
 class Asked:
@@ -93,3 +99,16 @@ def joined(pieces: list[Choice]) -> Choice:
         tool_calls=list(calls.values()) or None,
         logprobs=logprobs or None,
     )
+
+
+@contextmanager
+def started(base: BaseModel, base_dir: Path, disk: LocalDisk | None = None) -> Iterator[tuple[Asked, Run]]:
+    """An engine, and the way onto its event loop, until it is closed."""
+
+    async def start() -> Asked:
+        return Asked(base, base_dir, disk)
+
+    with mock.patch.dict(os.environ), asyncio.Runner() as runner:
+        asked = runner.run(start())
+        yield asked, runner.run
+        runner.run(asked.close())

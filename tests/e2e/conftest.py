@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.client import FinetuneJob
+from tests.e2e.asked import Asked, Run
 from tests.e2e.jobs import FIRST, MEMORISE, SECOND, Answers, check_success, create_long, ended, table_of
 from tests.e2e.live import BASE, REAL, LiveCluster, clean
 
@@ -40,6 +41,17 @@ def undisturbed(cluster: LiveCluster, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("undisturbed")
     check_success(cluster, create_long(cluster, "undisturbed", folder), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def asked(engine: tuple[Asked, Run]) -> Asked:
+    """The file's own engine."""
+    return engine[0]
+
+
+@pytest.fixture(scope="module")
+def run(engine: tuple[Asked, Run]) -> Run:
+    return engine[1]
 
 
 def _tuned(cluster: LiveCluster, model: str, answers: Answers, folder: Path) -> FinetuneJob:

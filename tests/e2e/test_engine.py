@@ -3,9 +3,8 @@ that is not what was trained. One engine for all; the faults are planted in adap
 """
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from luthier.errors import ContextTooLong, InvalidValue
 from luthier.platform.access import Caller
-from luthier.platform.base_models import load_catalog
 from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.weights.adapter_files import WEIGHTS
@@ -24,7 +22,7 @@ from luthier.platform.weights.fingerprint import FINGERPRINT
 from luthier.platform.wire import Choice, ToolUse
 from luthier.serve.adapters.disk import LocalDisk
 from luthier.serve.complete import Tally
-from tests.e2e.asked import Asked
+from tests.e2e.asked import Asked, Run, started
 from tests.e2e.grammars import schemas_are_kept_to, tools_are_called, what_cannot_be_kept_to_is_refused
 from tests.e2e.leaving import (
     a_client_leaves_a_stream,
@@ -35,10 +33,10 @@ from tests.e2e.leaving import (
     live_requests_go_before_batches,
     sample,
 )
-from tests.e2e.live import LONG, MAX_LORAS, TOML
-from tests.e2e.tuned import Tuner, emptied, exploded, halved, other_weights
+from tests.e2e.live import LONG, MAX_LORAS
+from tests.e2e.tuned import Tuner, emptied, exploded, halved, other_weights, tiny_tuner
 from tests.e2e.turning import others_that_do_not_read, others_that_never_cease
-from tests.factories import ADMIN, make_settings
+from tests.factories import ADMIN
 from tests.tiny_adapter import change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -46,22 +44,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 GAP_SECONDS, GAP_SHARE = 1.0, 0.2
 """The longest silence of a stream while adapters come and go; where all of it takes longer, the machine is slow."""
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """On the engine's own event loop."""
-    with asyncio.Runner() as runner:
-        yield runner.run
-
 
 @pytest.fixture(scope="module")
 def tuner(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuner:
-    home = tmp_path_factory.mktemp("home")
-    settings = make_settings(home, tiny_model)
-    (home / "base_models" / "tiny.toml").write_text(TOML.format(path=tiny_model) + 'tool_parser = "hermes"\n')
-    return Tuner(load_catalog(settings).get("tiny"), tiny_model, tmp_path_factory.mktemp("tuned"))
+    return tiny_tuner(tiny_model, tmp_path_factory, 'tool_parser = "hermes"')
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +57,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(run: Run, tuner: Tuner, disk: Path) -> Iterator[Asked]:
-    async def start() -> Asked:
-        return Asked(tuner.base, tuner.base_dir, LocalDisk(disk, tuner.base.name, 1 << 30))
-
-    with mock.patch.dict(os.environ):
-        asked = run(start())
-        yield asked
-        run(asked.close())
+def engine(tuner: Tuner, disk: Path) -> Iterator[tuple[Asked, Run]]:
+    with started(tuner.base, tuner.base_dir, LocalDisk(disk, tuner.base.name, 1 << 30)) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,11 @@ and adapters come and go in both. In float32, against transformers.
 """
 
 import asyncio
-import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import psutil
 import pytest
@@ -17,49 +15,30 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from luthier.platform.base_models import load_catalog
 from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.queue import GIB
 from luthier.serve.complete import Tally
-from tests.e2e.asked import Asked
+from tests.e2e.asked import Asked, Run, started
 from tests.e2e.leaving import a_client_leaves_a_stream, a_client_leaves_before_the_whole_answer, sample
-from tests.e2e.live import MAX_LORAS, TOML
-from tests.e2e.tuned import Tuner, halved
-from tests.factories import make_settings
+from tests.e2e.live import MAX_LORAS
+from tests.e2e.tuned import Tuner, halved, tiny_tuner
 from tests.tiny_adapter import change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 24
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """On the engine's own event loop."""
-    with asyncio.Runner() as runner:
-        yield runner.run
-
 
 @pytest.fixture(scope="module")
 def tuner(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuner:
-    home = tmp_path_factory.mktemp("home")
-    settings = make_settings(home, tiny_model)
-    (home / "base_models" / "tiny.toml").write_text(TOML.format(path=tiny_model) + "tensor_parallel_size = 2\n")
-    return Tuner(load_catalog(settings).get("tiny"), tiny_model, tmp_path_factory.mktemp("tuned"))
+    return tiny_tuner(tiny_model, tmp_path_factory, "tensor_parallel_size = 2")
 
 
 @pytest.fixture(scope="module")
-def asked(run: Run, tuner: Tuner) -> Iterator[Asked]:
-    async def start() -> Asked:
-        return Asked(tuner.base, tuner.base_dir)
-
-    with mock.patch.dict(os.environ):
-        asked = run(start())
-        yield asked
-        run(asked.close())
+def engine(tuner: Tuner) -> Iterator[tuple[Asked, Run]]:
+    with started(tuner.base, tuner.base_dir) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
-from luthier.platform.base_models import BaseModel
+from luthier.platform.base_models import BaseModel, load_catalog
 from luthier.platform.data.rendering import Rendering
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import BatchSize, Duration, Unit
@@ -21,7 +22,8 @@ from luthier.platform.tasks import TaskType
 from luthier.platform.weights.artifacts import MANIFEST, content_of, place
 from luthier.train.config import FitConfig, FitResult, LoraSettings
 from luthier.train.publish import publish
-from tests.factories import ADMIN, make_job
+from tests.e2e.live import TOML
+from tests.factories import ADMIN, make_job, make_settings
 from tests.tiny_adapter import Tensors
 from tests.train.local import Local
 from tests.train.rows import rows_of
@@ -130,6 +132,14 @@ def other_weights(base_dir: Path, folder: Path, **changes: Any) -> Path:
         torch.manual_seed(7)
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def tiny_tuner(tiny_model: Path, folders: pytest.TempPathFactory, engine: str) -> Tuner:
+    """On the tiny model as the tests' catalog has it, with another line for its engine."""
+    home = folders.mktemp("home")
+    settings = make_settings(home, tiny_model)
+    (home / "base_models" / "tiny.toml").write_text(f"{TOML.format(path=tiny_model)}{engine}\n")
+    return Tuner(load_catalog(settings).get("tiny"), tiny_model, folders.mktemp("tuned"))
 
 
 def _rows(file: Path, seed: int) -> Path:
