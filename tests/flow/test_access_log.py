@@ -24,7 +24,7 @@ from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, make_finished, make_job, make_settings
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call
-from tests.serve.test_full_weights import Applications
+from tests.serve.full_models import Applications
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "how are you"}]}
 STREAMED = pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
