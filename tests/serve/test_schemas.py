@@ -10,6 +10,7 @@ import pytest
 from luthier.errors import InvalidValue
 from luthier.serve.doors.schema_arms import MAX_ARMS
 from luthier.serve.doors.schema_texts import MAX_LENGTH, MAX_PATTERN
+from luthier.serve.doors.schema_told import for_grammar
 from luthier.serve.doors.schemas import (
     MAX_CHARACTERS,
     MAX_DEPTH,
@@ -17,7 +18,6 @@ from luthier.serve.doors.schemas import (
     MAX_SCHEMAS,
     calls_schema,
     check_schema,
-    for_grammar,
 )
 
 
@@ -34,6 +34,10 @@ def wide(num: int) -> dict[str, Any]:
 
 def marked(*kinds: str) -> dict[str, Any]:
     return {"type": "object", "properties": {"kind": {"enum": list(kinds)}, "n": True}, "required": ["kind"]}
+
+
+def optional(*kinds: str) -> dict[str, Any]:
+    return {**marked(*kinds), "required": []}
 
 
 def requiring(name: str, inner: Any) -> dict[str, Any]:
@@ -53,7 +57,12 @@ TOGETHER: list[Any] = [
     [{"type": "string"}, {"properties": {"a": True}}],
     [{"type": "object"}, {"type": "null"}, {}],
     [marked("a", "b"), marked("b")],
-    [{**marked("a"), "required": []}, {**marked("b"), "required": []}],
+    [optional("a", "b"), optional("b")],
+    [optional("a"), {**optional("b"), "maxProperties": 1}],
+    [optional("a"), {**optional("b"), "required": "n"}],
+    [optional("a"), optional("b"), requiring("n", True)],
+    [optional("a"), {**optional("b"), "type": ["object", "null"]}, {"type": "null"}],
+    [{"oneOf": [optional("a"), optional("b")]}, {"oneOf": [optional("c"), optional("b")]}],
     [{"type": "string"}, {"properties": {"a": {"const": 1}}, "required": ["a"]}],
     [{"type": "object", "properties": {"a": True}}, {"type": "object", "properties": {"b": True}, "required": ["b"]}],
     [{"const": at} for at in range(MAX_ARMS + 1)],
@@ -77,7 +86,8 @@ TOGETHER: list[Any] = [
         {"oneOf": [{"type": ["null", "string"]}, {"anyOf": [{"type": "number"}, {"const": True}]}]},
         {"oneOf": [{"enum": [1, "a"]}, {"enum": [2.0, "b"]}, {"const": True}]},
         {"oneOf": [marked("a"), {"$ref": "#/$defs/b"}], "$defs": {"b": marked("b", "c")}},
-        {"oneOf": [marked("a"), {**marked("b"), "required": []}]},
+        {"oneOf": [marked("a"), optional("b")]},
+        {"oneOf": [optional("a"), {"anyOf": [optional("b", "c"), optional("b")]}, {"type": "null"}]},
         {"oneOf": [{key: value for key, value in marked(kind).items() if key != "type"} for kind in "ab"]},
         {"oneOf": [requiring("a", {"type": "string"}), requiring("a", {"type": "integer"})]},
         {"oneOf": [{**requiring("a", True), "additionalProperties": False}, requiring("b", True)]},
@@ -87,6 +97,7 @@ TOGETHER: list[Any] = [
         {"type": "string", "format": "email"},
         {"$ref": "#/$defs/a", "description": "x", "$defs": {"a": {"const": 1}}},
         {"$ref": "#/$defs/a~1~0", "$defs": {"a/~": True}},
+        {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/anyOf/0"}}]},
         {"type": "array", "items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "integer", "minimum": 1}}},
         {"anyOf": [{"type": "string", "pattern": "^(?:a|b)+$"}, {"type": "string", "maxLength": 3}]},
         {"allOf": [{"type": "object"}], "title": "t", "x-own": {"not": {}}},
@@ -115,7 +126,7 @@ def test_what_is_taken(schema: dict[str, Any]) -> None:
         ({"type": "string", "pattern": "a" * (MAX_PATTERN + 1)}, "'pattern' has more than 4000 characters"),
         ({"type": "string", "pattern": "[" * MAX_PATTERN}, "has a '[' that is not closed"),
         ({"$ref": "#foo"}, "leads to no schema"),
-        ({"anyOf": [{"type": "null"}, {"items": {"$ref": "#/anyOf/0"}}]}, "leads to no schema"),
+        *(({"anyOf": [{"$ref": f"#/anyOf/{at}"}]}, "leads to no schema") for at in ("1", "01", "-1", "", "9" * 5_000)),
         ({"type": "string", "pattern": "a+", "maxLength": 3}, "beside 'pattern'"),
         ({"type": "string", "pattern": '^a"c$'}, "asks for a quote"),
         ({"type": "string", "pattern": r"^a\n$"}, "asks for a quote"),
@@ -218,7 +229,25 @@ def same_values(num: int) -> dict[str, Any]:
     return {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in objects], "$defs": {**lists, **objects}}
 
 
+def many_tags(num: int) -> dict[str, Any]:
+    """The same two objects often, whose last properties alone tell them apart."""
+    arms = {
+        arm: {"properties": {**{f"p{at}": {"$ref": f"#/$defs/{arm}s"} for at in range(249)}, "k": {"const": arm}}}
+        for arm in "xy"
+    }
+    lists = {"xs": {"enum": [*range(3_000), "z"]}, "ys": {"enum": [*range(3_000, 6_000), "z"]}}
+    each = {"oneOf": [{"$ref": "#/$defs/x"}, {"$ref": "#/$defs/y"}]}
+    return {"anyOf": [each] * num, "$defs": {**arms, **lists}}
+
+
+def tags_by_reference(num: int) -> dict[str, Any]:
+    steps = by_reference(num)
+    steps["$defs"]["d8"] = marked("a")
+    return {"oneOf": [{"$ref": f"#/$defs/d{at}"} for at in range(8)], "$defs": steps["$defs"]}
+
+
 HOSTILE = [
+    *(many_tags(1), many_tags(100), tags_by_reference(60), tags_by_reference(300)),
     *(by_reference(60, 15), by_reference(1, 1_000), led_round(2), led_round(2_000), far_marks(3_000)),
     *(many_arms(20), same_values(2_000), {"anyOf": [{}] * (MAX_SCHEMAS - 1)}, {"anyOf": [{}] * 16_000}),
     {"properties": {"n" * 30_000: {"anyOf": [{}] * 3_000}}},

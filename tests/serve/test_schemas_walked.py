@@ -1,36 +1,17 @@
-"""Whatever a grammar lets through is JSON that follows its schema: xgrammar's own choices, byte by byte, at random."""
+"""Whatever a grammar lets through is JSON that follows its schema: random walks, of random schemas."""
 
-import json
-import random
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-import jsonschema
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from luthier.errors import InvalidValue
 from luthier.serve.doors.schema_texts import FORMATS
-from luthier.serve.doors.schemas import check_schema, for_grammar
-
-xgrammar = pytest.importorskip("xgrammar")
-
-END = 256
-"""The token that ends an answer; the others are bytes."""
-LONG = 60
-"""Bytes after which an answer is to end as soon as it may."""
-ODD = [*range(32), 127, *b'"\\-/{}[],:']
-WALKS = 4
-COMPILER = xgrammar.GrammarCompiler(
-    xgrammar.TokenizerInfo(
-        [*(bytes([byte]) for byte in range(END)), b"</s>"], vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[END]
-    ),
-    max_threads=1,
-    cache_enabled=False,
-)
+from luthier.serve.doors.schemas import RAW_NAME
+from tests.serve.walks import WALKS, check_walks
 
 ATOMS = st.sampled_from(
     [
@@ -86,69 +67,59 @@ def arms(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.tuples(st.sampled_from(["anyOf", "oneOf"]), several).map(lambda given: {given[0]: given[1]})
 
 
-SCHEMAS = st.recursive(LEAVES, lambda inner: arrays(inner) | objects(inner) | arms(inner), max_leaves=5)
+def tagged(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Objects told apart by a property that none need require, as pydantic writes them."""
+
+    def schema(tag: str, schemas: list[dict[str, Any]], is_named: bool, with_null: bool) -> dict[str, Any]:
+        arms = [
+            {**each, "properties": {**each["properties"], tag: {"enum": [number, f"t{number}"], "default": number}}}
+            for number, each in enumerate(schemas)
+        ]
+        named = {"discriminator": {"propertyName": tag}} if is_named else {}
+        return {"oneOf": [*arms, *([{"type": "null"}] if with_null else [])], **named}
+
+    several = st.lists(objects(inner), min_size=2, max_size=3)
+    return st.builds(schema, NAMES, several, st.booleans(), st.booleans())
 
 
-def walked(grammar: Any, rng: random.Random) -> bytes:
-    """An answer. None is longer than its schema asks for by much."""
-    matcher, mask = xgrammar.GrammarMatcher(grammar), xgrammar.allocate_token_bitmask(1, END + 1)
-    said = bytearray()
-    while True:
-        matcher.fill_next_token_bitmask(mask)
-        bits = np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")[: END + 1]
-        token = chosen(np.flatnonzero(bits).tolist(), bytes(said), rng)
-        assert matcher.accept_token(token)
-        if token == END:
-            return bytes(said)
-        said.append(token)
-        assert len(said) < 100 * LONG, said
+def referring(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """To what stands in a list. For a whole schema only: references lead from its root."""
+    several = st.tuples(st.sampled_from(["anyOf", "prefixItems"]), st.lists(inner, min_size=1, max_size=2))
+
+    def schema(given: tuple[str, list[Any]], is_list: bool) -> dict[str, Any]:
+        key, schemas = given
+        led = {"$ref": f"#/$defs/a~1%25/{key}/{len(schemas) - 1}"}
+        whole = {"type": "array", "items": led, "maxItems": 2} if is_list else led
+        return {**whole, "$defs": {"a/%": {key: schemas}}}
+
+    return st.builds(schema, several, st.booleans())
 
 
-def chosen(allowed: list[int], said: bytes, rng: random.Random) -> int:
-    ends = [END, ord('"')] if is_in_text(said) else [END, *b"}]"]
-    ending = [token for token in ends if token in allowed]
-    if ending and (len(said) > LONG or rng.random() < 0.2):
-        return ending[0]
-    odd = [token for token in ODD if token in allowed]
-    return rng.choice(odd if odd and rng.random() < 0.3 else allowed)
+SCHEMAS = st.recursive(LEAVES, lambda inner: arrays(inner) | objects(inner) | arms(inner) | tagged(inner), max_leaves=5)
 
 
-def is_in_text(said: bytes) -> bool:
-    return bool(re.sub(rb"\\.", b"", said, flags=re.DOTALL).count(b'"') % 2)
-
-
-def is_unicode(said: bytes) -> bool:
-    """xgrammar lets through some bytes that are no UTF-8, which count for more characters once they are replaced."""
-    return "\ufffd" not in said.decode(errors="replace")
-
-
-def matched(_: Any, pattern: str, answer: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
-    """Letters, digits and spaces by escapes are ASCII's, as ECMA has it for the first two and xgrammar for all."""
-    if isinstance(answer, str) and not re.search(pattern, answer, re.ASCII):
-        yield jsonschema.ValidationError(f"{answer!r} does not match {pattern!r}")
-
-
-VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": matched})
-
-
-def check_walks(schema: dict[str, Any], seed: int) -> None:
-    grammar = COMPILER.compile_json_schema(json.dumps(for_grammar(schema)))
-    validator = VALIDATOR(schema)
-    for number in range(WALKS):
-        said = walked(grammar, random.Random(seed + number))
-        answer = json.loads(said.decode(errors="replace"))  # as vLLM's detokenizer does it
-        if is_unicode(said):
-            validator.validate(answer)
-
-
-@given(SCHEMAS, st.integers(0, 1 << 30))
+@given(SCHEMAS | referring(SCHEMAS), st.integers(0, 1 << 30))
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_what_is_taken_is_kept_to(schema: dict[str, Any], seed: int) -> None:
-    try:
-        check_schema(schema, "response_format")
-    except InvalidValue:
-        return
+    with suppress(InvalidValue):
+        check_walks(schema, seed)
+
+
+PLAIN = st.sampled_from([{"type": "integer"}, {"type": "string", "maxLength": 2}, {"const": "x"}, {"enum": [1, None]}])
+
+
+@given(tagged(tagged(PLAIN) | PLAIN) | referring(tagged(PLAIN)), st.integers(0, 1 << 30))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_what_tags_tell_apart_is_taken(schema: dict[str, Any], seed: int) -> None:
+    assume(not any(map(RAW_NAME.search, names_of(schema))))
     check_walks(schema, seed)
+
+
+def names_of(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+    for inner in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from names_of(inner)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

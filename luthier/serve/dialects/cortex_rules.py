@@ -40,8 +40,7 @@ class ResponseFormat(Frozen):
     @field_validator("json_schema")
     @classmethod
     def _kept_to(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        check_schema(schema, "response_format")
-        return schema
+        return check_schema(schema, "response_format")
 
 
 def in_their_words(error: Exception, message: str) -> str:

@@ -67,9 +67,7 @@ class JsonSchema(Strict):
     json_schema: NamedSchema
 
     def schema_of_answer(self) -> dict[str, Any] | None:
-        schema = self.json_schema.given or {}
-        check_schema(schema, "response_format")
-        return schema
+        return check_schema(self.json_schema.given or {}, "response_format")
 
 
 class Body(Strict):

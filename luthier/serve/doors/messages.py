@@ -116,14 +116,17 @@ def forced_schema(tools: list[Tool], choice: ToolChoice | None, is_parallel: boo
     """What an answer is held to that must call a tool."""
     named = choice.function.name if isinstance(choice, NamedTool) else None
     chosen = {at: tool.function for at, tool in enumerate(tools) if named in (None, tool.function.name)}
-    for at, function in chosen.items():
-        if function.parameters is not None:
-            place = f"tools[{at}].function.parameters"
-            if function.parameters.get("type") != "object":
-                raise invalid(place, "a schema of the type 'object' is expected")
-            check_schema(function.parameters, place)
-    parameters = {each.name: each.parameters for each in chosen.values()}
+    parameters = {each.name: _checked(each.parameters, at) for at, each in chosen.items()}
     return calls_schema(parameters, most=None if is_parallel and named is None else 1)
+
+
+def _checked(parameters: dict[str, Any] | None, at: int) -> dict[str, Any] | None:
+    if parameters is None:
+        return None
+    place = f"tools[{at}].function.parameters"
+    if parameters.get("type") != "object":
+        raise invalid(place, "a schema of the type 'object' is expected")
+    return check_schema(parameters, place)
 
 
 def _past(call: PastCall, place: str, size: JsonSize) -> dict[str, Any]:

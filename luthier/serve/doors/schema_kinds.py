@@ -1,7 +1,9 @@
 """What kinds of values a schema lets through, as far as it says so itself, and where references within it lead."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import unquote
 
 Schema = dict[str, Any]
 Kinds = frozenset[str | None]
@@ -28,6 +30,7 @@ MAPS = {"properties", "$defs", "definitions"}
 LISTS = {*ARMS, "prefixItems"}
 ONES = {"items", "additionalProperties"}
 """Keywords whose values are schemas by name, in a list, or one."""
+NUMBER_IN_LIST = re.compile(r"0|[1-9][0-9]{0,3}")
 
 
 class KindsWithin:
@@ -112,13 +115,30 @@ def _kind_of(value: Any) -> str:
 
 
 def schema_at(ref: str, root: Schema) -> Any:
-    """The schema that a reference within the root leads to, by names alone; None where none stands."""
-    first, *rest = ref.split("/")
+    """The schema that a reference within the root leads to, by names and numbers alone; None where none stands."""
+    first, *rest = unquote(ref).split("/")
     at: Any = root if first == "#" else None
     parts = iter(rest)
     for part in parts:
-        at = at.get(part) if isinstance(at, dict) and part in MAPS | ONES else None
+        at = at.get(part) if isinstance(at, dict) and part in MAPS | LISTS | ONES else None
         if part in MAPS:
             name = next(parts, "").replace("~1", "/").replace("~0", "~")
             at = at.get(name) if isinstance(at, dict) else None
+        elif part in LISTS:
+            number = next(parts, "")
+            is_there = isinstance(at, list) and NUMBER_IN_LIST.fullmatch(number) and int(number) < len(at)
+            at = at[int(number)] if is_there else None
     return at
+
+
+def with_inner(schema: Schema, change: Callable[[Any], Any]) -> Schema:
+    """The schema, each that its keywords hold changed."""
+    changed = dict(schema)
+    for key, value in schema.items():
+        if key in ONES:
+            changed[key] = change(value)
+        elif key in LISTS and isinstance(value, list):
+            changed[key] = [change(each) for each in value]
+        elif key in MAPS and isinstance(value, dict):
+            changed[key] = {name: change(each) for name, each in value.items()}
+    return changed

@@ -1,6 +1,6 @@
 """JSON schemas that an answer is held to: what the engine's grammars cannot express is refused before it is asked.
 
-xgrammar passes over most of it in silence; where it would let through what is no JSON, it is told in other words.
+xgrammar passes over most of it in silence. What it is told in the end stands in `schema_told.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ from luthier.serve.doors.schema_kinds import (
     schema_at,
     types_of,
 )
-from luthier.serve.doors.schema_texts import FORMATS, LENGTHS, bounds_of, text_fault
+from luthier.serve.doors.schema_texts import text_fault
 
 MAX_CHARACTERS, MAX_DEPTH, MAX_SCHEMAS, MAX_PROPERTIES = 65_536, 16, 4_000, 500
 """The first three keep what a schema costs here to milliseconds. Above 500 optional properties of one object the
@@ -57,8 +57,8 @@ class Place(NamedTuple):
         return self.name if self.up is None else f"{self.up}/{self.name}"
 
 
-def check_schema(schema: Schema, param: str) -> None:
-    """InvalidSchema, with the reason, for a schema that no grammar is made of."""
+def check_schema(schema: Schema, param: str) -> Schema:
+    """What answers are held to, so that they follow this one: InvalidSchema, with the reason, where no grammar is."""
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     places = _places(schema, param)
@@ -70,13 +70,7 @@ def check_schema(schema: Schema, param: str) -> None:
     for place in places:
         if reason := _fault(place.schema, schema, arms) or _passed_over(place.schema, kinds):
             raise _refused(param, f"{reason} (at {place})")
-
-
-def for_grammar(schema: Schema) -> Schema:
-    """The same for xgrammar, with patterns for what it would let raw control characters into: lengths, some formats."""
-    texts: Schema = {}
-    told: Schema = _told(schema, texts)
-    return {**told, "$defs": {**told.get("$defs", {}), **texts}} if texts else told
+    return arms.with_tags(schema)
 
 
 def calls_schema(tools: Mapping[str, Schema | None], most: int | None = None) -> Schema:
@@ -107,33 +101,6 @@ def _moved(schema: Any, place: str) -> Any:
     if isinstance(to := schema.get("$ref"), str) and to.startswith("#"):
         moved["$ref"] = place + to[1:]
     return moved
-
-
-def _told(schema: Any, texts: Schema) -> Any:
-    """With references for bounded texts, which `texts` gets: what many properties share is compiled once."""
-    if not isinstance(schema, dict):
-        return schema
-    told = dict(schema)
-    for key, value in schema.items():
-        if key in ONES:
-            told[key] = _told(value, texts)
-        elif key in LISTS and isinstance(value, list):
-            told[key] = [_told(each, texts) for each in value]
-        elif key in MAPS and isinstance(value, dict):
-            told[key] = {name: _told(each, texts) for name, each in value.items()}
-    types = types_of(schema)
-    if "string" not in types:
-        return told
-    if (pattern := FORMATS.get(str(told.get("format")))) is not None:
-        return {**{key: value for key, value in told.items() if key != "format"}, "pattern": pattern}
-    bounds = bounds_of(schema)
-    if bounds is None or not LENGTHS & schema.keys():
-        return told
-    name = "luthier_text_{}_{}".format(*bounds)
-    texts[name] = {"type": "string", "pattern": r"^[\s\S]{{{},{}}}$".format(*bounds)}
-    free = {key: value for key, value in told.items() if key not in LENGTHS}
-    arms = [{"$ref": f"#/$defs/{name}"}, *({**free, "type": kind} for kind in types if kind != "string")]
-    return {"anyOf": arms, **{key: told[key] for key in ("$defs", "definitions") if key in told}}
 
 
 def _places(root: Schema, param: str) -> list[Place]:
@@ -183,9 +150,16 @@ def _fault(schema: Schema, root: Schema, arms: Arms) -> str | None:
         return f"'$ref' to {ref!r} leads out of the schema"
     if schema_at(ref, root) is None:
         return f"'$ref' to {ref!r} leads to no schema"
-    if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of):
+    if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of, _tag(schema)):
         return "two schemas of 'oneOf' may both hold, which cannot be kept to: 'anyOf' takes them"
     return text_fault(schema)
+
+
+def _tag(schema: Schema) -> str | None:
+    """The property that OpenAPI's keyword names."""
+    given = schema.get("discriminator")
+    name = given.get("propertyName") if isinstance(given, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _passed_over(schema: Schema, kinds: KindsWithin) -> str | None:

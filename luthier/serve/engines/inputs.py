@@ -7,7 +7,7 @@ from luthier.errors import ContextTooLong, InvalidInput, InvalidValue
 from luthier.platform.data.prompts import Prompts
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.doors.refusals import invalid
-from luthier.serve.doors.schemas import for_grammar
+from luthier.serve.doors.schema_told import for_grammar
 from luthier.serve.threads import PROMPTS
 
 DEFAULT_MAX_TOKENS = 4096
