@@ -1,6 +1,5 @@
 """API keys: what one may be used for, and the rule that says whether a request is within that. Pure."""
 
-import re
 import secrets
 from enum import StrEnum
 
@@ -13,8 +12,6 @@ from luthier.platform.frozen import Frozen
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_GRACE_S = 24 * 3600
 MAX_GRACE_S = 30 * 24 * 3600
-_COMMENT = re.compile(r"--[^\n]*|/\*(?:.*?\*/|(?P<open>.*))", re.DOTALL)
-"""In SQL. One that is not closed is none: `open` is the rest of the text, which is looked through once."""
 
 
 class Endpoint(StrEnum):
@@ -62,12 +59,6 @@ PATHS: tuple[tuple[str, Endpoint | None], ...] = (
     ("/luthier/v1/whoami", None),
 )
 """The part that a path belongs to; the first that fits. None: every key's. What is not here is ADMIN's."""
-
-SHOWING_WORDS = ("SHOW", "DESCRIBE", "DESC", "LIST", "CALL")
-READING_WORDS = frozenset({*SHOWING_WORDS, "SELECT", "WITH", "VALUES", "FROM", "EXPLAIN"})
-ADMIN_WORDS = frozenset({"GRANT", "REVOKE", "ROLE", "ROLES", "USER", "USERS", "GRANTS", "ACCOUNT"})
-ADMIN_WORDS |= {"SHARE", "SHARES", "DATABASE", "DATABASES", "SCHEMA", "SCHEMAS", "FUTURE"}
-TABLE_WORDS = frozenset({"TABLE", "TABLES", "VIEW", "VIEWS"})
 
 
 class Scope(Frozen):
@@ -183,27 +174,6 @@ def endpoint_of(path: str) -> Endpoint | None:
 def is_change(method: str, endpoint: Endpoint | None) -> bool:
     """A completion changes nothing; what a statement of SQL does is in the statement."""
     return method not in READING and endpoint not in (Endpoint.COMPLETIONS, Endpoint.SQL)
-
-
-def statement_needs(sql: str) -> tuple[Endpoint | None, bool]:
-    """What a statement is about, by its words, and whether it changes something. None: a query, which every key with
-    SQL may make; its functions are looked at as they are called.
-    """
-    words = re.findall(r"\w+", _COMMENT.sub(lambda found: f" {found['open'] or ''}", sql.upper()))
-    first = words[0] if words else ""
-    is_reading = first in READING_WORDS
-    if is_reading and first not in SHOWING_WORDS:
-        return None, False
-    if first in ADMIN_WORDS or _object(words) in ADMIN_WORDS:
-        return Endpoint.ADMIN, not is_reading
-    if _object(words) not in TABLE_WORDS and {"MODEL", "MODELS"} & set(words[:5]):
-        return Endpoint.MODELS, not is_reading
-    return Endpoint.TABLES, not is_reading
-
-
-def _object(words: list[str]) -> str:
-    """What a statement makes, changes or shows: CREATE OR REPLACE SECURE VIEW is about a view."""
-    return next((word for word in words[1:] if word not in ("OR", "REPLACE", "SECURE")), "")
 
 
 def ends_by(now: int, seconds: int | None) -> int | None:

@@ -94,7 +94,8 @@ def test_its_owner_is_answered(
 
 def test_every_kind_of_statement_has_a_line() -> None:
     """With each of its parts, and each word that may stand in one."""
-    had: dict[re.Pattern[str], set[tuple[str, str | None]]] = {words: set() for words, _ in snowflake_sql.STATEMENTS}
+    patterns = [rule.words for rule in snowflake_sql.STATEMENTS]
+    had: dict[re.Pattern[str], set[tuple[str, str | None]]] = {words: set() for words in patterns}
     for line in ALL:
         if meant := meaning(snowflake_sql.STATEMENTS, MISSING.put(line)):
             had[meant[0].re] |= {("", "")}

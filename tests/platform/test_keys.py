@@ -17,7 +17,6 @@ from luthier.platform.keys import (
     endpoint_of,
     is_change,
     new_key_id,
-    statement_needs,
 )
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
@@ -252,39 +251,6 @@ def test_each_path_has_its_endpoint(path: str, endpoint: Endpoint | None) -> Non
 def test_a_completion_and_what_is_read_change_nothing(method: str) -> None:
     assert is_change(method, Endpoint.MODELS) == (method not in ("GET", "HEAD"))
     assert not is_change(method, Endpoint.COMPLETIONS)
-
-
-@pytest.mark.parametrize(
-    ("statement", "needs"),
-    [
-        ("SELECT 1", (None, False)),
-        ("with a as (select 1) select * from a", (None, False)),
-        ("SHOW MODELS", (Endpoint.MODELS, False)),
-        ("SHOW GRANTS TO ROLE r", (Endpoint.ADMIN, False)),
-        ("show tables", (Endpoint.TABLES, False)),
-        ("DROP MODEL m", (Endpoint.MODELS, True)),
-        ("-- SELECT\nDROP /* SHOW */ MODEL m", (Endpoint.MODELS, True)),
-        ("ALTER MODEL m SET DEFAULT_VERSION = V2", (Endpoint.MODELS, True)),
-        ("GRANT USAGE ON MODEL m TO ROLE r", (Endpoint.ADMIN, True)),
-        ("REVOKE USAGE ON MODEL m FROM ROLE r", (Endpoint.ADMIN, True)),
-        ("CREATE ROLE r", (Endpoint.ADMIN, True)),
-        ("DROP SCHEMA s CASCADE", (Endpoint.ADMIN, True)),
-        ("CREATE DATABASE d FROM SHARE a.s", (Endpoint.ADMIN, True)),
-        ("SHOW MODELS IN DATABASE d", (Endpoint.MODELS, False)),
-        ("SHOW MODELS IN ACCOUNT", (Endpoint.MODELS, False)),
-        ("SHOW FUTURE GRANTS IN SCHEMA s", (Endpoint.ADMIN, False)),
-        ("CREATE OR REPLACE SHARE s", (Endpoint.ADMIN, True)),
-        ("CREATE OR REPLACE TABLE t AS SELECT 1", (Endpoint.TABLES, True)),
-        ("CREATE OR REPLACE SECURE VIEW v AS SELECT 1", (Endpoint.TABLES, True)),
-        ("CREATE VIEW model AS SELECT 1", (Endpoint.TABLES, True)),
-        ("DROP VIEW users", (Endpoint.TABLES, True)),
-        ("SHOW VIEWS LIKE 'model'", (Endpoint.TABLES, False)),
-        ("DESCRIBE VIEW v", (Endpoint.TABLES, False)),
-        ("", (Endpoint.TABLES, True)),
-    ],
-)
-def test_what_a_statement_needs(statement: str, needs: tuple[Endpoint | None, bool]) -> None:
-    assert statement_needs(statement) == needs
 
 
 SCOPES = st.builds(

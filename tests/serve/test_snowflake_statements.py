@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from luthier.platform.keys import Endpoint, statement_needs
+from luthier.platform.keys import Endpoint
 from luthier.platform.registry.paging import Named
 from luthier.platform.sql.sql_dialect import strip_semicolon
 from luthier.serve.dialects.snowflake_sql import STATEMENTS
@@ -66,7 +66,6 @@ def test_no_text_takes_long(head: str) -> None:
     for each in REPEATED:
         text = f"{head}{each * (SIZE // len(each))}!"
         assert seconds(strip_semicolon, text) < MOST_SECONDS, each
-        assert seconds(statement_needs, text) < MOST_SECONDS, each
         assert seconds(meaning, STATEMENTS, text) < MOST_SECONDS, each
 
 
@@ -100,11 +99,6 @@ def test_like_takes_nothing_back(like: str) -> None:
     assert seconds(lambda: Named(like=like).fits("a" * 60)) < MOST_SECONDS
 
 
-def test_words_behind_a_comment_that_is_not_closed_count() -> None:
-    assert statement_needs("SHOW VERSIONS LIKE '/*' IN MODEL m") == (Endpoint.MODELS, False)
-    assert statement_needs("/* a */ DROP -- b\n /**/ MODEL m") == (Endpoint.MODELS, True)
-
-
 @pytest.mark.parametrize(
     ("statement", "answer"),
     [
@@ -123,4 +117,37 @@ def test_words_behind_a_comment_that_is_not_closed_count() -> None:
 )
 def test_what_answers(statement: str, answer: str | None) -> None:
     found = meaning(STATEMENTS, statement)
-    assert (found and found[1].__name__) == answer
+    assert (found and found[1].answer.__name__) == answer
+
+
+@pytest.mark.parametrize(
+    ("statement", "needs"),
+    [
+        ("SHOW MODELS", (Endpoint.MODELS, False)),
+        ("SHOW MODELS IN DATABASE d", (Endpoint.MODELS, False)),
+        ("SHOW CORTEX BASE MODELS", (Endpoint.MODELS, False)),
+        ("SHOW VERSIONS LIKE 'V1' IN MODEL m", (Endpoint.MODELS, False)),
+        ("DROP MODEL m", (Endpoint.MODELS, True)),
+        ("ALTER MODEL m SET DEFAULT_VERSION = V2", (Endpoint.MODELS, True)),
+        ("SHOW GRANTS TO ROLE r", (Endpoint.ADMIN, False)),
+        ("SHOW FUTURE GRANTS IN SCHEMA s", (Endpoint.ADMIN, False)),
+        ("SHOW PARAMETERS", (Endpoint.ADMIN, False)),
+        ("DESC SHARE s", (Endpoint.ADMIN, False)),
+        ("DESCRIBE SHARE s", (Endpoint.ADMIN, False)),
+        ("GRANT USAGE ON MODEL m TO ROLE r", (Endpoint.ADMIN, True)),
+        ("REVOKE USAGE ON MODEL m FROM ROLE r", (Endpoint.ADMIN, True)),
+        ("REVO\u212aE SELECT ON TABLE t FROM ROLE r", (Endpoint.ADMIN, True)),
+        ("CREATE ROLE r", (Endpoint.ADMIN, True)),
+        ("DROP SCHEMA s CASCADE", (Endpoint.ADMIN, True)),
+        ("CREATE DATABASE d FROM SHARE a.s", (Endpoint.ADMIN, True)),
+        ("CREATE OR REPLACE SECURE VIEW v AS SELECT 1", (Endpoint.TABLES, True)),
+        ("CREATE VIEW model AS SELECT 1", (Endpoint.TABLES, True)),
+        ("DROP VIEW users", (Endpoint.TABLES, True)),
+        ("SHOW VIEWS LIKE 'model'", (Endpoint.TABLES, False)),
+        ("DESCRIBE VIEW v", (Endpoint.TABLES, False)),
+    ],
+)
+def test_what_a_statement_needs(statement: str, needs: tuple[Endpoint, bool]) -> None:
+    found = meaning(STATEMENTS, statement)
+    assert found
+    assert (found[1].endpoint, found[1].is_change) == needs

@@ -8,12 +8,13 @@ from fastapi import Depends, Request
 from pydantic import Field
 
 from luthier.errors import InvalidInput
-from luthier.platform.access import KEY_PREFIX, Caller, hash_key, new_key
+from luthier.platform.access import KEY_PREFIX, hash_key, new_key
 from luthier.platform.frozen import Frozen, ListOf
+from luthier.platform.keys import Session
 from luthier.platform.registry.accounts import AccountKey
 from luthier.platform.registry.grants import Grant, RoleGrant
 from luthier.platform.securables import Granted, ObjectKind, Scope, parse_privileges, role_key, user_key
-from luthier.serve.doors.deps import CallerOf, ServicesOf
+from luthier.serve.doors.deps import CallerOf, ServicesOf, SessionOf
 from luthier.serve.doors.json_route import JsonRouter
 from luthier.serve.doors.pages import PageBehindOf, PageOf
 from luthier.serve.doors.paths import NAME, Key, UserKey
@@ -179,10 +180,10 @@ def revoke_role(request: Request, name: Key, body: Member, caller: CallerOf, ser
 
 @routes.get("/grants")
 def show_grants(
-    caller: CallerOf, services: ServicesOf, shown: Annotated[Shown, Depends()], page: PageBehindOf
+    session: SessionOf, services: ServicesOf, shown: Annotated[Shown, Depends()], page: PageBehindOf
 ) -> dict[str, Any]:
     """SHOW GRANTS; without a question, the roles of the caller's user."""
-    return page.told("grants", grants_shown(services, caller, shown)(page.limit, page.after))
+    return page.told("grants", grants_shown(services, session, shown)(page.limit, page.after))
 
 
 @routes.post("/grants")
@@ -209,10 +210,12 @@ def granted_in(services: Services, body: GrantedBody) -> Granted:
 
 
 def grants_shown(
-    services: Services, caller: Caller, shown: Shown
+    services: Services, session: Session, shown: Shown
 ) -> Callable[[int, int], Sequence[Grant] | Sequence[RoleGrant]]:
     """Gives at most so many of them, behind as many as are passed over."""
-    grants = services.registry.grants
+    grants, caller = services.registry.grants, session.caller
+    if shown.kind is ObjectKind.MODEL:
+        services.check_model(session, shown.name)
     if shown.to_role:
         return partial(grants.to_role, caller, role_key(shown.to_role))
     if shown.of_role:

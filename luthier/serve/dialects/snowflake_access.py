@@ -9,6 +9,7 @@ from functools import partial
 import pyarrow as pa
 
 from luthier.errors import InvalidInput
+from luthier.platform.keys import Endpoint
 from luthier.platform.registry.paging import all_behind, all_pages
 from luthier.platform.securables import IN_SCHEMA, Granted, ObjectKind, Privilege, Scope, role_key, user_key
 from luthier.serve.dialects.native_access import GrantedBody, Shown, granted_in, grants_shown
@@ -40,6 +41,7 @@ KINDS_IN_SCHEMA = "|".join(f"{kind}S" for kind in IN_SCHEMA)
 PRIVILEGES = r"(?P<privileges>[A-Z][A-Z_]*+(?:[\s,]++[A-Z_]++)*?)"
 
 statements = Statements(
+    Endpoint.ADMIN,
     KINDS=KINDS,
     KINDS_IN_SCHEMA=KINDS_IN_SCHEMA,
     PRIVILEGES=PRIVILEGES,
@@ -160,13 +162,13 @@ def _granted(command: Command, granted: Granted) -> pa.Table:
 def _show_grants(command: Command) -> pa.Table:
     whose = {word: command[word] for word in ("to_role", "of_role", "to_user")}
     shown = Shown(**whose, kind=command.kind if command["kind"] else None, name=command["name"] or "")
-    rows = all_behind(grants_shown(command.services, command.caller, shown), command.most_rows)
+    rows = all_behind(grants_shown(command.services, command.session, shown), command.most_rows)
     return table(GRANTS if shown.to_role or shown.kind else ROLE_GRANTS, rows)
 
 
 @statements.on("SHOW FUTURE GRANTS IN SCHEMA {FULL_NAME}")
 def _show_future_grants(command: Command) -> pa.Table:
-    rows = all_behind(grants_shown(command.services, command.caller, Shown(future_in=command["name"])), MAX_ROWS)
+    rows = all_behind(grants_shown(command.services, command.session, Shown(future_in=command["name"])), MAX_ROWS)
     told = [row.model_dump() for row in rows]
     return table(FUTURE_GRANTS, [{**row, "grant_on": row["granted_on"], "grant_to": row["granted_to"]} for row in told])
 

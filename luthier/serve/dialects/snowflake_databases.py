@@ -6,6 +6,7 @@ dropped with CASCADE alone: nothing is kept to bring it back from.
 
 import pyarrow as pa
 
+from luthier.platform.keys import Endpoint
 from luthier.platform.names import fold
 from luthier.platform.registry.databases import Place
 from luthier.platform.registry.paging import all_pages
@@ -16,7 +17,7 @@ from luthier.serve.dialects.snowflake_statements import Command, Statements, col
 DATABASES = columns("created_on, name, is_default, is_current, origin, owner, comment, kind")
 SCHEMAS = columns("created_on, name, is_default, is_current, database_name, owner, comment")
 
-statements = Statements(KIND="(?P<kind>DATABASE|SCHEMA)")
+statements = Statements(Endpoint.ADMIN, KIND="(?P<kind>DATABASE|SCHEMA)")
 
 
 @statements.on("CREATE {KIND}{IF_NOT_EXISTS} {FULL_NAME}{COMMENT}")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from luthier.platform.base_models import is_retired
+from luthier.platform.keys import Endpoint
 from luthier.platform.names import parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
@@ -24,7 +25,7 @@ VERSIONS = columns(
     "user_data"
 )
 
-statements = Statements(VERSION=f"(?P<version>{IDENTIFIER})")
+statements = Statements(Endpoint.MODELS, VERSION=f"(?P<version>{IDENTIFIER})")
 
 
 @statements.on("SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")

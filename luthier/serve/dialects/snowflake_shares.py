@@ -7,6 +7,7 @@ from functools import partial
 
 import pyarrow as pa
 
+from luthier.platform.keys import Endpoint
 from luthier.platform.names import fold
 from luthier.platform.registry.paging import all_behind
 from luthier.platform.securables import role_key
@@ -33,6 +34,7 @@ ACCOUNT = r'(?:"(?:[^"]|"")*"|[\w$-]+)'
 SHARE = f"(?P<share>{IDENTIFIER})"
 
 statements = Statements(
+    Endpoint.ADMIN,
     KINDS=KINDS,
     PRIVILEGES=PRIVILEGES,
     SHARE=SHARE,

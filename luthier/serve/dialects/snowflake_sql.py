@@ -14,7 +14,7 @@ from functools import cache, partial
 import pyarrow as pa
 from starlette.types import Scope
 
-from luthier.platform.keys import Endpoint, Session, statement_needs
+from luthier.platform.keys import Session
 from luthier.platform.privileges import Action
 from luthier.platform.sql.querying import open_engine
 from luthier.platform.sql.sql_dialect import COUNT_DETAILED
@@ -30,7 +30,7 @@ from luthier.serve.dialects import (
     snowflake_views,
 )
 from luthier.serve.dialects.account_usage import account_usage
-from luthier.serve.dialects.snowflake_statements import answered
+from luthier.serve.dialects.snowflake_statements import Command, left, meaning
 from luthier.serve.dialects.sql_body import Body
 from luthier.serve.dialects.sql_functions import ai_complete, tokens
 from luthier.serve.dialects.sql_functions.complete import complete, try_complete
@@ -91,10 +91,17 @@ def _unread(made: asyncio.Future[Body]) -> None:
 
 
 def _run(text: str, statement: Statement, write: Write) -> Body:
+    """What is none of STATEMENTS is a query, if anything: every key with SQL may make one, and its functions see to
+    themselves as they are called.
+    """
     services, caller = statement.services, statement.caller
-    _let_in(text, statement)
-    if (answer := answered(STATEMENTS, services, caller, text)) is not None:
-        return _body(statement, answer.to_reader(), write)
+    if meant := meaning(STATEMENTS, text):
+        found, rule = meant
+        if rule.is_change:
+            statement.tell_change("statement", " ".join(text.split()))
+        command = Command(services, statement.session, found.groupdict())
+        rule.check(command)
+        return _body(statement, left(command, rule.answer(command)).to_reader(), write)
     with account_usage(services, statement.session, text) as usage:
         extras = {"functions": _functions(statement, text), "held": usage.views, "timeout_seconds": TIMEOUT_SECONDS}
         with open_engine(services.settings, services.registry, caller, text, more=usage.files, **extras) as engine:
@@ -105,16 +112,6 @@ def _body(statement: Statement, rows: pa.RecordBatchReader, write: Write) -> Bod
     services = statement.services
     room = Held(services.answer_room, statement.caller.account)
     return Body(rows, write, room, Storage(services.settings.storage).scratch)
-
-
-def _let_in(text: str, statement: Statement) -> None:
-    """For what the statement does by itself. Its functions see to themselves as they are called."""
-    endpoint, changes = statement_needs(text)
-    if changes:
-        statement.tell_change("statement", " ".join(text.split()))
-    statement.session.check(endpoint, changes)
-    if changes and endpoint in (Endpoint.MODELS, Endpoint.ADMIN):
-        statement.session.check_unbounded("such a statement")
 
 
 def _functions(statement: Statement, text: str) -> dict[str, SqlFunction]:

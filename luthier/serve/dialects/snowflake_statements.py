@@ -15,6 +15,7 @@ import pyarrow as pa
 from luthier.errors import InvalidSql, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
+from luthier.platform.keys import Endpoint, Session
 from luthier.platform.names import fold, parse_schema
 from luthier.platform.registry.paging import MAX_PATTERN, Named
 from luthier.platform.registry.registry import Registry
@@ -37,13 +38,15 @@ WORDS = {
     "IF_EXISTS": "(?P<if_exists> IF EXISTS)?",
     # What is there and is the caller's stays as it is, said or not.
     "IF_NOT_EXISTS": "(?: IF NOT EXISTS)?",
-    # The ends of SHOW: what they leave of its rows stands in `_left`.
+    # The ends of SHOW: what they leave of its rows stands in `left`.
     "LIKE": f"(?: LIKE (?P<like>{TEXT}))?",
     "IN_PLACE": f"(?: IN (?:ACCOUNT|DATABASE (?P<in_database>{IDENTIFIER})|(?:SCHEMA )?(?P<in_schema>{NAME})))?",
     "STARTS": f"(?: STARTS WITH (?P<starts>{TEXT}))?",
     "LIMIT": rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?",
 }
 """What is alike in many statements, by the names that stand for it in their words."""
+SHOWING = ("SHOW", "DESC", "CALL")
+"""Statements that begin so change nothing."""
 
 _TYPES = dict.fromkeys(("created_on", "shared_on"), pa.timestamp("ms", tz="UTC"))
 
@@ -53,12 +56,16 @@ class Command:
     """A statement that a pattern fits, and who says it."""
 
     services: Services
-    caller: Caller
+    session: Session
     words: dict[str, Any]
     """By the names that the pattern gives them; None: it is not said."""
 
     def __getitem__(self, name: str) -> Any:
         return self.words[name]
+
+    @property
+    def caller(self) -> Caller:
+        return self.session.caller
 
     @property
     def registry(self) -> Registry:
@@ -101,16 +108,35 @@ class Command:
 
 
 Answer = Callable[[Command], pa.Table]
-Rule = tuple["re.Pattern[str]", Answer]
-"""The words of a statement, and what answers it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The words of a statement, what answers it, and what a key must be for to say it."""
+
+    words: re.Pattern[str]
+    answer: Answer
+    endpoint: Endpoint
+    is_change: bool
+
+    def check(self, command: Command) -> None:
+        """NotAllowed for what the key's scope does not hold."""
+        session, model = command.session, command.words.get("name") if self.endpoint is Endpoint.MODELS else None
+        session.check(self.endpoint, self.is_change)
+        if model:
+            command.services.check_model(session, model)
+        elif self.is_change:
+            session.check_unbounded("such a statement")
 
 
 class Statements(list[Rule]):
     """In the order in which they are tried."""
 
-    def __init__(self, **own: str) -> None:
-        """`own` are words beside WORDS."""
-        self._words = WORDS | own
+    def __init__(self, endpoint: Endpoint, **own: str) -> None:
+        """All of them are of one part of the API; of MODELS, a `name` in one is a model's. `own` are words beside
+        WORDS.
+        """
+        self._endpoint, self._words = endpoint, WORDS | own
 
     def on(self, *each: str) -> Callable[[Answer], Answer]:
         """Whoever says one of these is answered by the function. Any blanks where one stands here, and around an =."""
@@ -118,28 +144,20 @@ class Statements(list[Rule]):
         def add(answer: Answer) -> Answer:
             for words in each:
                 blanks = words.format_map(self._words).replace(" ", r"\s++").replace("=", r"\s*+=\s*+")
-                self.append((re.compile(blanks, re.IGNORECASE | re.DOTALL), answer))
+                pattern = re.compile(blanks, re.IGNORECASE | re.DOTALL)
+                self.append(Rule(pattern, answer, self._endpoint, not words.removeprefix("(?:").startswith(SHOWING)))
             return answer
 
         return add
 
 
-def answered(statements: list[Rule], services: Services, caller: Caller, statement: str) -> pa.Table | None:
-    """None when it is none of them."""
-    if meant := meaning(statements, statement):
-        found, answer = meant
-        command = Command(services, caller, found.groupdict())
-        return _left(command, answer(command))
-    return None
-
-
-def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", Answer] | None:
-    """The first that fits, and what answers it."""
+def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", Rule] | None:
+    """The first that fits; None when it is none of them."""
     text = strip_semicolon(statement)
-    return next(((found, answer) for words, answer in statements if (found := words.fullmatch(text))), None)
+    return next(((found, rule) for rule in statements if (found := rule.words.fullmatch(text))), None)
 
 
-def _left(command: Command, shown: pa.Table) -> pa.Table:
+def left(command: Command, shown: pa.Table) -> pa.Table:
     """Of the rows of a SHOW, those that its ends ask for."""
     words = command.words
     if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):

@@ -8,6 +8,7 @@ import re
 import pyarrow as pa
 
 from luthier.errors import InvalidInput, InvalidSql
+from luthier.platform.keys import Endpoint
 from luthier.platform.names import fold, parse_name
 from luthier.platform.registry.views import all_views
 from luthier.platform.sql.querying import create_view, open_engine
@@ -32,7 +33,7 @@ DESCRIBED = columns(
 )
 COLUMN_LIST = rf"(?:\s*\(\s*(?P<columns>{IDENTIFIER}(?:\s*,\s*{IDENTIFIER})*)\s*\))?"
 
-statements = Statements(COLUMN_LIST=COLUMN_LIST)
+statements = Statements(Endpoint.TABLES, COLUMN_LIST=COLUMN_LIST)
 
 
 @statements.on(
