@@ -31,13 +31,14 @@ from luthier.platform.settings import load_settings
 from luthier.platform.tasks import TaskType
 from luthier.platform.weights.artifacts import content_of, place
 from luthier.platform.weights.fingerprint import FINGERPRINT, Fingerprint, distance
+from luthier.platform.weights.lora import LoraSettings
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.adapters.disk import LocalDisk
 from luthier.serve.adapters.loading import Surroundings
 from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
 from luthier.serve.engines.engine import VllmEngine
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.fingerprint import fingerprint
 from luthier.train.run import Run, Worker
 from tests.tiny_model import build_tiny_model
@@ -188,7 +189,7 @@ Times = tuple[list[float], ...]
 async def _measured(base: BaseModel, folder: Path, copies: Path, versions: list[ModelVersion]) -> str:
     bench, rows = Bench(base, folder, copies), dict[str, Times]()
     few, some = versions[: base.engine.max_loras], versions[: base.engine.max_cpu_loras // 2]
-    await bench.all([None] * 5 + few)
+    await bench.all([*[None] * 5, *few])
     rows["the base model"], _ = await _both(bench, [None] * NUM_WARM)
     rows["adapters in the engine's slots"], _ = await _both(bench, (few * NUM_WARM)[:NUM_WARM])
     await bench.all(some)

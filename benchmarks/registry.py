@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -179,7 +180,7 @@ def measure(registry: Registry, budgeted: Budgeted, size: int, rounds: int) -> d
     }
     batches = {"ingest": list(_batches(size)), INGEST: [budgeted.batch(batch) for batch in _batches(size)]}
     for verb, its in batches.items():
-        found[verb] = median(_timed(lambda batch=batch: ingest(batch)) for batch in its)
+        found[verb] = median(_timed(partial(ingest, batch)) for batch in its)
     return found
 
 

@@ -87,8 +87,10 @@ Log = dict[str, Any]
 def _train_luthier(task: Task, log: Log) -> None:
     import torch
 
-    from luthier.train.config import FitConfig, LoraSettings, StepRecord
-    from luthier.train.loop import Worker, train
+    from luthier.platform.weights.lora import LoraSettings
+    from luthier.train.config import FitConfig, StepRecord
+    from luthier.train.loop import train
+    from luthier.train.run import Worker
 
     def report(record: StepRecord, _num_steps: int) -> None:
         _stamp(task, log)
@@ -128,12 +130,12 @@ def _train_luthier(task: Task, log: Log) -> None:
 
 def _train_trl(task: Task, log: Log) -> None:
     import torch
-    from datasets import Dataset  # type: ignore[import-not-found]  # TRL and its parts lie on a path of their own
+    from datasets import Dataset  # TRL and its parts lie on a path of their own
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
-    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
+    from trl import SFTConfig, SFTTrainer
 
-    class Stamps(TrainerCallback):  # type: ignore[misc]  # transformers' classes are untyped here
+    class Stamps(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             _stamp(task, log)
 

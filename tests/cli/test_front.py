@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from luthier.cli import cluster, front
+from luthier.cli.cluster_record import Cluster
 from luthier.errors import ClusterError
 from luthier.platform.base_models import load_catalog
 from luthier.platform.request_ids import front_secret
@@ -128,9 +129,9 @@ def test_two_clusters_share_nothing(settings: Settings, temp: Path, tmp_path: Pa
         mine = front.lay_out(settings, load_catalog(settings), ID, "/bin/echo", SHIM, ports)
         theirs = lay_out(other, OTHER_ID)
     names = [name for name in mine if name.endswith(("_PORT", "_PATH", "_FILE", "_BASE", "_LOC"))]
-    ports = [name for name in names if "DIRECT_INGRESS" not in name]
+    own = [name for name in names if "DIRECT_INGRESS" not in name]
     assert len(names) == 11
-    assert [name for name in ports if mine[name] == theirs[name]] == []
+    assert [name for name in own if mine[name] == theirs[name]] == []
 
 
 def test_each_block_of_ports_is_claimed_once(settings: Settings) -> None:
@@ -190,7 +191,7 @@ class Begun:
         self.environments.append(environment)
         return 1
 
-    def begin(self, settings: Settings, address: str | None = None) -> cluster.Cluster:
+    def begin(self, settings: Settings, address: str | None = None) -> Cluster:
         return cluster._begin(settings, load_catalog(settings), address, self.said.append, range(20000, 20499))
 
 

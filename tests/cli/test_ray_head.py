@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from luthier.cli.ray_head import FEW_ARENAS, MARK, head_environment
+from luthier.cli.ray_head import MARK, head_environment
 from luthier.platform.settings import Settings
 
 ARENAS = """
@@ -37,7 +37,7 @@ def num_arenas(environment: dict[str, str]) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_threads_share_few_arenas(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(*FEW_ARENAS, raising=False)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     environment = head_environment(settings, "c1", {"OWN": "1"})
     assert num_arenas(environment) <= 2
     del environment["MALLOC_ARENA_MAX"]

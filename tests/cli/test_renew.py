@@ -8,6 +8,7 @@ from typing import NoReturn
 import pytest
 
 from luthier.cli import cluster, front
+from luthier.cli.cluster_record import Cluster, Say, read_record
 from luthier.errors import ClusterError, InvalidInput
 from luthier.platform.base_models import Catalog, load_catalog
 from luthier.platform.settings import Settings
@@ -32,7 +33,7 @@ class Serve:
         monkeypatch.setattr(app, "end_engines", self._end)
 
     @contextmanager
-    def _connected(self, _cluster: cluster.Cluster) -> Iterator[None]:
+    def _connected(self, _cluster: Cluster) -> Iterator[None]:
         yield
 
     def _start(self, settings: Settings, _catalog: Catalog, host: str) -> None:
@@ -48,10 +49,10 @@ def ray_serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     return Serve(monkeypatch)
 
 
-def be_up(settings: Settings, root_pid: int | None = 1) -> cluster.Cluster:
+def be_up(settings: Settings, root_pid: int | None = 1) -> Cluster:
     """Leaves what an `up` would have left."""
     catalog = load_catalog(settings)
-    running = cluster.Cluster(
+    running = Cluster(
         id="0123456789abcdef",
         address="127.0.0.1:6399",
         root_pid=root_pid,
@@ -99,7 +100,7 @@ def test_another_base_model_takes_the_place_of_one(settings: Settings, ray_serve
     changed = settings.model_copy(update={"serve_base_models": ("other",)})
     assert up(changed).cluster.base_models == ("other",)
     assert (ray_serve.started, ray_serve.ended) == ([("other",)], ["tiny"])
-    assert cluster.read_record(changed) == up(changed).cluster
+    assert read_record(changed) == up(changed).cluster
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
@@ -128,7 +129,7 @@ def test_haproxy_is_told_anew_before_weights_are_fetched(
     file = settings.home / "haproxy" / "front.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "direct": True}))
 
-    def fetch(_settings: Settings, _catalog: Catalog, _say: cluster.Say) -> None:
+    def fetch(_settings: Settings, _catalog: Catalog, _say: Say) -> None:
         told = json.loads(file.read_text())
         assert "direct" not in told
         assert told["engines"] == ["tiny"], "the other one has no weights yet"
@@ -149,7 +150,7 @@ def test_ctrl_c_leaves_what_answered(settings: Settings, ray_serve: Serve, monke
     with pytest.raises(KeyboardInterrupt):
         cluster.up(settings.model_copy(update={"max_body_mib": 1}), None, said.append)
     assert said == ["what answered before goes on; not all that has changed was replaced"]
-    assert cluster.read_record(settings) == running
+    assert read_record(settings) == running
 
 
 def test_a_ray_that_was_joined_must_be_named(settings: Settings, ray_serve: Serve) -> None:

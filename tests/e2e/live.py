@@ -60,7 +60,7 @@ REPLICA, ENGINE_CORE = f"ServeReplica:{BASE}", "VLLM::EngineCore"
 Found = TypeVar("Found")
 
 
-def until(check: Callable[[], Found], seconds: float, what: str) -> Found:
+def until(check: Callable[[], Found | None], seconds: float, what: str) -> Found:
     """The first true value of check; the test fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := check()):

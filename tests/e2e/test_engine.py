@@ -160,7 +160,7 @@ def noted(folder: Path, text: str) -> None:
 
 async def gaps_beside(asked: Asked, asking: "asyncio.Future[Any]") -> list[float]:
     """Seconds between the pieces of streams, one after another and before all others in the queue, while it runs."""
-    gaps, last = [], None
+    gaps, last = list[float](), None
     while not asking.done():
         async for _ in asked.ask("stream", Tally(), max_tokens=LONG):
             now = time.perf_counter()

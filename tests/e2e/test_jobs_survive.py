@@ -42,8 +42,7 @@ def test_a_run_outlives_each_of_its_processes(cluster: LiveCluster, undisturbed:
         for victim in (workers if role == WORKER else supervisors)[:num_victims]:
             victim.kill()
         assert not psutil.wait_procs(workers, timeout=SECONDS)[1]
-        reached = step_of(job)
-        until(lambda reached=reached: step_of(job) > reached, JOB_SECONDS, f"a step after the death of {role}")
+        wait_for_a_step(job, f"a step after the death of {role}")
     described = check_success(cluster, job, tmp_path)
     assert described["attempt"] == 2  # the supervisor's end is the run's; all else is mended within it
     check_same_adapter(tmp_path, undisturbed)
@@ -71,6 +70,11 @@ def test_a_killed_client_and_registry_change_nothing(
     check_success(cluster, job, tmp_path)
     check_same_adapter(tmp_path, undisturbed)
     assert cluster.client.complete("first", "the fox") == "quick"
+
+
+def wait_for_a_step(job: FinetuneJob, what: str) -> None:
+    reached = step_of(job)
+    until(lambda: step_of(job) > reached, JOB_SECONDS, what)
 
 
 def _parts(cluster: LiveCluster) -> tuple[list[psutil.Process], list[psutil.Process]] | None:

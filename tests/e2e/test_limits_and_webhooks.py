@@ -21,7 +21,7 @@ HANGING_SECONDS = 4.0
 
 def limit_told(cluster: LiveCluster) -> tuple[int, int] | None:
     """And what is left of it, as an answer's headers have them."""
-    raw = cluster.openai.chat.completions.with_raw_response.create(**ASK)  # type: ignore[call-overload]
+    raw = cluster.openai.chat.completions.with_raw_response.create(**ASK)
     told = [raw.headers.get(f"x-ratelimit-{name}-requests") for name in ("limit", "remaining")]
     return (int(told[0]), int(told[1])) if told[0] and told[1] else None
 
@@ -48,7 +48,7 @@ def asked_until_refused(cluster: LiveCluster) -> tuple[int, openai.RateLimitErro
     """How often it was answered before."""
     for num in range(1_000):
         try:
-            cluster.openai.chat.completions.create(**ASK)  # type: ignore[call-overload]
+            cluster.openai.chat.completions.create(**ASK)
         except openai.RateLimitError as error:
             return num, error
     raise AssertionError("never refused")
@@ -75,7 +75,7 @@ def test_who_is_known_is_answered_while_the_registry_is_killed(cluster: LiveClus
     door = cluster.openai.with_options(api_key=account["api_key"])
     began = time.monotonic()
     while time.monotonic() < began + 3 * RENEW_SECONDS:  # a lease has room for the pace of the last renewals
-        door.chat.completions.create(**ASK)  # type: ignore[call-overload]
+        door.chat.completions.create(**ASK)
     slowest, num = 0.0, 0
     with ThreadPoolExecutor() as beside:
         cluster.kill(REGISTRY)
@@ -83,7 +83,7 @@ def test_who_is_known_is_answered_while_the_registry_is_killed(cluster: LiveClus
         back = beside.submit(cluster.client.credits.balance, "thrifty")
         while not back.done():
             began = time.monotonic()
-            door.chat.completions.create(**ASK)  # type: ignore[call-overload]
+            door.chat.completions.create(**ASK)
             slowest, num = max(slowest, time.monotonic() - began), num + 1
     away = time.monotonic() - killed
     print(f"{num} answers in {away:.2f} s without a registry, the slowest took {slowest:.2f} s")

@@ -16,7 +16,8 @@ from luthier.platform.data.rendering import Rendering
 from luthier.platform.settings import Settings
 from luthier.platform.tasks import TaskType
 from luthier.platform.weights.fingerprint import Fingerprint
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.platform.weights.lora import LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.fingerprint import fingerprint
 from tests.e2e.live import REAL
 from tests.scored import scores

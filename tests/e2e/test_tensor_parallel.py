@@ -52,7 +52,7 @@ def workers(asked: Asked) -> list[psutil.Process]:
 
 def likeliest(model: PreTrainedModel, ids: list[int]) -> tuple[list[int], list[float]]:
     """The answer's tokens, one after another, and their log-probabilities."""
-    told = []
+    told: list[tuple[int, float]] = []
     for _ in range(NUM_TOKENS):
         with torch.no_grad():
             best = model(torch.tensor([[*ids, *(token for token, _ in told)]])).logits[0, -1].log_softmax(-1).max(-1)

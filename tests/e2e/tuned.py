@@ -20,7 +20,8 @@ from luthier.platform.run_files import RunFiles
 from luthier.platform.storage import Storage
 from luthier.platform.tasks import TaskType
 from luthier.platform.weights.artifacts import MANIFEST, content_of, place
-from luthier.train.config import FitConfig, FitResult, LoraSettings
+from luthier.platform.weights.lora import LoraSettings
+from luthier.train.config import FitConfig, FitResult
 from luthier.train.publish import publish
 from tests.e2e.live import TOML
 from tests.factories import ADMIN, make_job, make_settings

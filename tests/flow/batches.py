@@ -11,7 +11,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from luthier.platform.models import ModelVersion
-from luthier.platform.wire import Choice
+from luthier.platform.wire import Choice, CompleteRequest
 from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
 from tests.fakes import EchoEngine
@@ -35,7 +35,7 @@ class HeldEngine(EchoEngine):
             raise self.errors.pop()
         self.num_waiting += 1
         try:
-            while "slow" in ask.request.messages[-1]["content"] and not self.is_open:
+            while "slow" in last_of(ask.request) and not self.is_open:
                 await asyncio.sleep(0.005)
         finally:
             self.num_waiting -= 1
@@ -43,7 +43,12 @@ class HeldEngine(EchoEngine):
 
     @property
     def asked(self) -> list[str]:
-        return [request.messages[-1]["content"] for request in self.requests]
+        return [last_of(request) for request in self.requests]
+
+
+def last_of(request: CompleteRequest) -> str:
+    assert request.messages
+    return str(request.messages[-1]["content"])
 
 
 def chat_line(custom_id: str, content: str = "how are you", **body: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Others than the admin, each with a key of his own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -37,7 +38,7 @@ def join(api: TestClient, app: FastAPI, registry: Registry) -> Join:
     return run
 
 
-def rows(api: TestClient, statement: str) -> list[dict[str, object]]:
+def rows(api: TestClient, statement: str) -> list[dict[str, Any]]:
     """What a statement answers, a row a dictionary."""
     response = api.post("/luthier/v1/sql", json={"statement": statement})
     assert response.status_code == 200, response.text

@@ -81,7 +81,7 @@ class Replica:
         self.spool = UsageSpool(home / "spool", verbs.ledger.append)
         self.engine = WholeEngine(settings)
         self.completions = LocalCompletions(settings, verbs, self.engine, self.epoch)
-        self.completions.books.settle = self.spool.settle  # type: ignore[method-assign]
+        self.completions.books.settle = self.spool.settle
         services = make_services(settings, verbs, self.completions, "tiny")
         resolver = Resolver(settings, services.catalog, verbs.versions, self.epoch)
         rights = ModelRights(verbs.accounts, self.epoch)

@@ -83,7 +83,13 @@ def never(*_: object) -> None:
 
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_ended_in_the_middle(
-    idle: TestClient, services: Services, engine: HeldEngine, clock: Millis, settings: Settings, is_killed: bool
+    idle: TestClient,
+    services: Services,
+    engine: HeldEngine,
+    clock: Millis,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    is_killed: bool,
 ) -> None:
     """Each line is answered once in the output and once in the ledger; none that was kept is asked again.
 
@@ -96,7 +102,7 @@ def test_ended_in_the_middle(
         async with at_most(), Batching(services, clock).running():
             await until(lambda: engine.num_waiting == 4 and num_kept(settings.storage) == 4)
             if is_killed:
-                services.registry.batches.release = never  # type: ignore[method-assign]
+                monkeypatch.setattr(services.registry.batches, "release", never)
 
     async def goes_on() -> None:
         async with at_most(), Batching(services, clock).running():

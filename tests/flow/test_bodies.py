@@ -18,7 +18,7 @@ from luthier.serve.doors.json_size import MAX_NAMES
 MANY = {"list", "tuple", "set", "frozenset"}
 
 
-def kinds(of: type) -> Iterator[type]:
+def kinds(of: type[Any]) -> Iterator[type[Any]]:
     for kind in of.__subclasses__():
         yield kind
         yield from kinds(kind)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 import luthier
@@ -186,9 +187,7 @@ def test_a_server_that_is_away(own_home: None, tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_not_ours(client: luthier.Client) -> None:
-    response = client_module.httpx.Response(
-        502, text="<html>Bad gateway", request=client_module.httpx.Request("GET", NOBODY)
-    )
+    response = httpx.Response(502, text="<html>Bad gateway", request=httpx.Request("GET", NOBODY))
     error = client_module._to_error(response)
     assert isinstance(error, Unavailable)
     assert "HTTP 502" in error.message

@@ -83,7 +83,7 @@ def test_continuing_from_a_job(
     api: TestClient, faq: str, registry: Registry, settings: Settings, foreign_adapter: Path
 ) -> None:
     job_id = create(api, options={"lora_rank": 8}).json()["id"]
-    asked = {"model": "next", "options": {"lora_rank": 8, "continue_from": job_id}}
+    asked: dict[str, Any] = {"model": "next", "options": {"lora_rank": 8, "continue_from": job_id}}
     assert "still runs" in error_of(create(api, **asked), 409, "conflict")
     registry.jobs.tick()
     api.post(f"/luthier/v1/jobs/{job_id}/cancel")

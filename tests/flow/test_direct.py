@@ -76,7 +76,7 @@ def test_the_doors_of_a_renewed_cluster_know_its_new_secret(
 
 
 def test_a_client_that_leaves_before_its_body_is_there(door: ASGIApp, engine: EchoEngine) -> None:
-    parts = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"{", "more_body": True}]
+    parts: list[Message] = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"{", "more_body": True}]
 
     async def receive() -> Message:
         return parts.pop()

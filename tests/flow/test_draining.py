@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -10,10 +11,14 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from luthier.platform.credits import Budget, BudgetKind
+from luthier.platform.models import ModelVersion
 from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.wire import Choice
 from luthier.serve.api import build_api
+from luthier.serve.asks import Ask
+from luthier.serve.complete import Tally
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, ledger_of
 from tests.fakes import EchoEngine, LocalCompletions
@@ -27,8 +32,8 @@ PRICES = load_prices(configs_dir() / "prices.toml")
 class SlowEngine(EchoEngine):
     """A word at a time, so that answers overlap."""
 
-    async def stream(self, *args):
-        async for piece in super().stream(*args):
+    async def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
+        async for piece in super().stream(ask, adapter, tally):
             await asyncio.sleep(0)
             yield piece
 

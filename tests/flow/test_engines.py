@@ -59,7 +59,7 @@ def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> Non
         for sample in family.samples
         if sample.labels.get("replica") == "r1" and sample.labels.get("source") != "storage"
     }
-    assert samples == {
+    expected: dict[tuple[str, ...], float] = {
         ("luthier_adapter_hits_total",): 5,
         ("luthier_adapter_misses_total",): 3,
         ("luthier_adapter_evictions_total",): 1,
@@ -81,6 +81,7 @@ def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> Non
         ("luthier_adapter_held", "memory", "LUTHIER.PUBLIC.tuned@1"): 1,
         ("luthier_adapter_held", "disk", "LUTHIER.PUBLIC.tuned@1"): 1,
     }
+    assert samples == expected
 
 
 def test_status_has_them_by_replica(settings: Settings, server: str, counted: None) -> None:

@@ -204,9 +204,9 @@ def test_a_prompt_that_is_read_keeps_no_room(app: FastAPI, engine: EchoEngine, p
 
     async def scene() -> None:
         async with client_of(app) as client:
-            for num in range(1, 4):
+            for _ in range(3):
                 asking.append(asyncio.create_task(client.post(CHAT, json={**ASK, "stream": True})))
-                await until(lambda num=num: engine.num_hanging == num or asking[-1].done())
+                await until(lambda: engine.num_hanging == len(asking) or asking[-1].done())
             assert (engine.num_hanging, app.state.intake.room.num_taken) == (3, 0)
             assert not [each for each in gc.get_objects() if type(each) is ChatBody]
             for task in asking:

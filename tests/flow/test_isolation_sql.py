@@ -117,7 +117,7 @@ def parts(name: str, text: str | None) -> set[tuple[str, str | None]]:
 
 @pytest.fixture
 def services(settings: Settings, registry: object, completions: object) -> Services:
-    return make_services(settings, registry, completions)  # type: ignore[arg-type]
+    return make_services(settings, registry, completions)
 
 
 def test_every_function_has_a_line(services: Services) -> None:

@@ -258,7 +258,7 @@ def test_last_use_is_told_beside_the_requests(api: TestClient, registry: Registr
     key = made(api)
     used = registry.keys.used
     told: list[dict[str, int]] = []
-    registry.keys.used = lambda times: told.append(dict(times)) or used(times)  # type: ignore[method-assign]
+    registry.keys.used = lambda times: told.append(dict(times)) or used(times)
     before = int(time.time() * 1000)
     for _ in range(20):
         api.get("/luthier/v1/whoami", headers=bearer(key))

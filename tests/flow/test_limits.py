@@ -74,17 +74,17 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 @pytest.mark.usefixtures("early")
 def test_openais_client_reads_where_it_stands_and_is_refused(api: TestClient, client: openai.OpenAI) -> None:
     put(api, model="tiny", requests=2, tokens=100)
-    raw = client.chat.completions.with_raw_response.create(**ASK)  # type: ignore[call-overload]
+    raw = client.chat.completions.with_raw_response.create(**ASK)
     told = {name: raw.headers[f"x-ratelimit-{name}"] for name in ("limit-requests", "remaining-requests")}
     assert told == {"limit-requests": "2", "remaining-requests": "1"}
     assert raw.headers["x-ratelimit-limit-tokens"] == "100"
     assert raw.headers["x-ratelimit-remaining-tokens"] == str(100 - 3 - 8)
     assert 0 < float(raw.headers["x-ratelimit-reset-requests"].removesuffix("s")) < 61
-    streamed = client.chat.completions.with_raw_response.create(**ASK, stream=True)  # type: ignore[call-overload]
+    streamed = client.chat.completions.with_raw_response.create(**ASK, stream=True)
     assert streamed.headers["x-ratelimit-remaining-requests"] == "0"
     assert list(streamed.parse())
     with pytest.raises(openai.RateLimitError, match="on model tiny reached: 2 requests per minute") as refused:
-        client.chat.completions.create(**ASK)  # type: ignore[call-overload]
+        client.chat.completions.create(**ASK)
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
     headers = refused.value.response.headers
     assert 1 <= int(headers["retry-after"]) <= 60
@@ -96,9 +96,9 @@ def test_openais_client_comes_again_when_it_is_told_to(api: TestClient, url: str
     put(api, model="tiny", requests=1)
     with openai.OpenAI(base_url=url, api_key=KEY, max_retries=1) as client:
         late()
-        assert client.chat.completions.create(**ASK).usage  # type: ignore[call-overload]
+        assert client.chat.completions.create(**ASK).usage
         began = time.monotonic()
-        assert client.chat.completions.create(**ASK).usage  # type: ignore[call-overload]
+        assert client.chat.completions.create(**ASK).usage
     assert 0.3 < time.monotonic() - began < LEFT_SECONDS + 2
 
 
@@ -109,7 +109,7 @@ def test_openais_client_does_not_repeat_what_never_fits(api: TestClient, url: st
     counting = httpx.Client(event_hooks={"request": [sent.append]})
     with openai.OpenAI(base_url=url, api_key=KEY, max_retries=2, http_client=counting) as client:
         with pytest.raises(openai.RateLimitError, match="lower max_tokens"):
-            client.chat.completions.create(**ASK)  # type: ignore[call-overload]
+            client.chat.completions.create(**ASK)
         assert len(sent) == 1
         assert client.chat.completions.create(**{**ASK, "max_tokens": 7}).usage
 

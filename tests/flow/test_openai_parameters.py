@@ -49,12 +49,8 @@ def test_what_reaches_the_engine(client: openai.OpenAI, engine: EchoEngine) -> N
     given: dict[str, Any] = {"seed": -(2**63), "logit_bias": {"7": -100, "8": 1.5}, "stop": ["a", "b", "c", "d"]}
     client.chat.completions.create(model="tiny", messages=ASK, **given)
     client.completions.create(model="tiny", prompt="a", **given)
-    for request in engine.requests:
-        assert (request.seed, request.logit_bias, request.stop) == (
-            -(2**63),
-            {7: -100, 8: 1.5},
-            ("a", "b", "c", "d"),
-        )
+    reached = [(request.seed, request.logit_bias, request.stop) for request in engine.requests]
+    assert reached == [(-(2**63), {7: -100, 8: 1.5}, ("a", "b", "c", "d"))] * 2
 
 
 def test_no_choice_but_the_likeliest(client: openai.OpenAI, engine: EchoEngine) -> None:

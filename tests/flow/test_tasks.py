@@ -100,8 +100,8 @@ def test_a_job_of_each_task(
     assert same(frozen(settings, job["id"]), [kept(task, number) for number in range(NUM_ROWS)])
 
     base = load_catalog(settings).get("tiny")
-    how = rendering_of(base, parse_options(asked["options"]))  # type: ignore[arg-type]
-    prompts = load_prompts(Path(base.source.path))  # type: ignore[union-attr]
+    how = rendering_of(base, parse_options(asked["options"]))
+    prompts = load_prompts(Path(base.source.path))
     examples = read_examples(settings.storage / "jobs" / job["id"] / "train.parquet", prompts, how)
     assert report["tokens"] == sum(map(num_tokens, examples))
     assert report["learned_tokens"] == sum(sample.num_learned for example in examples for sample in example)

@@ -169,17 +169,17 @@ def test_a_search(registry: Registry) -> None:
 @pytest.mark.parametrize("verb", ["show", "page", "head"])
 def test_it_is_the_admins(registry: Registry, verb: str) -> None:
     caller = Caller(account="main", user="ann", role="ANALYST")
-    given = {"show": [Search()], "page": [0], "head": []}[verb]
+    given: dict[str, list[Any]] = {"show": [Search()], "page": [0], "head": []}
     with pytest.raises(NotAllowed, match="Role ACCOUNTADMIN is needed to read the audit"):
-        getattr(registry.audit, verb)(caller, *given)
+        getattr(registry.audit, verb)(caller, *given[verb])
 
 
 @pytest.mark.parametrize("verb", ["show", "page", "head"])
 def test_of_who_is_unknown_it_is_the_operators(registry: Registry, verb: str) -> None:
-    given = {"show": [Search(unknown=True)], "page": [0, True], "head": [True]}[verb]
+    given: dict[str, list[Any]] = {"show": [Search(unknown=True)], "page": [0, True], "head": [True]}
     with pytest.raises(NotAllowed, match="Only ACCOUNTADMIN of the account that runs the platform"):
-        getattr(registry.audit, verb)(OTHER, *given)
-    getattr(registry.audit, verb)(ADMIN, *given)
+        getattr(registry.audit, verb)(OTHER, *given[verb])
+    getattr(registry.audit, verb)(ADMIN, *given[verb])
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET user = 'x'", "DELETE FROM audit", "DELETE FROM audit WHERE 1"])

@@ -201,7 +201,8 @@ class ServerPlace(Place):
     def keep(self) -> None:
         self._kept, self._told = self.rows(), self.told()
         with self.store.reading() as tx:
-            self._drawn = dict(tx.exec_driver_sql("SELECT sequencename, last_value FROM pg_sequences").all())
+            drawn = tx.exec_driver_sql("SELECT sequencename, last_value FROM pg_sequences")
+            self._drawn: dict[str, int | None] = dict(drawn.tuples().all())
 
     def put_back(self) -> None:
         now = self.told()

@@ -368,14 +368,14 @@ def test_no_verb_reads_a_whole_table(registry: Registry, analyst: Caller, settin
     pages: list[Callable[[], object]] = []
     for caller in (ADMIN, analyst):
         pages += [
-            lambda caller=caller: registry.jobs.show(caller),
-            lambda caller=caller: registry.models.show(caller),
-            lambda caller=caller: registry.models.show(caller, 1, "LUTHIER.PUBLIC.A"),
+            partial(registry.jobs.show, caller),
+            partial(registry.models.show, caller),
+            partial(registry.models.show, caller, 1, "LUTHIER.PUBLIC.A"),
         ]
         verbs += [
-            lambda caller=caller: registry.jobs.census(caller),
-            lambda caller=caller: registry.models.get(caller, name),
-            lambda caller=caller: registry.versions.serving(caller, name),
+            partial(registry.jobs.census, caller),
+            partial(registry.models.get, caller, name),
+            partial(registry.versions.serving, caller, name),
         ]
     pages.append(lambda: registry.jobs.show(ADMIN, 10, "ft_A"))
     verbs += [lambda: registry.jobs.get(ADMIN, "ft_A"), lambda: registry.jobs.news(ADMIN, "ft_A").events]

@@ -1,5 +1,6 @@
 """What the store counts by itself, so that nobody adds up rows, is what the rows add up to."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,9 +95,11 @@ def test_the_hours_of_roles_and_users_are_those_of_their_records(settings: Setti
     clock = Clock(0)
     registry = Registry(settings, launcher, clock)
     add_admin(registry)
-    for number, (role, owner) in enumerate((("A", registry.roles), ("B", registry.roles), ("ann", registry.users))):
+    roles, users = registry.roles.create, registry.users.create
+    creations: list[tuple[Callable[..., object], str]] = [(roles, "A"), (roles, "B"), (users, "ann")]
+    for number, (create, name) in enumerate(creations):
         clock.now = number * HOUR_MS + 1_000_000
-        owner.create(ADMIN, role)
+        create(ADMIN, name)
     clock.now = 3 * HOUR_MS
     registry.roles.create(ADMIN, "C")
     registry.roles.grant(ADMIN, "B", Securable(ObjectKind.ROLE, name="A"))

@@ -75,7 +75,7 @@ REFUSED: dict[str, list[Any]] = {
     "num_workers": [0, 1025, "2"],
     "max_workers": [1, 1025, "2"],
 }
-NEEDS = {
+NEEDS: dict[str, dict[str, Any]] = {
     "dpo_beta": {"task_type": "DPO"},
     "promote": {"new_version": True},
     "on_budget": {"budget_credits": "1"},

@@ -190,14 +190,13 @@ def test_a_job_is_its_roles_who_may_fine_tune() -> None:
 
 def test_a_list_is_of_what_one_may_see_each_of() -> None:
     both, monitor = rights(CORTEX, "OWNER", "R"), {ACCOUNT: {Privilege.MONITOR_USAGE}}
-    assert makers(Action.SEE_JOB, both, ObjectKind.JOB) == {Maker("OWNER"), Maker("R")}
-    assert makers(Action.SEE_JOB, rights(AI, "OWNER"), ObjectKind.JOB) == set()
+    assert makers(Action.SEE_JOB, both, ObjectKind.JOB) == frozenset({Maker("OWNER"), Maker("R")})
+    assert makers(Action.SEE_JOB, rights(AI, "OWNER"), ObjectKind.JOB) == frozenset()
     assert makers(Action.SEE_JOB, rights({}, ADMIN_ROLE), ObjectKind.JOB) is None
-    assert makers(Action.READ_USAGE, rights({}, "R"), ObjectKind.USAGE) == {Maker("R")}
-    assert makers(Action.READ_FILE, rights({}, "R", "PUBLIC", user="ANN"), ObjectKind.FILE) == {
-        Maker("R"),
-        Maker("PUBLIC", "ANN"),
-    }
+    assert makers(Action.READ_USAGE, rights({}, "R"), ObjectKind.USAGE) == frozenset({Maker("R")})
+    assert makers(Action.READ_FILE, rights({}, "R", "PUBLIC", user="ANN"), ObjectKind.FILE) == frozenset(
+        {Maker("R"), Maker("PUBLIC", "ANN")}
+    )
     assert makers(Action.READ_USAGE, rights(monitor, "R"), ObjectKind.USAGE) is None
     assert missing(Action.READ_USAGE, rights(monitor, "R"), USED) is None
 
@@ -223,7 +222,7 @@ def test_a_key_is_its_users_in_whichever_role() -> None:
     assert missing(Action.MANAGE_KEY, rights({}, "S", user="ANN"), anns) is None
     assert missing(Action.MANAGE_KEY, rights({}, "R", user="BOB"), anns) is not None, "its role is not enough"
     assert missing(Action.MANAGE_KEY, rights({}, ADMIN_ROLE, user="BOB"), anns) is None
-    assert makers(Action.MANAGE_KEY, rights({}, "R", "S", user="ANN"), ObjectKind.KEY) == {Maker("", "ANN")}
+    assert makers(Action.MANAGE_KEY, rights({}, "R", "S", user="ANN"), ObjectKind.KEY) == frozenset({Maker("", "ANN")})
 
 
 def test_what_is_seen_and_what_is_hidden() -> None:

@@ -107,7 +107,7 @@ def test_a_long_sum_delays_nobody(client: Registry, settings: Settings) -> None:
     sums = [threading.Thread(target=_sum, args=(client, seconds)) for _ in range(2)]
     for each in sums:
         each.start()
-    waits = []
+    waits: list[float] = []
     while any(each.is_alive() for each in sums):
         began = time.perf_counter()
         client.ledger.append([make_record(f"new_{len(waits)}")])

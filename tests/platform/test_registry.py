@@ -171,7 +171,7 @@ def test_late_reports_change_nothing(registry: Registry) -> None:
 def test_first_in_first_out(registry: Registry, launcher: Launcher) -> None:
     for number, created in ((1, 30), (2, 10), (3, 20)):
         registry.jobs.submit(make_job(f"ft_{number}", f"LUTHIER.PUBLIC.M{number}", created_on=created))
-    started = []
+    started: list[str] = []
     for _ in range(3):
         registry.jobs.tick()
         registry.jobs.tick()
@@ -222,7 +222,7 @@ def test_a_launch_that_fails_is_tried_again(registry: Registry, launcher: Launch
         raise OSError("no room")
 
     registry.jobs.submit(make_job())
-    launcher.launch = refuse  # type: ignore[method-assign]
+    launcher.launch = refuse
     with pytest.raises(OSError, match="no room"):
         registry.jobs.tick()
     del launcher.launch

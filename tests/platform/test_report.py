@@ -150,7 +150,7 @@ def test_the_report_counts_what_the_trainer_trains(terms: Make, tmp_path: Path, 
     lengths = [num_tokens(example) for example in examples]
     assert report.tokens == sum(lengths)
     assert report.learned_tokens == sum(sample.num_learned for example in examples for sample in example)
-    steps = plan(pa.array(lengths).to_numpy(), batch_of(chosen, how), chosen.duration, 3)  # type: ignore[arg-type]
+    steps = plan(pa.array(lengths).to_numpy(), batch_of(chosen, how), chosen.duration, 3)
     trained = sum(lengths[row] for step in steps for row in step.rows)
     assert report.trained_tokens == trained == 2 * report.tokens
     assert report.steps == len(steps)

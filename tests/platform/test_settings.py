@@ -58,7 +58,7 @@ def test_configs_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().port = 1
+        Settings().port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from luthier.errors import Conflict, InvalidInput, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.credits import Want
-from luthier.platform.models import ImportedModel, ModelVersion, Proof, ProofState, Serving
+from luthier.platform.models import ImportedModel, Model, ModelVersion, Proof, ProofState, Serving
 from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
@@ -26,14 +26,14 @@ TUNED = parse_name("LUTHIER.PUBLIC.TUNED", "", "")
 STRANGER = Caller(account="other", user="u", role="r")
 NEXT = FinetuneOptions(new_version=True)
 
-Make = Callable[..., ModelVersion]
+Make = Callable[..., Model]
 
 
 @pytest.fixture
 def make(registry: Registry) -> Make:
     """Makes versions 1, 2, ... of TUNED, each by a job."""
 
-    def run(number: int, options: FinetuneOptions = NEXT, start_path: str | None = None) -> ModelVersion:
+    def run(number: int, options: FinetuneOptions = NEXT, start_path: str | None = None) -> Model:
         job_id = f"ft_{number}"
         registry.jobs.submit(make_job(job_id, options=options, start_path=start_path))
         registry.jobs.tick()
@@ -292,6 +292,7 @@ def test_the_epoch_tells_of_names_and_rights_alone(registry: Registry, make: Mak
     make(1)
     make(2)
     usage = Granted((Privilege.USAGE,), Securable(ObjectKind.MODEL, *TUNED.parts))
+    verb: Callable[[], object]
     for verb in (
         lambda: registry.versions.promote(ADMIN, TUNED, 2),
         lambda: registry.versions.set_canary(ADMIN, TUNED, 1, 5.0),

@@ -74,7 +74,7 @@ async def serve(home: Path, base_folder: Path, moment: str, after: int) -> None:
     append: Callable[[list[UsageRecord]], int] = deadly(registry.ledger.append, moment, "append", after)  # type: ignore[assignment]
     spool = UsageSpool(folder, append, inherited=holders.inherited)
     books = ReplicaBooks(spool, Leases(registry.credits, holders.name), Rates(registry.rates, holders.name), None)
-    books.settle = deadly(books.settle, moment, "settle", after)  # type: ignore[method-assign, assignment]
+    books.settle = deadly(books.settle, moment, "settle", after)  # type: ignore[assignment]
     catalog = load_catalog(settings)
     resolver = Resolver(settings, catalog, registry.versions, Epoch(registry.versions.epoch))
     prices = load_prices(configs_dir() / "prices.toml")

@@ -126,10 +126,10 @@ class World:
         """At once; as a statement asks, whose one name may have a canary."""
         return self._loop.run_until_complete(self._ask_many(models))
 
-    def errors(self, model: str, num: int) -> list[BaseException]:
+    def errors(self, model: str, num: int) -> list[str | BaseException]:
         """Of so many requests at once."""
 
-        async def ask() -> list[BaseException]:
+        async def ask() -> list[str | BaseException]:
             return await asyncio.gather(*(self._ask(model, False) for _ in range(num)), return_exceptions=True)
 
         return self._loop.run_until_complete(ask())

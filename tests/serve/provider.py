@@ -86,10 +86,9 @@ class Provider:
     def add_key(self, kid: str, algorithm: str = "RS256", publish: bool = True, **told: Any) -> Any:
         """A new private key; whatever it is told to say of itself."""
         made = {"RS": _rsa, "PS": _rsa, "ES": lambda: ec.generate_private_key(ec.SECP256R1())}
-        make = made.get(algorithm[:2], ed25519.Ed25519PrivateKey.generate)
-        private = make()
+        private: Any = made.get(algorithm[:2], ed25519.Ed25519PrivateKey.generate)()
         self.keys[kid] = (private, algorithm)
-        data = get_default_algorithms()[algorithm].to_jwk(private.public_key(), as_dict=True)  # type: ignore[call-overload]
+        data = get_default_algorithms()[algorithm].to_jwk(private.public_key(), as_dict=True)
         if publish:
             self.published.append({**data, "kid": kid, "use": "sig", **told})
         return private

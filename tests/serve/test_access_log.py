@@ -64,7 +64,7 @@ def test_while_the_disk_takes_nothing_it_says_so_once(
 ) -> None:
     monkeypatch.setattr(access_log, "WRITE_SECONDS", 0.01)
     log = AccessLog(file)
-    tries = []
+    tries: list[int] = []
     monkeypatch.setattr(log, "write", lambda: fail(tries))
     log.start()
     while len(tries) < 3:

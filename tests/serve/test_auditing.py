@@ -132,7 +132,7 @@ def answer(status: int, append: Any, **state: Any) -> list[dict[str, Any]]:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Audited(app, Auditor(append))(scope_of(**state), None, send))  # type: ignore[arg-type]
+    asyncio.run(Audited(app, Auditor(append))(scope_of(**state), None, send))
     return sent
 
 
@@ -161,7 +161,7 @@ def test_an_unforeseen_fault_in_a_change_is_written_down() -> None:
         raise RuntimeError("half-way")
 
     with pytest.raises(RuntimeError):
-        asyncio.run(Audited(app, Auditor(kept.extend))(scope_of(), None, None))  # type: ignore[arg-type]
+        asyncio.run(Audited(app, Auditor(kept.extend))(scope_of(), None, None))
     assert [(entry.status, entry.is_allowed) for entry in kept] == [(500, True)]
 
 

@@ -11,21 +11,22 @@ SLOTS, RANK, IN, OUT = 3, 8, 16, 24
 TOGETHER = [1, 1, -1, -1, 2, 0, 0, 0, -1]
 MIXED = [2, -1, 0, 2, 0, 0, -1, 1, 2]
 LAYOUT = (7, 8, 9)
+Weights = tuple[torch.Tensor, torch.Tensor]
 
 
 @pytest.fixture
-def weights() -> tuple[torch.Tensor, torch.Tensor]:
+def weights() -> Weights:
     torch.manual_seed(0)
     return torch.randn(SLOTS, 1, RANK, IN), torch.randn(SLOTS, 1, OUT, RANK)
 
 
-def add(out, x, weights, slots) -> None:
+def add(out: torch.Tensor, x: torch.Tensor, weights: Weights, slots: list[int]) -> None:
     a, b = weights
     add_product(out, x, a, b, Turned(b).all(LAYOUT), batch_of(torch.tensor(slots), SLOTS))
 
 
 @pytest.mark.parametrize("slots", [TOGETHER, MIXED, [0] * 9, [2] * 9, [-1] * 9, [-1] * 8 + [2]])
-def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights, slots) -> None:
+def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights: Weights, slots: list[int]) -> None:
     a, b = weights
     x, base = torch.randn(len(slots), IN), torch.randn(len(slots), OUT)
     out = base.clone()
@@ -40,7 +41,7 @@ def test_each_token_gets_its_own_adapter_and_no_adapter_changes_nothing(weights,
 
 @pytest.mark.parametrize("tokens", [16, 17, 63, 65, 300, 512, 513, 1100])
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_step_of_any_number_of_tokens_adds_each_once(weights, tokens, alone) -> None:
+def test_a_step_of_any_number_of_tokens_adds_each_once(weights: Weights, tokens: int, alone: bool) -> None:
     a, b = weights
     slots = [1] * tokens if alone else [number % (SLOTS + 1) - 1 for number in range(tokens)]
     x, base = torch.randn(tokens, IN), torch.randn(tokens, OUT)
@@ -58,7 +59,7 @@ def test_any_number_of_tokens_is_cut_into_few_sizes() -> None:
 
 
 @pytest.mark.parametrize("slots", [MIXED, [1] * 9])
-def test_a_slice_leaves_the_other_columns_alone(weights, slots) -> None:
+def test_a_slice_leaves_the_other_columns_alone(weights: Weights, slots: list[int]) -> None:
     x, base = torch.randn(9, IN), torch.randn(9, 2 * OUT)
     out = base.clone()
     add(out[:, OUT:], x, weights, slots)
@@ -67,14 +68,14 @@ def test_a_slice_leaves_the_other_columns_alone(weights, slots) -> None:
 
 
 @pytest.mark.parametrize("slots", [MIXED, [2] * 9])
-def test_an_adapter_may_be_padded_beyond_its_layer(weights, slots) -> None:
+def test_an_adapter_may_be_padded_beyond_its_layer(weights: Weights, slots: list[int]) -> None:
     a, b = weights
     x, out = torch.randn(9, IN), torch.zeros(9, OUT - 4)
     add(out, x, weights, slots)
     torch.testing.assert_close(out[0], (b[2, 0] @ (a[2, 0] @ x[0]))[: OUT - 4], rtol=1e-4, atol=1e-4)
 
 
-def test_what_explodes_in_one_adapter_stays_there(weights) -> None:
+def test_what_explodes_in_one_adapter_stays_there(weights: Weights) -> None:
     a, b = weights
     a[2] *= 1e38
     out = torch.zeros(9, OUT)
@@ -82,7 +83,7 @@ def test_what_explodes_in_one_adapter_stays_there(weights) -> None:
     assert out.isfinite().all(dim=1).tolist() == [slot != 2 for slot in MIXED]
 
 
-def test_a_slot_that_gets_another_adapter_is_copied_and_no_other(weights) -> None:
+def test_a_slot_that_gets_another_adapter_is_copied_and_no_other(weights: Weights) -> None:
     _, b = weights
     turned = Turned(b)
     before = turned.all(LAYOUT).clone()

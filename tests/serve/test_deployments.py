@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import ray
 
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
@@ -60,9 +61,9 @@ def test_an_engine_is_on_one_node(
 ) -> None:
     gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 999.0}}
     there = [{"Alive": True, "Resources": resources} for resources in nodes]
-    monkeypatch.setattr(deployments.ray, "nodes", lambda: [gone, *there])
+    monkeypatch.setattr(ray, "nodes", lambda: [gone, *there])
     num_gpus = sum(resources.get("GPU", 0) for resources in nodes)
-    monkeypatch.setattr(deployments.ray, "cluster_resources", lambda: {"GPU": num_gpus})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": num_gpus})
     base = load_catalog(settings).get("smollm2-135m")
     base = base.model_copy(update={"engine": base.engine.model_copy(update={"tensor_parallel_size": size})})
     reason = beyond_nodes(base)

@@ -166,7 +166,7 @@ def test_a_replica_that_is_full_says_when_to_come_again(ray_serve: Path) -> None
             await bench.application.whole(ask())
         _, refused = await bench.streamed(ask())
         assert isinstance(refused, Overloaded)
-        assert 1 <= caught.value.retry_after <= refused.retry_after  # type: ignore[operator]
+        assert 1 <= caught.value.retry_after <= refused.retry_after
         await bench.call("empty")
 
     run(story)

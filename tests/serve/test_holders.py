@@ -6,6 +6,7 @@ import pytest
 
 from luthier.errors import Unavailable
 from luthier.platform.credits import Want
+from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from luthier.serve.metering.holders import Holders
 from luthier.serve.metering.living import PROCESS
@@ -42,7 +43,7 @@ def test_an_heir_sends_usage_first(leased: Registry, folder: Path) -> None:
     heir = Holders(folder, leased.credits.end_holder)
     seen = []
 
-    def append(records: list) -> int:
+    def append(records: list[UsageRecord]) -> int:
         seen.append(sums(leased))
         return leased.ledger.append(records)
 
@@ -53,7 +54,7 @@ def test_an_heir_sends_usage_first(leased: Registry, folder: Path) -> None:
 
 
 def test_while_the_registry_is_away_nothing_comes_back(leased: Registry, folder: Path) -> None:
-    ended = []
+    ended: list[str] = []
 
     def away(_about: object) -> int:
         raise Unavailable("away")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from luthier.errors import ClusterError
-from luthier.serve.metering import living
 from luthier.serve.metering.living import PROCESS, live, lives
 from tests.serve.spools import DEAD
 
@@ -40,7 +39,7 @@ def test_a_sign_that_was_removed_is_made_again(tmp_path: Path, is_replaced: bool
 def test_one_that_was_taken_for_dead_before_its_lock_signs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, taken = fcntl.flock, []
+    lock, taken = fcntl.flock, list[Path]()
 
     def late(file: Any, how: int) -> None:
         if how == fcntl.LOCK_EX and not taken:
@@ -49,7 +48,7 @@ def test_one_that_was_taken_for_dead_before_its_lock_signs_again(
             assert not taken[0].exists()
         lock(file, how)
 
-    monkeypatch.setattr(living.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     live(tmp_path)
     assert taken
     assert lives(tmp_path, PROCESS)
@@ -59,6 +58,6 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     def none(_file: Any, _how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(living.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(ClusterError, match=r"without locks \(No locks available\).*Set LUTHIER_HOME"):
         live(tmp_path)

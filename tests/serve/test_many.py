@@ -105,7 +105,7 @@ def test_what_an_engine_made_of_others_counts_when_it_refuses_one(is_streamed: b
     asked = ask(prompts=["a b", "no"])
     asking = streamed(engine, asked, tally) if is_streamed else Many(engine).whole(asked, None, tally)
     with pytest.raises(InvalidInput):
-        asyncio.run(asking)  # type: ignore[arg-type] # either is awaited
+        asyncio.run(asking)
     assert (tally, engine.num_open) == (Tally(2, 1), 0)
 
 
@@ -114,7 +114,7 @@ def test_all_is_reserved_as_one_before_any_begins(temperature: float) -> None:
     engine, told = EchoEngine(), list[tuple[int, int]]()
 
     async def reserve(*tokens: int) -> None:
-        told.append(tokens)  # type: ignore[arg-type] # they are two
+        told.append(tokens)
         assert engine.num_made == 0
         raise PaymentRequired("too much")
 
@@ -149,7 +149,7 @@ def test_who_leaves_ends_all(is_streamed: bool) -> None:
 
     async def leave() -> None:
         asking = streamed(engine, asked, tally) if is_streamed else Many(engine).whole(asked, None, tally)
-        task = asyncio.create_task(asking)  # type: ignore[arg-type] # either is awaited
+        task = asyncio.create_task(asking)
         while engine.num_hanging < 2:
             await asyncio.sleep(0)
         task.cancel()

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.errors import RateLimited, Unavailable
 from luthier.platform.models import Resolved
-from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateWant, Unit, asker
+from luthier.platform.rates import MINUTE_MS, Asker, RateLimit, RateRenewal, RateState, RateWant, Unit, asker
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.metering.rates import AHEAD_SECONDS, LARGE_MINUTES, Allowance, Rates
@@ -106,6 +106,8 @@ def test_requests_up_to_the_limit_and_no_more(registry: Registry, replica: Repli
             await replica.take()
         assert refused.value.retry_after == 21  # from 100 to 120, and a little for the clocks
         state = refused.value.rates
+        assert isinstance(state, RateState)
+        assert state.requests
         assert state.requests[:2] == (10, 0)
         assert state.tokens is None
         clock.now += refused.value.retry_after

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 import pytest
@@ -47,7 +46,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def remembered(source: Source, clock: Clock) -> Remembered[str, str]:
-    return Remembered(partial(REGISTRY.run, source), SOFT, HARD, clock)
+    return Remembered(lambda key: REGISTRY.run(source, key), SOFT, HARD, clock)
 
 
 async def landed(remembered: Remembered[str, str]) -> None:

@@ -39,7 +39,7 @@ def make_model(registry: Registry, job_id: str = "ft_1", model: str = "LUTHIER.P
     registry.jobs.finish(job_id, make_finished())
 
 
-def job_of(resolver: Resolver, model: str = "tuned") -> str:
+def job_of(resolver: Resolver, model: str = "tuned") -> str | None:
     resolved = asyncio.run(resolver.resolve(ADMIN, model))
     assert resolved.adapter is not None
     return resolved.adapter.job_id

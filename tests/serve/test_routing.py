@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from ray import serve
@@ -30,8 +31,8 @@ def ask(number: int, spelling: str = "m", method: Method = Method.LORA) -> Ask:
 def test_what_a_call_asks_for() -> None:
     assert [adapter_of(args) for args in ([ask(7)], [[ask(7), ask(8)]], ((ask(7, "Public.M@1"),),))] == [7, 7, 7]
     base = replace(BARE, resolved=Resolved(name="tiny", base_model="tiny"))
-    for args in ([], [[]], [BARE], [base], ["warm"], [ask(7, method=Method.FULL)]):
-        assert adapter_of(args) is None
+    others: list[Any] = [[], [[]], [BARE], [base], ["warm"], [ask(7, method=Method.FULL)]]
+    assert [adapter_of(args) for args in others] == [None] * len(others)
 
 
 def test_a_model_has_one_home_and_few_move() -> None:

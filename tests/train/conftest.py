@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 from luthier.platform.data.rendering import Rendering
 from luthier.platform.options import BatchSize, Duration, Unit
 from luthier.platform.tasks import TaskType
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.platform.weights.lora import LoraSettings
+from luthier.train.config import FitConfig
 from tests.train.rows import rows_of
 
 disable_progress_bar()

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 
 from luthier.errors import TrainingFailed
 from luthier.platform.options import Method
-from luthier.train import keeping
 from luthier.train.config import FitConfig
 from luthier.train.loop import train
 from tests.train.local import Local, assert_same
@@ -22,7 +22,7 @@ from tests.train.local import Local, assert_same
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Those that a run would have made."""
     slept: list[float] = []
-    monkeypatch.setattr(keeping.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     return slept
 
 

@@ -17,7 +17,7 @@ def test_a_run_learns_evaluates_and_keeps_checkpoints(config: FitConfig, tmp_pat
     assert list(held_out) == [5, 10, 15]
     assert held_out[15] < held_out[5] < history[0].training_loss
     assert {r.step: r.evaluated_tokens > 0 for r in history} == {r.step: r.step in held_out for r in history}
-    held_out_tokens = int(silent_run(config).validation.lengths.sum())  # type: ignore[union-attr]
+    held_out_tokens = int(silent_run(config).validation.lengths.sum())
     assert {r.evaluated_tokens for r in history} == {0, held_out_tokens}
     assert len({sum(r.num_tokens for r in history if r.epoch == epoch) for epoch in (1, 2, 3)}) == 1
     assert run.reported == [(step, 15) for step in range(1, 16)]

@@ -12,8 +12,9 @@ from luthier.platform.data.prompts import Prompts
 from luthier.platform.data.rendering import Example, Rendering, render
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.lora import LoraSettings
 from luthier.train.attention import document_attention
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.model import TunedModel
 from luthier.train.packing import pack
 from tests.train.plain import CPU, loaded, plain_loss, summed_loss

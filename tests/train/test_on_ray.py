@@ -17,11 +17,13 @@ from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFaile
 from luthier.platform.options import Duration, Method, Unit
 from luthier.platform.queue import GIB, Capacity
 from luthier.platform.settings import Settings
+from luthier.platform.weights.lora import LoraSettings
 from luthier.train import launch
-from luthier.train.config import FitConfig, FitResult, LoraSettings, StepRecord
+from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.launch import OnProgress
-from luthier.train.loop import Worker, train
+from luthier.train.loop import train
 from luthier.train.progress import News
+from luthier.train.run import Worker
 from luthier.train.supervisor import RayLauncher
 from tests.local_ray import local_ray
 

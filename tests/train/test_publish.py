@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.platform.base_models import load_catalog
+from luthier.platform.base_models import BaseModel, load_catalog
+from luthier.platform.jobs import Job
 from luthier.platform.options import Method
 from luthier.platform.run_files import MODEL
 from luthier.platform.settings import Settings
@@ -17,6 +18,7 @@ from luthier.train.config import FitConfig, FitResult, StepRecord
 from luthier.train.publish import ANSWERS, RESULTS, publish
 from tests.factories import make_job
 
+Parts = tuple[Job, BaseModel, FitConfig]
 HISTORY = (
     StepRecord(step=1, epoch=1, training_loss=2.0, num_tokens=10),
     StepRecord(step=2, epoch=1, training_loss=1.0, validation_loss=1.5, num_tokens=10),
@@ -35,14 +37,14 @@ def fit(tmp_path: Path) -> FitResult:
 
 
 @pytest.fixture
-def parts(tmp_path: Path):
+def parts(tmp_path: Path) -> Parts:
     config = FitConfig(job_id="ft_1", base_dir=tmp_path, train_file=tmp_path / "train", storage_path=tmp_path)
     base = load_catalog(Settings(home=tmp_path)).get("smollm2-135m")
     report = {"rows": 2, "validation_rows": 1, "train_sha256": "a", "validation_sha256": "b", "trained_tokens": 20}
     return make_job(base_model=base.name, report=report), base, config
 
 
-def test_results_manifest_and_hashes(fit, parts, tmp_path) -> None:
+def test_results_manifest_and_hashes(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     made = publish(*parts, fit, Storage(tmp_path))
     folder = Path(made.path)
     assert folder.name == made.sha256
@@ -56,19 +58,19 @@ def test_results_manifest_and_hashes(fit, parts, tmp_path) -> None:
     }
 
 
-def test_the_same_checkpoint_twice_is_one_folder(fit, parts, tmp_path) -> None:
+def test_the_same_checkpoint_twice_is_one_folder(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     first, second = (publish(*parts, fit, Storage(tmp_path)) for _ in range(2))
     assert first == second
     assert [each.name for each in (tmp_path / "adapters").iterdir()] == [first.sha256]
 
 
-def test_other_weights_get_another_name(fit, parts, tmp_path) -> None:
+def test_other_weights_get_another_name(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     first = publish(*parts, fit, Storage(tmp_path))
     (fit.checkpoint_dir / MODEL / "adapter_model.safetensors").write_bytes(b"other weights")
     assert publish(*parts, fit, Storage(tmp_path)).sha256 != first.sha256
 
 
-def test_answers_stand_beside_the_weights(fit, parts, tmp_path) -> None:
+def test_answers_stand_beside_the_weights(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     job, base, config = parts
     last = HISTORY[1].model_copy(update={"answers": ("red", "blue")})
     fit = fit.model_copy(update={"history": (HISTORY[0], last)})
@@ -77,7 +79,7 @@ def test_answers_stand_beside_the_weights(fit, parts, tmp_path) -> None:
     assert lines == [{"step": 2, "prompt": "a?", "answer": "red"}, {"step": 2, "prompt": "b?", "answer": "blue"}]
 
 
-def test_the_fingerprint_is_part_of_the_content(fit, parts, tmp_path) -> None:
+def test_the_fingerprint_is_part_of_the_content(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     plain = publish(*parts, fit, Storage(tmp_path))
     (tmp_path / "fingerprint").write_text("{}")
     made = publish(*parts, fit.model_copy(update={"fingerprint": tmp_path / "fingerprint"}), Storage(tmp_path))
@@ -85,7 +87,7 @@ def test_the_fingerprint_is_part_of_the_content(fit, parts, tmp_path) -> None:
     assert (Path(made.path) / FINGERPRINT).read_text() == "{}"
 
 
-def test_full_weights_take_the_tokenizer_along(fit, parts, tmp_path) -> None:
+def test_full_weights_take_the_tokenizer_along(fit: FitResult, parts: Parts, tmp_path: Path) -> None:
     job, base, config = parts
     (tmp_path / "tokenizer.json").write_text("{}")
     made = publish(job, base, config.model_copy(update={"method": Method.FULL}), fit, Storage(tmp_path))
@@ -94,7 +96,9 @@ def test_full_weights_take_the_tokenizer_along(fit, parts, tmp_path) -> None:
     assert json.loads((Path(made.path) / MANIFEST).read_text())["lora"] is None
 
 
-def test_a_full_disk_leaves_nothing(fit, parts, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_leaves_nothing(
+    fit: FitResult, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> str:
         raise OSError(28, "No space left on device")
 

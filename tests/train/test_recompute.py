@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from luthier.errors import InvalidInput, TrainingFailed
 from luthier.platform.data.prompts import Sample
 from luthier.platform.options import Duration, Method, Unit
 from luthier.platform.tasks import TaskType
+from luthier.platform.weights.lora import LoraSettings
 from luthier.train import limits, recompute
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.loop import train
 from luthier.train.model import TunedModel
 from luthier.train.packing import Batch, pack
@@ -328,8 +330,8 @@ def _without_memory_unless_again(rank: int, size: int, cases: list[Case]) -> Non
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(model, batch)
 
-    TunedModel.token_losses = token_losses  # type: ignore[method-assign]
-    run_cases(rank, size, cases)
+    with mock.patch.object(TunedModel, "token_losses", token_losses):
+        run_cases(rank, size, cases)
 
 
 def test_a_share_without_memory_ends_its_process_and_the_next_computes_again(config: FitConfig, tmp_path: Path) -> None:

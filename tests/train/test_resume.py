@@ -7,7 +7,8 @@ import torch
 
 from luthier.platform.options import Method
 from luthier.platform.tasks import TaskType
-from luthier.train.config import FitConfig, LoraSettings
+from luthier.platform.weights.lora import LoraSettings
+from luthier.train.config import FitConfig
 from luthier.train.loop import train
 from tests.train.conftest import for_task
 from tests.train.local import Local, assert_same

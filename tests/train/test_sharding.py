@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -93,8 +94,8 @@ def _with_little_memory(rank: int, size: int, cases: list[Case], tokens: int) ->
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(model, batch)
 
-    TunedModel.token_losses = token_losses  # type: ignore[method-assign]
-    run_cases(rank, size, cases)
+    with mock.patch.object(TunedModel, "token_losses", token_losses):
+        run_cases(rank, size, cases)
 
 
 def test_a_share_without_memory_ends_its_process_and_the_next_takes_smaller_passes(

@@ -195,7 +195,7 @@ def at_the_door(cluster: LiveCluster) -> dict[str, bool]:
     told = [httpx.get(f"{cluster.url}/m/{BASE}/metrics", headers=headers, timeout=60) for _ in range(4)]
     counter = r"^vllm:generation_tokens_{}\{{.*\}} (\S+)$"
     began, made = (
-        [re.search(counter.format(name), answer.text, re.MULTILINE)[1] for answer in told if answer.status_code == 200]
+        [re.findall(counter.format(name), answer.text, re.MULTILINE)[0] for answer in told if answer.status_code == 200]
         for name in ("created", "total")
     )
     return {each: float(num) > 0 for each, num in zip(began, made, strict=True)}

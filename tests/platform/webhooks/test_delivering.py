@@ -15,6 +15,7 @@ from luthier.platform.webhooks import (
     MAX_WEBHOOKS,
     PAUSES_S,
     NoticeType,
+    Outcome,
 )
 from tests.factories import ADMIN, make_record
 from tests.fakes import Clock, Launcher
@@ -109,7 +110,7 @@ def test_an_outcome_that_is_told_twice_counts_once(registry: Registry) -> None:
     registry.webhooks.test(ADMIN, "wh_1", "n1")
     (due,) = registry.outbox.due()
     for _ in range(2):
-        registry.outbox.delivered(due.number, due.attempt, posting.Outcome(told="no"))
+        registry.outbox.delivered(due.number, due.attempt, Outcome(told="no"))
     (notice,) = registry.webhooks.notices(ADMIN)
     assert notice.deliveries[0].attempts == 1
 
