@@ -53,12 +53,14 @@ class ViewInfo(Frozen):
 
 
 class Opened(Frozen):
-    """Views that somebody may read, with all that is beneath them, by full names."""
+    """What a statement names that somebody may read: tables, and views with all that is beneath them, by full names."""
 
+    named: tuple[TableInfo, ...] = ()
     asked: tuple[str, ...] = ()
-    """Those that he may read himself."""
+    """Views that he may read himself."""
     views: dict[str, ViewInfo] = {}
     tables: dict[str, TableInfo] = {}
+    """Beneath the views."""
 
 
 INSIDE = ("job_id", "sha256", "rank", "method", "parent")

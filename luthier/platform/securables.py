@@ -169,8 +169,16 @@ SHARED_SCHEMA = "PUBLIC"
 """Each database begins with it."""
 HOME = Securable(ObjectKind.SCHEMA, "LUTHIER", SHARED_SCHEMA)
 """Where every account may begin, unless the settings name another place."""
-RESERVED = ("SNOWFLAKE", "INFORMATION_SCHEMA")
-"""Names that the SQL engine has for itself."""
+INFORMATION_SCHEMA = "INFORMATION_SCHEMA"
+RESERVED = ("SNOWFLAKE", INFORMATION_SCHEMA)
+"""The platform's own databases and schemas."""
+ENGINE_OWN = ("SYSTEM", "TEMP", "MEMORY", "PG_CATALOG")
+"""The SQL engine's."""
+
+
+def is_taken(place: str) -> bool:
+    """A database or schema of no account; the SQL engine finds names in any case."""
+    return place.upper() in (*RESERVED, *ENGINE_OWN)
 
 
 def check_grantable(kind: ObjectKind, privileges: tuple[Privilege, ...]) -> None:

@@ -47,6 +47,18 @@ def test_a_table_goes_with_its_database(api: TestClient, settings: Settings) -> 
     assert api.get(f"{V1}/tables").json() == {"tables": []}
 
 
+def test_an_odd_name_is_met_by_those_alone_who_say_it(api: TestClient, faq: str) -> None:
+    upload(api, '"faq"', b"a\n1\n")
+    assert len(rows(api, "SELECT * FROM faq")) == 10
+    assert rows(api, 'SELECT * FROM "faq"') == [{"a": 1}]
+    both = {"statement": 'SELECT * FROM faq, "faq"'}
+    assert "by case or quotes alone" in error_of(api.post(f"{V1}/sql", json=both), 400, "invalid_parameter_value")
+    assert rows(api, "SELECT table_name FROM information_schema.tables") == [{"table_name": "FAQ"}]
+    for name in ("temp", '"System"', "memory", '"pg_catalog"'):
+        refusal = api.post(f"{V1}/sql", json={"statement": f"CREATE DATABASE {name}"})
+        assert "the platform's own names" in error_of(refusal, 400, "invalid_parameter_value")
+
+
 def test_by_the_command_line(run: Run) -> None:  # noqa: F811
     assert good(run("databases", "create", "lab", "--comment", "new")) == "Database LAB.\n"
     assert as_json(run("schemas", "create", "lab.work", "--json"))["database"] == "LAB"

@@ -76,7 +76,17 @@ def test_who_may_make_one(made: Registry) -> None:
     assert {each.owner for each in made.databases.show(ADMIN, ObjectKind.SCHEMA)} == {ADMIN.role}, "it is passed on"
 
 
-@pytest.mark.parametrize("parts", [("SNOWFLAKE", ""), ("INFORMATION_SCHEMA", ""), ("D", "INFORMATION_SCHEMA")])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("SNOWFLAKE", ""),
+        ("INFORMATION_SCHEMA", ""),
+        ("D", "INFORMATION_SCHEMA"),
+        ("TEMP", ""),
+        ("memory", ""),
+        ("D", "System"),
+    ],
+)
 def test_names_that_are_taken_by_the_platform(made: Registry, parts: tuple[str, str]) -> None:
     kind = ObjectKind.SCHEMA if parts[1] else ObjectKind.DATABASE
     told(InvalidInput, lambda: made.databases.create(ADMIN, Securable(kind, *parts)))

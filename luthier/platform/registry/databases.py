@@ -19,7 +19,7 @@ from luthier.platform.registry.place_rows import PlaceRows, no_place, place_of
 from luthier.platform.registry.share_rows import ShareRows
 from luthier.platform.registry.tables import Gone, Tables
 from luthier.platform.registry.views import Views
-from luthier.platform.securables import RESERVED, SHARED_SCHEMA, ObjectKind, Securable
+from luthier.platform.securables import ENGINE_OWN, RESERVED, SHARED_SCHEMA, ObjectKind, Securable, is_taken
 from luthier.platform.store import Store, fetch
 
 HELD = ("tables", "views", "models")
@@ -61,8 +61,8 @@ class Databases:
 
     def create(self, caller: Caller, place: Securable, comment: str = "") -> bool:
         """False when the caller's role had made it before. A database begins with a schema PUBLIC."""
-        if place.database in RESERVED or place.schema in RESERVED:
-            raise InvalidInput(f"{' and '.join(RESERVED)} are the platform's own names. Choose another.")
+        if is_taken(place.database) or is_taken(place.schema):
+            raise InvalidInput(f"{', '.join((*RESERVED, *ENGINE_OWN))} are the platform's own names. Choose another.")
         is_database, now = place.kind is ObjectKind.DATABASE, self._clock()
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_DATABASE if is_database else Action.CREATE_SCHEMA, place)

@@ -19,7 +19,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import MAX_SHOWN, joined_page
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows, place_in
-from luthier.platform.securables import RESERVED, Granted, ObjectKind, Privilege, Scope, Securable
+from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable, is_taken
 from luthier.platform.store import Row, Store, fetch, fetch_first
 
 SHARED = (ObjectKind.DATABASE, ObjectKind.SCHEMA, ObjectKind.MODEL)
@@ -188,7 +188,7 @@ class Shares:
             if other := next((each for each, share_id in made.items() if share_id == share["id"]), None):
                 raise Conflict(f"Database {quote_if_needed(other)} was made of that share: use it, or drop it first.")
             on = Securable(ObjectKind.DATABASE, database)
-            if database in RESERVED or not self._places.add(tx, caller, on, self._clock()):
+            if is_taken(database) or not self._places.add(tx, caller, on, self._clock()):
                 raise Conflict(f"Database {quote_if_needed(database)} is there already. Choose another name.")
             row = {"account": caller.account, "name": database, "share_id": share["id"], "created_on": self._clock()}
             tx.execute(sa.insert(self._rows.databases).values(**row))

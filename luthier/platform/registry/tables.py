@@ -108,7 +108,7 @@ class Tables:
 
 
 def all_tables(tables: Tables, caller: Caller) -> list[TableInfo]:
-    """What a statement may name."""
+    """All that the caller may read."""
     return all_pages(partial(tables.show, caller), lambda table: table.name)
 
 

@@ -16,7 +16,8 @@ from luthier.platform.registry.objects import check_no_other, lies_in, named_row
 from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, all_pages
 from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.registry.share_rows import ShareRows
-from luthier.platform.registry.view_rows import ViewRows, check_size
+from luthier.platform.registry.tables import to_table
+from luthier.platform.registry.view_rows import READING, ViewRows, check_size
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.store import Row, Store
 from luthier.platform.wire import IfThere
@@ -55,9 +56,11 @@ class Views:
         return True
 
     def open(self, caller: Caller, names: Sequence[QualifiedName]) -> Opened:
-        """Those of the names that are views which the caller may read."""
+        """Those of the names that are tables and views which the caller may read."""
         with self._store.reading() as tx:
-            return check_size(self._rows.open(tx, caller, self._rows.readable(tx, caller, ObjectKind.VIEW, names)))
+            tables, views = (self._rows.readable(tx, caller, kind, names) for kind in READING)
+            opened = check_size(self._rows.open(tx, caller, views))
+        return opened.model_copy(update={"named": tuple(map(to_table, tables.values()))})
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[ViewInfo]:
         """Those that the caller may read, by their full names."""

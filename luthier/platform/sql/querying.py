@@ -8,13 +8,14 @@ from typing import Any, Protocol
 from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
-from luthier.platform.models import Opened, ViewInfo
+from luthier.platform.models import Opened, TableInfo, ViewInfo
 from luthier.platform.names import QualifiedName, fold, parse_name, quote
 from luthier.platform.registry.tables import Tables, all_tables
 from luthier.platform.registry.views import Views
+from luthier.platform.securables import INFORMATION_SCHEMA, is_taken
 from luthier.platform.settings import Settings
 from luthier.platform.sql.sql_dialect import strip_semicolon
-from luthier.platform.sql.sql_engine import SqlEngine, TableFile, ViewQuery
+from luthier.platform.sql.sql_engine import SqlEngine, TableFile, ViewQuery, one_of
 from luthier.platform.sql.view_queries import standing_for, tables_in, view_reads
 from luthier.platform.wire import CreateView
 
@@ -35,16 +36,19 @@ class Verbs(Protocol):
 def open_engine(
     settings: Settings, registry: Verbs, caller: Caller, *queries: str, more: Sequence[TableFile] = (), **extras: Any
 ) -> SqlEngine:
-    """A locked SQL engine over the caller's tables and more of them, and the views that the queries name, in the
-    default schema."""
+    """A locked SQL engine over more tables, and those and the views that the queries name and the caller may read, in
+    the default schema."""
     database, schema = settings.database, settings.schema_name
     names = list(dict.fromkeys(name for query in queries for name in tables_in(query, database, schema)))
     opened = registry.views.open(caller, names) if names else Opened()
-    tables = all_tables(registry.tables, caller)
-    files = [*(TableFile(parse_name(table.name, "", ""), Path(table.path)) for table in tables), *more]
+    files = [*map(_file, opened.named), *more]
+    if any(name.schema.upper() == INFORMATION_SCHEMA for name in names):
+        files += _beside(files, all_tables(registry.tables, caller))
     hints: list[QualifiedName] = []
     if not {*names} <= {*(file.name for file in files), *(parse_name(view, "", "") for view in opened.asked)}:
-        hints = [parse_name(view.name, "", "") for view in registry.views.show(caller)]
+        known = [table.name for table in registry.tables.show(caller)]
+        known += [view.name for view in registry.views.show(caller)]
+        hints = [parse_name(each, "", "") for each in known]
     return SqlEngine(files, database, schema, views=_queries(opened), hints=hints, **extras)
 
 
@@ -75,6 +79,19 @@ def create_view(settings: Settings, registry: Verbs, caller: Caller, new: Create
         gives = engine.gives(made_of)
     view = draft.model_copy(update={"gives": gives, "columns": _columns(new, name.name, gives)})
     return view if registry.views.create(caller, name, view, new.if_there) else None
+
+
+def _file(table: TableInfo) -> TableFile:
+    return TableFile(parse_name(table.name, "", ""), Path(table.path))
+
+
+def _beside(files: Sequence[TableFile], tables: Sequence[TableInfo]) -> list[TableFile]:
+    """The others that INFORMATION_SCHEMA is to list: of those that an engine takes for one, the first."""
+    taken = {one_of(file.name) for file in files}
+    others: dict[tuple[str, ...], TableFile] = {}
+    for file in map(_file, tables):
+        others.setdefault(one_of(file.name), file)
+    return [file for key, file in others.items() if key not in taken and not is_taken(file.name.database)]
 
 
 def _columns(new: CreateView, name: str, gives: list[str]) -> list[str]:

@@ -326,14 +326,19 @@ class SqlEngine:
 
 
 def _refuse_twins(names: Sequence[QualifiedName]) -> None:
-    """DuckDB finds names in any case, quoted or not: of two that differ by case alone only one could be reached."""
+    """Of two that are one to DuckDB only one could be reached."""
     seen: dict[tuple[str, ...], QualifiedName] = {}
     for name in names:
-        twin = seen.setdefault(tuple(part.lower() for part in name.parts), name)
+        twin = seen.setdefault(one_of(name), name)
         if twin is not name:
             raise InvalidInput(
-                f"The tables {twin.dotted} and {name.dotted} differ by case or quotes alone: rename one."
+                f"The tables {twin.dotted} and {name.dotted} differ by case or quotes alone: read them one by one."
             )
+
+
+def one_of(name: QualifiedName) -> tuple[str, ...]:
+    """Alike for names that are one to DuckDB, which finds them in any case, quoted or not."""
+    return tuple(part.lower() for part in name.parts)
 
 
 def _last(name: str) -> str:
