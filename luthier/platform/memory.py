@@ -9,7 +9,8 @@ from typing import Literal
 
 from luthier.platform.base_models import BaseModel
 from luthier.platform.options import Method
-from luthier.platform.queue import GIB, Capacity
+from luthier.platform.queue import Capacity
+from luthier.platform.settings import GIB
 
 FILE_BYTES = 2
 """Of each weight in the files and frozen, in bf16."""

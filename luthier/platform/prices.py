@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from luthier.errors import InvalidInput
 from luthier.platform.frozen import Frozen, read_toml
+from luthier.platform.settings import GIB
 
 UCR_PER_CREDIT = 1_000_000
 MOST_CREDITS = 10**12
@@ -15,7 +16,7 @@ ONE_UCR = Decimal("0.000001")
 _EXACT = Context(prec=18, traps=[Inexact, InvalidOperation])
 """Refuses what it would have to round: an amount below MOST_CREDITS has 18 digits."""
 TOKENS_PER_PRICE = 1_000_000
-BYTE_MS_PER_PRICE = (1 << 30) * 30 * 86_400_000
+BYTE_MS_PER_PRICE = GIB * 30 * 86_400_000
 """A GiB for 30 days."""
 
 

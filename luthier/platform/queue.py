@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
+from luthier.platform.settings import GIB
+
 PATIENCE_MS = 600_000
 """An account that got nothing for so long has high priority; room is kept for a large job that waits for so long."""
-GIB = 2**30
 
 
 class Priority(IntEnum):

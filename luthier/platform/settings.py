@@ -28,6 +28,8 @@ from luthier.platform.toml_lines import Place
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MIB, GIB = 1 << 20, 1 << 30
+"""What sizes are given in."""
 
 
 def configs_dir() -> Path:

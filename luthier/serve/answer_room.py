@@ -4,10 +4,9 @@ from contextlib import ExitStack
 from threading import Lock
 
 from luthier.errors import InvalidSql
-from luthier.platform.settings import Settings
+from luthier.platform.settings import MIB, Settings
 from luthier.serve.admission import Admission
 
-MIB = 1 << 20
 STEP = 1 << 16
 """Bytes that are taken together."""
 

@@ -19,9 +19,8 @@ from ray.serve.schema import ApplicationStatusOverview
 from luthier.errors import NotServed
 from luthier.platform.base_models import BaseModel, Catalog, EngineSettings, load_catalog
 from luthier.platform.models import ModelVersion
-from luthier.platform.queue import GIB
 from luthier.platform.registry.actor import registry_client
-from luthier.platform.settings import Settings
+from luthier.platform.settings import GIB, Settings
 from luthier.serve.api import build_api
 from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions

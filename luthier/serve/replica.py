@@ -18,9 +18,8 @@ from luthier.errors import AdapterRefused, LuthierError, Unavailable
 from luthier.platform.base_models import BaseModel, base_model_dir, load_catalog
 from luthier.platform.metering import UsageRecord
 from luthier.platform.models import ModelVersion, ProofState
-from luthier.platform.queue import GIB
 from luthier.platform.registry.actor import registry_client
-from luthier.platform.settings import Settings
+from luthier.platform.settings import GIB, MIB, Settings
 from luthier.platform.storage import Storage
 from luthier.platform.wire import Chunk
 from luthier.serve import threads
@@ -68,7 +67,7 @@ class EngineReplica:
         holders = Holders(folder, verbs.credits.end_holder)
         asked = Asked(engine.probed, lambda: self._completer.admission.num_taken)
         leases, rates = Leases(verbs.credits, holders.name), Rates(verbs.rates, holders.name)
-        loop, max_bytes = asyncio.get_running_loop(), settings.max_spool_mib << 20
+        loop, max_bytes = asyncio.get_running_loop(), settings.max_spool_mib * MIB
 
         def give_back(repeated: list[UsageRecord]) -> None:
             loop.call_soon_threadsafe(leases.give_back, repeated)

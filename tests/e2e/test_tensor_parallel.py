@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
-from luthier.platform.queue import GIB
+from luthier.platform.settings import GIB
 from luthier.serve.complete import Tally
 from tests.e2e.asked import Asked, Run, started
 from tests.e2e.leaving import a_client_leaves_a_stream, a_client_leaves_before_the_whole_answer, sample

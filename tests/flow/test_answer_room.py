@@ -12,9 +12,9 @@ from starlette.types import Message
 
 from luthier.platform.access import hash_key
 from luthier.platform.registry.registry import Registry
-from luthier.platform.settings import Settings
+from luthier.platform.settings import MIB, Settings
 from luthier.platform.storage import Storage
-from luthier.serve.answer_room import MIB, AnswerRoom
+from luthier.serve.answer_room import AnswerRoom
 from luthier.serve.dialects import sql_body
 from luthier.serve.dialects.native_sql import ARROW_STREAM
 from tests.factories import KEY, make_settings

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message
 
 from luthier.platform.access import hash_key
 from luthier.platform.registry.registry import Registry
-from luthier.platform.settings import Settings
+from luthier.platform.settings import MIB, Settings
 from luthier.serve.doors.bodies import ChatBody
-from luthier.serve.doors.intake import LINGER_BYTES, MIB, SMALL
+from luthier.serve.doors.intake import LINGER_BYTES, SMALL
 from luthier.serve.doors.json_size import MAX_NAMES
 from luthier.serve.doors.refusals import read_body
 from tests.factories import KEY, make_settings

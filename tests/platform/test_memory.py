@@ -8,8 +8,8 @@ import pytest
 from luthier.platform.base_models import BaseModel, Catalog, load_catalog
 from luthier.platform.memory import GPU_GIB, gpu_bytes, least_bytes, ways_out
 from luthier.platform.options import Method
-from luthier.platform.queue import GIB, Capacity
-from luthier.platform.settings import Settings
+from luthier.platform.queue import Capacity
+from luthier.platform.settings import GIB, Settings
 
 GPUS = Capacity(jobs=8, workers=8, unit="GPU", memory=80 * GIB)
 MEMORY = 24 * GIB

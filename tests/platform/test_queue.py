@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.platform.queue import (
-    GIB,
     PATIENCE_MS,
     Capacity,
     Limits,
@@ -20,6 +19,7 @@ from luthier.platform.queue import (
     next_jobs,
     positions,
 )
+from luthier.platform.settings import GIB
 
 NOW = 10 * PATIENCE_MS
 ACCOUNTS = "abc"

@@ -9,9 +9,8 @@ from luthier.errors import Conflict, InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.jobs import Job, JobStatus
 from luthier.platform.options import FinetuneOptions
-from luthier.platform.queue import GIB
 from luthier.platform.registry.registry import Registry
-from luthier.platform.settings import Settings
+from luthier.platform.settings import GIB, Settings
 from tests.factories import ADMIN, BASE_MODEL, add_admin, make_finished, make_job
 from tests.fakes import Launcher
 

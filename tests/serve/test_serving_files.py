@@ -9,8 +9,7 @@ from unittest import mock
 import pytest
 
 from luthier.platform.base_models import BaseModel, load_catalog
-from luthier.platform.queue import GIB
-from luthier.platform.settings import Settings, configs_dir
+from luthier.platform.settings import GIB, Settings, configs_dir
 from luthier.serve.engines.engine_args import engine_args, own_args, prepare_environment
 
 FILES = sorted((configs_dir() / "serving").glob("*.toml"))

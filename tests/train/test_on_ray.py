@@ -15,8 +15,8 @@ import torch
 
 from luthier.errors import BadDataset, LossDiverged, LuthierError, TrainingFailed
 from luthier.platform.options import Duration, Method, Unit
-from luthier.platform.queue import GIB, Capacity
-from luthier.platform.settings import Settings
+from luthier.platform.queue import Capacity
+from luthier.platform.settings import GIB, Settings
 from luthier.platform.weights.lora import LoraSettings
 from luthier.train import launch
 from luthier.train.config import FitConfig, FitResult, StepRecord

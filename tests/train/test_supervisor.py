@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from luthier.errors import BadDataset, LossDiverged, TrainingFailed
-from luthier.platform.queue import GIB, Capacity
-from luthier.platform.settings import Settings
+from luthier.platform.queue import Capacity
+from luthier.platform.settings import GIB, Settings
 from luthier.train import supervisor
 from luthier.train.supervisor import RayLauncher, is_billable
 from tests.factories import BASE_MODEL

@@ -12,9 +12,9 @@ from luthier.platform.batch_results import Results
 from luthier.platform.batches import Batch, BatchFault, BatchStatus, Line, Report, Step
 from luthier.platform.files import Purpose, StoredFile
 from luthier.platform.metering import UsageRecord
+from luthier.platform.settings import MIB
 from luthier.platform.storage import Storage, file_sha256
 from luthier.serve.batches.batch_line import LineAnswers
-from luthier.serve.doors.intake import MIB
 from luthier.serve.doors.json_size import JsonSize
 from luthier.serve.metering.leases import Leases
 from luthier.serve.room import Room

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from luthier.errors import InvalidSql
+from luthier.platform.settings import MIB
 
 PIECE_BYTES, PIECE_CELLS = 2**18, 2**14
 MAX_ROW_MIB = 16
@@ -45,7 +46,7 @@ def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield from _cut(batch.slice(0, half))
         yield from _cut(batch.slice(half))
         return
-    if batch.num_rows == 1 and batch.nbytes > MAX_ROW_MIB * 2**20:
+    if batch.num_rows == 1 and batch.nbytes > MAX_ROW_MIB * MIB:
         raise InvalidSql(f"A row of the answer has more than {MAX_ROW_MIB} MiB: select less of it.")
     if batch.num_rows == 1 and num_values > MAX_ROW_VALUES:
         raise InvalidSql(f"A row of the answer has more than {MAX_ROW_VALUES:,} values: select less of it.")

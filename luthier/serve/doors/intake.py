@@ -12,14 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.errors import TooLarge, TooSlow
 from luthier.platform.keys import READING
-from luthier.platform.settings import Settings
+from luthier.platform.settings import MIB, Settings
 from luthier.serve.admission import Admission
 from luthier.serve.asks import BodyRoom
 from luthier.serve.doors.deps import KeyCheck
 from luthier.serve.doors.json_size import JsonSize
 from luthier.serve.threads import PROMPTS, Answer, Given
 
-MIB = 1 << 20
 SMALL = 1 << 16
 """A body of so many bytes or fewer is in the server's memory before anybody asks for it, and read in milliseconds."""
 LINGER_SECONDS, LINGER_BYTES = 5.0, 64 * MIB

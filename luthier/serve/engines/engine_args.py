@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from luthier.platform.base_models import BaseModel, EngineSettings
 from luthier.platform.processor import has_bfloat16
-from luthier.platform.queue import GIB
+from luthier.platform.settings import GIB
 from luthier.platform.weights.base_shapes import linear_modules, served_modules
 from luthier.platform.weights.lora import last_names
 
