@@ -117,6 +117,11 @@ class Services:
         if session.scope.models is not None:
             session.check_model(*self.names_of(model))
 
+    def check_job(self, session: Session, job_id: str) -> None:
+        """The same of the model that a job makes. Blocks."""
+        if session.scope.models is not None:
+            self.check_model(session, self.registry.jobs.get(session.caller, job_id).model)
+
     def names_of(self, model: str) -> tuple[str, ...]:
         """A model's full name: with the version that is asked for, where one is, and without."""
         if base := self.catalog.find(model):

@@ -201,6 +201,16 @@ def test_a_key_for_some_models_starts_nothing_that_reaches_others(api: TestClien
     assert "may reach any" in error_of(api.post(path, json={}, headers=bearer(key)), 403, "not_authorized")
 
 
+def test_a_key_for_one_model_follows_no_other_ones_job(api: TestClient, tuned: str) -> None:
+    (job,) = api.get("/luthier/v1/jobs").json()["jobs"]
+    describe = {"statement": f"SELECT SNOWFLAKE.CORTEX.FINETUNE('DESCRIBE', '{job['id']}')"}
+    for model, status in (("other", 403), (tuned, 200)):
+        key = bearer(made(api, models=[model]))
+        for part in ("", "/events", "/logs", "/metrics", "/answers"):
+            assert api.get(f"/luthier/v1/jobs/{job['id']}{part}", headers=key).status_code == status, part
+        assert api.post("/luthier/v1/sql", json=describe, headers=key).status_code == status
+
+
 def test_every_key_may_ask_who_it_is(api: TestClient) -> None:
     key = made(api, endpoints=["usage"], read_only=True)
     told = api.get("/luthier/v1/whoami", headers=bearer(key)).json()

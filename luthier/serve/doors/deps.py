@@ -14,13 +14,14 @@ from luthier.serve.doors.oidc import Oidc, Tokens, is_token
 from luthier.serve.known import Epoch, Known
 from luthier.serve.last_use import LastUse
 from luthier.serve.services import Services
+from luthier.serve.threads import REGISTRY
 
 FRESH_SECONDS = 5.0
 """A revoked key works for at most so long; one that expires ends at its time."""
-REACH_ANY_MODEL = (Endpoint.FINETUNING, Endpoint.BATCHES, Endpoint.ADMIN)
-"""A change there makes, asks or gives away models that are not named in the request's path."""
 KEYS = "/luthier/v1/keys"
 """Keys see to their own scopes."""
+MODELS = "/luthier/v1/models"
+"""Models are named in the path behind it; one that files in a body become, in the query."""
 AUTHORIZATION = b"authorization"
 ROLE_HEADERS = (b"luthier-role", b"x-snowflake-role")
 """Name the role to act in, within the key's own; without them it is that."""
@@ -51,11 +52,11 @@ class KeyCheck:
             state["caller"] = error.caller
             raise
         state["caller"], state["session"] = session.caller, session
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path(scope)
         endpoint = endpoint_of(path)
         changes = is_change(scope["method"], endpoint)
         session.check(endpoint, changes)
-        if changes and endpoint in REACH_ANY_MODEL and not path.startswith(KEYS):
+        if changes and endpoint is not Endpoint.MODELS and not path.startswith(KEYS):
             session.check_unbounded(f"{scope['method']} {path}")
         return session
 
@@ -99,17 +100,30 @@ def _key(header: str) -> str:
 async def _session(request: Request) -> Session:
     check: KeyCheck = request.app.state.keys
     session = await check.open(request.scope)
-    if model := request.path_params.get("model") or _model_in(request):
-        services: Services = request.app.state.services
-        services.check_model(session, model)
+    if session.scope.models is not None:
+        await _check_model(session, request)
     return session
 
 
-def _model_in(request: Request) -> str | None:
-    """The model that a path of the native API names."""
-    is_model = endpoint_of(request.url.path) is Endpoint.MODELS and "base-models" not in request.url.path
-    name: str | None = request.path_params.get("name") if is_model else None
-    return name
+async def _check_model(session: Session, request: Request) -> None:
+    """For the model that a request names, or that a job makes which it names."""
+    services: Services = request.app.state.services
+    path, named = _path(request.scope), request.path_params
+    model: str | None = named.get("model")
+    if path.startswith(MODELS):
+        model = named.get("name", request.query_params.get("name"))
+    if model:
+        services.check_model(session, model)
+    elif job_id := named.get("job_id"):
+        await REGISTRY.run(services.check_job, session, job_id)
+    elif is_change(request.method, Endpoint.MODELS) and endpoint_of(path) is Endpoint.MODELS:
+        session.check_unbounded(f"{request.method} {path}")
+
+
+def _path(scope: Scope) -> str:
+    """Without what stands before all of an app's."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def _caller(session: Annotated[Session, Depends(_session)]) -> Caller:

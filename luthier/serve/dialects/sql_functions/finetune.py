@@ -47,6 +47,8 @@ def _let_in(statement: Statement, verb: str, row: Cells) -> None:
     statement.session.check(Endpoint.FINETUNING, changes)
     if changes:
         statement.session.check_unbounded(f"FINETUNE('{verb}')")
+    elif verb == "DESCRIBE":
+        statement.services.check_job(statement.session, row[1] or "")
 
 
 def _cells(column: pa.Array) -> Cells:
