@@ -59,7 +59,7 @@ def body(number: int, stream: bool = False) -> dict[str, object]:
 
 
 async def drain(apps: list[FastAPI], rounds: int) -> list[httpx.Response]:
-    """Each client asks until it is refused, or for so many rounds."""
+    """Each client asks so many times, whether it is refused or not."""
     clients = [
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x", headers=HEADERS) for app in apps
     ]
