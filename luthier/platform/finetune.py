@@ -6,7 +6,6 @@ CREATE reads downward: name, base model, options -> rows -> report -> frozen sna
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -27,10 +26,8 @@ from luthier.platform.names import parse_name
 from luthier.platform.options import FinetuneOptions, Method, parse_options
 from luthier.platform.prices import PriceList
 from luthier.platform.privileges import Action
-from luthier.platform.registry.jobs import MAX_SHOWN, Jobs
-from luthier.platform.registry.models import Models
-from luthier.platform.registry.tables import Tables
-from luthier.platform.registry.views import Views
+from luthier.platform.registry.jobs import MAX_SHOWN
+from luthier.platform.registry.registry import Registry
 from luthier.platform.retirement import left_to_tune
 from luthier.platform.settings import Settings
 from luthier.platform.sql.querying import open_engine
@@ -44,17 +41,8 @@ Rows = tuple[pa.Table, pa.Table | None]
 """Training and validation."""
 
 
-class Verbs(Protocol):
-    """What CREATE asks of the registry."""
-
-    tables: Tables
-    views: Views
-    models: Models
-    jobs: Jobs
-
-
 class Finetune:
-    def __init__(self, settings: Settings, catalog: Catalog, prices: PriceList, registry: Verbs) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, prices: PriceList, registry: Registry) -> None:
         self._settings, self._catalog, self._prices = settings, catalog, prices
         self._registry, self._models, self._jobs = registry, registry.models, registry.jobs
         self._storage = Storage(settings.storage)

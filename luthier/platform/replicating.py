@@ -5,7 +5,6 @@ Whatever ends it before that leaves folders that nothing names, which the region
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from luthier.errors import InvalidInput, NotFound, Unavailable
 from luthier.platform.access import Caller
@@ -13,7 +12,8 @@ from luthier.platform.base_models import Catalog
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import ModelVersion
 from luthier.platform.names import QualifiedName
-from luthier.platform.registry.replication import ReplicaRows, Replicas
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.replication import ReplicaRows
 from luthier.platform.replication import Replicated, Source
 from luthier.platform.settings import Region, Settings
 from luthier.platform.storage import Storage, num_bytes
@@ -21,14 +21,8 @@ from luthier.platform.store import Store
 from luthier.platform.weights.artifacts import copy_published
 
 
-class Verbs(Protocol):
-    """What replication asks of its own region's registry."""
-
-    replicas: Replicas
-
-
 class Replication:
-    def __init__(self, settings: Settings, catalog: Catalog, registry: Verbs) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, registry: Registry) -> None:
         self._settings, self._catalog, self._replicas = settings, catalog, registry.replicas
 
     def replicate(self, caller: Caller, name: QualifiedName, to: str) -> Replicated:

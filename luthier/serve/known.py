@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.credits import ALONE_SECONDS
@@ -39,12 +39,6 @@ Value = TypeVar("Value")
 Answer = TypeVar("Answer")
 
 
-class Follower(Protocol):
-    """Something that is true for an epoch."""
-
-    async def catch_up(self) -> None: ...
-
-
 class Epoch:
     """The registry's, as it was a moment ago. Belongs to one event loop."""
 
@@ -54,14 +48,14 @@ class Epoch:
         self.silence = Silence(clock)
         self.value: str | None = None
         self._heard = self._wanted = float("-inf")
-        self._followers: list[Follower] = []
+        self._followers: list[Known[Any, Any]] = []
         self._flight: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         """What does not go well, and is logged."""
 
-    def follow(self, follower: Follower) -> None:
+    def follow(self, follower: "Known[Any, Any]") -> None:
         self._followers.append(follower)
 
     def want(self, now: float) -> None:

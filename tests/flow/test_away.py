@@ -123,8 +123,7 @@ class Replica:
         return self.completions.leases, self.completions.rates
 
     def is_behind(self) -> bool:
-        followers = cast(list[known.Known[Any, Any]], self.epoch._followers)
-        return any(each.epoch != self.epoch.value for kind in followers for each in kind._known.values())
+        return any(each.epoch != self.epoch.value for kind in self.epoch._followers for each in kind._known.values())
 
     @asynccontextmanager
     async def without_registry(self) -> AsyncIterator[None]:

@@ -3,15 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.jobs import now_ms
 from luthier.platform.models import Opened, TableInfo, ViewInfo
 from luthier.platform.names import QualifiedName, fold, parse_name, quote
-from luthier.platform.registry.tables import Tables, all_tables
-from luthier.platform.registry.views import Views
+from luthier.platform.registry.registry import Registry
+from luthier.platform.registry.tables import all_tables
 from luthier.platform.securables import INFORMATION_SCHEMA, is_taken
 from luthier.platform.settings import Settings
 from luthier.platform.sql.sql_dialect import strip_semicolon
@@ -23,18 +23,8 @@ MAX_CHARS = 65_536
 """Of a view: lists hold a thousand of them, and what reads a view is written out with its query."""
 
 
-class Verbs(Protocol):
-    """What is asked of the registry."""
-
-    @property
-    def tables(self) -> Tables: ...
-
-    @property
-    def views(self) -> Views: ...
-
-
 def open_engine(
-    settings: Settings, registry: Verbs, caller: Caller, *queries: str, more: Sequence[TableFile] = (), **extras: Any
+    settings: Settings, registry: Registry, caller: Caller, *queries: str, more: Sequence[TableFile] = (), **extras: Any
 ) -> SqlEngine:
     """A locked SQL engine over more tables, and those and the views that the queries name and the caller may read, in
     the default schema."""
@@ -52,7 +42,7 @@ def open_engine(
     return SqlEngine(files, database, schema, views=_queries(opened), hints=hints, **extras)
 
 
-def create_view(settings: Settings, registry: Verbs, caller: Caller, new: CreateView) -> ViewInfo | None:
+def create_view(settings: Settings, registry: Registry, caller: Caller, new: CreateView) -> ViewInfo | None:
     """The view that was made; None where one is there and is to be kept."""
     name, query = parse_name(new.name, settings.database, settings.schema_name), strip_semicolon(new.query)
     if len(query) + len(new.comment) > MAX_CHARS:

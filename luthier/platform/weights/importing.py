@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 from luthier.errors import InvalidInput, NotFetched
 from luthier.platform.access import Caller
@@ -13,7 +12,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.models import ImportedModel, Model
 from luthier.platform.names import QualifiedName
 from luthier.platform.options import Method
-from luthier.platform.registry.models import Models
+from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage
 from luthier.platform.tasks import TaskType
@@ -40,14 +39,8 @@ class Origin(Frozen):
     """The new version is the default at once."""
 
 
-class Verbs(Protocol):
-    """What an import asks of the registry."""
-
-    models: Models
-
-
 class Imports:
-    def __init__(self, settings: Settings, catalog: Catalog, registry: Verbs) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, registry: Registry) -> None:
         self._settings, self._catalog, self._models = settings, catalog, registry.models
         self._storage = Storage(settings.storage)
 

@@ -7,22 +7,19 @@ processes work for it. Leases are topped up beside the requests; only who comes 
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol, cast
+from typing import cast
 
 from luthier.errors import PaymentRequired
 from luthier.platform import securables
 from luthier.platform.access import Caller
-from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Renewal, Shortage, Want
+from luthier.platform.credits import ALONE_SECONDS, GRACE_MS, Granted, Shortage, Want
 from luthier.platform.metering import UsageRecord
 from luthier.platform.privileges import Rights, missing
+from luthier.platform.registry.credits import Credits
 from luthier.serve.metering.leasing import RENEW_SECONDS, Lease, Leasing, Purse, Taken
 from luthier.serve.threads import LEASES
 
 UCR = "ucr"
-
-
-class Verbs(Protocol):
-    def renew(self, holder: str, callers: Sequence[Caller], wants: Sequence[Want], grace_ms: int) -> Renewal: ...
 
 
 class Short(Exception):
@@ -96,7 +93,7 @@ class Leases(Leasing[Caller]):
     """Of credits."""
 
     def __init__(
-        self, verbs: Verbs, holder: str, clock: Callable[[], float] = time.monotonic, grace_ms: int = GRACE_MS
+        self, verbs: Credits, holder: str, clock: Callable[[], float] = time.monotonic, grace_ms: int = GRACE_MS
     ) -> None:
         """`grace_ms`: so long after this process' end its usage may still come."""
         super().__init__("credits", clock)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from typing import Protocol, cast
+from typing import cast
 
 from luthier.errors import RateLimited
 from luthier.platform.access import Caller
@@ -22,13 +22,13 @@ from luthier.platform.rates import (
     Meter,
     RateGrant,
     RateName,
-    RateRenewal,
     RateState,
     RateWant,
     Unit,
     asker,
     over_limit,
 )
+from luthier.platform.registry.rates import Rates as Verbs
 from luthier.serve.metering.leasing import UNKNOWN, Amounts, Lease, Leasing, Purse, Taken
 from luthier.serve.threads import LEASES
 
@@ -41,10 +41,6 @@ LIVE_SHARE = 2
 """Of each minute one part in so many is for live requests alone: a batch would take all of it when it begins."""
 LARGE_MINUTES = 10
 """What a batch asks beyond that in one piece waits so long for a minute of which nothing is used; then it takes any."""
-
-
-class Verbs(Protocol):
-    def renew(self, holder: str, asking: Sequence[Asker], wants: Sequence[RateWant]) -> RateRenewal: ...
 
 
 class Minutes:
