@@ -4,6 +4,7 @@ Files of one folder a base model: `began`, `<process>.settled` with totals, and 
 A spool file is counted once, right before it is sent, by its process or an heir: `upto` says which files are in.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
 from luthier.platform.run_files import write_whole
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"(?P<process>\d+)(?:-(?P<number>\d+))?")
 """Of a spool file, without its suffix: the process that writes it, and which of its files it is."""
@@ -82,9 +85,18 @@ def owner(file: Path) -> tuple[int, int]:
     return int(name["process"]), int(name["number"] or 0)
 
 
+def spool_files(folder: Path) -> list[Path]:
+    """In the order in which they are written. What is none of ours stays as it is."""
+    found = list(folder.glob("*.jsonl"))
+    for file in found:
+        if not NAME.fullmatch(file.stem):
+            log.warning("%s is no usage file: nothing in it is counted or sent", file)
+    return sorted((file for file in found if NAME.fullmatch(file.stem)), key=owner)
+
+
 def read_spool(file: Path) -> list[UsageRecord]:
-    """Whole lines only: a process that dies while it writes leaves half of the last one."""
-    *lines, _torn = file.read_text("utf-8").split("\n")
+    """Whole lines only: a process that dies while it writes leaves half of the last one, or of a letter in it."""
+    *lines, _torn = file.read_bytes().split(b"\n")
     return [UsageRecord.model_validate_json(line) for line in lines]
 
 
@@ -129,7 +141,7 @@ class SettledFiles:
 
     def spools(self) -> Iterator[tuple[Path, list[UsageRecord]]]:
         """The files that wait, and their records."""
-        for file in sorted(self._folder.glob("*.jsonl"), key=owner):
+        for file in spool_files(self._folder):
             with suppress(FileNotFoundError):
                 yield file, read_spool(file)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from luthier.errors import Unavailable
 from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
+from luthier.platform.settled import SettledFiles
 from luthier.serve.metering import usage
 from luthier.serve.metering.living import PROCESS
 from luthier.serve.metering.usage import UsageSpool
@@ -147,6 +148,16 @@ live(Path(sys.argv[1]), int(sys.argv[2]))
 print("alive", flush=True)
 input()
 """
+
+
+def test_a_line_that_is_torn_within_a_letter_stops_nobody(registry: Registry, folder: Path) -> None:
+    left, foreign = leave_behind(folder, DEAD, make_record("a")), leave_behind(folder, "notes")
+    with left.open("ab") as file:
+        file.write('{"user":"J\u00fc'.encode()[:-1])
+    assert [[record.source_id for record in records] for _, records in SettledFiles(folder).spools()] == [["a"]]
+    UsageSpool(folder, Door(registry).append).flush()
+    assert kept(registry) == ["a"]
+    assert foreign.exists()
 
 
 def test_what_a_living_process_holds_is_left_alone(registry: Registry, folder: Path) -> None:

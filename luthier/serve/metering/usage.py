@@ -17,7 +17,7 @@ from pathlib import Path
 
 from luthier.errors import AnsweredTwice, Conflict, Unavailable
 from luthier.platform.metering import UsageRecord
-from luthier.platform.settled import EngineCounts, SettledFiles, owner, read_spool
+from luthier.platform.settled import EngineCounts, SettledFiles, owner, read_spool, spool_files
 from luthier.serve.metering.living import PROCESS, live, lives
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class UsageSpool:
         self._settled.begin()
         live(folder)
         self._lock, self._flushing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
-        own = [number for process, number in map(owner, folder.glob("*.jsonl")) if process == PROCESS]
+        own = [number for process, number in map(owner, spool_files(folder)) if process == PROCESS]
         last = max([*own, self._settled.of(PROCESS).upto, 0])
         self._file = _opened(folder / f"{PROCESS}-{last + 1}.jsonl")
         self._closed: deque[_File] = deque(self._left_behind())
@@ -214,7 +214,7 @@ class UsageSpool:
     def _left_behind(self) -> list["_File"]:
         """The files of processes that are gone. Another heir may be quicker: then a file is there no more."""
         found = []
-        for file in sorted(self._folder.glob("*.jsonl"), key=owner):
+        for file in spool_files(self._folder):
             with suppress(FileNotFoundError):
                 if not is_written(file):
                     found.append(_File(file, None, read_spool(file), num_bytes=file.stat().st_size))
