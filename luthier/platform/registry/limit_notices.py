@@ -44,17 +44,17 @@ class LimitNotices:
             self._tell(tx, NoticeType.BALANCE_OVERDRAWN, limit)
 
     def _tell(self, tx: sa.Connection, type: NoticeType, limit: Row, *of: int) -> None:
-        """Unless it is told already; the limit knows that longer than the notice is kept."""
+        """Unless it is told already: the limit alone knows that, and forgets it when it is another."""
         if limit[TOLD_ON[type]] is not None:
             return
-        columns = self._limits.c
+        now, columns = self._clock(), self._limits.c
         its = sa.update(self._limits).where(columns.account == limit["account"], columns.scope == limit["scope"])
-        tx.execute(its.values({TOLD_ON[type]: self._clock()}))
+        tx.execute(its.values({TOLD_ON[type]: now}))
         kind, _, name = limit["scope"].partition(":")
         owner = {"kind": kind, "name": name, "period": limit["period"], "is_hard": limit["is_hard"]} if kind else {}
         amounts = {"granted": limit["granted_ucr"], "spent": limit["spent_ucr"]}
         if of:
             amounts["alert"] = of[0]
         told = {name: f"{to_credits(ucr):f}" for name, ucr in amounts.items()}
-        once = (limit["scope"], limit["period_began"], limit["granted_ucr"], *of)
+        once = (limit["scope"], now, limit["granted_ucr"], *of)
         self._notices.tell(tx, type, limit["account"], once, **owner, **told)

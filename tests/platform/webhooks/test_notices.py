@@ -3,7 +3,7 @@
 import pytest
 
 from luthier.errors import Conflict, PaymentRequired
-from luthier.platform.credits import Want
+from luthier.platform.credits import BudgetKind, Want
 from luthier.platform.jobs import Event, EventType, shortened_words
 from luthier.platform.options import FinetuneOptions
 from luthier.platform.registry.registry import Registry
@@ -30,6 +30,21 @@ def test_a_soft_budget_is_told_once_in_a_period(registry: Registry, time: Clock)
     assert len(types(registry)) == 1
     registry.ledger.append([make_record("d", amount_ucr=1)])
     assert len(types(registry)) == 2
+
+
+def test_a_budget_that_is_made_or_raised_anew_is_told_of_anew(registry: Registry, time: Clock) -> None:
+    budget(registry, 5)
+    registry.ledger.append([make_record("a", amount_ucr=6)])
+    registry.budgets.drop(ADMIN, BudgetKind.USER, "admin")
+    budget(registry, 5)
+    time.now += 1
+    registry.ledger.append([make_record("b", amount_ucr=6)])
+    assert types(registry) == ["budget.passed"] * 2
+    for granted in (50, 5):
+        time.now += 1
+        budget(registry, granted)
+    registry.ledger.append([make_record("c", amount_ucr=6)])
+    assert types(registry) == ["budget.passed"] * 3
 
 
 def test_what_is_not_kept_is_not_told(registry: Registry) -> None:
