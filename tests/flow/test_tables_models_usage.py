@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 
 import luthier
 from luthier.platform.names import parse_name
+from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.sql.sql_engine import SqlEngine, TableFile
-from tests.factories import KEY
+from tests.factories import KEY, make_record
 from tests.flow.conftest import create, csv_bytes, error_of, sql, upload
 
 TUNED = "/luthier/v1/models/tuned"
@@ -229,6 +230,21 @@ def test_usage(api: TestClient, tuned: str) -> None:
     grouped = api.get("/luthier/v1/usage/completions", params={"group_by": ["model", "day"]}).json()["usage"]
     assert [(row["model"], row["records"]) for row in grouped] == [("LUTHIER.PUBLIC.tuned", 2)]
     assert api.get("/luthier/v1/usage/completions", params={"until": first["time"]}).json() == {"usage": []}
+
+
+def test_sums_come_in_pages(api: TestClient, registry: Registry) -> None:
+    registry.ledger.append([make_record(f"req_{number}", amount_ucr=number) for number in range(1, 6)])
+    asked = {"group_by": "query", "limit": "2"}
+    pages: list[list[int]] = []
+    while len(pages) < 4:
+        answer = api.get("/luthier/v1/usage/completions", params=asked).json()
+        pages.append([row["amount_ucr"] for row in answer["usage"]])
+        if "next" not in answer:
+            break
+        asked["after"] = answer["next"]
+    assert pages == [[1, 2], [3, 4], [5]]
+    told = error_of(api.get("/luthier/v1/usage/credits?after=req_1"), 400, "invalid_parameter_value")
+    assert "after" in told
 
 
 def test_usage_of_nothing(api: TestClient) -> None:

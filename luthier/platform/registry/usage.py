@@ -51,14 +51,19 @@ class UsageReader:
         self._store, self._guard = store, Guard(store)
         self._usage, self._hours = store.table("usage"), store.table("usage_hours")
 
-    def sums(self, caller: Caller, group_by: Sequence[Column], of: Selection) -> list[dict[str, Any]]:
-        """Counts and micro-credits by the columns named; `hour` and `day` are the period's start."""
+    def sums(
+        self, caller: Caller, group_by: Sequence[Column], of: Selection, limit: int | None = None, behind: int = 0
+    ) -> list[dict[str, Any]]:
+        """Counts and micro-credits by the columns named; `hour` and `day` are the period's start.
+
+        In their order; at most `limit`, without those that come before.
+        """
         hours = None
         if of.has_whole_hours and {"kind", "hour", "day"}.issuperset(group_by):
             hours = self._kept(caller, of)
         if hours is None:
-            return self._sums(self._usage, self._chosen(caller, of), group_by)
-        return self._sums(hours, [], group_by)
+            return self._sums(self._usage, self._chosen(caller, of), group_by, limit, behind)
+        return self._sums(hours, [], group_by, limit, behind)
 
     def _kept(self, caller: Caller, of: Selection) -> sa.FromClause | None:
         """Whole hours as they are kept; of a role or user that began within one, its records of that hour."""
@@ -85,14 +90,19 @@ class UsageReader:
         return sa.union_all(*parts).subquery()
 
     def _sums(
-        self, usage: sa.FromClause, chosen: list[sa.ColumnElement[bool]], group_by: Sequence[Column]
+        self,
+        usage: sa.FromClause,
+        chosen: list[sa.ColumnElement[bool]],
+        group_by: Sequence[Column],
+        limit: int | None = None,
+        behind: int = 0,
     ) -> list[dict[str, Any]]:
         keys = [_group_key(usage, name) for name in group_by]
         sums = [sa.func.sum(usage.c[name]).label(name) for name in SUMS]
         records = sa.func.count() if usage is self._usage else sa.func.sum(usage.c.records)
-        query = sa.select(*keys, records.label("records"), *sums).where(*chosen)
-        rows = self._store.rows(query.group_by(*group_by).order_by(*group_by))
-        return [{**row, **{name: int(row[name]) for name in ("records", *SUMS)}} for row in rows if row["records"]]
+        query = sa.select(*keys, records.label("records"), *sums).where(*chosen).having(records > 0)
+        rows = self._store.rows(query.group_by(*group_by).order_by(*group_by).limit(limit).offset(behind))
+        return [{**row, **{name: int(row[name]) for name in ("records", *SUMS)}} for row in rows]
 
     def part(
         self, caller: Caller, group_by: Sequence[Column], of: Selection, after: int = 0

@@ -6,31 +6,42 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter, ValidationError
 
+from luthier.errors import InvalidInput
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.prices import to_credits
 from luthier.platform.registry.audit import Time
 from luthier.platform.registry.usage import MAX_PAGE, GroupBy, Selection, records_of
 from luthier.platform.statement import MEDIA_TYPES, Format, lines
 from luthier.serve.doors.deps import CallerOf, ServicesOf
-from luthier.serve.doors.pages import paged
+from luthier.serve.doors.pages import Behind, paged
 
 LINES_TOGETHER = 500
 KINDS = {"finetuning": UsageKind.TRAINING, "completions": UsageKind.COMPLETION, "storage": UsageKind.STORAGE}
 
 routes = APIRouter()
 
+BEHIND = TypeAdapter[int](Behind)
 Groups = Annotated[list[GroupBy] | None, Query()]
 
 
 @dataclass
 class Which:
-    """Records of usage, page by page."""
+    """Records of usage, or sums of them, page by page."""
 
     since: Time = 0
     until: Time = 2**62
     after: str | None = None
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE
+
+    @property
+    def num_before(self) -> int:
+        """Sums of earlier pages."""
+        try:
+            return BEHIND.validate_python(self.after or 0)
+        except ValidationError as error:
+            raise InvalidInput(f"after: {self.after!r} is no `next` of an answer with sums.") from error
 
 
 @routes.get("/usage/{kind}")
@@ -43,12 +54,15 @@ def usage(
 ) -> dict[str, Any]:
     """Records of one kind, or (`credits`, or with `group_by`) sums. Times in epoch milliseconds.
 
-    Records are told in the order in which they came to the ledger; `next` is the `after` of the next page.
+    Records are told in the order in which they came to the ledger, sums in that of what they are grouped by; `next` is
+    the `after` of the next page.
     """
     reader, of = services.registry.usage, Selection(kind=KINDS.get(kind), since=which.since, until=which.until)
     if kind == "credits" or group_by:
-        sums = reader.sums(caller, ["kind", *dict.fromkeys(group_by or [])], of)
-        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in sums]}
+        behind = which.num_before
+        sums = reader.sums(caller, ["kind", *dict.fromkeys(group_by or [])], of, which.limit, behind)
+        more = {"next": str(behind + which.limit)} if len(sums) == which.limit else {}
+        return {"usage": [{**row, "credits": str(to_credits(row["amount_ucr"]))} for row in sums], **more}
     page = reader.page_behind(caller, of, which.after, which.limit)
     return paged("usage", page, which.limit, lambda record: record.source_id, map(_record_told, page))
 
