@@ -10,7 +10,7 @@ from luthier.cli.options import AS_JSON
 from luthier.cli.render import show, show_one
 from luthier.platform.settings import Settings, load_settings
 
-REPLICA_COLUMNS = ("replica", "base_model", "in_engine", "in_memory", "on_disk", "hits", "misses", "refused")
+REPLICA_COLUMNS = ("replica", "base_model", "node", "in_engine", "in_memory", "on_disk", "hits", "misses", "refused")
 
 
 def _say(text: str) -> None:
@@ -76,6 +76,8 @@ def _show_status(settings: Settings, found: dict[str, Any]) -> None:
     click.echo(f"Luthier is {state}{': ' if 'reason' in found else '.'}{found.get('reason', '')}")
     if "url" in found:
         _show_addresses(settings, found)
+    for node in found.get("nodes", ()):
+        click.echo(f"  Node           {node['name']} ({'lost' if node['is_lost'] else 'alive'})")
     for name, is_ready in found.get("engines", {}).items():
         click.echo(f"  Engine         {name} ({'ready' if is_ready else 'not ready'})")
     for name, replicas in found.get("full_models", {}).items():

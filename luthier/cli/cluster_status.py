@@ -52,15 +52,23 @@ def _is_at_work(settings: Settings) -> bool:
 
 
 def _replicas(settings: Settings, cluster: Cluster, engines: dict[str, bool]) -> dict[str, Any]:
-    """Which adapters are where, by replica, and what is not ready."""
-    silent = [name for name, is_ready in engines.items() if not is_ready]
-    logs = serve_logs(settings, cluster)
-    reasons = [f"no answer from the engine of {name}, which starts or is broken: logs in {logs}" for name in silent]
-    profile, replicas = load_profile(settings), {}
+    """Which adapters are where, by replica; the nodes; and what is not ready."""
+    told: dict[str, Any] = {}
+    profile, errors = load_profile(settings), []
     try:
         if profile is not None:
-            told = Client(profile.url, profile.api_key).call("GET", path_of("engines"))["engines"]
-            replicas = {engine.pop("replica"): engine for engine in told}
+            told = Client(profile.url, profile.api_key).call("GET", path_of("engines"))
     except LuthierError as error:
-        reasons.append(error.message)
-    return {"replicas": replicas} | ({"reason": "; ".join(reasons)} if reasons else {})
+        errors.append(error.message)
+    replicas = {engine.pop("replica"): engine for engine in told.get("engines", ())}
+    nodes, silent = told.get("nodes", []), [name for name, is_ready in engines.items() if not is_ready]
+    lost = [f"node {_place(node)} is lost" for node in nodes if node["is_lost"] and silent]
+    starts = f"starts or is broken: logs in {serve_logs(settings, cluster)}"
+    whys = {name: f"no answer from the engine of {name}, which {starts}" for name in silent} | told.get("waiting", {})
+    reasons = [*lost, *whys.values(), *errors]
+    return {"replicas": replicas, "nodes": nodes} | ({"reason": "; ".join(reasons)} if reasons else {})
+
+
+def _place(node: dict[str, Any]) -> str:
+    name, address = node["name"], node["address"]
+    return name if name == address else f"{name} ({address})"

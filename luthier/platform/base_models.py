@@ -70,6 +70,8 @@ class EngineSettings(Frozen):
     """GPUs of 80 GB, or processes on a CPU, that share each layer."""
     gpu_share: float = Field(1.0, gt=0.0, le=1.0)
     """Of its one GPU: a small engine leaves the rest to training."""
+    resources: dict[str, float] = {}
+    """What else a replica takes of its node, by the names of `ray start --resources`: it runs on such nodes alone."""
     tool_parser: str | None = None
     """vLLM's name for how the model's family writes calls of tools; without one it calls none of its own accord."""
     min_replicas: int = Field(1, ge=1)
@@ -94,6 +96,8 @@ class EngineSettings(Frozen):
     def _adds_up(self) -> Self:
         if self.gpu_share < 1 and self.tensor_parallel_size > 1:
             raise ValueError("gpu_share below 1 is for an engine on one GPU")
+        if own := sorted({"CPU", "GPU", "memory", "object_store_memory"}.intersection(self.resources)):
+            raise ValueError(f"resources are those that nodes are given by name; {own[0]} is counted by Ray itself")
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError("max_num_batched_tokens is less than max_num_seqs: each sequence takes a token of a step")
         if self.max_replicas < self.min_replicas:

@@ -5,7 +5,9 @@ Replica numbers, resources and names that the dashboard shows stand only here.
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from luthier.serve.api import build_api
 from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions
 from luthier.serve.metering.access_log import open_access_log
+from luthier.serve.nodes import Node, Nodes
 from luthier.serve.ray_replica import adapt_replica
 from luthier.serve.replica import FullReplica, Replica
 from luthier.serve.routing import by_adapter
 from luthier.serve.services import make_services
+from luthier.serve.threads import CONTROLLER
 
 GATEWAY = "gateway"
 MAX_ONGOING = 10_000
@@ -42,13 +46,17 @@ REPORT_SECONDS, WINDOW_SECONDS = 2.0, 6.0
 SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "scale_up_s", "scale_down_s"}
 """What of an engine's settings changes without a new replica."""
 
+UNEXPECTED = 1
+"""What Ray calls the end of a node that nobody took away."""
+
 
 def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
     def build() -> FastAPI:
         adapt_replica()
         completions = HandleCompletions(settings.serve_base_models)
         services = make_services(settings, registry_client(), completions, access_log=open_access_log(settings))
-        return build_api(with_full_weights(services, ServeApplications(settings)))
+        whole = with_full_weights(services, ServeApplications(settings))
+        return build_api(replace(whole, nodes=partial(CONTROLLER.run, nodes_for, settings)))
 
     rows = [base.model_dump_json() for base in catalog]
     app = _deployed(serve.ingress(build)(), GATEWAY, _version(settings.model_dump_json(), *rows), {"num_cpus": 0})
@@ -72,13 +80,43 @@ def engine_version(settings: Settings, base: BaseModel) -> str:
 
 def beyond_nodes(base: BaseModel) -> str | None:
     """Why none of the nodes that are there can hold an engine of the base model."""
-    size, unit = base.engine.tensor_parallel_size, "GPU" if _has_gpus() else "CPU"
+    size, unit, wanted = base.engine.tensor_parallel_size, "GPU" if _has_gpus() else "CPU", base.engine.resources
     largest = int(_most_of_a_node(unit))
-    if size == 1 or size <= largest:
-        return None
-    return (
-        f"An engine of base model {base.name} takes {size} {unit}s of one node (engine.tensor_parallel_size), and the "
-        f"largest node has {largest}."
+    if 1 < size > largest:
+        return (
+            f"An engine of base model {base.name} takes {size} {unit}s of one node (engine.tensor_parallel_size), and "
+            f"the largest node has {largest}."
+        )
+    if not _have(wanted, _nodes()):
+        words = ", ".join(f"{name}: {number:g}" for name, number in wanted.items())
+        return f"An engine of base model {base.name} takes {words} of one node (engine.resources), and no node has it."
+    return None
+
+
+def nodes_for(settings: Settings) -> Nodes:
+    """Those that there are, for the engines that are served."""
+    catalog = load_catalog(settings)
+    reasons = {name: beyond_nodes(catalog.get(name)) for name in settings.serve_base_models}
+    return Nodes(nodes=_known_nodes(), waiting={name: reason for name, reason in reasons.items() if reason})
+
+
+def _known_nodes() -> list[Node]:
+    """Those that are there, then those that were lost, unless they came back by their names."""
+    known = ray.nodes()
+    there = [_node(each, is_lost=False) for each in known if each["Alive"]]
+    names = {node.name for node in there}
+    ended = (each for each in known if not each["Alive"] and each["DeathReason"] == UNEXPECTED)
+    lost = {node.name: node for node in (_node(each, is_lost=True) for each in ended) if node.name not in names}
+    return [*there, *lost.values()]
+
+
+def _node(known: dict[str, Any], is_lost: bool) -> Node:
+    return Node(
+        id=known["NodeID"],
+        name=known["NodeName"],
+        address=known["NodeManagerAddress"],
+        is_lost=is_lost,
+        resources=known["Resources"],
     )
 
 
@@ -135,15 +173,26 @@ def _deployed(cls: type, name: str, version: str, resources: dict[str, Any]) -> 
 
 def _resources(engine: EngineSettings) -> dict[str, Any]:
     """On CPU the engine shares the machine with training: it reserves nothing, or two cores could never do both."""
-    return {"num_cpus": 0, "num_gpus": engine.tensor_parallel_size * engine.gpu_share if _has_gpus() else 0}
+    num_gpus = engine.tensor_parallel_size * engine.gpu_share if _has_gpus() else 0
+    return {"num_cpus": 0, "num_gpus": num_gpus, "resources": engine.resources}
 
 
 def _has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU"))
 
 
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _have(wanted: dict[str, float], nodes: Iterable[dict[str, float]]) -> bool:
+    """Whether one of them has all of it."""
+    return any(all(node.get(name, 0) >= number for name, number in wanted.items()) for node in nodes)
+
+
 def _most_of_a_node(resource: str) -> float:
-    return max(float(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"])
+    return max(float(node.get(resource, 0)) for node in _nodes())
 
 
 def _scaling(engine: EngineSettings) -> dict[str, Any]:
@@ -167,10 +216,10 @@ def _autoscaling(engine: EngineSettings) -> dict[str, Any]:
 def _surge(resources: dict[str, Any]) -> int:
     """Percent of the replicas that may run twice while new ones replace them: none where they would wait for a GPU.
 
-    One node must have all GPUs of a replica.
+    One node must have all that a replica takes.
     """
-    most = max((node.get("GPU", 0) for node in available_resources_per_node().values()), default=0)
-    return 100 if most >= resources["num_gpus"] else 0
+    wanted = {"GPU": resources["num_gpus"], **resources["resources"]}
+    return 100 if _have(wanted, available_resources_per_node().values()) else 0
 
 
 def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:

@@ -165,7 +165,8 @@ class Replica(EngineReplica):
         return dict.fromkeys(self._services.base_models, True)
 
     async def adapters(self) -> list[AdapterStats]:
-        return [await self._engine.adapters(serve.get_replica_context().replica_tag)]
+        stats = await self._engine.adapters(serve.get_replica_context().replica_tag)
+        return [stats.model_copy(update={"node": ray.get_runtime_context().get_node_id()})]
 
     async def record_routing_stats(self) -> dict[str, list[int]]:
         """Serve asks this, for those who choose a replica."""

@@ -4,6 +4,7 @@ Serve has this class in every process that calls a replica. HAProxy chooses by a
 replicas tell of their memory brings both ways together.
 """
 
+import asyncio
 import math
 import random
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from luthier.serve.asks import Ask
@@ -18,11 +20,21 @@ from luthier.serve.asks import Ask
 HELD = "adapters"
 """In what a replica tells of itself (`record_routing_stats`): versions in its memory, by number."""
 TELL_SECONDS = 2.0
+WAIT_SECONDS = 10.0
+"""For a replica, where there is none: one that ended may be replaced soon, or only when another node joins."""
 MOST_OF_MEAN = 1.5
 """As HAProxy's: who has more than that of the mean number of requests gets no model's more."""
 
 
 class AdapterRouter(RequestRouter):  # type: ignore[misc] # Serve has no types
+    async def _choose_replica_for_request(self, pending_request: PendingRequest, **how: Any) -> RunningReplica:
+        """Serve would keep the request for as long as there is no replica."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                return await super()._choose_replica_for_request(pending_request, **how)
+        except TimeoutError:
+            raise DeploymentUnavailableError(self._deployment_id) from None
+
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:

@@ -27,6 +27,7 @@ from luthier.serve.asks import Completions
 from luthier.serve.known import Epoch
 from luthier.serve.metering.access_log import AccessLog
 from luthier.serve.model_rights import ModelRights
+from luthier.serve.nodes import Nodes
 from luthier.serve.resolver import Resolver
 
 MAX_LISTED = 10_000
@@ -35,6 +36,10 @@ MAX_LISTED = 10_000
 
 async def no_full_models() -> dict[str, int]:
     return {}
+
+
+async def no_nodes() -> Nodes:
+    return Nodes()
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Services:
     """Whether another base model has an engine; None: the settings say, as long as this process runs."""
     full_models: Callable[[], Awaitable[dict[str, int]]] = no_full_models
     """Replicas of the applications of models with weights of their own."""
+    nodes: Callable[[], Awaitable[Nodes]] = no_nodes
+    """Of the cluster."""
 
     @property
     def base_models(self) -> tuple[str, ...]:

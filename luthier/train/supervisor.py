@@ -69,7 +69,7 @@ class RayLauncher:
         What an engine has beyond its `min_replicas` goes to whoever comes first.
         """
         resources = ray.cluster_resources()
-        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         self._has_gpus = self._has_gpus or gpus > 0
         if not self._has_gpus:
             jobs = self._settings.max_running_jobs or max(1, cpus // 2)

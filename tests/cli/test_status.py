@@ -25,6 +25,7 @@ class Api:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answer: httpx.Response | httpx.HTTPError = httpx.ConnectError("refused")
         self.engines: list[dict[str, Any]] | Unavailable = [ENGINE]
+        self.cluster: dict[str, Any] = {}
         monkeypatch.setattr(httpx, "get", self._get)
         monkeypatch.setattr(cluster_status, "Client", lambda *_: self)
 
@@ -35,7 +36,7 @@ class Api:
     def call(self, _method: str, _path: str) -> dict[str, Any]:
         if isinstance(self.engines, Unavailable):
             raise self.engines
-        return {"engines": [dict(each) for each in self.engines]}
+        return {"engines": [dict(each) for each in self.engines], **self.cluster}
 
     def _get(self, url: str, timeout: float) -> httpx.Response:
         assert (url, timeout) == ("http://x/readyz", 10)
@@ -134,6 +135,23 @@ def test_an_engine_is_broken(api: Api) -> None:
         "Luthier is up, but not ready: no answer from the engine of tiny, which starts or is "
     )
     assert "  Engine         tiny (not ready)" in told().output.splitlines()
+
+
+def test_a_node_is_lost(api: Api) -> None:
+    """It is what is wrong as long as an engine lacks it."""
+    nodes = [
+        {"name": name, "address": "10.0.0.1", "is_lost": name != "head"} for name in ("head", "second", "10.0.0.1")
+    ]
+    api.cluster = {"nodes": nodes, "waiting": {"tiny": "An engine of base model tiny takes more."}}
+    api.ready(tiny=False)
+    assert first_line(0) == (
+        "Luthier is up, but not ready: node second (10.0.0.1) is lost; node 10.0.0.1 is lost; "
+        "An engine of base model tiny takes more."
+    )
+    api.ready(tiny=True)
+    api.cluster["waiting"] = {}
+    assert first_line(0) == "Luthier is up."
+    assert "  Node           second (lost)" in told().output.splitlines()
 
 
 def test_the_registry_is_away(api: Api) -> None:

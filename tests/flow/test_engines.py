@@ -1,5 +1,7 @@
 """Which adapters are where, as a caller and Prometheus see it; and what engines found of a model."""
 
+from dataclasses import replace
+
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +13,9 @@ from luthier.platform.models import Proof, ProofState
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.serve.adapters.adapter_stats import AdapterStats, Loads
+from luthier.serve.api import build_api
+from luthier.serve.nodes import Node, Nodes
+from luthier.serve.services import make_services
 from tests.factories import KEY
 from tests.fakes import LocalCompletions
 
@@ -19,6 +24,7 @@ MS = {"p50": 240.0, "max": 260.0}
 STATS = AdapterStats(
     base_model="tiny",
     replica="r1",
+    node="n1",
     in_engine=[1],
     in_memory=[7, 1],
     on_disk=[8, 1, 7],
@@ -49,6 +55,22 @@ def test_engines_tell_which_adapters_are_where(api: TestClient, counted: None) -
     assert engine["others"] == {"in_engine": 0, "in_memory": 1, "on_disk": 2}
     assert {name: engine[name] for name in ("replica", "hits", "misses")} == {"replica": "r1", "hits": 5, "misses": 3}
     assert (engine["loads"]["disk"]["count"], engine["loads"]["disk"]["ms"]) == (2, MS)
+
+
+def test_engines_tell_on_which_nodes_they_are(
+    settings: Settings, registry: Registry, completions: LocalCompletions, api: TestClient, counted: None
+) -> None:
+    """And which nodes there are."""
+    node = Node(id="n1", name="second", address="10.0.0.2", is_lost=False, resources={"CPU": 2.0})
+
+    async def nodes() -> Nodes:
+        return Nodes(nodes=[node], waiting={"tiny": "no node has it"})
+
+    services = replace(make_services(settings, registry, completions), nodes=nodes)
+    with TestClient(build_api(services), headers=dict(api.headers)) as door:
+        told = door.get("/luthier/v1/engines").json()
+    assert [each["node"] for each in told["engines"]] == ["second"]
+    assert (told["nodes"], told["waiting"]) == ([node.model_dump()], {"tiny": "no node has it"})
 
 
 def test_prometheus_gets_the_same_numbers(api: TestClient, counted: None) -> None:

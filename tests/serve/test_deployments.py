@@ -9,7 +9,7 @@ import ray
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
 from luthier.serve import deployments
-from luthier.serve.deployments import SCALING, beyond_nodes, engine_version
+from luthier.serve.deployments import SCALING, UNEXPECTED, beyond_nodes, engine_version, nodes_for
 
 
 def version_of(settings: Settings, **engine: Any) -> str:
@@ -42,7 +42,8 @@ def test_a_second_replica_needs_its_gpus_on_one_node(
 ) -> None:
     nodes = {f"node{number}": {"GPU": gpus, "CPU": 8.0} for number, gpus in enumerate(free)}
     monkeypatch.setattr(deployments, "available_resources_per_node", lambda: nodes)
-    assert deployments._surge({"num_cpus": 0, "num_gpus": num_gpus}) == surge
+    assert deployments._surge({"num_cpus": 0, "num_gpus": num_gpus, "resources": {}}) == surge
+    assert deployments._surge({"num_cpus": 0, "num_gpus": num_gpus, "resources": {"engines": 1.0}}) == 0
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,35 @@ def test_an_engine_is_on_one_node(
     base = base.model_copy(update={"engine": base.engine.model_copy(update={"tensor_parallel_size": size})})
     reason = beyond_nodes(base)
     assert reason is None if told is None else re.search(told, reason or "")
+
+
+@pytest.mark.parametrize("wanted", [{}, {"engines": 1.0}, {"engines": 1.0, "accelerator_type:L4": 0.5}])
+def test_an_engine_is_on_a_node_with_its_resources(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, float]
+) -> None:
+    there = [{"CPU": 2.0}, {"CPU": 1.0, "engines": 4.0}, {"accelerator_type:L4": 1.0}]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": each} for each in there])
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    base = load_catalog(settings).get("smollm2-135m")
+    base = base.model_copy(update={"engine": base.engine.model_copy(update={"resources": wanted})})
+    assert deployments._resources(base.engine)["resources"] == wanted
+    assert beyond_nodes(base) == (
+        "An engine of base model smollm2-135m takes engines: 1, accelerator_type:L4: 0.5 of one node "
+        "(engine.resources), and no node has it."
+        if len(wanted) > 1
+        else None
+    )
+
+
+def test_lost_nodes_are_told_until_they_are_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(name: str, reason: int | None = None) -> dict[str, Any]:
+        alive = {"NodeID": f"id of {name}", "NodeName": name, "NodeManagerAddress": "10.0.0.1", "Alive": reason is None}
+        return {**alive, "DeathReason": reason or 0, "Resources": {"CPU": 2.0} if reason is None else {}}
+
+    unexpected, drained = UNEXPECTED, UNEXPECTED + 1
+    known = [node("lost", unexpected), node("back", unexpected), node("away", drained), node("lost", unexpected)]
+    monkeypatch.setattr("ray.nodes", lambda: [*known, node("head"), node("back")])
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    nodes = nodes_for(settings)
+    assert [(each.name, each.is_lost) for each in nodes.nodes] == [("head", False), ("back", False), ("lost", True)]
+    assert (nodes.name_of("id of head"), nodes.name_of("id of none"), nodes.waiting) == ("head", "id of none", {})

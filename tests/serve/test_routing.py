@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from ray import serve
 
+from luthier.errors import Unavailable
 from luthier.platform.models import ModelVersion, Resolved
 from luthier.platform.options import Method
 from luthier.platform.wire import CompleteRequest
+from luthier.serve import routing
 from luthier.serve.asks import Ask
+from luthier.serve.handles import Application
 from luthier.serve.routing import HELD, adapter_of, by_adapter, ranked
 from tests.factories import ADMIN
 from tests.local_ray import local_serve
@@ -102,6 +105,22 @@ def test_serve_obeys(tellers: None) -> None:
                 await asyncio.sleep(0.1)
 
     asyncio.run(story())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_who_finds_no_replica_is_told_so(tellers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "WAIT_SECONDS", 0.5)
+    options = {"request_router_config": by_adapter(), "ray_actor_options": {"num_cpus": 0, "resources": {"none": 1}}}
+    waiting = serve.deployment(Teller).options(**options).bind()
+    serve.run_many([serve.RunTarget(waiting, name="waiting", route_prefix=None)], wait_for_applications_running=False)
+
+    async def story() -> None:
+        with pytest.raises(Unavailable):
+            await Application("waiting", "tiny").whole(BARE)
+
+    asyncio.run(story())
+    serve.delete("waiting")
 
 
 async def until_other(handle: "serve.handle.DeploymentHandle", first: str) -> str:

@@ -27,6 +27,7 @@ class Nodes:
     [
         ({"CPU": 8.0}, Capacity(jobs=4, workers=8, unit="CPU")),
         ({"CPU": 1.0}, Capacity(jobs=1, workers=1, unit="CPU")),
+        ({}, Capacity(jobs=1, workers=0, unit="CPU")),
         ({"CPU": 64.0, "GPU": 4.0}, Capacity(jobs=3, workers=3, unit="GPU")),
         ({"CPU": 64.0, "GPU": 1.0}, Capacity(jobs=1, workers=0, unit="GPU")),
     ],

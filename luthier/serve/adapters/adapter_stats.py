@@ -29,6 +29,8 @@ class AdapterStats(Frozen):
 
     base_model: str
     replica: str
+    node: str = ""
+    """Where it runs, by Ray's id."""
     in_engine: list[int]
     """Numbers of the versions in the slots of the engine's layers, ready for the next step."""
     engine_tells: bool = True

@@ -20,10 +20,16 @@ TIERS = ("in_engine", "in_memory", "on_disk")
 async def engines(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     """Each replica that answers: MODEL@VERSION in its engine's slots, in its host memory and on its node's disk.
 
-    For who runs the platform with its counters, which are of all accounts' requests.
+    For who runs the platform with its counters, which are of all accounts' requests; and the nodes, lost ones too, with
+    the base models whose engines wait for another (`waiting`, which says why).
     """
     adapters = await adapters_of(services, caller)
-    return {"engines": [_row(stats, adapters) for stats in adapters.stats]}
+    rows = [_row(stats, adapters) for stats in adapters.stats]
+    if not adapters.is_all:
+        return {"engines": rows}
+    nodes = await services.nodes()
+    rows = [{**row, "node": nodes.name_of(row["node"])} for row in rows]
+    return {"engines": rows, **nodes.model_dump()}
 
 
 async def adapters_of(services: Services, caller: Caller) -> Adapters:
