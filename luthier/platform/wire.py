@@ -90,9 +90,11 @@ class CompleteRequest(Frozen):
     messages: SkipValidation[list[Turn] | None] = None
     tools: ToolUse | None = None
     max_tokens: int | None = Field(None, ge=0)
-    """0 only with `echo`."""
+    """0: the prompt is counted alone."""
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int | None = Field(None, ge=1)
+    """So many of the likeliest tokens are drawn from."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), max_length=16)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int = Field(1, ge=1, le=16)

@@ -356,6 +356,9 @@ async def probabilities_and_echo(asked: Asked) -> None:
     assert "".join(each.token for each in tokens) == echoed.text
     assert [each.logprob is None for each in tokens] == [True] + [False] * (len(tokens) - 1)
     assert (await asked.whole(temperature=0, echo=True)).text == echoed.text
+    assert (await asked.whole(temperature=1.9, top_k=1)).text == plain.text
+    nothing = await asked.whole(max_tokens=0)
+    assert (nothing.text, nothing.finish_reason) == ("", "length")
 
 
 async def tokens_are_as_good_as_text(asked: Asked, base_dir: Path) -> None:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
-from luthier.errors import TooLarge
+from luthier.errors import InvalidValue, TooLarge
 from luthier.platform.options import FinetuneOptions
 from luthier.serve.dialects.cortex_bodies import InferenceBody
 from luthier.serve.doors.bodies import Body, ChatBody
@@ -63,3 +63,12 @@ def test_arguments_of_past_calls_are_counted_as_the_body_is() -> None:
     ask(1)
     with pytest.raises(TooLarge, match="names and brackets"):
         ask(2)
+
+
+@pytest.mark.parametrize("arguments", ["{", '{"a": ' * 600 + "1" + "}" * 600, r'{"a": "\ud800"}'])
+def test_arguments_of_past_calls_are_read_as_a_body_is(arguments: str) -> None:
+    call = {"id": "a", "function": {"name": "f", "arguments": arguments}}
+    body = ChatBody.model_validate({"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]})
+    with pytest.raises(InvalidValue, match="not valid JSON") as caught:
+        body.request()
+    assert caught.value.param == "messages[0].tool_calls[0].function.arguments"

@@ -210,7 +210,7 @@ def test_answers_are_billed_by_route(api: TestClient) -> None:
         ({"temperature": 2.5}, 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ({"temperature": -1}, 400, "invalid_parameter_value", "invalid options object: temperature: "),
         ({"top_p": 1.1}, 400, "invalid_parameter_value", "invalid options object: top_p: "),
-        ({"max_tokens": 0}, 400, "invalid_parameter_value", "invalid options object: max_tokens: "),
+        ({"max_tokens": -1}, 400, "invalid_parameter_value", "invalid options object: max_tokens: "),
         ({"max_tokens": 600}, 400, "context_length_exceeded", "max tokens of 512 exceeded: The context window"),
         ({"seed": 1}, 400, "invalid_parameter_value", "invalid options object: seed: Extra"),
         ({"response_format": {"type": "xml"}}, 400, "invalid_parameter_value", "response_format.type"),

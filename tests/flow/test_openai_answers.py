@@ -147,6 +147,22 @@ def test_choices_of_tools(
         assert schema["maxItems"] == 1
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_some_of_the_tools(client: openai.OpenAI, engine: EchoEngine, mode: Any) -> None:
+    now: Any = {"type": "function", "function": {"name": "now"}}
+    client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        tools=TOOLS,
+        tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [now]}},
+    )
+    use, schema = engine.requests[0].tools, engine.requests[0].json_schema
+    assert use is not None
+    assert (use.tools, use.is_forced, use.is_named) == ([now], mode == "required", False)
+    names = [each["properties"]["name"]["const"] for each in schema["items"]["anyOf"]] if schema else None
+    assert names == (["now"] if mode == "required" else None)
+
+
 def test_a_conversation_with_tools(client: openai.OpenAI, engine: EchoEngine) -> None:
     engine.says = CALLS
     message = client.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS, tool_choice="required").choices[0]

@@ -47,10 +47,11 @@ def test_what_changes_nothing(client: openai.OpenAI, given: dict[str, Any]) -> N
 
 def test_what_reaches_the_engine(client: openai.OpenAI, engine: EchoEngine) -> None:
     given: dict[str, Any] = {"seed": -(2**63), "logit_bias": {"7": -100, "8": 1.5}, "stop": ["a", "b", "c", "d"]}
+    given["extra_body"] = {"top_k": 3}
     client.chat.completions.create(model="tiny", messages=ASK, **given)
     client.completions.create(model="tiny", prompt="a", **given)
-    reached = [(request.seed, request.logit_bias, request.stop) for request in engine.requests]
-    assert reached == [(-(2**63), {7: -100, 8: 1.5}, ("a", "b", "c", "d"))] * 2
+    reached = [(request.seed, request.logit_bias, request.stop, request.top_k) for request in engine.requests]
+    assert reached == [(-(2**63), {7: -100, 8: 1.5}, ("a", "b", "c", "d"), 3)] * 2
 
 
 def test_no_choice_but_the_likeliest(client: openai.OpenAI, engine: EchoEngine) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from luthier.errors import InvalidValue
 from luthier.serve.dialects import databricks_wire
 from luthier.serve.dialects.databricks_wire import ChatInvocation, CompletionInvocation, read_invocation
 from luthier.serve.doors import refusals
@@ -35,6 +36,12 @@ def test_a_completion_is_parsed_once_and_its_prompt_looked_at_once(
 )
 def test_how_many_tokens_a_completion_asks_for(given: dict[str, Any], most: int) -> None:
     assert read({"prompt": "a", **given}).request().max_tokens == most
+
+
+def test_a_prompt_that_is_null_is_none() -> None:
+    assert isinstance(read({**CHAT, "prompt": None}), ChatInvocation)
+    with pytest.raises(InvalidValue, match="Missing required parameter: 'messages'"):
+        read({"prompt": None})
 
 
 def test_a_prompt_that_stands_deeper_makes_no_completion() -> None:

@@ -50,8 +50,8 @@ class InferenceBody(Strict):
     messages: ListOf[Turn] = Field(min_length=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
-    max_tokens: int | None = Field(None, ge=1)
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=0)
+    max_output_tokens: int | None = Field(None, ge=0)
     response_format: ResponseFormat | None = None
     guardrails: Guardrails | None = None
     stream: bool | None = True

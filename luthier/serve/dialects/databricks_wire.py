@@ -50,6 +50,8 @@ def _completion_or_chat(body: bytes) -> Body:
         return CompletionInvocation.model_validate_json(body)
     except ValidationError:
         said = parsed(body)
+    if isinstance(said, dict) and said.get("prompt", 0) is None:
+        del said["prompt"]
     is_completion = isinstance(said, dict) and "prompt" in said
     return read_said(CompletionInvocation if is_completion else ChatInvocation, said)
 

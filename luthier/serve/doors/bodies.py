@@ -1,7 +1,7 @@
 """What OpenAI's clients send to be completed, checked and brought to the request that every door makes.
 
-Wire format: platform.openai.com/docs/api-reference; repetition_penalty and ignore_eos are vLLM's own. Parameters that
-are not here are refused, never ignored.
+Wire format: platform.openai.com/docs/api-reference; repetition_penalty, ignore_eos and top_k, which Databricks' clients
+send too, are vLLM's own. Parameters that are not here are refused, never ignored.
 """
 
 from abc import abstractmethod
@@ -12,13 +12,13 @@ from pydantic import Field
 from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.doors.json_size import JsonSize
-from luthier.serve.doors.messages import ChatMessage, Tool, ToolChoice, forced_schema, tool_use
+from luthier.serve.doors.messages import AnyToolChoice, ChatMessage, Tool, allowed, forced_schema, tool_use
 from luthier.serve.doors.refusals import invalid
 from luthier.serve.doors.schemas import MAX_CHARACTERS, check_schema
 
 HANDED_ON = {
     *("model", "max_tokens", "seed", "n", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("ignore_eos", "temperature", "top_p", "logit_bias"),
+    *("ignore_eos", "temperature", "top_p", "top_k", "logit_bias"),
 }
 """As they stand, where they are given."""
 LEAST_TOP_P = 1e-6
@@ -77,6 +77,7 @@ class Body(Strict):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, ge=0.0, le=1.0)
+    top_k: int | None = Field(None, ge=1, lt=2**31)
     stop: Stop | Annotated[ListOf[Stop], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: int | None = Field(None, ge=1, le=16)
@@ -117,7 +118,7 @@ class ChatBody(Body):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Annotated[AnyText | AnyJson | JsonSchema, Field(discriminator="type")] | None = None
     tools: Annotated[ListOf[Tool], Field(max_length=128)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: AnyToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
     safety_identifier: Label | None = None
@@ -147,7 +148,8 @@ class ChatBody(Body):
 
     def _tools(self, is_held_to_schema: bool) -> dict[str, Any]:
         is_parallel = self.parallel_tool_calls is not False
-        use = tool_use(self.tools, self.tool_choice, is_parallel)
+        tools, choice = allowed(self.tools or [], self.tool_choice)
+        use = tool_use(tools, choice, is_parallel)
         if use is None:
             return {}
         if is_held_to_schema:
@@ -156,7 +158,7 @@ class ChatBody(Body):
             )
         if not use.is_forced:
             return {"tools": use}
-        return {"tools": use, "json_schema": forced_schema(self.tools or [], self.tool_choice, is_parallel)}
+        return {"tools": use, "json_schema": forced_schema(tools, choice, is_parallel)}
 
 
 class CompletionBody(Body):

@@ -1,9 +1,9 @@
 """Messages and tools as OpenAI's clients send them, brought to what chat templates take."""
 
-import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import ToolUse, Turn
@@ -88,7 +88,30 @@ class NamedTool(Strict):
     function: FunctionName
 
 
+class Allowed(Strict):
+    mode: Literal["auto", "required"]
+    tools: ListOf[NamedTool] = Field(min_length=1, max_length=128)
+
+
+class AllowedTools(Strict):
+    """Some of the tools: the others are as if they were not there."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
+AnyToolChoice = Literal["none", "auto", "required"] | Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+
+
+def allowed(tools: list[Tool], choice: AnyToolChoice | None) -> tuple[list[Tool], ToolChoice | None]:
+    """The tools that may be called, and how."""
+    if not isinstance(choice, AllowedTools):
+        return tools, choice
+    names = {each.function.name for each in choice.allowed_tools.tools}
+    if unknown := names - {each.function.name for each in tools}:
+        raise invalid("tool_choice", f"'tools' has no function '{min(unknown)}'")
+    return [each for each in tools if each.function.name in names], choice.allowed_tools.mode
 
 
 def tool_use(tools: list[Tool] | None, choice: ToolChoice | None, is_parallel: bool) -> ToolUse | None:
@@ -133,7 +156,7 @@ def _past(call: PastCall, place: str, size: JsonSize) -> dict[str, Any]:
     """Templates write the arguments themselves, out of an object: that is JSON within the body's."""
     size.add(call.function.arguments.encode())
     try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError) as error:
+        arguments = from_json(call.function.arguments or "{}")
+    except ValueError as error:
         raise invalid(f"{place}.function.arguments", f"not valid JSON: {error}") from error
     return {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": arguments}}

@@ -206,7 +206,7 @@ class VllmEngine:
         self, request: CompleteRequest, ids: list[int], params: Any, is_streamed: bool
     ) -> Callable[[Any], list[Choice]]:
         """How the request's outputs are read."""
-        if request.tools is None and request.logprobs is None and not request.echo:
+        if request.tools is None and request.logprobs is None and not request.echo and request.max_tokens != 0:
             return plain_choices
         echo = None
         if request.echo:

@@ -75,6 +75,7 @@ class Inputs:
             max_tokens=min(DEFAULT_MAX_TOKENS, room) if request.max_tokens is None else max(request.max_tokens, 1),
             temperature=request.temperature,
             top_p=request.top_p,
+            top_k=request.top_k or 0,
             stop=list(request.stop) or None,
             seed=request.seed,
             presence_penalty=request.presence_penalty,
