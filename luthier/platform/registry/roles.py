@@ -43,6 +43,13 @@ class Role(Frozen):
     granted_roles: int
 
 
+class RolesHeld(Frozen):
+    in_session: list[str]
+    """The caller's, and all that it has."""
+    available: list[str]
+    """Those that his user may take."""
+
+
 class Roles:
     def __init__(self, store: Store, guard: Guard, access: Access, clock: Callable[[], int]) -> None:
         self._store, self._guard, self._access, self._clock = store, guard, access, clock
@@ -126,6 +133,13 @@ class Roles:
         if not found:
             raise no_role(name)
         return found[0]
+
+    def held(self, caller: Caller) -> RolesHeld:
+        """By a caller, by their names."""
+        with self._store.reading() as tx:
+            in_session = self._guard.reachable(tx, caller.account, caller.role)
+            available = self._access.roles_of(tx, caller.account, caller.user)
+        return RolesHeld(in_session=sorted(in_session), available=sorted(available))
 
     def find(self, tx: sa.Connection, caller: Caller, name: str, kind: ObjectKind = ObjectKind.ROLE) -> Securable:
         """A role, or a user; NotFound if there is none of that name in the account."""

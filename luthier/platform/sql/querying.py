@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from luthier.platform.securables import INFORMATION_SCHEMA, is_taken
 from luthier.platform.settings import Settings
 from luthier.platform.sql.sql_dialect import strip_semicolon
 from luthier.platform.sql.sql_engine import SqlEngine, TableFile, ViewQuery, one_of
+from luthier.platform.sql.sql_session import Asker
 from luthier.platform.sql.view_queries import standing_for, tables_in, view_reads
 from luthier.platform.wire import CreateView
 
@@ -39,7 +41,9 @@ def open_engine(
         known = [table.name for table in registry.tables.show(caller)]
         known += [view.name for view in registry.views.show(caller)]
         hints = [parse_name(each, "", "") for each in known]
-    return SqlEngine(files, database, schema, views=_queries(opened), hints=hints, **extras)
+    asker = _asker(settings, registry, caller)
+    views = _queries(opened, asker)
+    return SqlEngine(files, database, schema, views=views, asker=asker, hints=hints, **extras)
 
 
 def create_view(settings: Settings, registry: Registry, caller: Caller, new: CreateView) -> ViewInfo | None:
@@ -64,11 +68,15 @@ def create_view(settings: Settings, registry: Registry, caller: Caller, new: Cre
     opened = registry.views.beneath(caller, name, draft, new.if_there)
     if opened is None:
         return None
-    (made_of,) = _queries(opened)
+    (made_of,) = _queries(opened, _asker(settings, registry, caller))
     with SqlEngine([], name.database, name.schema, views=[made_of]) as engine:
         gives = engine.gives(made_of)
     view = draft.model_copy(update={"gives": gives, "columns": _columns(new, name.name, gives)})
     return view if registry.views.create(caller, name, view, new.if_there) else None
+
+
+def _asker(settings: Settings, registry: Registry, caller: Caller) -> Asker:
+    return Asker(caller, settings.region, cache(partial(registry.roles.held, caller)))
 
 
 def _file(table: TableInfo) -> TableFile:
@@ -98,11 +106,11 @@ def _columns(new: CreateView, name: str, gives: list[str]) -> list[str]:
     return columns
 
 
-def _queries(opened: Opened) -> list[ViewQuery]:
+def _queries(opened: Opened, asker: Asker) -> list[ViewQuery]:
     return [
         ViewQuery(
             parse_name(name, "", ""),
-            standing_for(name, opened),
+            standing_for(name, opened, asker),
             tuple(str(Path(table.path).resolve()) for table in opened.tables.values()),
             _is_secure(name, opened),
         )

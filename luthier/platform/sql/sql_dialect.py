@@ -13,6 +13,7 @@ from sqlglot.dialects.dialect import DialectType
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from luthier.errors import InvalidSql
+from luthier.platform.sql.sql_session import Asker, put_said
 from luthier.platform.sql.sql_types import SnowflakeTypes
 
 # The parser logs statements that it cannot judge, and a statement may hold prompts: its warnings stay unheard.
@@ -49,6 +50,7 @@ _TABLE_FUNCTIONS = {"range", "generate_series", "unnest", "explode", "generator"
 _REFUSED_FUNCTION = re.compile(
     r"__.*|read_.*|.*_scan(_.*)?|glob|sniff_csv|parquet_.*|query|query_table|duckdb_.*|pragma_.*|stats|vector_type"
     r"|pg_get_.*|json_(execute|(de)?serialize)_.*"
+    r"|(session_)?user|(current_)?version|current_(query(_id)?|(connection|transaction)_id|schemas)|txid_current"
     r"|getenv|getvariable|current_setting|set_config|which_secret|nextval|currval|setval|write_log|sleep_ms"
     r"|(en|dis)able_.*|(force_)?checkpoint|truncate_duckdb_logs|(create_|register_|deregister_|destroy_)external_.*"
 )
@@ -63,9 +65,12 @@ COUNT_DETAILED = "count_tokens_detailed"
 _PAID_FUNCTION = re.compile(r"(try_)?complete|finetune|count_tokens|ai_.*")
 
 
-def to_duckdb(sql: str) -> str:
-    """One reading statement of Snowflake's SQL, gated and rendered for DuckDB. Raises InvalidSql with one line."""
-    return rendered(gated(sql))
+def to_duckdb(sql: str, asker: Asker | None = None) -> str:
+    """One reading statement of Snowflake's SQL, gated and rendered for DuckDB. Raises InvalidSql with one line.
+
+    Without `asker` it is looked at alone: functions of the session stay as they are.
+    """
+    return rendered(gated(sql), asker)
 
 
 def gated(sql: str) -> exp.Expr:
@@ -75,9 +80,11 @@ def gated(sql: str) -> exp.Expr:
     return tree
 
 
-def rendered(tree: exp.Expr) -> str:
+def rendered(tree: exp.Expr, asker: Asker | None = None) -> str:
     """For DuckDB; the tree is used up."""
     num_paid = paid_calls(tree)
+    if asker:
+        put_said(tree, asker)
     text = _render(tree)
     again = _only_query(text, "duckdb")
     _check(again)
@@ -96,10 +103,10 @@ def strip_semicolon(sql: str) -> str:
     return re.sub(r"(?<![;\s])[;\s]+\Z", "", sql).lstrip()  # each run of blanks is looked at from its first alone
 
 
-def training_query(sql: str, columns: Mapping[str, str]) -> str:
+def training_query(sql: str, columns: Mapping[str, str], asker: Asker | None = None) -> str:
     """The training columns of a query, as DuckDB's SQL: each name with the expression that gives it."""
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
-    return f"SELECT {selected} FROM ({to_duckdb(sql)}) AS training_rows"
+    return f"SELECT {selected} FROM ({to_duckdb(sql, asker)}) AS training_rows"
 
 
 def _only_query(sql: str, dialect: DialectType) -> exp.Expr:

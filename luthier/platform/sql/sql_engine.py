@@ -25,6 +25,7 @@ from luthier.platform.names import QualifiedName, parse_name, quote
 from luthier.platform.sql.sql_clock import Clock
 from luthier.platform.sql.sql_dialect import to_duckdb, training_query
 from luthier.platform.sql.sql_files import BATCH_ROWS, fresh_connection, literal, lock, read_file
+from luthier.platform.sql.sql_session import Asker
 from luthier.platform.tasks import ALIASES, FORMATS, TaskType, form_of, forms_text
 
 __all__ = ["SqlEngine", "SqlFunction", "TableFile", "ViewQuery", "read_file"]
@@ -80,6 +81,7 @@ class SqlEngine:
         *,
         functions: Mapping[str, SqlFunction] | None = None,
         views: Sequence[ViewQuery] = (),
+        asker: Asker | None = None,
         held: Mapping[str, pa.Table] | None = None,
         hints: Sequence[QualifiedName] = (),
         memory_limit_mb: int = 512,
@@ -98,6 +100,7 @@ class SqlEngine:
         self._timeout_seconds = timeout_seconds
         self._arities = {_last(each.name): sorted(set(each.arities)) for each in (functions or {}).values()}
         self._raised: dict[str, Exception] = {}
+        self._asker = asker
         _refuse_twins(self._names)
         self._names += hints
         self._root = fresh_connection(memory_limit_mb, threads)
@@ -119,7 +122,7 @@ class SqlEngine:
 
     def described(self, sql: str) -> list[tuple[str, str]]:
         """The same with DuckDB's types."""
-        return self._describe(to_duckdb(sql))
+        return self._describe(to_duckdb(sql, self._asker))
 
     def gives(self, view: ViewQuery) -> list[str]:
         """The columns of a view's query, as they are called in it."""
@@ -127,7 +130,7 @@ class SqlEngine:
 
     def query(self, sql: str, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """The rows of a query as a stream; faults met on the way are raised while reading."""
-        return self._stream(to_duckdb(sql), batch_rows)
+        return self._stream(to_duckdb(sql, self._asker), batch_rows)
 
     def training_rows(self, sql: str, task: TaskType, max_rows: int, of: str = "training") -> pa.Table:
         """The columns of the task's form as text, in one run of the query; other columns are left out.
@@ -135,14 +138,14 @@ class SqlEngine:
         Values that are lists or objects become JSON. BadDataset for missing columns, for no rows, and for more than
         max_rows, which are not read; `of` names the query in messages.
         """
-        described = self._describe(to_duckdb(sql))
+        described = self.described(sql)
         form = form_of(task, (name.lower() for name, _ in described))
         if form is None:
             raise BadDataset(_no_form(task, described, of))
         columns = {name: _text_of(_training_column(described, name, of)) for name in form}
         schema = pa.schema([(name, pa.string()) for name in form])
         batches: list[pa.RecordBatch] = []
-        for batch in self._stream(training_query(sql, columns)):
+        for batch in self._stream(training_query(sql, columns, self._asker)):
             batches.append(batch)
             if sum(each.num_rows for each in batches) > max_rows:
                 raise BadDataset(f"The {of} query gives more than {max_rows} rows. Select fewer.")

@@ -14,6 +14,7 @@ from luthier.platform.models import Opened
 from luthier.platform.names import QualifiedName, parse_name, quote
 from luthier.platform.securables import RESERVED
 from luthier.platform.sql.sql_dialect import gated, paid_calls, rendered
+from luthier.platform.sql.sql_session import Asker
 
 NO_FEWER_ROWS = 2**63 - 1
 """No condition of who reads a view gets past a LIMIT: what the view leaves out cannot be told from errors."""
@@ -38,21 +39,22 @@ def view_reads(query: str, view: QualifiedName) -> list[QualifiedName]:
     return reads
 
 
-def standing_for(name: str, opened: Opened) -> str:
+def standing_for(name: str, opened: Opened, asker: Asker | None = None) -> str:
     """DuckDB's query for the rows of a view, down to the files of tables. It is none that passes the gate."""
-    return _rows(name, opened).sql("duckdb", comments=False)
+    return _rows(name, opened, asker).sql("duckdb", comments=False)
 
 
-def _rows(name: str, opened: Opened) -> exp.Query:
+def _rows(name: str, opened: Opened, asker: Asker | None) -> exp.Query:
     """A view, or a table."""
     if name in opened.tables:
         path = exp.Literal.string(str(Path(opened.tables[name].path).resolve()))
         file = exp.Anonymous(this="read_parquet", expressions=[path])
         return exp.select("*").from_(exp.Table(this=file))
     view, place = opened.views[name], parse_name(name, "", "")
-    tree = parse_one(rendered(_in_full(gated(view.query), place.database, place.schema)), read="duckdb")
+    full = _in_full(gated(view.query), place.database, place.schema)
+    tree = parse_one(rendered(full, asker), read="duckdb")
     for table in [table for table in tree.find_all(exp.Table) if table.catalog]:
-        _put(table, _rows(QualifiedName(table.catalog, table.db, table.name).dotted, opened))
+        _put(table, _rows(QualifiedName(table.catalog, table.db, table.name).dotted, opened, asker))
     assert isinstance(tree, exp.Query)  # the gate lets nothing else through
     if not view.gives:  # it is being made
         return tree
