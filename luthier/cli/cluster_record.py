@@ -12,6 +12,7 @@ from luthier.cli.ray_head import has_root_ended, ray_environment, session_logs
 from luthier.errors import ClusterError, NotConnected
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
+from luthier.platform.whole_files import write_whole
 
 CONNECT_SECONDS = 60.0
 
@@ -49,10 +50,7 @@ def read_record(settings: Settings) -> Cluster | None:
 
 
 def write_record(settings: Settings, cluster: Cluster) -> None:
-    """Whole or not at all."""
-    new = record_file(settings).with_suffix(".new")
-    new.write_text(cluster.model_dump_json(indent=2))
-    new.replace(record_file(settings))
+    write_whole(record_file(settings), cluster.model_dump_json(indent=2))
 
 
 def record_file(settings: Settings) -> Path:

@@ -21,6 +21,7 @@ from luthier.errors import ClusterError
 from luthier.platform.base_models import Catalog
 from luthier.platform.request_ids import front_file, front_secret
 from luthier.platform.settings import Settings
+from luthier.platform.whole_files import write_whole
 
 LONGEST_SOCKET = 97
 """Bytes of a unix socket's path, less what HAProxy adds to it while it starts."""
@@ -115,10 +116,7 @@ def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:
         "defaults": defaults,
         "secret": front_secret(settings.home) or secrets.token_hex(16),  # replicas that run know it
     }
-    instructions = front_file(settings.home)
-    new = instructions.with_suffix(".new")
-    new.write_text(json.dumps(wanted))
-    new.replace(instructions)
+    write_whole(front_file(settings.home), json.dumps(wanted))
 
 
 def clear_away(settings: Settings, cluster_id: str) -> None:

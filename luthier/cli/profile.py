@@ -1,11 +1,10 @@
 """The local profile: which server, which key. A file in the home that only its owner can read."""
 
-import json
-import os
 from pathlib import Path
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.settings import Settings
+from luthier.platform.whole_files import write_whole
 
 
 class Profile(Frozen):
@@ -18,12 +17,7 @@ def profile_file(settings: Settings) -> Path:
 
 
 def save_profile(settings: Settings, profile: Profile) -> None:
-    """Mode 0600 from the first byte on."""
-    part = profile_file(settings).with_suffix(".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(profile.model_dump(), file)
-    os.replace(part, profile_file(settings))
+    write_whole(profile_file(settings), profile.model_dump_json(), 0o600)
 
 
 def load_profile(settings: Settings) -> Profile | None:

@@ -17,6 +17,7 @@ import psutil
 from luthier.cli.words import last_words
 from luthier.errors import ClusterError
 from luthier.platform.settings import Settings
+from luthier.platform.whole_files import made_once
 
 MARK = "LUTHIER_CLUSTER"
 """Environment variable that every process of a cluster inherits: how its own are told from others."""
@@ -54,7 +55,7 @@ def head_environment(settings: Settings, cluster_id: str, own: dict[str, str]) -
 
 def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) -> int:
     """Starts a head node, its processes with this environment too; the pid of its root process once it listens."""
-    _ensure_token(settings)
+    made_once(_token_file(settings), lambda: secrets.token_hex(32).encode())
     file = ray_log(settings)
     file.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings)]
@@ -208,10 +209,3 @@ def _free_ports(count: int) -> list[int]:
 
 def _token_file(settings: Settings) -> Path:
     return settings.home / "ray.token"
-
-
-def _ensure_token(settings: Settings) -> None:
-    file = _token_file(settings)
-    if not file.is_file():
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secrets.token_hex(32))

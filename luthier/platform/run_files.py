@@ -5,7 +5,6 @@ Written by train, read by serve. A file there may be growing while it is read.
 
 import json
 import os
-import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from luthier.platform.weights.fingerprint import FINGERPRINT
+from luthier.platform.whole_files import write_whole
 
 MODEL = "model"
 """In a checkpoint: the adapter or weights, for whoever uses them."""
@@ -136,16 +136,6 @@ def write_pass_tokens(file: Path, tokens: int) -> None:
     """Whole or not at all: without it the next worker finds out by itself."""
     with suppress(OSError):
         write_whole(file, str(tokens))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Under its name when it is whole, and not before."""
-    part = file.with_suffix(f".{uuid.uuid4().hex}")
-    try:
-        part.write_text(text)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def mark(file: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
-from luthier.platform.run_files import write_whole
+from luthier.platform.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 

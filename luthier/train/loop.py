@@ -10,7 +10,7 @@ from torch import Tensor
 
 from luthier.errors import TrainingFailed
 from luthier.platform.jobs import EventType
-from luthier.platform.run_files import write_whole
+from luthier.platform.whole_files import write_whole
 from luthier.train.answers import Answers, answer
 from luthier.train.checkpoint import snapshot
 from luthier.train.config import FitConfig, StepRecord

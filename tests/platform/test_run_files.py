@@ -13,9 +13,7 @@ from luthier.platform.run_files import (
     StepMetrics,
     read_logs,
     read_metrics,
-    write_whole,
 )
-from tests.full_disk import full_disk
 
 
 def step(number: int, loss: float = 1.0, speed: float | None = 10.0, validation: float | None = None) -> StepMetrics:
@@ -121,10 +119,3 @@ def test_logs(tmp_path: Path) -> None:
     (folder / "supervisor.log").write_text("all\n")
     (folder / "worker-0.log.1").write_text("older\n")
     assert read_logs(folder, 15) == {"supervisor.log": "all\n", "worker-0.log": "second line\n"}
-
-
-def test_what_a_full_disk_does_not_take_leaves_nothing(tmp_path: Path) -> None:
-    write_whole(tmp_path / "told", "a")
-    with full_disk(), pytest.raises(OSError, match="File too large"):
-        write_whole(tmp_path / "told", "b")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("told", "a")]

@@ -1,6 +1,5 @@
 """Verbs for whoever delivers notices: what is due, how it went, what is forgotten, and what signs it."""
 
-import os
 import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,6 +23,7 @@ from luthier.platform.webhooks import (
     rest_s,
     secret_of,
 )
+from luthier.platform.whole_files import made_once
 
 
 class Outbox:
@@ -109,20 +109,8 @@ class Outbox:
         tx.execute(sa.update(self._deliveries).where(*lost).values(next_on=None, given_up_on=now))
 
     def _master(self) -> bytes:
-        """The home's own secret, made when it is first needed. Readable by its owner alone."""
-        file = self._home / "webhooks.key"
-        if not file.exists():
-            self._home.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_name(f".webhooks.key-{os.getpid()}-{secrets.token_hex(4)}")
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                handle.write(secrets.token_bytes(32))
-            try:
-                os.link(fresh, file)  # whoever comes first
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
-        return file.read_bytes()
+        """The home's own secret."""
+        return made_once(self._home / "webhooks.key", lambda: secrets.token_bytes(32))
 
 
 def _to_delivery(row: Row) -> Delivery:
