@@ -142,6 +142,19 @@ def test_the_owners_rights_count_at_each_read(api: TestClient, faq: str, join: J
     assert "Failure during expansion of view LUTHIER.PUBLIC.BOBS" in refused(ann, "SELECT * FROM bobs")
 
 
+def test_nobody_lends_the_next_owners_rights(api: TestClient, faq: str, join: Join) -> None:  # noqa: F811
+    ann, give = join("ANALYST"), "GRANT OWNERSHIP ON VIEW v TO ROLE accountadmin"
+    run_all(
+        api, *OPEN, "GRANT CREATE VIEW ON SCHEMA public TO ROLE analyst", "GRANT SELECT ON TABLE faq TO ROLE analyst"
+    )
+    run_all(ann, "CREATE VIEW v AS SELECT * FROM faq", "GRANT SELECT ON VIEW v TO ROLE analyst")
+    assert "There are grants on VIEW LUTHIER.PUBLIC.V" in refused(ann, give, 409, "conflict")
+    run_all(ann, "REVOKE SELECT ON VIEW v FROM ROLE analyst", give)
+    assert "There is no table v" in refused(ann, "SELECT * FROM v")
+    run_all(api, "GRANT SELECT ON VIEW v TO ROLE analyst", "GRANT OWNERSHIP ON VIEW v TO ROLE analyst", give)
+    assert len(rows(ann, "SELECT * FROM v")) == 10, "as who may grant everything wants it"
+
+
 def test_views_over_views_form_no_ring_and_no_tower(api: TestClient, faq: str) -> None:
     run_all(api, "CREATE VIEW v0 AS SELECT question FROM faq", "CREATE VIEW v1 AS SELECT * FROM v0")
     for ring in ("v0", "v1"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from luthier.errors import InvalidInput, LuthierError, NotFound
+from luthier.errors import Conflict, InvalidInput, LuthierError, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.base_models import Catalog
 from luthier.platform.frozen import Frozen
@@ -217,11 +217,26 @@ class Grants:
     def _pass_on(self, tx: sa.Connection, caller: Caller, on: Securable, role: str) -> None:
         if on.kind is ObjectKind.ROLE and on.name in SYSTEM_ROLES:
             raise InvalidInput(f"Role {on.name} belongs to every account: nobody else owns it.")
+        if on.kind is ObjectKind.VIEW:
+            self._check_readers(tx, caller, on, role)
         if on.kind not in OWNED:
             self._rows.replace_owner(tx, caller, on, role, self._clock())
             return
         table = self._owned[on.kind]
         tx.execute(sa.update(table).where(*self._is(caller, on)).values({self._owner(on.kind).name: role}))
+
+    def _check_readers(self, tx: sa.Connection, caller: Caller, view: Securable, role: str) -> None:
+        """A view is read with its owner's rights: who lets others read it lends no rights that he has not."""
+        if role in self._guard.roles(tx, caller) or self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+            return
+        for grants in (self._grants, self._shares.grants):
+            of_it = grants.c.account == caller.account, is_on(grants, view)
+            if tx.execute(sa.select(grants.c.privilege).where(*of_it)).first():
+                raise Conflict(
+                    f"There are grants on {view}, and with role {role} as its owner they would be of that role's "
+                    f"rights. Revoke them first (SHOW GRANTS ON {view}), or let somebody grant it who has role {role}, "
+                    f"or MANAGE GRANTS ON ACCOUNT."
+                )
 
     # rows
 
