@@ -257,9 +257,11 @@ def parse_in_schema(kind: ObjectKind, schema: str, default_database: str) -> Sec
 
 
 def user_key(text: str) -> str:
-    """The key of a user's name as written. The first user of an account is called `admin`, in any spelling."""
+    """The key of a user's name as written. The first user of an account is called `admin`, in any case of these letters
+    (a dotless i is another one, with the same upper case).
+    """
     key = fold(text.strip())
-    return ADMIN_USER if key.upper() == ADMIN_USER.upper() else key
+    return ADMIN_USER if key.isascii() and key.upper() == ADMIN_USER.upper() else key
 
 
 def _listed(kind: ObjectKind) -> str:

@@ -287,7 +287,11 @@ def test_objects_as_they_are_written(kind: ObjectKind, written: str, dotted: str
 def test_every_action_and_kind_has_its_row() -> None:
     assert set(NEEDS) == set(Action)
     assert set(GRANTABLE) == set(ObjectKind) - {ObjectKind.PLATFORM, *MADE}
+
+
+def test_who_the_first_user_is() -> None:
     assert user_key("ADMIN") == user_key('"admin"') == ADMIN_USER
+    assert user_key('"adm\u0131n"') == "adm\u0131n"
 
 
 OF_MODELS = [each for each in Action if ABOUT.get(each, MODEL) in (MODEL, SCHEMA) and each is not Action.GRANT]

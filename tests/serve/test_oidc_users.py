@@ -68,6 +68,12 @@ def test_the_first_user_of_an_account(
     )
 
 
+def test_a_name_that_only_looks_like_his(registry: Registry, home: Path, provider: Provider, clock: Clock) -> None:
+    oidc = oidc_of(registry, home, provider, clock, oidc_admin=True)
+    with pytest.raises(NotAuthenticated, match="is no user here"):
+        session_of(oidc, provider.token(sub="adm\u0131n"))
+
+
 @pytest.mark.parametrize("told", ["ann@example.com", "auth0|5f", "00u1a", "Ann B", '"ann"'])
 def test_a_name_that_sql_has_in_quotes(
     registry: Registry, home: Path, provider: Provider, clock: Clock, told: str
