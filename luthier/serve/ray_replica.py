@@ -10,15 +10,20 @@ from typing import Any
 
 import uvicorn
 from ray._common.tls_utils import add_port_to_grpc_server
+from ray.exceptions import RayError
 from ray.serve._private import replica as serve_replica
 from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.http_util import start_asgi_http_server
+from ray.serve.generated.serve_pb2 import ApplicationStatus, StatusOverview
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
 SERVES_OWN = "/-/"
 """Serve's routes, for HAProxy's health checks."""
+ASK_SECONDS = 2.0
+"""For Serve's controller to say what becomes of this replica's application."""
+drain_behind_haproxy = serve_replica.Replica._drain_behind_haproxy
 
 
 def adapt_replica(is_fronted: bool = True) -> None:
@@ -31,6 +36,7 @@ def adapt_replica(is_fronted: bool = True) -> None:
     assert serve_replica.start_asgi_http_server
     serve_replica.add_port_to_grpc_server = lambda server, _address: add_port_to_grpc_server(server, "127.0.0.1:0")
     serve_replica.start_asgi_http_server = _start_short
+    serve_replica.Replica._drain_behind_haproxy = _drain
     if not is_fronted:
         assert serve_replica.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S >= 0
         serve_replica.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S = 0  # nobody has to hear that it goes
@@ -78,6 +84,24 @@ class ShortWay:
                 is_error=error is not None,
                 exception_type=type(error).__name__,
             )
+
+
+async def _drain(replica: Any, min_draining_period_s: float) -> None:
+    """It stays reachable until HAProxy has heard that it goes, so that others get its requests; if there are others."""
+    goes_alone = not await _ends_with_application(replica)
+    await drain_behind_haproxy(replica, min_draining_period_s if goes_alone else 0.0)
+
+
+async def _ends_with_application(replica: Any) -> bool:
+    name = replica._deployment_id.app_name
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            (told,) = await replica._controller_handle.get_serve_statuses.remote([name])
+    except (RayError, TimeoutError):
+        log.warning("Serve does not say whether the application %s ends", name)
+        return False
+    status = StatusOverview.FromString(told).app_status.status
+    return bool(status == ApplicationStatus.APPLICATION_STATUS_DELETING)
 
 
 async def _start_short(app: Any, options: Any, **how: Any) -> tuple[asyncio.Task[None], uvicorn.Server]:

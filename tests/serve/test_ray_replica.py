@@ -6,8 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.exceptions import RayActorError
+from ray.serve.generated.serve_pb2 import ApplicationStatus, ApplicationStatusInfo, StatusOverview
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from luthier.serve import ray_replica
 from luthier.serve.ray_replica import ShortWay
 
 
@@ -85,3 +88,30 @@ def test_serve_is_told_of_each_request_how_it_ended(caplog: pytest.LogCaptureFix
     assert (well["route"], well["is_error"]) == ("/m/tiny", False)
     assert (ill["route"], ill["is_error"], ill["exception_type"]) == ("/m/tiny", True, "ValueError")
     assert well["latency_ms"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("told", "waits"),
+    [("APPLICATION_STATUS_DELETING", 0.0), ("APPLICATION_STATUS_RUNNING", 10.0), (RayActorError(), 10.0)],
+    ids=["all go", "one of several goes", "nobody knows"],
+)
+def test_who_goes_alone_waits_until_haproxy_has_heard(
+    monkeypatch: pytest.MonkeyPatch, told: str | Exception, waits: float
+) -> None:
+    waited: list[float] = []
+
+    async def statuses(names: list[str]) -> list[bytes]:
+        if isinstance(told, Exception):
+            raise told
+        assert names == ["tiny"]
+        status = ApplicationStatusInfo(status=ApplicationStatus.Value(told))
+        return [StatusOverview(app_status=status).SerializeToString()]
+
+    async def drain(_replica: object, seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(ray_replica, "drain_behind_haproxy", drain)
+    controller = SimpleNamespace(get_serve_statuses=SimpleNamespace(remote=statuses))
+    replica = SimpleNamespace(_controller_handle=controller, _deployment_id=SimpleNamespace(app_name="tiny"))
+    asyncio.run(ray_replica._drain(replica, 10.0))
+    assert waited == [waits]
