@@ -1,9 +1,9 @@
 """The end of a cluster: what is under way is answered, then its processes end, or our parts leave another's Ray."""
 
-from collections.abc import Callable
+import time
 from contextlib import suppress
 
-from luthier.cli.cluster_record import Cluster, Say, connected, in_time, is_gone, record_file
+from luthier.cli.cluster_record import Cluster, Say, begun, connected, in_time, is_gone, record_file
 from luthier.cli.front import clear_away
 from luthier.cli.ray_head import end_processes
 from luthier.errors import NotConnected
@@ -13,8 +13,8 @@ ANSWER_SECONDS = 60.0
 """How long what is under way may take."""
 TELL_SECONDS = 15.0
 """For Ray to say so, beyond that."""
-LEAVE_SECONDS = 60.0
-"""For a Ray that is not ours to let go of the doors, the registry or the jobs, each."""
+LEAVE_SECONDS = 45.0
+"""For a Ray that is not ours to let go of the doors, the registry and the jobs. More than `cut_off_doors` waits."""
 
 
 def let_end(cluster: Cluster, say: Say) -> bool:
@@ -63,14 +63,18 @@ def _leave(cluster: Cluster, say: Say) -> bool:
             from luthier.platform.registry.actor import stop_registry
             from luthier.serve.app import cut_off_doors
 
-            parts: dict[str, Callable[[], None]] = {
-                "the gateway and engines": lambda: cut_off_doors(cluster.base_models),
-                "the registry": stop_registry,
-                "jobs": _end_actors,
+            def stop_jobs() -> None:
+                stop_registry()  # first: it would start them again
+                _end_actors()
+
+            parts = {
+                "the gateway and engines": begun(lambda: cut_off_doors(cluster.base_models)),
+                "the registry and jobs": begun(stop_jobs),
             }
-            for what, take_off in parts.items():
+            until = time.monotonic() + LEAVE_SECONDS
+            for what, taken_off in parts.items():
                 try:
-                    in_time(take_off, LEAVE_SECONDS)
+                    taken_off.result(max(0.0, until - time.monotonic()))
                 except Exception as error:  # the other parts go all the same
                     say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
     except NotConnected as error:
