@@ -3,7 +3,7 @@ and adapters come and go in both. In float32, against transformers.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -15,19 +15,22 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from luthier.errors import Unavailable
 from luthier.platform.data.prompts import load_prompts
 from luthier.platform.models import ModelVersion, ProofState
 from luthier.platform.settings import GIB
+from luthier.platform.wire import Choice
 from luthier.serve.complete import Tally
 from tests.e2e.asked import Asked, Run, started
 from tests.e2e.leaving import a_client_leaves_a_stream, a_client_leaves_before_the_whole_answer, sample
-from tests.e2e.live import MAX_LORAS
+from tests.e2e.live import LONG, MAX_LORAS
 from tests.e2e.tuned import Tuner, halved, tiny_tuner
 from tests.tiny_adapter import change_weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 24
+DEATH_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +129,34 @@ def test_adapters_come_and_go_in_both(asked: Asked, run: Run, tuner: Tuner, tune
 def test_clients_leave(asked: Asked, run: Run) -> None:
     run(a_client_leaves_a_stream(asked, 1))
     run(a_client_leaves_before_the_whole_answer(asked, 2))
+
+
+def test_who_waits_when_a_process_dies_is_told_at_once(
+    asked: Asked, run: Run, tuner: Tuner, tuned: list[ModelVersion]
+) -> None:
+    """In the midst of an answer and of an adapter's load. Last: the engine is dead then."""
+    new = tuner.changed(tuned[0], lambda folder: (folder / "note").write_text("never loaded"))
+
+    async def rest(stream: AsyncIterator[list[Choice]]) -> None:
+        async for _ in stream:
+            pass
+
+    async def dies() -> None:
+        stream = asked.ask("stream", Tally(), max_tokens=LONG)
+        await anext(stream)
+        victim, _ = workers(asked)
+        victim.suspend()
+        answering, loading = (asyncio.create_task(each) for each in (rest(stream), asked.answer(new)))
+        while not asked.engine._engine.engine_core.utility_results:
+            await asyncio.sleep(0.01)
+        victim.kill()
+        async with asyncio.timeout(DEATH_SECONDS):
+            with pytest.raises(Unavailable, match="restarted"):
+                await loading
+            with pytest.raises(Unavailable):
+                await asked.engine.check()
+            asked.engine.kill()  # as its replica does; vLLM itself gives the other process nine seconds
+            with pytest.raises(Unavailable, match="restarted"):
+                await answering
+
+    run(dies())

@@ -28,6 +28,10 @@ from luthier.serve.engines.reading import Reader, plain_choices
 from luthier.serve.engines.tool_calls import Calls, ForcedCalls
 from luthier.serve.engines.tool_family import Family
 
+LOOK_SECONDS = 0.1
+"""How often who waits for vLLM's workers looks whether they live. Shorter than what a replica has left by then."""
+STOPPED = "The engine stopped; it is being restarted. Try again."
+
 
 class VllmEngine:
     """One base model in vLLM, or a version with all weights of its own. Start it inside a running event loop."""
@@ -82,12 +86,28 @@ class VllmEngine:
         return self._loader.held()
 
     async def call(self, method: str, *args: Any) -> list[Any]:
-        """What each of vLLM's workers answers to a method of AdapterWorker."""
+        """What each of vLLM's workers answers to a method of AdapterWorker. Unavailable when one of them dies: vLLM
+        gives no answer then, or an error of any kind.
+        """
+        asking = asyncio.ensure_future(self._engine.collective_rpc(method, args=args))
         try:
-            answers: list[Any] = await self._engine.collective_rpc(method, args=args)
-        except _engine_dead() as error:
-            raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
+            while not (await asyncio.wait([asking], timeout=LOOK_SECONDS))[0]:
+                await self.check()
+            answers: list[Any] = asking.result()
+        except Exception as error:
+            if await self._is_dead():
+                raise Unavailable(STOPPED) from error
+            raise
+        finally:
+            asking.cancel()
         return answers
+
+    async def _is_dead(self) -> bool:
+        try:
+            await self.check()
+        except Unavailable:
+            return True
+        return False
 
     async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
         """The log-probability of each token from a place on."""
@@ -103,7 +123,7 @@ class VllmEngine:
                     ready.callback(await self._turns.take(adapter.number, 0, time.monotonic()))
                 *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
         except _engine_dead() as error:
-            raise Unavailable("The engine stopped; it is being restarted. Try again.") from error
+            raise Unavailable(STOPPED) from error
         self.probed.prompt += len(ids)
         self.probed.completion += len(output.outputs[0].token_ids)
         return [output.prompt_logprobs[at][ids[at]].logprob for at in range(start, len(ids))]
