@@ -56,7 +56,7 @@ def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
         completions = HandleCompletions(settings.serve_base_models)
         services = make_services(settings, registry_client(), completions, access_log=open_access_log(settings))
         whole = with_full_weights(services, ServeApplications(settings))
-        return build_api(replace(whole, nodes=partial(CONTROLLER.run, nodes_for, settings)))
+        return build_api(replace(whole, nodes=partial(nodes_for, settings)))
 
     rows = [base.model_dump_json() for base in catalog]
     app = _deployed(serve.ingress(build)(), GATEWAY, _version(settings.model_dump_json(), *rows), {"num_cpus": 0})
@@ -93,8 +93,12 @@ def beyond_nodes(base: BaseModel) -> str | None:
     return None
 
 
-def nodes_for(settings: Settings) -> Nodes:
+async def nodes_for(settings: Settings) -> Nodes:
     """Those that there are, for the engines that are served."""
+    return await CONTROLLER.run(_nodes_for, settings)
+
+
+def _nodes_for(settings: Settings) -> Nodes:
     catalog = load_catalog(settings)
     reasons = {name: beyond_nodes(catalog.get(name)) for name in settings.serve_base_models}
     return Nodes(nodes=_known_nodes(), waiting={name: reason for name, reason in reasons.items() if reason})

@@ -1,15 +1,25 @@
 """What makes Serve replace an engine's replicas, and what only changes their number."""
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import Settings
 from luthier.serve import deployments
-from luthier.serve.deployments import SCALING, UNEXPECTED, beyond_nodes, engine_version, nodes_for
+from luthier.serve.deployments import (
+    SCALING,
+    UNEXPECTED,
+    beyond_nodes,
+    engine_target,
+    engine_version,
+    gateway_target,
+    nodes_for,
+)
 
 
 def version_of(settings: Settings, **engine: Any) -> str:
@@ -98,6 +108,15 @@ def test_lost_nodes_are_told_until_they_are_back(settings: Settings, monkeypatch
     known = [node("lost", unexpected), node("back", unexpected), node("away", drained), node("lost", unexpected)]
     monkeypatch.setattr("ray.nodes", lambda: [*known, node("head"), node("back")])
     monkeypatch.setattr("ray.cluster_resources", dict)
-    nodes = nodes_for(settings)
+    nodes = asyncio.run(nodes_for(settings))
     assert [(each.name, each.is_lost) for each in nodes.nodes] == [("head", False), ("back", False), ("lost", True)]
     assert (nodes.name_of("id of head"), nodes.name_of("id of none"), nodes.waiting) == ("head", "id of none", {})
+
+
+def test_what_serve_is_given_can_be_sent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To other processes, wherever they are."""
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    monkeypatch.setattr(deployments, "available_resources_per_node", dict)
+    catalog = load_catalog(settings)
+    for target in (gateway_target(settings, catalog), engine_target(settings, catalog.get("smollm2-135m"))):
+        assert cloudpickle.dumps(target.target)
