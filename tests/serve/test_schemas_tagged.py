@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field, RootModel, TypeAdapter
 
+from luthier.serve.dialects.cortex_rules import ResponseFormat
+from luthier.serve.doors.bodies import JsonSchema
 from luthier.serve.doors.messages import Tool, forced_schema
 from luthier.serve.doors.schema_told import for_grammar
 from luthier.serve.doors.schemas import check_schema
@@ -90,6 +92,15 @@ def test_models_are_taken_and_their_answers_read(kind: Any, answers: list[Any], 
     assert [answer for answer in answers if not lets(held_to, answer)] == []
     assert [answer for answer in others if lets(held_to, answer)] == []
     check_walks(schema, 0)
+
+
+def test_each_door_holds_answers_to_the_tag() -> None:
+    schema = Herd.model_json_schema()
+    held_to = check_schema(schema, "response_format")
+    named = {"type": "json_schema", "json_schema": {"name": "herd", "schema": schema}}
+    assert held_to != schema
+    assert JsonSchema.model_validate(named).schema_of_answer() == held_to
+    assert ResponseFormat.model_validate({"type": "json", "schema": schema}).json_schema == held_to
 
 
 def test_a_forced_call_carries_the_tag() -> None:
