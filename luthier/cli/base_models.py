@@ -1,9 +1,8 @@
 """luthier base-models list | show | fetch."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from luthier.cli.options import AS_JSON
 from luthier.cli.render import show, show_one, tell
 from luthier.platform.base_models import load_catalog
 from luthier.platform.settings import load_settings
+from luthier.platform.storage import num_bytes
 
 COLUMNS = ("name", "size", "window", "licence", "price_class", "tasks", "state")
 TASKS = {"CHAT_COMPLETION": "chat", "INSTRUCTION_FINETUNE": "instruct", "CONTINUED_PRETRAIN": "cpt", "DPO": "dpo"}
@@ -55,9 +55,9 @@ def fetch(base_model: str, as_json: bool) -> None:
     base = load_catalog(settings).get(base_model)
     with _progress(settings.cache / "base_models", base.name) as say:
         folder = cluster.fetch_base_model(settings, base, say)
-    num_bytes = _num_bytes(folder)
-    fetched = {"base_model": base.name, "folder": str(folder), "bytes": num_bytes}
-    tell(fetched, f"Base model {base.name} is in {folder} ({num_bytes / 1e9:.2f} GB).", as_json)
+    size = num_bytes(folder)
+    fetched = {"base_model": base.name, "folder": str(folder), "bytes": size}
+    tell(fetched, f"Base model {base.name} is in {folder} ({size / 1e9:.2f} GB).", as_json)
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
@@ -95,13 +95,13 @@ def _progress(folder: Path, name: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: click.echo(f"... {text}", err=True)
         return
     columns = (SpinnerColumn(), TextColumn(name), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    before, done = _num_bytes(folder), threading.Event()
+    before, done = num_bytes(folder), threading.Event()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=None)
 
         def look() -> None:
             while not done.wait(LOOK_SECONDS):
-                progress.update(task, completed=_num_bytes(folder) - before)
+                progress.update(task, completed=num_bytes(folder) - before)
 
         watcher = threading.Thread(target=look, daemon=True)
         watcher.start()
@@ -110,14 +110,4 @@ def _progress(folder: Path, name: str) -> Iterator[Callable[[str], None]]:
         finally:
             done.set()
             watcher.join()
-            progress.update(task, completed=_num_bytes(folder) - before)
-
-
-def _num_bytes(folder: Path) -> int:
-    """Of all files below; those that vanish while it counts are left out."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.stat(os.path.join(root, name)).st_size
-    return total
+            progress.update(task, completed=num_bytes(folder) - before)

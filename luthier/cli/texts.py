@@ -12,8 +12,7 @@ def content_hash(path: Path) -> str:
     for file in _text_files(path) if path.is_dir() else [path]:
         digest.update(b"" if file == path else f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as content:
-            for part in iter(lambda: content.read(1 << 20), b""):
-                digest.update(part)
+            hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()
 
 

@@ -106,10 +106,12 @@ def file_sha256(path: Path) -> str:
 
 
 def num_bytes(folder: Path) -> int:
+    """Of all files below; those that vanish while it counts are left out."""
     num = 0
-    with suppress(FileNotFoundError):  # it is being removed
-        for file in folder.rglob("*"):
-            num += file.stat().st_size if file.is_file() else 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                num += os.stat(os.path.join(root, name)).st_size
     return num
 
 

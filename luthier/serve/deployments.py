@@ -23,6 +23,7 @@ from luthier.platform.base_models import BaseModel, Catalog, EngineSettings, loa
 from luthier.platform.models import ModelVersion
 from luthier.platform.registry.actor import registry_client
 from luthier.platform.settings import GIB, Settings
+from luthier.platform.weights.tensors import weight_bytes
 from luthier.serve.api import build_api
 from luthier.serve.full_weights import PREFIX, Engine, State, with_full_weights
 from luthier.serve.handles import Application, HandleCompletions
@@ -228,7 +229,7 @@ def _surge(resources: dict[str, Any]) -> int:
 
 def _memory_on_cpu(base: BaseModel, version: ModelVersion) -> int:
     """Bytes of weights and cache. Raises NotServed when no node has so many."""
-    weights = sum(file.stat().st_size for file in Path(version.path).glob("*.safetensors"))
+    weights = weight_bytes(Path(version.path))
     needed = weights + base.engine.kv_cache_gib * GIB
     largest = _most_of_a_node("memory")
     if needed > largest:

@@ -1,11 +1,11 @@
 """Model FLOPs utilization: the share of a GPU's peak that goes into the model's products."""
 
-import json
 import math
 import re
 from pathlib import Path
 
 from luthier.platform.options import Method
+from luthier.platform.weights.tensors import read_header
 from luthier.train.config import FitConfig
 
 # Dense bfloat16 FLOP/s by words of the device's name, from the maker's data sheets; the first that fits counts.
@@ -43,11 +43,8 @@ class Utilization:
 
 def num_weights(base_dir: Path) -> int:
     """Weights that multiply, from the files' headers: embeddings that are only looked up do not count."""
-    shapes: dict[str, list[int]] = {}
-    for file in base_dir.glob("*.safetensors"):
-        with file.open("rb") as weights:
-            header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-        shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    files = base_dir.glob("*.safetensors")
+    shapes = {name: tensor.shape for file in files for name, tensor in read_header(file).items()}
     if any(name.startswith("lm_head.") for name in shapes):
         shapes = {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}
     return sum(map(math.prod, shapes.values()))

@@ -4,7 +4,6 @@ A layer's weights are put together when it runs and parted again after it. Nothi
 a difference between a share and a whole: `whole`, `share` and `put` are right for both.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from luthier.errors import InvalidInput
 from luthier.platform.memory import FILE_BYTES, WEIGHT_BYTES
 from luthier.platform.options import Method
+from luthier.platform.weights.tensors import weight_bytes
 from luthier.train.config import FitConfig
 
 GPU_SHARE = 0.6
@@ -33,7 +33,7 @@ def chosen(config: FitConfig, device: torch.device, world_size: int) -> bool:
         return True
     if device.type != "cuda":
         return False
-    needed = _file_bytes(config.base_dir) * WEIGHT_BYTES[config.method] / FILE_BYTES
+    needed = weight_bytes(config.base_dir) * WEIGHT_BYTES[config.method] / FILE_BYTES
     return needed > GPU_SHARE * float(torch.cuda.get_device_properties(device).total_memory)
 
 
@@ -78,7 +78,3 @@ def put(value: Tensor, like: Tensor) -> Tensor:
     if isinstance(like, DTensor) and value.shape == like.shape:
         return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
     return value
-
-
-def _file_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

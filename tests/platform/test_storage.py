@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from luthier.platform.storage import Storage, file_sha256, write_parquet
+from luthier.platform.storage import Storage, file_sha256, num_bytes, write_parquet
 
 ROWS = pa.table({"prompt": ["a", "b"]})
 
@@ -60,3 +60,19 @@ def test_what_uploads_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
         os.utime(storage.uploads / name, (0, 0))
     storage.sweep_uploads()
     assert sorted(path.name for path in storage.uploads.iterdir()) == ["new", "new.csv"]
+
+
+def test_a_file_that_vanishes_is_left_out_of_the_sum_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = os.walk
+
+    def slow_walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for root, folders, names in walk(folder):
+            (Path(root) / "gone").unlink(missing_ok=True)
+            yield root, folders, names
+
+    for name in ("a", "gone", "inside/b", "inside/gone"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"four")
+    monkeypatch.setattr(os, "walk", slow_walk)
+    assert num_bytes(tmp_path) == 8
+    assert num_bytes(tmp_path / "never") == 0

@@ -16,7 +16,7 @@ from luthier.platform.models import ModelVersion
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.registry.jobs import Jobs
 from luthier.platform.storage import Storage, file_sha256
-from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.artifacts import read_manifest
 from luthier.platform.weights.lora import Modules
 
 PARTS = ("train", "validation")
@@ -91,7 +91,7 @@ def _made_with(version: ModelVersion, job_id: str, jobs: Jobs) -> tuple[Finetune
         job = jobs.run(job_id)
         options, told = job.options, job.report
     except NotFound:
-        manifest = json.loads((Path(version.path) / MANIFEST).read_text())
+        manifest = read_manifest(Path(version.path))
         options, told = FinetuneOptions.model_validate_json(json.dumps(manifest["options"])), manifest["data"]
     return options, {_hash(part): told[_hash(part)] for part in PARTS}
 

@@ -1,6 +1,5 @@
 """Verbs on published folders: which of them nobody needs any more."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from luthier.platform.registry.storage_rows import StorageRows
 from luthier.platform.settings import Settings
 from luthier.platform.storage import Storage, num_bytes
 from luthier.platform.store import Store
-from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.artifacts import manifest_if_readable
 
 COLLECTED = ".collected"
 """Ends the name of a folder that is about to be removed."""
@@ -76,8 +75,4 @@ class Artifacts:
 
 def _maker(folder: Path) -> str:
     """The job that published the folder, and may not have told so yet; empty if none did."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return ""
-    return str(manifest.get("job_id", ""))
+    return str(manifest_if_readable(folder).get("job_id", ""))

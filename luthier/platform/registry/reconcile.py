@@ -1,6 +1,5 @@
 """The ledger against what was counted elsewhere: by replicas, engines, batches and trainers; and limits against it."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from luthier.platform.registry.model_rows import IMPORT
 from luthier.platform.settings import Settings
 from luthier.platform.settled import EngineCounts, Settled, SettledFiles, Totals, owner, totals_of
 from luthier.platform.store import Store, fetch
-from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.artifacts import manifest_if_readable
 
 BATCH_LINES = "batch\\_%"
 TRAINER = ("trained_tokens", "evaluated_tokens")
@@ -209,7 +208,7 @@ class Reconcile:
         num_without = 0
         is_import = versions.job_id.startswith(IMPORT, autoescape=True)
         for row in fetch(tx, made.where(~is_import)):
-            told = _manifest(Path(row["path"]))
+            told = manifest_if_readable(Path(row["path"]))
             num_without += "trained_tokens" not in told
             for what in TRAINER:
                 if what in told:
@@ -254,11 +253,3 @@ def _check(  # noqa: PLR0913 - the columns of a table
     return Check(
         check=check, of=of, what=what, counted=counted, waiting=waiting, ledger=ledger, difference=left, note=note
     )
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return {}
-    return manifest

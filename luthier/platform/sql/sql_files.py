@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luthier.errors import InvalidInput
+from luthier.platform.names import quote
 
 BATCH_ROWS = 8192
 MAX_JSON_LINE_BYTES = 64 * 2**20
@@ -196,7 +197,7 @@ def _check_columns(columns: Sequence[str], name: str) -> None:
 
 def _csv_types(connection: duckdb.DuckDBPyConnection, source: str, header: Sequence[str]) -> list[str]:
     """For each column the first type whose values all read as the very text of the file."""
-    tests = [f"count({_quoted(column)}) > 0 AND {_fits(column, kind)}" for column in header for kind in _CSV_TYPES]
+    tests = [f"count({quote(column)}) > 0 AND {_fits(column, kind)}" for column in header for kind in _CSV_TYPES]
     fits = connection.sql(f"SELECT {', '.join(tests)} FROM {source}").fetchall()[0]
     found = []
     for at, column in enumerate(header):
@@ -207,14 +208,14 @@ def _csv_types(connection: duckdb.DuckDBPyConnection, source: str, header: Seque
 
 
 def _fits(column: str, kind: str) -> str:
-    cell = _quoted(column)
+    cell = quote(column)
     back = f"CAST(TRY_CAST({cell} AS {kind}) AS VARCHAR)"
     same = f"{back} IN ({cell}, {cell} || '.0')" if kind == "DOUBLE" else f"{back} = {cell}"
     return f"bool_and({cell} IS NULL OR coalesce({same}, false))"
 
 
 def _typed(column: str, kind: str) -> str:
-    return _quoted(column) if kind == "VARCHAR" else f"CAST({_quoted(column)} AS {kind}) AS {_quoted(column)}"
+    return quote(column) if kind == "VARCHAR" else f"CAST({quote(column)} AS {kind}) AS {quote(column)}"
 
 
 def _jsonl_query(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> str:
@@ -244,7 +245,7 @@ def _json_column(key: str, kinds: set[str]) -> str:
     if kinds and key.lower() not in _ALWAYS_TEXT:
         kind = "BIGINT" if kinds <= whole else "DOUBLE" if kinds <= numbers else "VARCHAR"
         kind = "BOOLEAN" if kinds == {"BOOLEAN"} else kind
-    return f"CAST({value} AS {kind}) AS {_quoted(key)}"
+    return f"CAST({value} AS {kind}) AS {quote(key)}"
 
 
 def _pointer(column: str) -> str:
@@ -289,7 +290,3 @@ def _parquet_query(connection: duckdb.DuckDBPyConnection, path: Path, name: str)
             raise InvalidInput(f"The file {name} is not a Parquet file.")
     _check_columns(pq.read_schema(path).names, name)
     return f"SELECT * FROM read_parquet({literal(str(path.resolve()))})"
-
-
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'

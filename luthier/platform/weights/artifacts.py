@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from luthier.errors import Conflict
 from luthier.platform.frozen import Frozen
@@ -81,13 +82,25 @@ def copy_published(source: Path, published: Path) -> bool:
     return True
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return manifest
+
+
+def manifest_if_readable(folder: Path) -> dict[str, Any]:
+    """Empty where it is not."""
+    with suppress(OSError, ValueError):
+        return read_manifest(folder)
+    return {}
+
+
 def fault_of(folder: Path) -> str | None:
     """What is wrong with the files of a published folder; None: they are those that were published.
 
     OSError when its storage is away, or does not give them: that is no fault of theirs.
     """
     try:
-        files: dict[str, str] = json.loads((folder / MANIFEST).read_text())["sha256"]
+        files: dict[str, str] = read_manifest(folder)["sha256"]
         other = next((name for name, sha256 in files.items() if file_sha256(folder / name) != sha256), None)
     except FileNotFoundError as error:
         if not folder.parent.is_dir():

@@ -5,14 +5,14 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from luthier.errors import NotFound
 from luthier.platform.base_models import BaseModel
 from luthier.platform.models import ModelVersion
 from luthier.platform.options import Method
 from luthier.platform.storage import SHA256_BYTES
-from luthier.platform.weights.artifacts import MANIFEST
+from luthier.platform.weights.artifacts import MANIFEST, read_manifest
 from luthier.platform.weights.merging import BLOCK_BYTES, Merging
 from luthier.platform.weights.model_card import CARD, model_card
 
@@ -31,7 +31,7 @@ def export_files(version: ModelVersion, base: BaseModel, base_dir: Path, is_merg
     folder = Path(version.path)
     if not folder.is_dir():
         raise NotFound(f"The files of version {version.version} of {version.model} are missing in storage.")
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
     card = _text(CARD, model_card(version, base, manifest, is_merged))
     if not is_merged or version.method is Method.FULL:
         return [*_on_disk([file for file in sorted(folder.iterdir()) if file.name != CARD]), card]
@@ -71,9 +71,3 @@ def _parts(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
         while part := opened.read(BLOCK_BYTES):
             yield part
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    manifest: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return manifest

@@ -49,6 +49,11 @@ def read_header(file: Path, max_bytes: int = MAX_HEADER_BYTES) -> dict[str, Tens
     }
 
 
+def weight_bytes(folder: Path) -> int:
+    """Of all safetensors files in it."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def shown(text: str) -> str:
     """A foreign text as a message can hold it: one line, escaped, not long."""
     escaped = json.dumps(text)[1:-1]

@@ -12,6 +12,7 @@ from luthier.platform.processor import has_bfloat16
 from luthier.platform.settings import GIB
 from luthier.platform.weights.base_shapes import linear_modules, served_modules
 from luthier.platform.weights.lora import last_names
+from luthier.platform.weights.tensors import weight_bytes
 
 GPU_MEMORY = 0.9
 """Of a GPU that the engine has to itself."""
@@ -44,9 +45,8 @@ def keep_environment() -> None:
 
 def num_threads(base_dir: Path) -> int:
     """That compute on a CPU."""
-    weights = sum(file.stat().st_size for file in base_dir.glob("*.safetensors"))
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if weights < SMALL_BYTES else min(cpus, psutil.cpu_count(logical=False) or cpus)
+    return 1 if weight_bytes(base_dir) < SMALL_BYTES else min(cpus, psutil.cpu_count(logical=False) or cpus)
 
 
 def engine_args(base: BaseModel, weights: Path, use_gpu: bool, with_adapters: bool = True) -> dict[str, Any]:
