@@ -124,15 +124,23 @@ class Services:
         if session.scope.models is not None:
             session.check_model(*self.names_of(model))
 
+    def check_tuned(self, session: Session, model: str) -> None:
+        """The same where only tuned models are meant: one may be called as a base model is."""
+        if session.scope.models is not None:
+            session.check_model(*self._tuned_names(model))
+
     def check_job(self, session: Session, job_id: str) -> None:
         """The same of the model that a job makes. Blocks."""
         if session.scope.models is not None:
-            self.check_model(session, self.registry.jobs.get(session.caller, job_id).model)
+            self.check_tuned(session, self.registry.jobs.get(session.caller, job_id).model)
 
     def names_of(self, model: str) -> tuple[str, ...]:
         """A model's full name: with the version that is asked for, where one is, and without."""
         if base := self.catalog.find(model):
             return (base.name,)
+        return self._tuned_names(model)
+
+    def _tuned_names(self, model: str) -> tuple[str, ...]:
         name = self.model_name(model)
         full = name.name.dotted
         return (full,) if name.version is None else (f"{full}@{name.version}", full)

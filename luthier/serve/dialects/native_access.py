@@ -215,7 +215,7 @@ def grants_shown(
     """Gives at most so many of them, behind as many as are passed over."""
     grants, caller = services.registry.grants, session.caller
     if shown.kind is ObjectKind.MODEL:
-        services.check_model(session, shown.name)
+        services.check_tuned(session, shown.name)
     if shown.to_role:
         return partial(grants.to_role, caller, role_key(shown.to_role))
     if shown.of_role:

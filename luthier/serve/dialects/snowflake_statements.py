@@ -124,7 +124,7 @@ class Rule:
         session, model = command.session, command.words.get("name") if self.endpoint is Endpoint.MODELS else None
         session.check(self.endpoint, self.is_change)
         if model:
-            command.services.check_model(session, model)
+            command.services.check_tuned(session, model)
         elif self.is_change:
             session.check_unbounded("such a statement")
 

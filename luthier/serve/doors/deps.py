@@ -109,10 +109,10 @@ async def _check_model(session: Session, request: Request) -> None:
     """For the model that a request names, or that a job makes which it names."""
     services: Services = request.app.state.services
     path, named = _path(request.scope), request.path_params
-    model: str | None = named.get("model")
-    if path.startswith(MODELS):
-        model = named.get("name", request.query_params.get("name"))
-    if model:
+    tuned = named.get("name", request.query_params.get("name")) if path.startswith(MODELS) else None
+    if tuned:
+        services.check_tuned(session, tuned)
+    elif model := named.get("model"):
         services.check_model(session, model)
     elif job_id := named.get("job_id"):
         await REGISTRY.run(services.check_job, session, job_id)
