@@ -16,6 +16,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray._private.state import available_resources_per_node
+from ray.core.generated.common_pb2 import NodeDeathInfo
 from ray.serve.schema import ApplicationStatusOverview
 
 from luthier.errors import NotServed
@@ -47,8 +48,8 @@ REPORT_SECONDS, WINDOW_SECONDS = 2.0, 6.0
 SCALING = {"min_replicas", "max_replicas", "target_ongoing_requests", "scale_up_s", "scale_down_s"}
 """What of an engine's settings changes without a new replica."""
 
-UNEXPECTED = 1
-"""What Ray calls the end of a node that nobody took away."""
+UNEXPECTED: int = NodeDeathInfo.UNEXPECTED_TERMINATION
+"""The end of a node that nobody took away."""
 
 
 def gateway_target(settings: Settings, catalog: Catalog) -> serve.RunTarget:
