@@ -152,12 +152,21 @@ class Store:
 
 
 def fetch(connection: sa.Connection, query: sa.Select[Any]) -> list[Row]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+    """In a third of the time of `mappings`, which counts for a thousand."""
+    found = connection.execute(query)
+    names = tuple(found.keys())
+    return [dict(zip(names, row, strict=True)) for row in found.all()]
 
 
 def fetch_first(connection: sa.Connection, query: sa.Select[Any]) -> Row | None:
-    row = connection.execute(query).mappings().first()
-    return dict(row) if row else None
+    found = connection.execute(query)
+    names, row = tuple(found.keys()), found.first()
+    return dict(zip(names, row, strict=True)) if row else None
+
+
+def exists(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> bool:
+    """Whether there is a row, of the table whose columns these are."""
+    return bool(connection.execute(sa.select(sa.exists().where(*where))).scalar_one())
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:

@@ -25,7 +25,7 @@ from luthier.platform.securables import (
     ObjectKind,
     Securable,
 )
-from luthier.platform.store import Store, fetch
+from luthier.platform.store import Store, exists, fetch
 
 ALLOWLIST = "CORTEX_MODELS_ALLOWLIST"
 PARAMETERS = {ALLOWLIST: "All"}
@@ -57,13 +57,13 @@ class Accounts:
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
             same = (self._keys.c.account == name, self._keys.c.hash == key.hash)
-            is_made = tx.execute(sa.select(self._keys.c.hash).where(*same)).first()
+            is_made = exists(tx, *same)
             if not is_made and not open_account(self._store, tx, name, self._home, self._clock()):
                 raise Conflict(f"Account {name} is there already. Choose another name.")
             if not is_made:
                 admin = Caller(account=name, user=ADMIN_USER, role=ADMIN_ROLE)
                 self._store.insert_missing(tx, "keys", [key_row(admin, key, self._clock())])
-            row = dict(tx.execute(sa.select(self._accounts).where(self._accounts.c.name == name)).mappings().one())
+            (row,) = fetch(tx, sa.select(self._accounts).where(self._accounts.c.name == name))
         return Account(**row)
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None) -> list[Account]:

@@ -20,7 +20,7 @@ class Balances:
     def differences(self, tx: sa.Connection) -> Iterator[tuple[str, str, int, int, str]]:
         """Of each limit: whose, what, as the limit shows it, as the rows add up to it, and whose rows are wrong."""
         query = sa.select(self._limits).order_by(self._limits.c.account, self._limits.c.scope)
-        for row in tx.execute(query).mappings().all():
+        for row in fetch(tx, query):
             of = f"{row['account']} {row['scope'].replace(':', ' ')}".strip()
             for what, total in self._totals(row).items():
                 yield of, what, row[what], total(tx), ""

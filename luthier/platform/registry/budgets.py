@@ -12,7 +12,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.limit_notices import UNTOLD
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN
-from luthier.platform.store import Row, Store
+from luthier.platform.store import Row, Store, exists
 
 
 class Budgets:
@@ -69,7 +69,7 @@ class Budgets:
     def _check_owner(self, tx: sa.Connection, account: str, budget: Budget) -> None:
         columns = self._owners[budget.kind]
         name = columns.id if budget.kind is BudgetKind.KEY else columns.name
-        if tx.execute(sa.select(name).where(columns.account == account, name == budget.name)).first() is None:
+        if not exists(tx, columns.account == account, name == budget.name):
             raise NotFound(f"No {budget.kind} {budget.name} in this account.")
 
 

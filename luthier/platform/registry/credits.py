@@ -24,7 +24,7 @@ from luthier.platform.registry.lending import Lending
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.paging import MAX_SHOWN, numbered_page
 from luthier.platform.securables import PLATFORM
-from luthier.platform.store import Store, fetch, fetch_first
+from luthier.platform.store import Store, exists, fetch, fetch_first
 
 
 class Credits:
@@ -137,7 +137,7 @@ class Credits:
             self._guard.check(tx, caller, Action.OPERATE, PLATFORM)
 
     def _check_account(self, tx: sa.Connection, account: str) -> None:
-        if tx.execute(sa.select(self._accounts.c.name).where(self._accounts.c.name == account)).first() is None:
+        if not exists(tx, self._accounts.c.name == account):
             raise NotFound(f"There is no account {account!r}.")
 
     def _check_room(self, tx: sa.Connection, account: str, more_ucr: int) -> None:

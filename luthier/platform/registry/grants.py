@@ -33,7 +33,7 @@ from luthier.platform.securables import (
     Securable,
     check_grantable,
 )
-from luthier.platform.store import Store
+from luthier.platform.store import Store, exists, fetch_first
 
 
 class Grant(Frozen):
@@ -181,7 +181,7 @@ class Grants:
             self._places.check_there(tx, caller.account, about)
         if about.kind not in OWNED:
             return about
-        row = tx.execute(self._select(caller, about)).mappings().first()
+        row = fetch_first(tx, self._select(caller, about))
         if row is None:
             raise self._none(about)
         return Securable(about.kind, about.database, about.schema, about.name, row["owned_by"])
@@ -230,8 +230,7 @@ class Grants:
         if role in self._guard.roles(tx, caller) or self._guard.may(tx, caller, Action.MANAGE_GRANTS):
             return
         for grants in (self._grants, self._shares.grants):
-            of_it = grants.c.account == caller.account, is_on(grants, view)
-            if tx.execute(sa.select(grants.c.privilege).where(*of_it)).first():
+            if exists(tx, grants.c.account == caller.account, is_on(grants, view)):
                 raise Conflict(
                     f"There are grants on {view}, and with role {role} as its owner they would be of that role's "
                     f"rights. Revoke them first (SHOW GRANTS ON {view}), or let somebody grant it who has role {role}, "

@@ -9,7 +9,7 @@ from luthier.platform.audit import MAX_TEXT, Entry
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import PUBLIC
-from luthier.platform.store import Store
+from luthier.platform.store import Store, exists
 
 
 class Identities:
@@ -28,14 +28,12 @@ class Identities:
 
     def has_user(self, tx: sa.Connection, account: str, user: str) -> bool:
         columns = self._users.c
-        query = sa.select(columns.name).where(columns.account == account, columns.name == user)
-        return tx.execute(query).first() is not None
+        return exists(tx, columns.account == account, columns.name == user)
 
     def check_not_dropped(self, tx: sa.Connection, account: str, user: str) -> None:
         """A new user would begin without the budget and the limits of the one who was dropped."""
         columns = self._dropped.c
-        query = sa.select(columns.name).where(columns.account == account, columns.name == user)
-        if tx.execute(query).first() is not None:
+        if exists(tx, columns.account == account, columns.name == user):
             raise NotAuthenticated(f"User {user} was dropped here. Have him created again, or use another token.")
 
     def check_user(self, tx: sa.Connection, account: str, user: str) -> None:

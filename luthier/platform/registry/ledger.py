@@ -10,7 +10,7 @@ from luthier.platform.jobs import now_ms
 from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.registry.limits import Limits
 from luthier.platform.registry.spending import Spending
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch
 
 ASKED = ("kind", "source_id", "account", "user", "role", "key", "function")
 """What tells requests apart, whatever is answered."""
@@ -56,7 +56,7 @@ class Ledger:
     def _check_same(self, tx: sa.Connection, record: UsageRecord) -> None:
         columns = self._usage.c
         same = sa.and_(columns.kind == record.kind.value, columns.source_id == record.source_id)
-        row = dict(tx.execute(sa.select(self._usage).where(same)).mappings().one())
+        (row,) = fetch(tx, sa.select(self._usage).where(same))
         if is_repeat(row, record):
             raise AnsweredTwice(f"Request {record.source_id} was answered twice, and is billed once.")
         if _differs(row, record, _row(record)):

@@ -107,8 +107,8 @@ class ModelRows:
         active = sa.select(columns.id, columns.model, columns.status, columns.role, columns.owner).where(
             columns.account == caller.account, columns.model_name == name.dotted, columns.status.in_(ACTIVE)
         )
-        rows = tx.execute(active.add_columns(columns.created_on)).mappings()  # to order few rows, SQLite reads many
-        return min(map(dict, rows), key=lambda row: (row["created_on"], row["id"]), default=None)
+        rows = fetch(tx, active.add_columns(columns.created_on))  # to order few rows, SQLite reads many
+        return min(rows, key=lambda row: (row["created_on"], row["id"]), default=None)
 
     def made_now(self, tx: sa.Connection, caller: Caller) -> Iterator[Securable]:
         """The models that active jobs of the account make."""

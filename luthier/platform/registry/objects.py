@@ -9,7 +9,7 @@ from luthier.errors import Conflict, ModelNotFound, NotFound
 from luthier.platform.access import Caller
 from luthier.platform.names import QualifiedName
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.store import Row, fetch
+from luthier.platform.store import Row, exists, fetch
 
 NAME_PARTS = ("database", "schema", "name")
 MIN_READ = 20
@@ -87,7 +87,7 @@ def lies_in(table: sa.Table, account: str, place: Securable) -> sa.ColumnElement
 
 def check_no_other(tx: sa.Connection, others: sa.Table, kind: ObjectKind, caller: Caller, name: QualifiedName) -> None:
     """Conflict when the name is one of the other kind's: a schema's tables and views share their names."""
-    if tx.execute(sa.select(others.c.id).where(is_named(others, caller, name))).first():
+    if exists(tx, is_named(others, caller, name)):
         raise Conflict(f"Object '{name.dotted}' already exists as {kind}. Choose another name, or drop it first.")
 
 

@@ -9,7 +9,7 @@ from luthier.platform.access import ADMIN_ROLE, ADMIN_USER, Caller
 from luthier.platform.registry.grant_rows import GrantRows
 from luthier.platform.registry.objects import lies_in
 from luthier.platform.securables import IN_SCHEMA, PLACES, ObjectKind, Privilege, Securable
-from luthier.platform.store import Store
+from luthier.platform.store import Store, exists
 
 
 class PlaceRows:
@@ -40,7 +40,7 @@ class PlaceRows:
         return list(tx.execute(sa.select(accounts.name).where(~has_it)).scalars())
 
     def check_there(self, tx: sa.Connection, account: str, place: Securable) -> None:
-        if not tx.execute(sa.select(self.places.c.account).where(self.is_it(account, place))).first():
+        if not exists(tx, self.is_it(account, place)):
             raise no_place(place)
 
     def num_in(self, tx: sa.Connection, account: str, place: Securable, table: str) -> int:

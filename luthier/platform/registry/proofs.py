@@ -9,7 +9,7 @@ from luthier.platform.models import ModelVersion, Proof
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import ObjectKind
-from luthier.platform.store import Store, fetch
+from luthier.platform.store import Store, exists, fetch
 
 NOT_LOADED = Proof(reason="no engine has loaded it yet")
 
@@ -24,7 +24,7 @@ class Proofs:
         row = {"number": number, "state": proof.state.value, "reason": proof.reason, "checked_on": self._clock()}
         with self._store.transaction() as tx:
             tx.execute(sa.delete(self._proofs).where(self._proofs.c.number == number))
-            if tx.execute(sa.select(self._versions.c.number).where(self._versions.c.number == number)).first():
+            if exists(tx, self._versions.c.number == number):
                 tx.execute(sa.insert(self._proofs).values(**row))
 
     def of(self, versions: Collection[ModelVersion]) -> dict[int, Proof]:

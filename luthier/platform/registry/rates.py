@@ -26,7 +26,7 @@ from luthier.platform.rates import (
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import MAX_SHOWN
 from luthier.platform.registry.rate_lending import RateLending
-from luthier.platform.store import Store
+from luthier.platform.store import Store, exists
 
 KEPT_MINUTES = 60
 """Longer than any clock is set back; then a minute's leases are forgotten."""
@@ -140,6 +140,5 @@ class Rates:
 
     def _check_key(self, tx: sa.Connection, caller: Caller, key: str) -> None:
         columns = self._keys.c
-        found = sa.select(columns.id).where(columns.account == caller.account, columns.id == key)
-        if tx.execute(found).first() is None:
+        if not exists(tx, columns.account == caller.account, columns.id == key):
             raise NotFound(f"No key {key} in this account. `luthier keys list` shows those there are.")

@@ -19,7 +19,7 @@ from luthier.platform.registry.place_rows import PlaceRows
 from luthier.platform.replication import Source
 from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.settings import Settings
-from luthier.platform.store import Row, Store, fetch
+from luthier.platform.store import Row, Store, exists, fetch
 
 COPIED = ("version", "base_model", "sha256", "rank", "parent", "created_on")
 
@@ -116,7 +116,7 @@ class ReplicaRows:
     def _find(self, tx: sa.Connection, caller: Caller, source: Source) -> Row | None:
         """The replica, if it is there, for who may change it; if not, for who may make it."""
         accounts = self._store.table("accounts").c
-        if tx.execute(sa.select(accounts.name).where(accounts.name == source.account)).first() is None:
+        if not exists(tx, accounts.name == source.account):
             raise NotFound(f"Region {self._region} has no account {source.account}: who runs it makes one.")
         name = _name(source)
         self._rows.shares.check_own(tx, source.account, name.database)
@@ -142,7 +142,7 @@ class ReplicaRows:
         """It belongs to the role of the same name, if the caller has it there, else to his; a new schema does too."""
         roles = self._store.table("roles").c
         same = (roles.account == source.account, roles.name == source.role)
-        held, is_there = self._rows.guard.roles(tx, caller), tx.execute(sa.select(roles.name).where(*same)).first()
+        held, is_there = self._rows.guard.roles(tx, caller), exists(tx, *same)
         role = source.role if is_there and not held.isdisjoint({source.role, ADMIN_ROLE}) else caller.role
         owner, name = _owner(source).model_copy(update={"role": role}), _name(source)
         model_object = Securable.named(ObjectKind.MODEL, name)

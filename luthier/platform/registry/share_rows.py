@@ -15,7 +15,7 @@ from luthier.platform.privileges import Action, Rights, missing
 from luthier.platform.registry.grant_rows import Objects, is_among, literals
 from luthier.platform.registry.guard import securable
 from luthier.platform.securables import ObjectKind, Privilege, Securable
-from luthier.platform.store import Row, Store, fetch
+from luthier.platform.store import Row, Store, exists, fetch
 
 
 class Imported(NamedTuple):
@@ -97,9 +97,7 @@ class ShareRows:
 
     def is_imported(self, tx: sa.Connection, account: str, database: str) -> bool:
         made = self.databases.c
-        return (
-            tx.execute(sa.select(made.name).where(made.account == account, made.name == database)).first() is not None
-        )
+        return exists(tx, made.account == account, made.name == database)
 
     def _reached(self, tx: sa.Connection, imported: list[Imported], *its: sa.ColumnElement[bool]) -> Iterable[Row]:
         if not imported:

@@ -15,7 +15,7 @@ from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, named_page
 from luthier.platform.registry.roles import Roles, no_user
 from luthier.platform.securables import PUBLIC, ObjectKind
-from luthier.platform.store import Store
+from luthier.platform.store import Store, fetch, fetch_first
 
 
 class User(Frozen):
@@ -105,14 +105,14 @@ class Users:
         with self._store.reading() as tx:
             name = self._users.c.name
             page = named_page(self._seen(tx, caller).where(wanted.of(name)), name, limit, after)
-            return [_to_user(dict(row)) for row in tx.execute(page).mappings()]
+            return [_to_user(row) for row in fetch(tx, page)]
 
     def get(self, caller: Caller, name: str) -> User:
         with self._store.reading() as tx:
-            row = tx.execute(self._seen(tx, caller).where(self._users.c.name == name)).mappings().first()
+            row = fetch_first(tx, self._seen(tx, caller).where(self._users.c.name == name))
         if row is None:
             raise no_user(name)
-        return _to_user(dict(row))
+        return _to_user(row)
 
     def _seen(self, tx: sa.Connection, caller: Caller) -> sa.Select[Any]:
         columns = self._users.c

@@ -13,7 +13,7 @@ from luthier.platform.registry.notices import Notices
 from luthier.platform.registry.outbox import Outbox
 from luthier.platform.registry.paging import numbered_page
 from luthier.platform.registry.usage import HOUR_MS
-from luthier.platform.store import Store, fetch
+from luthier.platform.store import Store, exists, fetch
 from luthier.platform.webhooks import (
     MAX_TESTS,
     MAX_WAITING,
@@ -72,7 +72,7 @@ class Webhooks:
             notice = Notice(
                 id=notice_id(type, caller.account, id, nonce), account=caller.account, type=type, time=now, data=data
             )
-            if not self._is_there(tx, notice.id):
+            if not exists(tx, self._told.c.id == notice.id):
                 self._check_may_test(tx, caller.account)
                 self._notices.put(tx, notice, only=id)
         return notice
@@ -112,9 +112,6 @@ class Webhooks:
         columns = self._webhooks.c
         query = sa.select(self._webhooks).where(columns.account == caller.account).order_by(columns.created_on)
         return [Webhook.from_row(row) for row in fetch(tx, query)]
-
-    def _is_there(self, tx: sa.Connection, notice: str) -> bool:
-        return tx.execute(sa.select(self._told.c.id).where(self._told.c.id == notice)).first() is not None
 
     def _find(self, tx: sa.Connection, caller: Caller, id: str) -> Webhook:
         self._guard.check(tx, caller, Action.ADMINISTER)
