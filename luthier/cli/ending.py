@@ -48,7 +48,7 @@ def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True
     False when one that should be there cannot be reached: the record of our parts stays.
     """
     if cluster.root_pid is not None:
-        end_processes(cluster.root_pid, cluster.id)
+        end_processes(cluster.id)
         clear_away(settings, cluster.id)
     elif is_there and not _leave(cluster, say):
         return False

@@ -72,7 +72,7 @@ def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) 
     while not is_listening(settings.ray_port):
         has_ended = process.poll() is not None
         if has_ended or time.monotonic() > deadline:
-            end_processes(process.pid, cluster_id)
+            end_processes(cluster_id)
             late = f"it does not listen after {START_SECONDS:.0f} s, so the machine may be too busy"
             reason = ray_words(settings) if has_ended else late
             raise ClusterError(f"Ray did not start: {reason}. {file} has more; then run `luthier up` again.")
@@ -95,21 +95,13 @@ def session_logs(settings: Settings) -> Path:
     return _temp_dir(settings) / "session_latest" / "logs"
 
 
-def end_processes(root_pid: int, cluster_id: str) -> None:
+def end_processes(cluster_id: str) -> None:
     """Kills the root process and all it started. Haste loses nothing: jobs and usage are on disk before they count."""
-    own = _own_processes(root_pid, cluster_id)
+    own = _own_processes(cluster_id)
     # A resource tracker gives back the shared memory of killed processes and ends; Ray's own exit would kill it first.
     _kill([process for process in own if not _is_tracker(process)])
     psutil.wait_procs([process for process in own if _is_tracker(process)], timeout=TRACKER_SECONDS)
-    _kill({*own, *_own_processes(root_pid, cluster_id)})
-
-
-def is_root_alive(root_pid: int, cluster_id: str) -> bool:
-    """The root process of this very cluster: a pid alone may belong to somebody else by now."""
-    try:
-        return bool(psutil.Process(root_pid).environ().get(MARK) == cluster_id)
-    except psutil.Error:
-        return False
+    _kill({*own, *_own_processes(cluster_id)})
 
 
 def has_root_ended(root_pid: int, cluster_id: str) -> bool:
@@ -130,11 +122,9 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _own_processes(root_pid: int, cluster_id: str) -> list[psutil.Process]:
-    """The tree under the root, and marked processes that lost their parent."""
+def _own_processes(cluster_id: str) -> list[psutil.Process]:
+    """Those that are marked, the root among them, and the trees under them."""
     found = {process for process in psutil.process_iter() if _is_marked(process, cluster_id)}
-    if is_root_alive(root_pid, cluster_id):
-        found.update(psutil.Process(root_pid).children(recursive=True))
     for process in list(found):
         found.update(_children(process))
     found.discard(psutil.Process())

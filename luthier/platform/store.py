@@ -169,16 +169,17 @@ def exists(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> bool:
     return bool(connection.execute(sa.select(sa.exists().where(*where))).scalar_one())
 
 
-def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Brings the database to a revision."""
+def upgrade(engine: sa.Engine) -> None:
+    """Brings the database to the newest revision."""
     found = _revision(engine)
-    if revision != "head" or found != _newest():
-        _check_known(found)
-        _alembic(engine, command.upgrade, revision)
-
-
-def downgrade(engine: sa.Engine, revision: str) -> None:
-    _alembic(engine, command.downgrade, revision)
+    if found == _newest():
+        return
+    _check_known(found)
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def _check_known(found: str | None) -> None:
@@ -225,14 +226,6 @@ def _revision(engine: sa.Engine) -> str | None:
 def _newest() -> str | None:
     """To read all migrations takes longer than to open a store."""
     return ScriptDirectory(MIGRATIONS).get_current_head()
-
-
-def _alembic(engine: sa.Engine, verb: Any, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", MIGRATIONS)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        verb(config, revision)
 
 
 def _tables(engine: sa.Engine) -> sa.MetaData:

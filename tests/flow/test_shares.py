@@ -128,7 +128,7 @@ def test_it_is_on_the_consumers_bill_and_under_its_limits(
     assert api.get("/luthier/v1/usage/completions").json()["usage"] == []
     today = now_ms() // DAY_MS * DAY_MS
     registry.storage._clock = lambda: today + 2 * DAY_MS
-    registry.storage.bill()
+    registry.ledger.append(registry.storage.due())
     stored = [len(ledger_of(registry, UsageKind.STORAGE, each)) for each in (ADMIN, TENANT)]
     assert (stored[0] > 0, stored[1]) == (True, 0)
 

@@ -86,7 +86,8 @@ def test_names_resolve(engine: SqlEngine, sql: str, count: int) -> None:
 
 
 def test_columns_do_not_run_the_query(engine: SqlEngine) -> None:
-    assert engine.columns("SELECT prompt AS p, AI_COMPLETE('m', 'x') AS answer FROM train") == ["p", "answer"]
+    described = engine.described("SELECT prompt AS p, AI_COMPLETE('m', 'x') AS answer FROM train")
+    assert described == [("p", "VARCHAR"), ("answer", "VARCHAR")]
     assert calls == []
 
 

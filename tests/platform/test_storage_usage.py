@@ -65,7 +65,7 @@ def drop(registry: Registry, settings: Settings, sha256: str, name: str = "M") -
 
 
 def billed(registry: Registry) -> list[UsageRecord]:
-    registry.storage.bill()
+    registry.ledger.append(registry.storage.due())
     return ledger_of(registry, UsageKind.STORAGE)
 
 
@@ -167,7 +167,7 @@ def test_the_account_that_has_the_model_pays(registry: Registry, settings: Setti
     registry.access.add_admin_key("other", "hash", "lt_oth")
     keep(registry, settings, clock, "aa", 1000)
     clock.now += DAY_MS
-    registry.storage.bill()
+    registry.ledger.append(registry.storage.due())
     assert ledger_of(registry, UsageKind.STORAGE, ADMIN.model_copy(update={"account": "other"})) == []
 
 
@@ -205,7 +205,7 @@ def test_what_is_billed_is_looked_at_again_when_a_day_is_over(
         with statements(registry.storage._store) as sent:
             registry.storage.due()
         counts.append(len(sent))
-        registry.storage.bill()
+        registry.ledger.append(registry.storage.due())
     drop(registry, settings, "0", "M0")
     assert registry.storage.due() == []
     assert counts == [counts[0], 1, 1]

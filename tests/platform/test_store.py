@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from luthier.errors import Conflict
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
-from luthier.platform.store import Store, downgrade, upgrade
+from luthier.platform.store import MIGRATIONS, Store, upgrade
 from tests.factories import ADMIN, add_admin, make_finished, make_job, make_record
 from tests.fakes import Launcher
 from tests.forging import set_revision
@@ -37,7 +39,11 @@ def test_down_and_up_again_with_rows(settings: Settings) -> None:
     registry.ledger.append([make_record()])
     engine = sa.create_engine(settings.store_url)
     assert names(engine) >= TABLES
-    downgrade(engine, "base")
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
     assert names(engine) == {"alembic_version"}
     upgrade(engine)
     assert names(engine) >= TABLES

@@ -145,7 +145,7 @@ class Jobs:
             counted = tx.execute(sums.where(self._guard.made(tx, caller, *seen, self._counts)))
             found = {status: int(count) for status, count in counted}
             his = self._guard.made(tx, caller, *seen, self._jobs)
-        running = self._active(JobStatus.IN_PROGRESS, his)
+        running = self._running(his)
         return JobCensus(counts={status: found.get(status.value, 0) for status in JobStatus}, running=running)
 
     def cancel(self, caller: Caller, job_id: str) -> Job:
@@ -222,7 +222,7 @@ class Jobs:
     def tick(self) -> None:
         """Starts what may run, and starts again, or gives up, what was lost."""
         capacity = self._launcher.capacity()
-        for job in self._active(JobStatus.IN_PROGRESS):
+        for job in self._running():
             if not self._launcher.is_alive(job.id):
                 self._go_on(job, capacity)
         queue = self._queue.read(capacity, self._clock())
@@ -287,8 +287,8 @@ class Jobs:
         self._note(tx, job_id, EventType.CANCELED if to is JobStatus.CANCELLED else EventType.FAILED, message)
         return self._find(job_id, tx)
 
-    def _active(self, status: JobStatus, *where: sa.ColumnElement[bool]) -> list[Job]:
-        query = sa.select(self._jobs).where(self._jobs.c.status == status.value, *where)
+    def _running(self, *where: sa.ColumnElement[bool]) -> list[Job]:
+        query = sa.select(self._jobs).where(self._jobs.c.status == JobStatus.IN_PROGRESS.value, *where)
         return [Job.from_row(row) for row in self._store.rows(query.order_by(self._jobs.c.created_on, self._jobs.c.id))]
 
     def _find(self, job_id: str, tx: sa.Connection | None = None) -> Job:

@@ -83,6 +83,6 @@ class Registry:
         self.batches = Batches(store, self.files, self.ledger, clock)
         prices = load_prices(configs_dir() / "prices.toml")
         self.retention = Retention(store, settings, clock)
-        self.storage = StorageMeter(store, self.ledger, prices, clock)
+        self.storage = StorageMeter(store, prices, clock)
         billing = Billing(catalog, prices, self.ledger, guard)
         self.jobs = Jobs(store, self.models, billing, launcher, clock, settings)

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from luthier.platform.metering import DAY_MS, UsageKind, UsageRecord, storage_usage
 from luthier.platform.prices import PriceList
-from luthier.platform.registry.ledger import Ledger
 from luthier.platform.registry.storage_rows import StorageRows, is_away
 from luthier.platform.storage import num_bytes
 from luthier.platform.store import Store
@@ -28,14 +27,10 @@ class StorageMeter:
     What it kept all day is added up by the store: an account may have a million versions, and few that come and go.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, prices: PriceList, clock: Callable[[], int]) -> None:
-        self._store, self._ledger, self._prices, self._clock = store, ledger, prices, clock
+    def __init__(self, store: Store, prices: PriceList, clock: Callable[[], int]) -> None:
+        self._store, self._prices, self._clock = store, prices, clock
         self._spans = StorageRows(store).spans
         self._usage, self._accounts = store.table("usage"), store.table("accounts")
-
-    def bill(self) -> None:
-        """What is due, at once."""
-        self._ledger.append(self.due())
 
     def due(self) -> list[UsageRecord]:
         """All whole days that are not in the ledger yet; none of an account while storage cannot tell a size."""

@@ -85,7 +85,6 @@ class SqlEngine:
         held: Mapping[str, pa.Table] | None = None,
         hints: Sequence[QualifiedName] = (),
         memory_limit_mb: int = 512,
-        threads: int = 1,
         timeout_seconds: float = 60.0,
     ) -> None:
         """`database` and `schema` are folded keys; the files of `tables` must be there; `held` are rows in memory;
@@ -103,7 +102,7 @@ class SqlEngine:
         self._asker = asker
         _refuse_twins(self._names)
         self._names += hints
-        self._root = fresh_connection(memory_limit_mb, threads)
+        self._root = fresh_connection(memory_limit_mb)
         try:
             self._build(tables, database, schema, functions or {}, held or {})
             for view in views:
@@ -116,12 +115,8 @@ class SqlEngine:
             self._root.close()
             raise
 
-    def columns(self, sql: str) -> list[str]:
-        """The column names of a query, found without running it."""
-        return [name for name, _ in self.described(sql)]
-
     def described(self, sql: str) -> list[tuple[str, str]]:
-        """The same with DuckDB's types."""
+        """The columns of a query, with DuckDB's types, found without running it."""
         return self._describe(to_duckdb(sql, self._asker))
 
     def gives(self, view: ViewQuery) -> list[str]:

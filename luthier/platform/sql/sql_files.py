@@ -30,7 +30,7 @@ _KIND = (
 _ALWAYS_TEXT = ("prompt", "completion", "response", "messages", "chosen", "rejected", "text")
 
 
-def fresh_connection(memory_limit_mb: int, threads: int) -> duckdb.DuckDBPyConnection:
+def fresh_connection(memory_limit_mb: int) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB without extensions, spill files or a view of Python's variables; not locked yet."""
     connection = duckdb.connect(
         ":memory:",
@@ -38,7 +38,7 @@ def fresh_connection(memory_limit_mb: int, threads: int) -> duckdb.DuckDBPyConne
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "memory_limit": f"{memory_limit_mb}MB",
-            "threads": str(threads),
+            "threads": "1",
             "temp_directory": "",
         },
     )
@@ -72,7 +72,7 @@ def read_file(path: Path, name: str) -> pa.RecordBatchReader:
         raise InvalidInput(f"The file {name} is empty.")
     if ending == ".txt":
         return pa.table({"text": [read_text(path, name)]}).to_reader()
-    connection = fresh_connection(memory_limit_mb=1024, threads=1)
+    connection = fresh_connection(memory_limit_mb=1024)
     try:
         lock(connection, [str(path.resolve())])
         with _explained(path, name):

@@ -82,7 +82,7 @@ def _time(constant: exp.Expr) -> int | None:
     """In epoch milliseconds; None where it is no constant, or no time."""
     if not all(isinstance(node, _CONSTANTS) for node in constant.walk()):
         return None
-    connection = fresh_connection(memory_limit_mb=64, threads=1)
+    connection = fresh_connection(memory_limit_mb=64)
     with suppress(duckdb.Error):
         lock(connection, [])
         row = connection.execute(f"SELECT epoch_ms(CAST(({constant.sql('duckdb')}) AS TIMESTAMPTZ))").fetchone()
