@@ -89,6 +89,32 @@ def test_the_ends_of_show(api: TestClient, ends: str, names: list[str]) -> None:
     assert [row["name"] for row in rows(api, f"SHOW ROLES LIKE 'pub%'{' LIMIT 1' if names else ''}")] == ["PUBLIC"]
 
 
+def test_a_place_that_show_does_not_name_is_home(api: TestClient, tuned: str) -> None:
+    run_all(api, "CREATE DATABASE lab", "CREATE VIEW lab.public.v AS SELECT 1 AS a", "CREATE VIEW v AS SELECT 1 AS a")
+    for place in ("DATABASE", "SCHEMA"):
+        assert [row["name"] for row in rows(api, f"SHOW MODELS IN {place} LIMIT 5")] == ["TUNED"]
+        (view,) = rows(api, f"SHOW VIEWS LIKE 'v' IN {place}")
+        assert view["database_name"] == "LUTHIER"
+    assert [row["database_name"] for row in rows(api, "SHOW SCHEMAS IN DATABASE")] == ["LUTHIER"]
+
+
+@pytest.mark.parametrize("shown", ["MODELS", "VIEWS"])
+def test_a_place_that_is_not_there_or_not_seen(api: TestClient, join: Join, shown: str) -> None:  # noqa: F811
+    ann = join("ANALYST")
+    run_all(api, "CREATE DATABASE lab")
+    for place in ("DATABASE lab", "SCHEMA lab.public"):
+        assert rows(api, f"SHOW {shown} IN {place}") == []
+        said = error_of(ann.post(f"{V1}/sql", json={"statement": f"SHOW {shown} IN {place}"}), 404, "not_found")
+        absent = place.replace("lab", "lost")
+        lost = error_of(ann.post(f"{V1}/sql", json={"statement": f"SHOW {shown} IN {absent}"}), 404, "not_found")
+        assert said.replace("LAB", "LOST") == lost
+    grant = f"GRANT ALL ON ALL {shown} IN SCHEMA"
+    for schema in ("lab.public", "lab.lost"):
+        refusal = ann.post(f"{V1}/sql", json={"statement": f"{grant} {schema} TO ROLE public"})
+        assert f"No schema {schema.upper()}" in error_of(refusal, 404, "not_found")
+    assert "0 objects" in str(rows(api, f"{grant} lab.public TO ROLE public"))
+
+
 def test_what_show_models_shows_of_a_place(api: TestClient, tuned: str) -> None:
     run_all(api, "CREATE SCHEMA work", "GRANT USAGE ON MODEL tuned TO ROLE public")
     for ends, num in (

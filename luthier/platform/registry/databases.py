@@ -122,6 +122,11 @@ class Databases:
             seen = islice((row for row in fetch(tx, query) if rights.sees(place_of(row))), min(limit, MAX_SHOWN))
             return [self._told(row, owners.get(place_of(row), ADMIN_ROLE)) for row in seen]
 
+    def check_seen(self, caller: Caller, place: Securable) -> None:
+        """NotFound for a database or schema that is not there, or that the caller does not see."""
+        with self._store.reading() as tx:
+            self._check_seen(tx, caller, self._guard.rights_on_places(tx, caller), place)
+
     def get(self, caller: Caller, place: Securable) -> Place:
         """One that the caller has just made."""
         columns = self._rows.places.c
@@ -130,10 +135,12 @@ class Databases:
             (row,) = fetch(tx, sa.select(self._rows.places).where(*its))
             return self._told(row, self._rows.owners(tx, caller.account).get(place, ADMIN_ROLE))
 
-    def _check_seen(self, tx: sa.Connection, caller: Caller, rights: Rights, database: Securable) -> None:
-        self._rows.check_there(tx, caller.account, database)
-        if not rights.sees(database):
-            raise no_place(database)
+    def _check_seen(self, tx: sa.Connection, caller: Caller, rights: Rights, place: Securable) -> None:
+        is_shared = place in self._shares.schemas(tx, caller.account, place.database)
+        its = place.in_database if is_shared else place
+        self._rows.check_there(tx, caller.account, its)
+        if not rights.sees(its):
+            raise no_place(place)
 
     def _told(self, row: dict[str, Any], owner: str) -> Place:
         place = place_of(row)

@@ -156,6 +156,7 @@ class Grants:
 
     def _all_in(self, tx: sa.Connection, caller: Caller, about: Securable) -> tuple[Objects, int]:
         """Who may grant on a table or model is decided by its owner: by so many decisions as there are owners."""
+        self._check_schema_seen(tx, caller, about.in_schema)
         table = self._owned[about.kind]
         in_place, owner = lies_in(table, caller.account, about), self._owner(about.kind)
         owners = tx.execute(sa.select(owner).where(in_place).distinct()).scalars().all()
@@ -167,6 +168,12 @@ class Grants:
     def _check_grants_in(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
         self._guard.check(tx, caller, Action.GRANT, schema)
         self._places.check_there(tx, caller.account, schema)
+
+    def _check_schema_seen(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
+        self._places.check_there(tx, caller.account, schema)
+        is_seen = self._guard.rights(tx, caller, schema).sees(schema)
+        if not is_seen and not self._guard.may(tx, caller, Action.MANAGE_GRANTS):
+            raise no_place(schema)
 
     def _find(self, tx: sa.Connection, caller: Caller, about: Securable) -> Securable:
         """With its owner; as if it were not there where it is not."""

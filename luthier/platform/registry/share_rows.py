@@ -87,6 +87,17 @@ class ShareRows:
         """All that the account reaches, whoever of it may ask them."""
         return list(self._reached(tx, self.imported(tx, account)))
 
+    def schemas(self, tx: sa.Connection, account: str, database: str | None = None) -> list[Securable]:
+        """In databases that were made of shares: those that the shares are on."""
+        imported = self.imported(tx, account, database)
+        rights = self.rights(tx, [each.share_id for each in imported])
+        return [
+            Securable(ObjectKind.SCHEMA, each.database, on.schema)
+            for each in imported
+            for on in sorted(rights[each.share_id].held, key=lambda on: on.schema)
+            if on.kind is ObjectKind.SCHEMA
+        ]
+
     def check_own(self, tx: sa.Connection, account: str, database: str) -> None:
         """Conflict where nothing can be made: the database is another account's."""
         if self.is_imported(tx, account, database):

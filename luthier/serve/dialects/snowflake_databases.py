@@ -42,9 +42,12 @@ def _show_databases(command: Command) -> pa.Table:
     return table(DATABASES, told, origin="", kind="STANDARD")
 
 
-@statements.on("SHOW SCHEMAS{LIKE}(?: IN(?: ACCOUNT|(?: DATABASE)? (?P<database>{NAME})))?{STARTS}{LIMIT}")
+@statements.on(
+    "SHOW SCHEMAS{LIKE}(?: IN (?:ACCOUNT|(?P<home>DATABASE)|(?:DATABASE )?(?P<database>{NAME})))?{STARTS}{LIMIT}"
+)
 def _show_schemas(command: Command) -> pa.Table:
-    within = fold(command["database"]) if command["database"] else None
+    home = command.services.settings.database if command["home"] else None
+    within = fold(command["database"]) if command["database"] else home
     rows = _shown(command, ObjectKind.SCHEMA, within)
     told = [{**row.model_dump(), "is_current": row.is_default, "database_name": row.database} for row in rows]
     return table(SCHEMAS, told)

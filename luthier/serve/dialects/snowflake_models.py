@@ -30,6 +30,7 @@ statements = Statements(Endpoint.MODELS, VERSION=f"(?P<version>{IDENTIFIER})")
 
 @statements.on("SHOW MODELS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
 def _show_models(command: Command) -> pa.Table:
+    command.check_place()
     rows = []
     models = all_models(command.registry.models, command.caller, command.most_rows, command.wanted)
     numbers = command.registry.versions.numbers([model for model in models if not model.origin])

@@ -19,7 +19,7 @@ from luthier.platform.keys import Endpoint, Session
 from luthier.platform.names import fold, parse_schema
 from luthier.platform.registry.paging import MAX_PATTERN, Named
 from luthier.platform.registry.registry import Registry
-from luthier.platform.securables import ObjectKind
+from luthier.platform.securables import ObjectKind, Securable
 from luthier.platform.sql.sql_dialect import strip_semicolon
 from luthier.serve.services import Services
 
@@ -40,11 +40,16 @@ WORDS = {
     "IF_NOT_EXISTS": "(?: IF NOT EXISTS)?",
     # The ends of SHOW: what they leave of its rows stands in `left`.
     "LIKE": f"(?: LIKE (?P<like>{TEXT}))?",
-    "IN_PLACE": f"(?: IN (?:ACCOUNT|DATABASE (?P<in_database>{IDENTIFIER})|(?:SCHEMA )?(?P<in_schema>{NAME})))?",
+    "IN_PLACE": (
+        "(?: IN (?:ACCOUNT|(?P<in_home>DATABASE|SCHEMA)|DATABASE (?P<in_database>{IDENTIFIER})|"
+        "(?:SCHEMA )?(?P<in_schema>{NAME})))?"
+    ).format(IDENTIFIER=IDENTIFIER, NAME=NAME),
     "STARTS": f"(?: STARTS WITH (?P<starts>{TEXT}))?",
     "LIMIT": rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?",
 }
 """What is alike in many statements, by the names that stand for it in their words."""
+ENDS = ("like", "in_home", "in_database", "in_schema", "starts")
+"""They leave some of the rows of a SHOW."""
 SHOWING = ("SHOW", "DESC", "CALL")
 """Statements that begin so change nothing."""
 
@@ -83,15 +88,26 @@ class Command:
     @property
     def wanted(self) -> Named:
         """What its LIKE, IN and STARTS WITH leave."""
-        within: tuple[str, ...] = ()
-        if database := self.words.get("in_database"):
-            within = (fold(database),)
-        elif schema := self.words.get("in_schema"):
-            within = parse_schema(schema, self.services.settings.database)
         like, starts = self.words.get("like"), self.words.get("starts")
         if like and len(like) > MAX_PATTERN:
             raise InvalidSql(f"The pattern of LIKE has more than {MAX_PATTERN} characters.")
-        return Named(like=like and text_of(like), starts=text_of(starts), within=within)
+        return Named(like=like and text_of(like), starts=text_of(starts), within=self._within)
+
+    @property
+    def _within(self) -> tuple[str, ...]:
+        settings = self.services.settings
+        if database := self.words.get("in_database"):
+            return (fold(database),)
+        if schema := self.words.get("in_schema"):
+            return parse_schema(schema, settings.database)
+        home = (self.words.get("in_home") or "").upper()
+        return (settings.database, settings.schema_name)[: ("", "DATABASE", "SCHEMA").index(home)]
+
+    def check_place(self) -> None:
+        """NotFound where its IN names no place that the caller sees."""
+        if within := self._within:
+            kind = ObjectKind.DATABASE if len(within) == 1 else ObjectKind.SCHEMA
+            self.registry.databases.check_seen(self.caller, Securable(kind, *within))
 
     @property
     def wanted_since(self) -> Named:
@@ -101,8 +117,7 @@ class Command:
     @property
     def most_rows(self) -> int:
         """That a SHOW needs: what its LIMIT says, where nothing else leaves some of them out."""
-        ends = ("like", "in_database", "in_schema", "starts", "after")
-        if self["limit"] is None or any(self.words.get(end) for end in ends):
+        if self["limit"] is None or any(self.words.get(end) for end in (*ENDS, "after")):
             return MAX_ROWS
         return min(int(self["limit"]), MAX_ROWS)
 
@@ -160,7 +175,7 @@ def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", Ru
 def left(command: Command, shown: pa.Table) -> pa.Table:
     """Of the rows of a SHOW, those that its ends ask for."""
     words = command.words
-    if not any(words.get(end) for end in ("like", "in_database", "in_schema", "starts", "limit")):
+    if not any(words.get(end) for end in (*ENDS, "limit")):
         return shown
     wanted = command.wanted
     name = next(each for each in ("name", "key", "role") if each in shown.schema.names)

@@ -81,6 +81,7 @@ def _drop(command: Command) -> pa.Table:
 
 @statements.on("SHOW VIEWS{LIKE}{IN_PLACE}{STARTS}{LIMIT}")
 def _show(command: Command) -> pa.Table:
+    command.check_place()
     rows = []
     for view in all_views(command.registry.views, command.caller, command.most_rows, command.wanted):
         name = parse_name(view.name, "", "")
