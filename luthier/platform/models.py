@@ -131,6 +131,8 @@ class Model(ModelVersion):
     """Percent."""
     replica_of: str | None = None
     """The region that it was replicated from; it is changed there."""
+    role: str = ""
+    """That owns it; empty where it is another account's."""
     is_closed: bool = False
     """The caller may ask it, and not look into it."""
 

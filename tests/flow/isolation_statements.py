@@ -64,6 +64,7 @@ LISTS = (
     "SHOW USERS LIKE 'my%' STARTS WITH 'MY' LIMIT 9",
     "SHOW DATABASES LIKE 'my%' STARTS WITH 'MY' LIMIT 9",
     "SHOW SCHEMAS LIKE 'my%' IN ACCOUNT STARTS WITH 'MY' LIMIT 9",
+    *(f"SHOW {kind} IN {place}" for kind in ("MODELS", "VIEWS") for place in ("DATABASE", "SCHEMA")),
     "SHOW SCHEMAS IN DATABASE",
     "SHOW SHARES",
     "SHOW PARAMETERS LIKE 'CORTEX%' IN ACCOUNT",
@@ -85,8 +86,6 @@ READINGS = (
     "SHOW GRANTS OF SHARE {share}",
     "SHOW FUTURE GRANTS IN SCHEMA {place}.{place}",
     "SHOW SCHEMAS IN DATABASE {place}",
-    "SHOW MODELS IN DATABASE {place}",
-    "SHOW VIEWS IN SCHEMA {place}.{place}",
     "DESC TABLE {table}",
     "DESCRIBE VIEW {view}",
     "DESC SHARE {share}",
@@ -124,6 +123,7 @@ CHANGES = (
     *_granted("GRANT", KINDS.split("|"), "ROLE PUBLIC"),
     *_granted("REVOKE", (kind for kind in KINDS.split("|") if kind not in OWNED_ALONE), "ROLE PUBLIC"),
     "GRANT OWNERSHIP ON TABLE {table} TO ROLE PUBLIC",
+    *_in_schema("ALL", "ROLE PUBLIC"),
     *_in_schema("FUTURE", "ROLE PUBLIC"),
     "GRANT ROLE {role} TO USER {user}",
     "REVOKE ROLE {role} FROM USER {user}",
@@ -161,7 +161,6 @@ CHANGES = (
 """In an order in which each can be done."""
 OPEN = (
     *(f"CREATE {kind} IF NOT EXISTS mine COMMENT = 'mine'" for kind in ("ROLE", "USER", "SHARE", "DATABASE")),
-    *_in_schema("ALL", "ROLE PUBLIC"),
     "ALTER ACCOUNT SET CORTEX_MODELS_ALLOWLIST = 'All'",
     "ALTER ACCOUNT UNSET CORTEX_MODELS_ALLOWLIST",
     *(

@@ -128,6 +128,8 @@ def test_what_show_models_shows_of_a_place(api: TestClient, tuned: str) -> None:
         ("LIKE 'x%'", 0),
     ):
         assert len(rows(api, f"SHOW MODELS {ends}")) == num, ends
+    run_all(api, "CREATE ROLE keeper", "GRANT OWNERSHIP ON MODEL tuned TO ROLE keeper")
+    assert [row["owner"] for row in rows(api, "SHOW MODELS")] == ["KEEPER"]
     assert len(rows(api, "SHOW VERSIONS LIKE 'v_' IN MODEL tuned LIMIT 1")) == 1
     assert len(rows(api, "SHOW GRANTS ON MODEL tuned LIMIT 1")) == 1
     assert rows(api, "SHOW PARAMETERS LIKE 'nothing%' IN ACCOUNT") == []

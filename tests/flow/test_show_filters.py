@@ -18,7 +18,8 @@ LIKE = {
     "'b\\_1'": {"B_1"},
     "'b_1'": {"B_1", "BX1", "B%1", "B\\1"},
     "'B\\%%'": {"B%1"},
-    "'b\\\\1'": {"B\\1"},
+    "'b\\\\_1'": {"B_1"},
+    "'b\\\\\\\\1'": {"B\\1"},
     "'%4'": {"A4"},
     "'Zé'": {"zÉ", "zé"},
     "'k'": {"k"},  # and not the Kelvin sign, which is a k to Unicode
@@ -48,7 +49,7 @@ def shown(api: TestClient, statement: str) -> set[object]:
 @pytest.mark.parametrize("kind", ["ROLES", "USERS"])
 def test_like(api: TestClient, named: None, kind: str) -> None:
     for like, names in LIKE.items():
-        assert shown(api, f"SHOW {kind} LIKE {like}") == names, like
+        assert shown(api, f"/* {kind} */ SHOW {kind} LIKE {like}; -- and no other") == names, like
 
 
 @pytest.mark.parametrize("kind", ["ROLES", "USERS"])

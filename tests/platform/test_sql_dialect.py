@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.errors import InvalidSql
-from luthier.platform.sql.sql_dialect import strip_semicolon, to_duckdb, training_query
+from luthier.platform.sql.sql_dialect import to_duckdb, training_query, trimmed
 
 ATTACKS = [
     "",
@@ -216,9 +216,34 @@ def test_statements_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "secret_prompt_text" not in caplog.text
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1", " SELECT 1 ;", "SELECT 1;\n ; "])
-def test_strip_semicolon(sql: str) -> None:
-    assert strip_semicolon(sql) == "SELECT 1"
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        " SELECT 1 ;",
+        "SELECT 1;\n ; ",
+        "-- who\nSELECT 1 // done",
+        "/* a */ /* 'b' **/SELECT 1; -- it's\n/**/",
+    ],
+)
+def test_what_stands_around_a_statement(sql: str) -> None:
+    assert trimmed(sql) == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT '-- a'",
+        "SELECT 'it\\'s; -- '",
+        'SELECT "/* a */"',
+        "SELECT $$ -- a",
+        "SELECT 1 /* not closed; ",
+        "SELECT 1 / 2 - 3",
+        "SELECT /* within */ 1",
+    ],
+)
+def test_what_stands_in_a_statement(sql: str) -> None:
+    assert trimmed(f" {sql}") == sql
 
 
 def test_training_query_wraps_the_gated_query() -> None:

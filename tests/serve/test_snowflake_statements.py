@@ -6,7 +6,7 @@ import pytest
 
 from luthier.platform.keys import Endpoint
 from luthier.platform.registry.paging import Named
-from luthier.platform.sql.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_dialect import trimmed
 from luthier.serve.dialects.snowflake_sql import STATEMENTS
 from luthier.serve.dialects.snowflake_statements import meaning
 
@@ -65,7 +65,7 @@ def seconds(run: object, *args: object) -> float:
 def test_no_text_takes_long(head: str) -> None:
     for each in REPEATED:
         text = f"{head}{each * (SIZE // len(each))}!"
-        assert seconds(strip_semicolon, text) < MOST_SECONDS, each
+        assert seconds(trimmed, text) < MOST_SECONDS, each
         assert seconds(meaning, STATEMENTS, text) < MOST_SECONDS, each
 
 
@@ -112,11 +112,16 @@ def test_like_takes_nothing_back(like: str) -> None:
         ("CREATE VIEW v AS SELECT 1", "_create"),
         ("CREATE VIEW v COMMENT='it''s'AS SELECT 1", "_create"),
         ("CREATE TABLE t AS SELECT view FROM x", None),
+        ("/* dbt */ GRANT ROLE r TO USER u; -- done", "_grant_role"),
+        ("-- GRANT ROLE r TO USER u\nDROP VIEW v", "_drop"),
+        ("DROP VIEW v /* ; GRANT ROLE r TO USER u", None),
+        ("CREATE ROLE r COMMENT = 'it\\'s'", "_create_role"),
+        ("CREATE ROLE r COMMENT = 'it\\'", None),
         ("CREATE TABLE view AS SELECT 1", None),
     ],
 )
 def test_what_answers(statement: str, answer: str | None) -> None:
-    found = meaning(STATEMENTS, statement)
+    found = meaning(STATEMENTS, trimmed(statement))
     assert (found and found[1].answer.__name__) == answer
 
 

@@ -307,6 +307,7 @@ def _described(model: Row, version: ModelVersion, num_versions: int, aliases: di
         canary_version=model["canary_version"],
         canary_share=model["canary_share"],
         replica_of=model["replica_of"],
+        role=model["role"],
         is_closed=model.get("is_closed", False),
     )
 

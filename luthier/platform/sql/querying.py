@@ -15,7 +15,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.registry.tables import all_tables
 from luthier.platform.securables import INFORMATION_SCHEMA, is_taken
 from luthier.platform.settings import Settings
-from luthier.platform.sql.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_dialect import trimmed
 from luthier.platform.sql.sql_engine import SqlEngine, TableFile, ViewQuery, one_of
 from luthier.platform.sql.sql_session import Asker
 from luthier.platform.sql.view_queries import standing_for, tables_in, view_reads
@@ -48,7 +48,7 @@ def open_engine(
 
 def create_view(settings: Settings, registry: Registry, caller: Caller, new: CreateView) -> ViewInfo | None:
     """The view that was made; None where one is there and is to be kept."""
-    name, query = parse_name(new.name, settings.database, settings.schema_name), strip_semicolon(new.query)
+    name, query = parse_name(new.name, settings.database, settings.schema_name), trimmed(new.query)
     if len(query) + len(new.comment) > MAX_CHARS:
         raise InvalidInput(f"A view's query and comment have at most {MAX_CHARS:,} characters together.")
     if "\0" in query + new.comment:

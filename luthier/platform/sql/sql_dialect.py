@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from sqlglot import exp, parse
+from sqlglot import exp, parse, tokenize
 from sqlglot.dialects.dialect import DialectType
 from sqlglot.errors import ErrorLevel, SqlglotError
 
@@ -54,6 +54,12 @@ _REFUSED_FUNCTION = re.compile(
     r"|getenv|getvariable|current_setting|set_config|which_secret|nextval|currval|setval|write_log|sleep_ms"
     r"|(en|dis)able_.*|(force_)?checkpoint|truncate_duckdb_logs|(create_|register_|deregister_|destroy_)external_.*"
 )
+# A quote or comment that does not end goes on to the end of the text, and is never a blank.
+_PIECE = re.compile(
+    r"(?P<is_blank>[\s;]++|(?:--|//)[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)"
+    r"|/\*.*+|'(?:[^'\\]++|''|\\.)*+'?|\"(?:[^\"]++|\"\")*+\"?|\$\$.*?(?:\$\$|\Z)|[^\s;'\"$/-]++|.",
+    re.DOTALL,
+)
 _SYSTEM_TABLE = re.compile(r"(duckdb|pragma|sqlite|pg)_.*")
 _SYSTEM_PLACES = {"system", "temp", "memory", "pg_catalog"}
 _OPEN_INFORMATION_SCHEMA = {"tables", "columns", "schemata"}
@@ -98,9 +104,18 @@ def rendered(tree: exp.Expr, asker: Asker | None = None) -> str:
     return text
 
 
-def strip_semicolon(sql: str) -> str:
-    """The text without blanks and semicolons at its end."""
-    return re.sub(r"(?<![;\s])[;\s]+\Z", "", sql).lstrip()  # each run of blanks is looked at from its first alone
+def trimmed(sql: str) -> str:
+    """The statement without blanks, semicolons and comments before and behind it."""
+    start, end = len(sql), 0
+    for piece in _PIECE.finditer(sql):
+        if not piece["is_blank"]:
+            start, end = min(start, piece.start()), piece.end()
+    return sql[start:end]
+
+
+def text_in(literal: str) -> str:
+    """What a text in quotes says."""
+    return tokenize(literal, read=SnowflakeTypes)[0].text
 
 
 def training_query(sql: str, columns: Mapping[str, str], asker: Asker | None = None) -> str:

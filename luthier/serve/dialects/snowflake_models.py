@@ -43,7 +43,7 @@ def _show_models(command: Command) -> pa.Table:
                 "model_type": "USER_MODEL" if model.job_id is None and model.origin is None else "CORTEX_FINETUNED",
                 "database_name": name.database,
                 "schema_name": name.schema,
-                "owner": model.owner,
+                "owner": model.role or model.owner,
                 "comment": command.services.told(model)["warning"] or "",
                 "versions": json.dumps([f"V{number}" for number in numbers.get(model.number, [model.version])]),
                 "default_version_name": f"V{model.default_version}",

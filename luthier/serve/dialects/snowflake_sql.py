@@ -17,7 +17,7 @@ from starlette.types import Scope
 from luthier.platform.keys import Session
 from luthier.platform.privileges import Action
 from luthier.platform.sql.querying import open_engine
-from luthier.platform.sql.sql_dialect import COUNT_DETAILED
+from luthier.platform.sql.sql_dialect import COUNT_DETAILED, trimmed
 from luthier.platform.sql.sql_engine import SqlFunction
 from luthier.platform.storage import Storage
 from luthier.serve.admission import Admission
@@ -94,7 +94,7 @@ def _run(text: str, statement: Statement, write: Write) -> Body:
     """What is none of STATEMENTS is a query, if anything: every key with SQL may make one, and its functions see to
     themselves as they are called.
     """
-    services, caller = statement.services, statement.caller
+    services, caller, text = statement.services, statement.caller, trimmed(text)
     if meant := meaning(STATEMENTS, text):
         found, rule = meant
         if rule.is_change:

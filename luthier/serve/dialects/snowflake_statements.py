@@ -20,14 +20,14 @@ from luthier.platform.names import fold, parse_schema
 from luthier.platform.registry.paging import MAX_PATTERN, Named
 from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import ObjectKind, Securable
-from luthier.platform.sql.sql_dialect import strip_semicolon
+from luthier.platform.sql.sql_dialect import text_in
 from luthier.serve.services import Services
 
 MAX_ROWS = 10_000
 """Of a SHOW, as in Snowflake."""
 IDENTIFIER = r'(?:"(?:[^"]++|"")*+"|[\w$]++)'
 NAME = rf"{IDENTIFIER}(?:\s*\.\s*{IDENTIFIER}){{,2}}"
-TEXT = r"'(?:[^']++|'')*+'"
+TEXT = r"'(?:[^'\\]++|''|\\.)*+'"
 WORDS = {
     "IDENTIFIER": IDENTIFIER,
     "NAME": NAME,
@@ -41,9 +41,9 @@ WORDS = {
     # The ends of SHOW: what they leave of its rows stands in `left`.
     "LIKE": f"(?: LIKE (?P<like>{TEXT}))?",
     "IN_PLACE": (
-        "(?: IN (?:ACCOUNT|(?P<in_home>DATABASE|SCHEMA)|DATABASE (?P<in_database>{IDENTIFIER})|"
-        "(?:SCHEMA )?(?P<in_schema>{NAME})))?"
-    ).format(IDENTIFIER=IDENTIFIER, NAME=NAME),
+        f"(?: IN (?:ACCOUNT|(?P<in_home>DATABASE|SCHEMA)|DATABASE (?P<in_database>{IDENTIFIER})|"
+        f"(?:SCHEMA )?(?P<in_schema>{NAME})))?"
+    ),
     "STARTS": f"(?: STARTS WITH (?P<starts>{TEXT}))?",
     "LIMIT": rf"(?: LIMIT (?P<limit>\d{{1,9}})(?: FROM (?P<after>{TEXT}))?)?",
 }
@@ -91,7 +91,7 @@ class Command:
         like, starts = self.words.get("like"), self.words.get("starts")
         if like and len(like) > MAX_PATTERN:
             raise InvalidSql(f"The pattern of LIKE has more than {MAX_PATTERN} characters.")
-        return Named(like=like and text_of(like), starts=text_of(starts), within=self._within)
+        return Named(like=like and _pattern_of(like), starts=text_of(starts), within=self._within)
 
     @property
     def _within(self) -> tuple[str, ...]:
@@ -106,8 +106,9 @@ class Command:
     def check_place(self) -> None:
         """NotFound where its IN names no place that the caller sees."""
         if within := self._within:
-            kind = ObjectKind.DATABASE if len(within) == 1 else ObjectKind.SCHEMA
-            self.registry.databases.check_seen(self.caller, Securable(kind, *within))
+            database, schema = (*within, "")[:2]
+            kind = ObjectKind.SCHEMA if schema else ObjectKind.DATABASE
+            self.registry.databases.check_seen(self.caller, Securable(kind, database, schema))
 
     @property
     def wanted_since(self) -> Named:
@@ -167,9 +168,8 @@ class Statements(list[Rule]):
 
 
 def meaning(statements: list[Rule], statement: str) -> tuple["re.Match[str]", Rule] | None:
-    """The first that fits; None when it is none of them."""
-    text = strip_semicolon(statement)
-    return next(((found, rule) for rule in statements if (found := rule.words.fullmatch(text))), None)
+    """The first that fits a trimmed statement; None when it is none of them."""
+    return next(((found, rule) for rule in statements if (found := rule.words.fullmatch(statement))), None)
 
 
 def left(command: Command, shown: pa.Table) -> pa.Table:
@@ -222,7 +222,12 @@ def dropped(command: Command, name: str, drop: Callable[[], object]) -> pa.Table
 
 def text_of(written: str | None) -> str:
     """Of a text in quotes."""
-    return written[1:-1].replace("''", "'") if written else ""
+    return text_in(written) if written else ""
+
+
+def _pattern_of(written: str) -> str:
+    """Of LIKE's: before its own signs one backslash is as good as two."""
+    return text_of(re.sub(r"\\.", lambda pair: f"\\{pair[0]}" if pair[0][1] in "%_" else pair[0], written))
 
 
 def _type_of(name: str) -> pa.DataType:
