@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 from luthier.errors import AdapterRefused, LuthierError, Unavailable
@@ -25,6 +24,7 @@ from luthier.serve.admission import Admission
 from luthier.serve.asks import Ask, Completions, or_error
 from luthier.serve.complete import PATIENCE_SECONDS
 from luthier.serve.patience import patiently
+from luthier.serve.remember import beside
 from luthier.serve.services import Services
 from luthier.serve.threads import CONTROLLER, REGISTRY, STORAGE
 
@@ -221,19 +221,14 @@ class FullWeights:
         model's start waits for it while there are more.
         """
         if name not in self._memories:
-            self._memories[name] = asyncio.create_task(STORAGE.run(self._applications.memory, version))
-            self._memories[name].add_done_callback(partial(self._forget_memory, name))
+            self._memories[name] = beside(STORAGE.run(self._applications.memory, version))
+            self._memories[name].add_done_callback(lambda _: self._memories.pop(name))
         try:
             return await asyncio.wait_for(asyncio.shield(self._memories[name]), self._settings.full_model_wait_s)
         except TimeoutError:
             raise Unavailable(
                 f"Model {version.model} cannot be loaded: storage does not answer. Try again in a moment."
             ) from None
-
-    def _forget_memory(self, name: str, asked: asyncio.Task[int]) -> None:
-        del self._memories[name]
-        if not asked.cancelled():
-            asked.exception()  # asyncio logs one that nobody has seen, as where all have left
 
     async def _start(self, name: str, version: ModelVersion, memory: int) -> None:
         """Sees to it that the application is there and may have a replica."""

@@ -9,15 +9,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from contextvars import Context
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
 from luthier.platform.credits import ALONE_SECONDS
-from luthier.serve.remember import Flights
+from luthier.serve.remember import Flights, beside
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS, Silence, away
 from luthier.serve.threads import EPOCH, REGISTRY
 
@@ -36,7 +35,6 @@ PORTION = 256
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-Answer = TypeVar("Answer")
 
 
 class Epoch:
@@ -62,7 +60,7 @@ class Epoch:
         """Somebody asks: from here on it is heard until nobody did for long."""
         self._wanted = now
         if self._keeping is None or self._keeping.done():
-            self._keeping = _beside(self._keep())
+            self._keeping = beside(self._keep())
 
     async def heard(self) -> str:
         """The last that was."""
@@ -93,7 +91,7 @@ class Epoch:
     def _hear(self) -> asyncio.Task[None]:
         """A question, or the one on its way."""
         if self._flight is None or self._flight.done():
-            self._flight = _beside(self._question())
+            self._flight = beside(self._question())
         return self._flight
 
     async def _question(self) -> None:
@@ -108,7 +106,7 @@ class Epoch:
             await asyncio.wait([flight])
             self._tell("the registry's epoch is not heard", flight.exception())
             if self._catching_up is None or self._catching_up.done():
-                self._catching_up = _beside(self._catch_up())
+                self._catching_up = beside(self._catch_up())
             await asyncio.sleep(EACH_SECONDS)
 
     async def _catch_up(self) -> None:
@@ -208,10 +206,3 @@ class Known(Generic[Key, Value]):
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return value
-
-
-def _beside(work: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
-    """A task that has nothing of the request that happens to begin it."""
-    task = asyncio.create_task(work, context=Context())
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, MutableMapping
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from luthier.errors import LuthierError, Unavailable
@@ -11,6 +12,13 @@ MAX_KEYS = 10_000
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+
+def beside(work: Coroutine[Any, Any, Value]) -> asyncio.Task[Value]:
+    """A task that has nothing of the request that happens to begin it, and whose error nobody need wait for."""
+    task = asyncio.create_task(work, context=Context())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 class Flights(Generic[Key, Value]):
@@ -37,7 +45,7 @@ class Flights(Generic[Key, Value]):
     def start(self, key: Key) -> asyncio.Task[Value]:
         """Or the one that has started."""
         if key not in self._flights:
-            flight = self._flights[key] = asyncio.create_task(self._fetch(key))
+            flight = self._flights[key] = beside(self._fetch(key))
             flight.add_done_callback(lambda done: self._land(key, done))
         return self._flights[key]
 

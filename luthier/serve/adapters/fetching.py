@@ -10,6 +10,7 @@ from pathlib import Path
 
 from luthier.platform.models import ModelVersion
 from luthier.serve.adapters.disk import Copy, LocalDisk, Original
+from luthier.serve.remember import beside
 from luthier.serve.threads import ADAPTERS, STORAGE
 
 
@@ -48,9 +49,7 @@ class Fetches:
         now = time.monotonic()
         if sum(fetch.until < now for fetch in self._coming.values()) >= STORAGE.num:
             raise _hangs()
-        task = asyncio.create_task(self._fetch(version))
-        task.add_done_callback(_look_at)
-        fetch = self._coming[version.number] = Fetch(task, now + Original.seconds)
+        fetch = self._coming[version.number] = Fetch(beside(self._fetch(version)), now + Original.seconds)
         return fetch
 
     async def _fetch(self, version: ModelVersion) -> Copy:
@@ -66,12 +65,6 @@ class Fetches:
         copy = self._disk.take(version) if self._disk else Original(Path(version.path))
         copy.look_through()
         return copy
-
-
-def _look_at(task: asyncio.Task[Copy]) -> None:
-    """Nobody may be waiting for it."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _hangs() -> TimeoutError:

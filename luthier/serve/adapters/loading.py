@@ -21,6 +21,7 @@ from luthier.serve.adapters.disk import Copy, LocalDisk
 from luthier.serve.adapters.fetching import Fetches
 from luthier.serve.adapters.host_memory import HostMemory
 from luthier.serve.adapters.proof import KnownBase, Scorer, fingerprint_of, not_given, prove, refusal
+from luthier.serve.remember import beside
 from luthier.serve.threads import ADAPTERS, REGISTRY
 
 log = logging.getLogger(__name__)
@@ -146,14 +147,9 @@ class Loader:
         if time.monotonic() < until:
             raise refusal(version, reason)
         flight = self._flights[version.number] = Flight()
-        flight.task = asyncio.create_task(self._load(version, flight))
-        flight.task.add_done_callback(lambda done: self._land(version.number, done))
+        flight.task = beside(self._load(version, flight))
+        flight.task.add_done_callback(lambda _: self._flights.pop(version.number))
         return flight
-
-    def _land(self, number: int, flight: asyncio.Task[None]) -> None:
-        del self._flights[number]
-        if not flight.cancelled():
-            flight.exception()  # looked at: nobody may be waiting for it
 
     async def _load(self, version: ModelVersion, flight: Flight) -> None:
         began = time.perf_counter()

@@ -12,6 +12,7 @@ from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
 from luthier.platform.weights.artifacts import fault_of
 from luthier.platform.weights.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Scores, distance
+from luthier.serve.remember import beside
 from luthier.serve.threads import ADAPTERS
 
 UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the base model's answers, no more is known"
@@ -59,8 +60,7 @@ async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, reading
     except ValueError as error:
         return _unreadable(error)
     asked = _asked(fingerprint, prompts)
-    asking = asyncio.create_task(_scores(engine, asked, None))
-    asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # `place` may fail as well
+    asking = beside(_scores(engine, asked, None))  # `place` may fail as well
     try:
         fault = await place()
         base = await asking

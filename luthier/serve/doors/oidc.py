@@ -24,7 +24,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.platform.securables import role_key, user_key
 from luthier.platform.settings import Settings
 from luthier.serve.known import Epoch, Known
-from luthier.serve.remember import Remembered
+from luthier.serve.remember import Remembered, beside
 from luthier.serve.silence import NEW_PATIENCE_SECONDS
 from luthier.serve.threads import PROVIDER
 
@@ -159,7 +159,7 @@ class ProviderKeys:
         """The fetch that is under way, or that may begin now."""
         if (self._flight is None or self._flight.done()) and now >= self._next_try:
             self._next_try = now + REFETCH_SECONDS
-            self._flight = asyncio.create_task(PROVIDER.run(self._fetch, now))
+            self._flight = beside(PROVIDER.run(self._fetch, now))
         return None if self._flight is None or self._flight.done() else self._flight
 
     def _find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:

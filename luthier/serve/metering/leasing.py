@@ -18,6 +18,7 @@ from heapq import nlargest
 from typing import ClassVar, Generic, TypeVar
 
 from luthier.errors import Unavailable
+from luthier.serve.remember import beside
 from luthier.serve.silence import NEW_PATIENCE_SECONDS, PATIENCE_SECONDS, Silence
 
 log = logging.getLogger(__name__)
@@ -261,8 +262,8 @@ class Leasing(ABC, Generic[Who]):
 
     def _look(self, who: Who) -> asyncio.Task[None]:
         if who not in self._looks:
-            look = self._looks[who] = asyncio.create_task(self._ask([], [who]))
-            look.add_done_callback(lambda done: self._landed(done, lambda: self._looks.pop(who)))
+            look = self._looks[who] = beside(self._ask([], [who]))
+            look.add_done_callback(lambda _: self._looks.pop(who))
         return self._looks[who]
 
     # leases
@@ -293,23 +294,17 @@ class Leasing(ABC, Generic[Who]):
 
     def _start(self, purses: list[Purse], asking: Sequence[Who] = ()) -> asyncio.Task[None]:
         """One flight at a time for each purse: so its asks reach the registry in their order, or are told apart."""
-        flight = asyncio.create_task(self._ask(purses, asking))
+        flight = beside(self._ask(purses, asking))
         for purse in purses:
             purse.flight = flight
 
-        def land() -> None:
+        def land(_: asyncio.Task[None]) -> None:
             for purse in purses:
                 purse.flight = None
 
-        flight.add_done_callback(lambda done: self._landed(done, land))
+        flight.add_done_callback(land)
         return flight
 
     async def _ask(self, purses: Sequence[Purse], asking: Sequence[Who]) -> None:
         with self._silence.question():
             await self._renew(purses, asking)
-
-    @staticmethod
-    def _landed(flight: asyncio.Task[None], then: Callable[[], object]) -> None:
-        then()
-        if not flight.cancelled():
-            flight.exception()  # looked at: nobody may be waiting for it
