@@ -11,6 +11,7 @@ from pathlib import Path
 
 from luthier.platform.batches import LineResult
 from luthier.platform.storage import sync
+from luthier.platform.whole_files import whole_lines
 
 
 class Results:
@@ -26,7 +27,7 @@ class Results:
         self._own = folder / f"{attempt:06}.jsonl"
         self._earlier = [part for part in sorted(folder.glob("*.jsonl")) if part != self._own]
         for part in self._earlier:
-            for at, result in _whole_lines(part):
+            for at, result in _results(part):
                 self._note(result, part, at)
         self._file = self._own.open("ab")
 
@@ -92,11 +93,9 @@ class Results:
             return LineResult.model_validate_json(file.readline())
 
 
-def _whole_lines(part: Path) -> Iterator[tuple[int, LineResult]]:
-    """Where each begins; a process that died while it wrote leaves half of the last one."""
-    with part.open("rb") as file:
-        at = 0
-        for text in file:
-            if text.endswith(b"\n"):
-                yield at, LineResult.model_validate_json(text)
-            at += len(text)
+def _results(part: Path) -> Iterator[tuple[int, LineResult]]:
+    """Where each begins."""
+    at = 0
+    for line in whole_lines(part):
+        yield at, LineResult.model_validate_json(line)
+        at += len(line)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from luthier.platform.weights.fingerprint import FINGERPRINT
-from luthier.platform.whole_files import write_whole
+from luthier.platform.whole_files import whole_lines, write_whole
 
 MODEL = "model"
 """In a checkpoint: the adapter or weights, for whoever uses them."""
@@ -77,7 +77,7 @@ class MetricsWriter:
     def __init__(self, file: Path) -> None:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._old = _whole_lines(file)
+        self._old = list(whole_lines(file))[1:] if file.exists() else []
         self._num_lines = len(self._old)
         with file.open("ab") as out:
             out.truncate(len(HEADER) + sum(map(len, self._old)) if self._old else 0)  # a line that a kill cut in two
@@ -156,18 +156,12 @@ def read_answers(file: Path) -> list[dict[str, Any]]:
     """What answer_lines wrote, the oldest first."""
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in whole_lines(file)]
 
 
 def read_logs(folder: Path, max_bytes: int) -> dict[str, str]:
     """The end of each process's log by the file's name: whole lines, so many bytes at most."""
     return {file.name: _tail(file, max_bytes) for file in sorted(folder.glob("*.log"))}
-
-
-def _whole_lines(file: Path) -> list[bytes]:
-    if not file.exists():
-        return []
-    return [line for line in file.read_bytes().splitlines(keepends=True)[1:] if line.endswith(b"\n")]
 
 
 def _line(step: StepMetrics) -> bytes:

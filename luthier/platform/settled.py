@@ -13,7 +13,7 @@ from pathlib import Path
 
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
-from luthier.platform.whole_files import write_whole
+from luthier.platform.whole_files import whole_lines, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,7 @@ def spool_files(folder: Path) -> list[Path]:
 
 
 def read_spool(file: Path) -> list[UsageRecord]:
-    """Whole lines only: a process that dies while it writes leaves half of the last one, or of a letter in it."""
-    *lines, _torn = file.read_bytes().split(b"\n")
-    return [UsageRecord.model_validate_json(line) for line in lines]
+    return [UsageRecord.model_validate_json(line) for line in whole_lines(file)]
 
 
 class SettledFiles:

@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, whatever ends the process that writes them."""
+"""What is there whole or not at all, whatever ends the process that writes it: small files, lines of growing ones."""
 
 import os
 import uuid
@@ -22,6 +22,14 @@ def made_once(file: Path, make: Callable[[], bytes]) -> bytes:
             part.write_bytes(make())
             os.link(part, file)  # whoever comes first
     return file.read_bytes()
+
+
+def whole_lines(file: Path) -> Iterator[bytes]:
+    """With their ends: a process that dies while it writes leaves half of the last one, which is left out."""
+    with file.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                yield line
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 
-from luthier.platform.whole_files import made_once, write_whole
+from luthier.platform.whole_files import made_once, whole_lines, write_whole
 from tests.full_disk import full_disk
 
 
@@ -15,6 +15,14 @@ def test_what_a_full_disk_does_not_take_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(), pytest.raises(OSError, match="File too large"):
         write_whole(tmp_path / "told", "b")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("told", "a")]
+
+
+def test_half_of_a_last_line_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "growing"
+    file.write_bytes("a\n\n\u00e9\n".encode())
+    assert list(whole_lines(file)) == [b"a\n", b"\n", "\u00e9\n".encode()]
+    file.write_bytes("a\n\u00e9".encode()[:-1])
+    assert list(whole_lines(file)) == [b"a\n"]
 
 
 def test_a_secret_is_never_there_empty(tmp_path: Path) -> None:
