@@ -204,6 +204,8 @@ class Granted(NamedTuple):
     privileges: tuple[Privilege, ...]
     on: Securable
     scope: Scope = Scope.ONE
+    ends_others: bool = False
+    """Of OWNERSHIP: what was granted on it ends."""
 
     @property
     def is_ownership(self) -> bool:

@@ -66,11 +66,12 @@ LISTS = (
     "SHOW SCHEMAS LIKE 'my%' IN ACCOUNT STARTS WITH 'MY' LIMIT 9",
     *(f"SHOW {kind} IN {place}" for kind in ("MODELS", "VIEWS") for place in ("DATABASE", "SCHEMA")),
     "SHOW SCHEMAS IN DATABASE",
-    "SHOW SHARES",
+    "SHOW SHARES LIKE 'my%' STARTS WITH 'MY' LIMIT 9",
     "SHOW PARAMETERS LIKE 'CORTEX%' IN ACCOUNT",
     "SHOW GRANTS LIMIT 9",
     "SHOW GRANTS ON ACCOUNT",
     "SHOW GRANTS ON DATABASE ROLE SNOWFLAKE.CORTEX_USER",
+    "SHOW GRANTS OF DATABASE ROLE SNOWFLAKE.CORTEX_USER LIMIT 9",
     "SHOW GRANTS ON BASE MODEL tiny",
 )
 """They name nothing, and tell whoever asks of his own."""
@@ -85,6 +86,7 @@ READINGS = (
     "SHOW GRANTS TO SHARE {share}",
     "SHOW GRANTS OF SHARE {share}",
     "SHOW FUTURE GRANTS IN SCHEMA {place}.{place}",
+    "SHOW FUTURE GRANTS TO ROLE {role} LIMIT 9",
     "SHOW SCHEMAS IN DATABASE {place}",
     "DESC TABLE {table}",
     "DESCRIBE VIEW {view}",
@@ -123,6 +125,9 @@ CHANGES = (
     *_granted("GRANT", KINDS.split("|"), "ROLE PUBLIC"),
     *_granted("REVOKE", (kind for kind in KINDS.split("|") if kind not in OWNED_ALONE), "ROLE PUBLIC"),
     "GRANT OWNERSHIP ON TABLE {table} TO ROLE PUBLIC",
+    *(f"GRANT OWNERSHIP ON {kind} {name} TO ROLE ACCOUNTADMIN COPY CURRENT GRANTS" for kind, name in OBJECTS.items()),
+    "GRANT OWNERSHIP ON VIEW {view} TO ROLE ACCOUNTADMIN REVOKE CURRENT GRANTS",
+    "SHOW FUTURE GRANTS IN DATABASE {place} LIMIT 9 FROM 'A'",
     *_in_schema("ALL", "ROLE PUBLIC"),
     *_in_schema("FUTURE", "ROLE PUBLIC"),
     "GRANT ROLE {role} TO USER {user}",
@@ -138,6 +143,7 @@ CHANGES = (
     "GRANT CREATE ROLE ON ACCOUNT TO ROLE {role}",
     "REVOKE CREATE ROLE ON ACCOUNT FROM ROLE {role}",
     "CREATE USER IF NOT EXISTS {user}2 DEFAULT_ROLE = {role} COMMENT = 'mine'",
+    "CREATE USER IF NOT EXISTS {user}3 COMMENT = 'mine' DEFAULT_ROLE = {role}",
     "ALTER USER {user} SET DEFAULT_ROLE = {role}",
     "ALTER USER {user} UNSET DEFAULT_ROLE",
     "REVOKE USAGE ON MODEL {model} FROM SHARE {share}",
@@ -167,9 +173,14 @@ OPEN = (
         f"SHOW {kind} LIMIT 9 FROM 'A'"
         for kind in ("MODELS", "ROLES", "USERS", "DATABASES", "SCHEMAS", "GRANTS", "VIEWS")
     ),
+    "SHOW SHARES LIMIT 9 FROM 'A'",
+    "SHOW GRANTS TO DATABASE ROLE SNOWFLAKE.CORTEX_USER LIMIT 9 FROM 'A'",
     "SHOW CORTEX BASE MODELS LIKE 'tiny'",
     "CALL SNOWFLAKE.MODELS.CORTEX_BASE_MODELS_REFRESH()",
-    *(f"DROP {kind} IF EXISTS {OBJECTS[kind]}" for kind in ("ROLE", "USER", "SHARE", "VIEW", "SCHEMA", "DATABASE")),
+    *(
+        f"DROP {kind} IF EXISTS {OBJECTS[kind]}"
+        for kind in ("ROLE", "USER", "SHARE", "VIEW", "MODEL", "SCHEMA", "DATABASE")
+    ),
 )
 """They make or change what is the caller's own, or say nothing of what is not there."""
 PARTNERS = (
@@ -179,6 +190,8 @@ PARTNERS = (
 )
 """Asked by the account that the share is open to."""
 REFUSED = (
+    "GRANT IMPORTED PRIVILEGES ON DATABASE SNOWFLAKE TO ROLE PUBLIC",
+    "REVOKE IMPORTED PRIVILEGES ON DATABASE SNOWFLAKE FROM ROLE PUBLIC",
     "GRANT USAGE ON MODEL {model} TO ROLE PUBLIC WITH GRANT OPTION",
     *_granted("REVOKE", OWNED_ALONE, "ROLE PUBLIC"),
     *_granted("GRANT", ("TABLE", "VIEW", *OWNED_ALONE), "SHARE {share}"),

@@ -71,7 +71,12 @@ def test_every_door_answers_the_consumer(tenant: TestClient) -> None:
     assert sql(tenant, f"SELECT AI_COMPLETE('{MODEL}', 'a')")
     assert "THEIRS.PUBLIC.TUNED" in tenant.get(f"{cortex}/models").json()["models"]
     assert "THEIRS.PUBLIC.TUNED" in [each["id"] for each in tenant.get("/v1/models").json()["data"]]
-    (shown,) = rows(tenant, "SHOW MODELS")
+    (made,) = (each for each in rows(tenant, "SHOW DATABASES") if each["name"] == "THEIRS")
+    assert (made["kind"], made["origin"]) == ("IMPORTED DATABASE", "main.PARTNERS")
+    for place in ("IN DATABASE theirs", ""):
+        (schema,) = (each for each in rows(tenant, f"SHOW SCHEMAS {place}") if each["database_name"] == "THEIRS")
+        assert schema["name"] == "PUBLIC"
+    (shown,) = rows(tenant, "SHOW MODELS IN SCHEMA theirs.public")
     assert (shown["database_name"], shown["name"], shown["owner"]) == ("THEIRS", "TUNED", "main")
     assert gone(ask(tenant, "tuned")), "by its own account's name it is not there"
 

@@ -50,7 +50,7 @@ LONG_READS = {
     "credits": {"topups"},
     "databases": {"show"},
     "files": {"show"},
-    "grants": {"to_role", "on", "of_role", "to_user", "future"},
+    "grants": {"to_role", "on", "of_role", "to_user", "future", "future_to"},
     "jobs": {"show"},
     "keys": {"show", "authenticate_all", "sessions_of"},
     "models": {"show"},

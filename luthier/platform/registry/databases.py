@@ -1,6 +1,6 @@
 """Verbs on databases and the schemas in them: made, dropped, shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -36,6 +36,8 @@ class Place(Frozen):
     created_on: int
     is_default: bool
     """Where names without one are looked for."""
+    origin: str | None = None
+    """The share that a database was made of, ACCOUNT.SHARE; empty where it is open no more."""
 
     @property
     def dotted(self) -> str:
@@ -105,7 +107,9 @@ class Databases:
         after: Securable | None = None,
         wanted: Named = ALL,
     ) -> list[Place]:
-        """Databases, or schemas of all or of one, on which the caller holds something. By their names."""
+        """Databases, or schemas of all or of one, on which the caller holds something. By their names; schemas that
+        are shared with his account behind its own.
+        """
         columns = self._rows.places.c
         its = [columns.account == caller.account]
         its += [columns.schema == ""] if kind is ObjectKind.DATABASE else [columns.schema != ""]
@@ -119,8 +123,14 @@ class Databases:
             owners, rights = self._rows.owners(tx, caller.account), self._guard.rights_on_places(tx, caller)
             if database is not None:
                 self._check_seen(tx, caller, rights, Securable(ObjectKind.DATABASE, database))
-            seen = islice((row for row in fetch(tx, query) if rights.sees(place_of(row))), min(limit, MAX_SHOWN))
-            return [self._told(row, owners.get(place_of(row), ADMIN_ROLE)) for row in seen]
+            origins, limit = self._shares.origins(tx, caller.account), min(limit, MAX_SHOWN)
+            if kind is ObjectKind.SCHEMA and after and after.database in origins:
+                return self._shared(tx, caller, rights, database, after)[:limit]
+            seen = islice((row for row in fetch(tx, query) if rights.sees(place_of(row))), limit)
+            told = [self._told(row, owners.get(place_of(row), ADMIN_ROLE), origins) for row in seen]
+            if kind is ObjectKind.SCHEMA:
+                told += self._shared(tx, caller, rights, database)
+            return told[:limit]
 
     def check_seen(self, caller: Caller, place: Securable) -> None:
         """NotFound for a database or schema that is not there, or that the caller does not see."""
@@ -142,7 +152,18 @@ class Databases:
         if not rights.sees(its):
             raise no_place(place)
 
-    def _told(self, row: dict[str, Any], owner: str) -> Place:
+    def _shared(
+        self, tx: sa.Connection, caller: Caller, rights: Rights, database: str | None, after: Securable | None = None
+    ) -> list[Place]:
+        """Schemas of databases that were made of shares: who sees the database sees them."""
+        found = self._shares.schemas(tx, caller.account, database)
+        return [
+            Place(name=each.schema, database=each.database, owner="", comment="", created_on=since, is_default=False)
+            for each, since in sorted(found.items(), key=lambda item: item[0].dotted)
+            if rights.sees(each.in_database) and (after is None or each.dotted > after.dotted)
+        ]
+
+    def _told(self, row: dict[str, Any], owner: str, origins: Mapping[str, str] | None = None) -> Place:
         place = place_of(row)
         is_database = place.kind is ObjectKind.DATABASE
         return Place(
@@ -152,4 +173,5 @@ class Databases:
             comment=row["comment"],
             created_on=row["created_on"],
             is_default=place in (self._home, self._home.in_database),
+            origin=(origins or {}).get(place.database) if is_database else None,
         )

@@ -73,6 +73,8 @@ class Grants:
             objects, num = self.grantable(tx, caller, granted)
             self._roles.find(tx, caller, role)
             self._check_imported(tx, caller, granted)
+            if granted.is_ownership and granted.ends_others:
+                self._rows.end(tx, caller.account, granted.on)
             if granted.is_ownership:
                 self._pass_on(tx, caller, granted.on, role)
             self._rows.add_all(tx, caller, granted, objects, role, self._clock())
@@ -130,13 +132,21 @@ class Grants:
             rows = self._role_rows(caller, granted_to=ObjectKind.USER.value, grantee=user)
             return joined_page(tx, [(rows, _to_role_grant)], limit, skip)
 
-    def future(self, caller: Caller, schema: Securable, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
-        """What will be granted on objects of a schema, for who may grant it."""
+    def future(self, caller: Caller, place: Securable, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
+        """What will be granted on objects of a place, for who may grant it."""
         columns = self._grants.c
-        its = (columns.account == caller.account, columns.is_future, columns.database == schema.database)
+        its = (columns.account == caller.account, columns.is_future, columns.database == place.database)
         with self._store.reading() as tx:
-            self._check_grants_in(tx, caller, schema)
-            return joined_page(tx, [self._granted(*its, columns.schema == schema.schema)], limit, skip)
+            self._check_grants_in(tx, caller, place)
+            return joined_page(tx, [self._granted(*its, columns.schema == place.schema)], limit, skip)
+
+    def future_to(self, caller: Caller, role: str, limit: int = MAX_SHOWN, skip: int = 0) -> list[Grant]:
+        """What a role that the caller has will be granted."""
+        columns = self._grants.c
+        its = (columns.account == caller.account, columns.is_future, columns.grantee == role)
+        with self._store.reading() as tx:
+            self._check_seen(tx, caller, role)
+            return joined_page(tx, [self._granted(*its)], limit, skip)
 
     # what is granted on
 
@@ -165,9 +175,9 @@ class Grants:
         query = objects_of(about.kind, table, in_place, owner.in_([row["role"] for row in allowed]))
         return query, tx.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
 
-    def _check_grants_in(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
-        self._guard.check(tx, caller, Action.GRANT, schema)
-        self._places.check_there(tx, caller.account, schema)
+    def _check_grants_in(self, tx: sa.Connection, caller: Caller, place: Securable) -> None:
+        self._guard.check(tx, caller, Action.GRANT, place)
+        self._places.check_there(tx, caller.account, place)
 
     def _check_schema_seen(self, tx: sa.Connection, caller: Caller, schema: Securable) -> None:
         self._places.check_there(tx, caller.account, schema)

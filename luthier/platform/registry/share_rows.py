@@ -25,6 +25,8 @@ class Imported(NamedTuple):
     share_id: int
     share: str
     provider: str
+    created_on: int
+    """Of the database."""
 
 
 class ShareRows:
@@ -71,7 +73,7 @@ class ShareRows:
         joined = sa.join(self.databases, self.shares, share.id == made.share_id).join(
             self.accounts, sa.and_(opened.share_id == share.id, opened.account == made.account)
         )
-        query = sa.select(made.name, share.id, share.name, share.account).select_from(joined)
+        query = sa.select(made.name, share.id, share.name, share.account, made.created_on).select_from(joined)
         query = query.where(made.account == account)
         if database is not None:
             query = query.where(made.name == database)
@@ -87,16 +89,23 @@ class ShareRows:
         """All that the account reaches, whoever of it may ask them."""
         return list(self._reached(tx, self.imported(tx, account)))
 
-    def schemas(self, tx: sa.Connection, account: str, database: str | None = None) -> list[Securable]:
-        """In databases that were made of shares: those that the shares are on."""
+    def origins(self, tx: sa.Connection, account: str) -> dict[str, str]:
+        """The share, ACCOUNT.SHARE, of each database that was made of one; empty where it is open no more."""
+        made = self.databases.c
+        names = tx.execute(sa.select(made.name).where(made.account == account)).scalars()
+        opened = {each.database: f"{each.provider}.{each.share}" for each in self.imported(tx, account)}
+        return dict.fromkeys(names, "") | opened
+
+    def schemas(self, tx: sa.Connection, account: str, database: str | None = None) -> dict[Securable, int]:
+        """In databases that were made of shares: those that the shares are on, by their names, and since when."""
         imported = self.imported(tx, account, database)
         rights = self.rights(tx, [each.share_id for each in imported])
-        return [
-            Securable(ObjectKind.SCHEMA, each.database, on.schema)
+        return {
+            Securable(ObjectKind.SCHEMA, each.database, on.schema): each.created_on
             for each in imported
             for on in sorted(rights[each.share_id].held, key=lambda on: on.schema)
             if on.kind is ObjectKind.SCHEMA
-        ]
+        }
 
     def check_own(self, tx: sa.Connection, account: str, database: str) -> None:
         """Conflict where nothing can be made: the database is another account's."""

@@ -15,7 +15,6 @@ from luthier.platform.securables import IN_SCHEMA, Granted, ObjectKind, Privileg
 from luthier.serve.dialects.native_access import GrantedBody, Shown, granted_in, grants_shown
 from luthier.serve.dialects.snowflake_statements import (
     IDENTIFIER,
-    MAX_ROWS,
     Command,
     Statements,
     columns,
@@ -46,13 +45,15 @@ statements = Statements(
     KINDS_IN_SCHEMA=KINDS_IN_SCHEMA,
     PRIVILEGES=PRIVILEGES,
     MODEL_ROLE=r'"?CORTEX-MODEL-ROLE-(?P<base>[^"\s]++)"?',
+    DEFAULT_ROLE=f"(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?",
     TO_ROLE=f"(?:ROLE )?(?P<role>{IDENTIFIER})",
 )
 
 
 def both(words: str) -> tuple[str, str]:
-    """GRANT ... TO, REVOKE ... FROM."""
-    return f"(?P<verb>GRANT) {words.replace('<TO>', 'TO')}", f"(?P<verb>REVOKE) {words.replace('<TO>', 'FROM')}"
+    """GRANT ... TO, REVOKE ... FROM. Nothing stands on a grant here that CASCADE could end or RESTRICT keep."""
+    given, taken = (words.replace("<TO>", to) for to in ("TO", "FROM"))
+    return f"(?P<verb>GRANT) {given}", f"(?P<verb>REVOKE) {taken}(?: (?:CASCADE|RESTRICT))?"
 
 
 @statements.on(r"GRANT .*\bWITH GRANT OPTION")
@@ -60,6 +61,14 @@ def _no_grant_option(_command: Command) -> pa.Table:
     raise InvalidInput(
         "WITH GRANT OPTION is not kept: an object's owner grants on it, and who has MANAGE GRANTS ON ACCOUNT. Grant "
         "without it, or GRANT OWNERSHIP."
+    )
+
+
+@statements.on(*both("IMPORTED PRIVILEGES ON DATABASE SNOWFLAKE <TO> {TO_ROLE}"))
+def _no_usage_database(command: Command) -> pa.Table:
+    raise InvalidInput(
+        "SNOWFLAKE was made of no share here: what all others used is read by who has MONITOR USAGE. "
+        f"`GRANT MONITOR USAGE ON ACCOUNT TO ROLE {command['role']}` gives it."
     )
 
 
@@ -78,7 +87,10 @@ def _drop_role(command: Command) -> pa.Table:
     return dropped(command, name, lambda: command.registry.roles.drop(command.caller, name))
 
 
-@statements.on("CREATE USER{IF_NOT_EXISTS} {ONE_NAME}(?: DEFAULT_ROLE=(?P<default>{IDENTIFIER}))?{COMMENT}")
+@statements.on(
+    "CREATE USER{IF_NOT_EXISTS} {ONE_NAME}{DEFAULT_ROLE}{COMMENT}",
+    "CREATE USER{IF_NOT_EXISTS} {ONE_NAME}{COMMENT}{DEFAULT_ROLE}",
+)
 def _create_user(command: Command) -> pa.Table:
     name, role = user_key(command["name"]), _default_role(command)
     return created("User", name, command.registry.users.create(command.caller, name, role, command.comment))
@@ -129,6 +141,8 @@ def _grant_role(command: Command) -> pa.Table:
     *both(r"{PRIVILEGES} ON (?P<kind>ACCOUNT)(?P<name>) <TO> {TO_ROLE}"),
     *both("{PRIVILEGES} ON (?P<scope>ALL|FUTURE) (?P<kind>{KINDS_IN_SCHEMA}) IN SCHEMA {FULL_NAME} <TO> {TO_ROLE}"),
     *both(r"{PRIVILEGES} ON (?P<kind>{KINDS}|BASE\s+MODEL) {FULL_NAME} <TO> {TO_ROLE}"),
+    "(?P<verb>GRANT) (?P<privileges>OWNERSHIP) ON (?P<kind>{KINDS}) {FULL_NAME} TO {TO_ROLE} "
+    "(?P<current>COPY|REVOKE) CURRENT GRANTS",
 )
 def grant(command: Command) -> pa.Table:
     """Privileges on an object, or on all objects of a kind in a schema that are there or will be."""
@@ -138,7 +152,8 @@ def grant(command: Command) -> pa.Table:
         name=command["name"],
         scope=Scope((command.words.get("scope") or Scope.ONE).upper()),
     )
-    return _granted(command, granted_in(command.services, body))
+    is_last = (command.words.get("current") or "").upper() == "REVOKE"
+    return _granted(command, granted_in(command.services, body)._replace(ends_others=is_last))
 
 
 def _granted(command: Command, granted: Granted) -> pa.Table:
@@ -166,9 +181,27 @@ def _show_grants(command: Command) -> pa.Table:
     return table(GRANTS if shown.to_role or shown.kind else ROLE_GRANTS, rows)
 
 
-@statements.on("SHOW FUTURE GRANTS IN SCHEMA {FULL_NAME}")
+@statements.on("SHOW GRANTS (?P<side>OF|TO) DATABASE ROLE {FULL_NAME}{LIMIT}")
+def _show_database_role(command: Command) -> pa.Table:
+    """Who holds it; by itself it holds nothing that was granted."""
+    about = command.services.securable(ObjectKind.DATABASE_ROLE, command["name"])
+    held = all_behind(partial(command.registry.grants.on, command.caller, about), command.most_rows)
+    if command["side"].upper() == "TO":
+        return table(GRANTS, [])
+    return table(ROLE_GRANTS, held, role=about.name)
+
+
+@statements.on(
+    "SHOW FUTURE GRANTS (?:TO ROLE (?P<to_role>{IDENTIFIER})|IN (?P<kind>DATABASE|SCHEMA) {FULL_NAME}){LIMIT}"
+)
 def _show_future_grants(command: Command) -> pa.Table:
-    rows = all_behind(grants_shown(command.services, command.session, Shown(future_in=command["name"])), MAX_ROWS)
+    """A database has none: they are on what is made in a schema."""
+    grants, caller = command.registry.grants, command.caller
+    if command["to_role"]:
+        show = partial(grants.future_to, caller, role_key(command["to_role"]))
+    else:
+        show = partial(grants.future, caller, command.services.securable(command.kind, command["name"]))
+    rows = all_behind(show, command.most_rows)
     told = [row.model_dump() for row in rows]
     return table(FUTURE_GRANTS, [{**row, "grant_on": row["granted_on"], "grant_to": row["granted_to"]} for row in told])
 

@@ -38,8 +38,14 @@ def _drop(command: Command) -> pa.Table:
 @statements.on("SHOW DATABASES{LIKE}(?: IN ACCOUNT)?{STARTS}{LIMIT}")
 def _show_databases(command: Command) -> pa.Table:
     rows = _shown(command, ObjectKind.DATABASE)
-    told = [{**row.model_dump(), "is_current": row.is_default} for row in rows]
-    return table(DATABASES, told, origin="", kind="STANDARD")
+    told = [{**row.model_dump(), "is_current": row.is_default, **_made_of(row)} for row in rows]
+    return table(DATABASES, told)
+
+
+def _made_of(database: Place) -> dict[str, str]:
+    if database.origin is None:
+        return {"origin": "", "kind": "STANDARD"}
+    return {"origin": database.origin, "kind": "IMPORTED DATABASE"}
 
 
 @statements.on(

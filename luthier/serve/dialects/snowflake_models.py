@@ -14,7 +14,7 @@ from luthier.platform.names import parse_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.models import all_models
 from luthier.platform.versions import parse_alias, parse_version
-from luthier.serve.dialects.snowflake_statements import IDENTIFIER, Command, Statements, columns, done, table
+from luthier.serve.dialects.snowflake_statements import IDENTIFIER, Command, Statements, columns, done, dropped, table
 
 MODELS = columns(
     "created_on, name, model_type, database_name, schema_name, owner, comment, versions, default_version_name, aliases"
@@ -122,11 +122,10 @@ def _drop_version(command: Command) -> pa.Table:
     return done()
 
 
-@statements.on("DROP MODEL {FULL_NAME}")
+@statements.on("DROP MODEL{IF_EXISTS} {FULL_NAME}")
 def _drop(command: Command) -> pa.Table:
     name = command.services.name(command["name"])
-    command.registry.models.drop(command.caller, name)
-    return done(f"{name.name} successfully dropped.")
+    return dropped(command, name.name, lambda: command.registry.models.drop(command.caller, name))
 
 
 def _version(command: Command) -> int | str:

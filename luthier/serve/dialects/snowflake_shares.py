@@ -75,7 +75,7 @@ statements.on(
 )(grant)
 
 
-@statements.on("SHOW SHARES")
+@statements.on("SHOW SHARES{LIKE}{STARTS}{LIMIT}")
 def _show(command: Command) -> pa.Table:
     shown = all_behind(partial(command.registry.shares.show, command.caller), MAX_ROWS)
     rows = [each.model_dump() for each in shown]
