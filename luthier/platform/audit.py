@@ -99,7 +99,7 @@ def hash_row(previous: str, number: int, entry: Entry) -> str:
 class Walk:
     """Along a chain from its start, page by page."""
 
-    def __init__(self, anchor: Anchor | None = None) -> None:
+    def __init__(self, anchor: Anchor | None) -> None:
         self._count, self._hash, self._anchor = 0, START, anchor
         self._broken: tuple[int, str] | None = None
 

@@ -138,7 +138,7 @@ class LineResult(Frozen):
     """Its bill: None when it failed."""
 
 
-def new_batch_id(account: str, idempotency_key: str | None = None) -> str:
+def new_batch_id(account: str, idempotency_key: str | None) -> str:
     """Of the same key it is the same."""
     made = uuid.uuid4() if idempotency_key is None else uuid.uuid5(KEYS, f"{account}\0{idempotency_key}")
     return f"batch_{made.hex}"

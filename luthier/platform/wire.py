@@ -209,7 +209,7 @@ def snowflake_description(job: Job) -> dict[str, Any]:
     return described
 
 
-def native_description(job: Job, queue_position: int | None = None) -> dict[str, Any]:
+def native_description(job: Job, queue_position: int | None) -> dict[str, Any]:
     """The native API's job: Snowflake's description, plus what it leaves out."""
     return {
         **snowflake_description(job),

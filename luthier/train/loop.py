@@ -66,7 +66,7 @@ def train(config: FitConfig, worker: Worker) -> list[StepRecord]:
     return state.history
 
 
-def rate_share(step: int, num_steps: int, warmup_share: float, schedule: str = "linear") -> float:
+def rate_share(step: int, num_steps: int, warmup_share: float, schedule: str) -> float:
     """The learning rate of a step (from 1) as a share of its peak: up in a line, then down to 0 after the last."""
     warmup = math.ceil(num_steps * warmup_share)
     if step <= warmup:

@@ -98,7 +98,7 @@ def test_a_description(fields: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 def test_the_native_description_has_more() -> None:
-    described = native_description(make_job())
+    described = native_description(make_job(), None)
     assert set(described) >= ALWAYS | {"model", "options", "progress_details", "report", "attempt", "owner"}
     assert described["options"]["max_epochs"] == 3
 

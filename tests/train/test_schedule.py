@@ -57,10 +57,10 @@ def test_a_batch_in_tokens(config: FitConfig) -> None:
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:
-    shares = [rate_share(step, 10, 0.2) for step in range(1, 11)]
+    shares = [rate_share(step, 10, 0.2, "linear") for step in range(1, 11)]
     assert shares == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
-    assert rate_share(1, 10, 0.0) == 1.0
-    assert rate_share(1, 1, 1.0) == 1.0
+    assert rate_share(1, 10, 0.0, "linear") == 1.0
+    assert rate_share(1, 1, 1.0, "linear") == 1.0
 
 
 def test_other_schedules_rise_alike_and_fall_otherwise() -> None:

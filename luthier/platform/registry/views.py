@@ -28,9 +28,7 @@ class Views:
         self._store, self._guard, self._rows = store, guard, ViewRows(store, guard)
         self._grants, self._places, self._shares = GrantRows(store), PlaceRows(store), ShareRows(store)
 
-    def beneath(
-        self, caller: Caller, name: QualifiedName, view: ViewInfo, if_there: IfThere = IfThere.REFUSE
-    ) -> Opened | None:
+    def beneath(self, caller: Caller, name: QualifiedName, view: ViewInfo, if_there: IfThere) -> Opened | None:
         """The view that is to be made, opened; None where that which is there is kept."""
         with self._store.reading() as tx:
             self._check_place(tx, caller, name)

@@ -20,7 +20,7 @@ OPEN = '"logprobs":null,"finish_reason":null}'
 class Writer:
     """One request's answer."""
 
-    def __init__(self, request_id: str, model: str, is_chat: bool, wants_usage: bool = False) -> None:
+    def __init__(self, request_id: str, model: str, is_chat: bool, wants_usage: bool) -> None:
         """`wants_usage` is about streams: whole answers always carry it."""
         self._chat = is_chat
         prefix, whole, piece = (
