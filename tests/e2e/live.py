@@ -186,7 +186,7 @@ class LiveCluster:
 
     def roles(self, title: str) -> list[psutil.Process]:
         """Processes whose title (Ray's and vLLM's own) names the role."""
-        return [process for process in self.processes() if title in _title(process)]
+        return [process for process in self.processes() if title in title_of(process)]
 
     def kill(self, title: str) -> list[psutil.Process]:
         """kill -9 to every process of a role; there must be one."""
@@ -207,7 +207,7 @@ def clean(cluster: LiveCluster) -> Iterator[LiveCluster]:
         cluster.down("--now")
 
 
-def _title(process: psutil.Process) -> str:
+def title_of(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

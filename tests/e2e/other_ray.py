@@ -1,5 +1,6 @@
-"""A Ray that is not Luthier's, and what runs on it."""
+"""A Ray that is not Luthier's, of one node or of several on this machine, and what runs on it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,41 +10,105 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from tests.e2e.live import SECONDS, free_ports, until
+from tests.e2e.live import SECONDS, free_ports, title_of, until
+
+FIRST_PORT, PORTS_OF_WORKERS = 10_002, 2_000
+START = """
+from ray._private import ray_constants
+from ray.scripts.scripts import main
+ray_constants.ENABLE_RAY_CLUSTER = True
+main()
+"""
+"""Ray's own command. What makes Ray listen on loopback alone makes it refuse to join another node, too."""
 
 
-@contextmanager
-def other_ray() -> Iterator[tuple[str, psutil.Process]]:
-    """A Ray of somebody else: its address and its root process."""
-    port, dashboard, agent, metrics, client = free_ports(5)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "port": port,
-        "include-dashboard": "false",
-        "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": agent,
-        "metrics-export-port": metrics,
-        "ray-client-server-port": client,
-        "object-store-memory": 200_000_000,
-        "num-cpus": 2,
-    }
-    with tempfile.TemporaryDirectory(prefix="oray-", ignore_cleanup_errors=True) as folder:
-        command += [f"--{name}={value}" for name, value in {**options, "temp-dir": folder}.items()]
+class RayNodes:
+    """A Ray of somebody else: its head, and further nodes on this machine, by their names."""
+
+    def __init__(self, folder: str) -> None:
+        port, dashboard, client = free_ports(3)
+        self.address = f"127.0.0.1:{port}"
+        self._folder = folder
+        self.roots: dict[str, psutil.Process] = {}
+        self._of_head = {
+            "head": None,
+            "port": port,
+            "include-dashboard": "false",
+            "dashboard-port": dashboard,
+            "ray-client-server-port": client,
+            "temp-dir": folder,
+        }
+
+    def start_head(self, num_cpus: int) -> psutil.Process:
+        root = self._start("head", num_cpus, **self._of_head)
+        until(lambda: _answers(self.address), SECONDS, "the other Ray")
+        return root
+
+    def join(self, name: str, num_cpus: int, **resources: float) -> psutil.Process:
+        """Its proxy of Ray Serve has a port of its own, as the address is the head's."""
+        (proxy,) = free_ports(1)
+        own = {"address": self.address, "resources": json.dumps(resources)}
+        return self._start(name, num_cpus, {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(proxy)}, **own)
+
+    def kill(self, name: str) -> None:
+        """The raylet first, then all that it started."""
+        tree = self._tree(self.roots.pop(name))
+        kill_all(sorted(tree, key=lambda process: process.name() != "raylet"))
+
+    def roles(self, name: str, title: str) -> list[psutil.Process]:
+        """Processes of a node whose title (Ray's own) names the role."""
+        return [process for process in self._tree(self.roots[name]) if title in title_of(process)]
+
+    def end(self) -> None:
+        kill_all([process for root in self.roots.values() for process in self._tree(root)])
+
+    def _start(
+        self, name: str, num_cpus: int, environment: dict[str, str] | None = None, **options: object
+    ) -> psutil.Process:
+        agent, metrics = free_ports(2)
+        ports = PORTS_OF_WORKERS * len(self.roots)
+        options |= {
+            "node-name": name,
+            "node-ip-address": "127.0.0.1",
+            "dashboard-agent-listen-port": agent,
+            "metrics-export-port": metrics,
+            "min-worker-port": FIRST_PORT + ports,  # of each node's own: two would give one port to two workers
+            "max-worker-port": FIRST_PORT + ports + PORTS_OF_WORKERS - 1,
+            "object-store-memory": 200_000_000,
+            "num-cpus": num_cpus,
+        }
+        said = [f"--{key}" if value is None else f"--{key}={value}" for key, value in options.items()]
         process = subprocess.Popen(
-            command,
-            env=plain_environment(),
+            [sys.executable, "-c", START, "start", "--block", "--disable-usage-stats", *said],
+            env=plain_environment() | (environment or {}),
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        root = psutil.Process(process.pid)
+        self.roots[name] = psutil.Process(process.pid)
+        return self.roots[name]
+
+    def _tree(self, root: psutil.Process) -> list[psutil.Process]:
+        return [root, *root.children(recursive=True)] if root.is_running() else []
+
+
+@contextmanager
+def ray_nodes(num_cpus: int) -> Iterator[RayNodes]:
+    """With a head that has so many CPUs, until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="oray-", ignore_cleanup_errors=True) as folder:
+        nodes = RayNodes(folder)
         try:
-            until(lambda: _answers(port), SECONDS, "the other Ray")
-            yield f"127.0.0.1:{port}", root
+            nodes.start_head(num_cpus)
+            yield nodes
         finally:
-            tree = [root, *root.children(recursive=True)] if root.is_running() else []
-            kill_all(tree)
+            nodes.end()
+
+
+@contextmanager
+def other_ray() -> Iterator[tuple[str, psutil.Process]]:
+    """A Ray of one node: its address and its root process."""
+    with ray_nodes(num_cpus=2) as nodes:
+        yield nodes.address, nodes.roots["head"]
 
 
 def plain_environment() -> dict[str, str]:
@@ -60,8 +125,8 @@ def kill_all(processes: list[psutil.Process]) -> None:
     assert not psutil.wait_procs(processes, timeout=SECONDS)[1]
 
 
-def _answers(port: int) -> bool:
-    code = f"import ray; ray.init('127.0.0.1:{port}', logging_level='ERROR'); print(ray.cluster_resources())"
+def _answers(address: str) -> bool:
+    code = f"import ray; ray.init('{address}', logging_level='ERROR'); print(ray.cluster_resources())"
     try:
         return not subprocess.run(
             [sys.executable, "-c", code], env=plain_environment(), capture_output=True, timeout=60, check=False
