@@ -9,12 +9,12 @@ import pytest
 
 from luthier.errors import InvalidValue
 from luthier.serve.doors.schema_arms import MAX_ARMS
+from luthier.serve.doors.schema_costs import MAX_PROPERTIES
 from luthier.serve.doors.schema_texts import MAX_LENGTH, MAX_PATTERN
 from luthier.serve.doors.schema_told import for_grammar
 from luthier.serve.doors.schemas import (
     MAX_CHARACTERS,
     MAX_DEPTH,
-    MAX_PROPERTIES,
     MAX_SCHEMAS,
     calls_schema,
     check_schema,

@@ -26,7 +26,7 @@ COMPILER = xgrammar.GrammarCompiler(
         [*(bytes([byte]) for byte in range(END)), b"</s>"], vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[END]
     ),
     max_threads=1,
-    cache_enabled=False,
+    cache_enabled=True,
 )
 
 

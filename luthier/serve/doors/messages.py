@@ -9,7 +9,7 @@ from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import ToolUse, Turn
 from luthier.serve.doors.json_size import JsonSize
 from luthier.serve.doors.refusals import invalid, missing
-from luthier.serve.doors.schemas import calls_schema, check_schema
+from luthier.serve.doors.schemas import calls_schema, check_schema, check_together
 
 NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -140,6 +140,7 @@ def forced_schema(tools: list[Tool], choice: ToolChoice | None, is_parallel: boo
     named = choice.function.name if isinstance(choice, NamedTool) else None
     chosen = {at: tool.function for at, tool in enumerate(tools) if named in (None, tool.function.name)}
     parameters = {each.name: _checked(each.parameters, at) for at, each in chosen.items()}
+    check_together([each for each in parameters.values() if each is not None], "tools")
     return calls_schema(parameters, most=None if is_parallel and named is None else 1)
 
 

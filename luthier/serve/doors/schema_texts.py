@@ -9,7 +9,11 @@ LENGTHS = {"minLength", "maxLength"}
 MAX_LENGTH = 2_000
 """Characters up to which a text's bounds are told as a pattern: with more that takes seconds to compile. Where longer
 texts are allowed, those up to here are let through."""
+BLOCK = 64
+"""Characters that are counted at once: of one repeat xgrammar counts no more than 128."""
 
+ANY = r"[\s\S]"
+"""But what JSON escapes."""
 DOMAIN = r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
 WORD = r"[A-Za-z0-9_!#$%&'*+/=?^`{|}~-]+"
 POINTER = "(/([^~/]|~[01])*)*"
@@ -56,6 +60,23 @@ def bounds_of(schema: Schema) -> tuple[int, int | str] | None:
     if most == "":
         return least, most
     return (least, min(most, MAX_LENGTH)) if type(most) is int and least <= most else None
+
+
+def pattern_of(least: int, most: int | str) -> str:
+    """Of texts between these lengths."""
+    free = _up_to(most - least) if isinstance(most, int) else ANY + "*"
+    return f"^{_exactly(least)}{free}$"
+
+
+def _exactly(num: int) -> str:
+    blocks, rest = divmod(num, BLOCK)
+    return (f"({ANY}{{{BLOCK}}}){{{blocks}}}" if blocks else "") + (f"{ANY}{{{rest}}}" if rest else "")
+
+
+def _up_to(num: int) -> str:
+    """Blocks, and then what leaves no length out. Of blocks that end anywhere a grammar takes far longer to compile."""
+    blocks = max(num // BLOCK - 1, 0)
+    return (f"({ANY}{{{BLOCK}}}){{0,{blocks}}}" if blocks else "") + f"{ANY}{{0,{num - blocks * BLOCK}}}"
 
 
 def _pattern_fault(pattern: str) -> str | None:

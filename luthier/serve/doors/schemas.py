@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from luthier.errors import InvalidSchema
 from luthier.serve.doors.refusals import invalid_schema
 from luthier.serve.doors.schema_arms import Arms
+from luthier.serve.doors.schema_costs import MAX_REPEAT, cost_fault, repeats_too_often
 from luthier.serve.doors.schema_kinds import (
     LISTS,
     MAPS,
@@ -21,12 +22,12 @@ from luthier.serve.doors.schema_kinds import (
     ruler_of,
     schema_at,
     types_of,
+    with_inner,
 )
 from luthier.serve.doors.schema_texts import text_fault
 
-MAX_CHARACTERS, MAX_DEPTH, MAX_SCHEMAS, MAX_PROPERTIES = 65_536, 16, 4_000, 500
-"""The first three keep what a schema costs here to milliseconds. Above 500 optional properties of one object the
-grammar takes seconds to compile."""
+MAX_CHARACTERS, MAX_DEPTH, MAX_SCHEMAS = 65_536, 16, 4_000
+"""They keep what a schema costs here to milliseconds."""
 
 UNSUPPORTED = {
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "unevaluatedProperties"),
@@ -62,15 +63,25 @@ def check_schema(schema: Schema, param: str) -> Schema:
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise _refused(param, f"it has more than {MAX_CHARACTERS} characters")
     places = _places(schema, param)
-    num_properties = sum(_length(place.schema, "properties") for place in places)
-    if num_properties > MAX_PROPERTIES:
-        raise _refused(param, f"it has {num_properties} properties, more than {MAX_PROPERTIES}")
     kinds = KindsWithin(schema, [place.schema for place in places])
     arms = Arms(kinds)
     for place in places:
         if reason := _fault(place.schema, schema, arms) or _passed_over(place.schema, kinds):
             raise _refused(param, f"{reason} (at {place})")
+    if reason := cost_fault(place.schema for place in places):
+        raise _refused(param, f"it has {reason}")
     return arms.with_tags(schema)
+
+
+def check_together(schemas: list[Schema], param: str) -> None:
+    """Each is checked already. One grammar is made of them all: it may have no more than that of one."""
+    if sum(len(json.dumps(each)) for each in schemas) > MAX_CHARACTERS:
+        raise _refused(param, f"all together have more than {MAX_CHARACTERS} characters")
+    places = [place.schema for each in schemas for place in _places(each, param)]
+    if len(places) > MAX_SCHEMAS:
+        raise _refused(param, f"all together have more than {MAX_SCHEMAS} schemas in them")
+    if reason := cost_fault(places):
+        raise _refused(param, f"all together have {reason}")
 
 
 def calls_schema(tools: Mapping[str, Schema | None], most: int | None = None) -> Schema:
@@ -93,11 +104,9 @@ def _call(name: str, number: int) -> Schema:
 
 def _moved(schema: Any, place: str) -> Any:
     """A schema whose references hold when it stands at `place`."""
-    if isinstance(schema, list):
-        return [_moved(each, place) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {key: _moved(value, place) for key, value in schema.items()}
+    moved = with_inner(schema, lambda inner: _moved(inner, place))
     if isinstance(to := schema.get("$ref"), str) and to.startswith("#"):
         moved["$ref"] = place + to[1:]
     return moved
@@ -152,7 +161,11 @@ def _fault(schema: Schema, root: Schema, arms: Arms) -> str | None:
         return f"'$ref' to {ref!r} leads to no schema"
     if isinstance(one_of := schema.get("oneOf"), list) and not arms.exclude(one_of, _tag(schema)):
         return "two schemas of 'oneOf' may both hold, which cannot be kept to: 'anyOf' takes them"
-    return text_fault(schema)
+    if reason := text_fault(schema):
+        return reason
+    if schema.get("pattern") is not None and repeats_too_often(str(schema["pattern"])):
+        return f"'pattern' repeats more than {MAX_REPEAT} times at once: 'a{{200}}' can be '(a{{100}}){{2}}'"
+    return None
 
 
 def _tag(schema: Schema) -> str | None:

@@ -148,7 +148,7 @@ class VllmEngine:
         """Left before the end, the generation is aborted, and the tally has all of its tokens."""
         request = ask.request
         ids = await self._inputs.ids(request, is_plain=adapter is not None and adapter.task_type.is_plain)
-        params = self._inputs.sampling(request, len(ids), is_streamed)
+        params = self._inputs.sampling(request, len(ids), is_streamed, await self._inputs.grammar(request))
         read = self._choices_of(request, ids, params, is_streamed)
         self._check_weights(adapter)
         await tally.reserve(len(ids), 0 if request.max_tokens == 0 else params.max_tokens * request.n)

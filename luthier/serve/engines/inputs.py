@@ -56,7 +56,17 @@ class Inputs:
             raise InvalidInput("The prompt is empty.", param="prompt")
         return ids
 
-    def sampling(self, request: CompleteRequest, num_prompt: int, is_streamed: bool) -> Any:
+    async def grammar(self, request: CompleteRequest) -> Any:
+        """What vLLM's answer is held to, made beside the loop: a schema may be large."""
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if request.json_schema is None:
+            return None
+        if not request.json_schema:
+            return StructuredOutputsParams(json_object=True)
+        return StructuredOutputsParams(json=await PROMPTS.run(for_grammar, request.json_schema))
+
+    def sampling(self, request: CompleteRequest, num_prompt: int, is_streamed: bool, grammar: Any = None) -> Any:
         """vLLM's SamplingParams. ContextTooLong where the window has no room for what is asked for."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -82,7 +92,7 @@ class Inputs:
             frequency_penalty=request.frequency_penalty,
             repetition_penalty=request.repetition_penalty,
             ignore_eos=request.ignore_eos,
-            structured_outputs=_grammar(request.json_schema),
+            structured_outputs=grammar,
             logit_bias=request.logit_bias,
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,
@@ -149,11 +159,3 @@ def _num_chars(said: Any) -> int:
     if isinstance(said, dict):
         return 2 + sum(len(key) + _num_chars(value) for key, value in said.items())
     return 2 + sum(map(_num_chars, said)) if isinstance(said, list) else 1
-
-
-def _grammar(schema: dict[str, Any] | None) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if schema is None:
-        return None
-    return StructuredOutputsParams(json=for_grammar(schema)) if schema else StructuredOutputsParams(json_object=True)
