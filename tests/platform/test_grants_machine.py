@@ -236,7 +236,9 @@ class GrantsMachine(Machine):
     def grant_all(self, at: str, privilege: Privilege, to: str, is_given: bool) -> None:
         plain, granted = self.plain[at], Granted((privilege,), FUTURE, Scope.ALL)
         meant = {(to, privilege, model(name)) for name in plain.owners}
-        if self._there(at, to, lambda: self._verb(is_given)(admin(at), granted, to)):
+        if SCHEMA not in plain.places:
+            raises(NotFound, lambda: self._verb(is_given)(admin(at), granted, to))
+        elif self._there(at, to, lambda: self._verb(is_given)(admin(at), granted, to)):
             plain.held = plain.held | meant if is_given else plain.held - meant
 
     @rule(at=accounts, privilege=privileges, to=anybody, is_given=st.booleans())
