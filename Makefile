@@ -7,7 +7,7 @@ UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 UV_VERSION := 0.13.9
 TORCH := torch==2.13.0
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test test-end-to-end test-others check format clean
 
 install: $(VENV)/installed-$(EXTRA)
 
@@ -29,10 +29,16 @@ $(VENV)/installed-gpu: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/luthier demo $(if $(KEEP),--keep)
 
-# End to end a test has the machine to itself; files of all others run two at a time.
+# Both parts at once: end to end much is waiting, and goes first. What the others print comes when all have run.
 test: install
-	$(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-end-to-end test-others
+
+test-end-to-end: install
 	$(BIN)/pytest tests/e2e
+
+# Files run two at a time.
+test-others: install
+	nice $(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .
