@@ -76,12 +76,15 @@ class Epoch:
     async def holds(self, epoch: str | None, seconds: float) -> bool:
         """Whether it is this one still: as of so many seconds ago, or of ALONE_SECONDS while the registry is silent."""
         is_silent = self.silence.seconds >= PATIENCE_SECONDS
-        if self._age >= (ALONE_SECONDS if is_silent else seconds):
-            try:
-                await self.silence.wait(self._hear(), PATIENCE_SECONDS)
-            except Unavailable:
-                if self._age >= ALONE_SECONDS:
-                    raise
+        oldest = ALONE_SECONDS if is_silent else seconds
+        try:
+            # Twice, as the first answer may be to a question that is older.
+            for _ in range(2):
+                if self._age >= oldest:
+                    await self.silence.wait(self._hear(), PATIENCE_SECONDS)
+        except Unavailable:
+            if self._age >= ALONE_SECONDS:
+                raise
         return self.value == epoch
 
     @property

@@ -210,6 +210,28 @@ def test_a_loop_that_ends_in_between(scene: Scene) -> None:
     assert asyncio.run(scene.known.get("a")) == "2"
 
 
+def test_an_answer_to_a_question_that_is_older_than_may_be_is_none() -> None:
+    """One was on its way when somebody came."""
+    source, clock, is_asked, may_answer = Source(), Clock(), threading.Event(), threading.Event()
+
+    def ask() -> str:
+        epoch = source.epoch
+        is_asked.set()
+        assert may_answer.wait(20)
+        return epoch
+
+    async def story() -> bool:
+        epoch = Epoch(ask, clock)
+        asked = epoch._hear()
+        await until(is_asked.is_set)
+        source.says(a="2")
+        clock.now += FRESH
+        asyncio.get_running_loop().call_later(0.01, may_answer.set)
+        return await epoch.holds("0", FRESH) and asked.done()
+
+    assert asyncio.run(story()) is False
+
+
 def test_a_registry_that_is_slow_is_waited_for(scene: Scene) -> None:
     """It changed meanwhile: as long as it answers, nothing older than FRESH is given."""
 
