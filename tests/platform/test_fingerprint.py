@@ -41,6 +41,27 @@ def test_what_it_does_not_is_refused(tuned: Scores, base: Scores, fault: str) ->
     assert fault in (TAKEN.fault(tuned, base) or "")
 
 
+@pytest.mark.parametrize(
+    ("tuned", "is_met"),
+    [
+        (TUNED, True),
+        (off(TUNED, 0.019), True),
+        (off(TUNED, 0.021), False),
+        (BASE, False),
+        (off(TUNED, math.nan), False),
+    ],
+)
+def test_the_trainers_own_answers(tuned: Scores, is_met: bool) -> None:
+    assert TAKEN.is_met(tuned) is is_met
+    assert not TAKEN.is_met(off(TUNED, math.nan))
+
+
+def test_of_a_faint_effect_a_tenth_may_be_off() -> None:
+    faint = TAKEN.model_copy(update={"probes": (TAKEN.probes[0].model_copy(update={"base": off(TUNED, 0.1)[0]}),)})
+    assert faint.is_met(off(TUNED, 0.009))
+    assert not faint.is_met(off(TUNED, 0.011))
+
+
 def test_an_adapter_that_learned_nothing_may_answer_like_its_base_model() -> None:
     faint = TAKEN.model_copy(update={"probes": (TAKEN.probes[0].model_copy(update={"base": TUNED[0]}),)})
     assert faint.fault(TUNED, TUNED) is None

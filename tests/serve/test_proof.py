@@ -1,15 +1,15 @@
-"""The proof of an adapter, where it cannot be made."""
+"""What an engine is asked for the proof of an adapter."""
 
 import asyncio
-import gc
+import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from luthier.errors import Unavailable
 from luthier.platform.data.prompts import Prompts
-from luthier.platform.models import ModelVersion
+from luthier.platform.models import ModelVersion, Proof, ProofState
+from luthier.platform.weights.fingerprint import Fingerprint, Probe
 from luthier.serve.adapters.proof import MAX_KNOWN, KnownBase, prove
 from tests.factories import ADMIN
 
@@ -17,35 +17,41 @@ TOLD = {"model": "M", "version": 1, "job_id": "ft_1", "base_model": "tiny", "ran
 VERSION = ModelVersion(number=1, path="/none", sha256="0" * 64, created_on=1, **TOLD)
 
 
-class Dead:
-    """An engine that has stopped; any text is one token."""
+TAKEN = Fingerprint(dtype="float32", probes=(Probe(ids=(1, 2, 3), start=1, tuned=(-0.1, -0.2), base=(-4.0, -5.0)),))
+
+
+class Answering:
+    """An engine whose base model is the trainer's; the tuned one's answers are off."""
+
+    def __init__(self, by: float) -> None:
+        self._by = by
+        self.asked: list[ModelVersion | None] = []
 
     async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
-        raise Unavailable("The engine stopped.")
+        self.asked.append(adapter)
+        (probe,) = TAKEN.probes
+        return [each + self._by for each in probe.tuned] if adapter else list(probe.base or ())
 
-    def encode(self, text: str) -> list[int]:
-        return [1]
 
+@pytest.mark.parametrize(
+    ("by", "asked", "state"),
+    [
+        (0.0, [VERSION], ProofState.PROVED),
+        (0.019, [VERSION], ProofState.PROVED),
+        (-0.03, [VERSION, None], ProofState.REFUSED),
+        (math.nan, [VERSION, None], ProofState.REFUSED),
+    ],
+)
+def test_the_base_model_is_asked_where_the_answers_are_not_the_trainers(
+    by: float, asked: list[ModelVersion | None], state: ProofState
+) -> None:
+    engine = Answering(by)
 
-def test_two_faults_at_once_are_one_to_whoever_asks() -> None:
-    unheard: list[dict[str, Any]] = []
+    async def scene() -> Proof:
+        return await prove(engine, cast(Prompts, None), VERSION, asyncio.sleep(0, TAKEN), lambda: asyncio.sleep(0))
 
-    async def reading() -> None:
-        return None
-
-    async def place() -> str | None:
-        for _ in range(10):  # turns, in which the base model is asked in vain
-            await asyncio.sleep(0)
-        raise OSError("the disk is gone")
-
-    async def scene() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unheard.append(context))
-        with pytest.raises(OSError, match="the disk is gone"):
-            await prove(Dead(), cast(Prompts, Dead()), VERSION, reading(), place)
-        gc.collect()
-
-    asyncio.run(scene())
-    assert unheard == []
+    assert asyncio.run(scene()).state is state
+    assert engine.asked == asked
 
 
 class Counting:

@@ -56,9 +56,14 @@ class Fingerprint(Frozen):
     def is_of_adapter(self) -> bool:
         return all(probe.base is not None for probe in self.probes)
 
+    def is_met(self, tuned: Scores) -> bool:
+        """These are the trainer's own answers, by far nearer than the base model's: no more need be asked."""
+        off, effect = distance(tuned, self._tuned), distance(self._tuned, self._plain)
+        return off <= min(EXACT, UNCHANGED * effect)
+
     def fault(self, tuned: Scores, base: Scores) -> str | None:
         """What is wrong with an engine whose answers these are, with the adapter and without; None: nothing."""
-        known, plain = self._tuned, [probe.base for probe in self.probes if probe.base is not None]
+        known, plain = self._tuned, self._plain
         rounding, effect = distance(base, plain), distance(known, plain)
         off, change = distance(tuned, known), distance(tuned, base)
         allowed = EXACT + ROUNDED * rounding + PEAKED * effect * min(1.0, rounding / SEEN)
@@ -70,8 +75,8 @@ class Fingerprint(Frozen):
 
     def doubt(self, tuned: Scores, base: Scores) -> str | None:
         """Why an engine without a fault is not proved either: rounding alone is as large as a fault would be."""
-        plain = [probe.base for probe in self.probes if probe.base is not None]
-        effect, lost = distance(self._tuned, plain), distance(_change(tuned, base), _change(self._tuned, plain))
+        known, plain = self._tuned, self._plain
+        effect, lost = distance(known, plain), distance(_change(tuned, base), _change(known, plain))
         if lost <= max(EXACT, HIDDEN * effect):
             return None
         return f"of its effect of {effect:.2g} nats {lost:.2g} are not there, as rounding may do, or a fault"
@@ -83,6 +88,10 @@ class Fingerprint(Frozen):
     @property
     def _tuned(self) -> Scores:
         return [probe.tuned for probe in self.probes]
+
+    @property
+    def _plain(self) -> Scores:
+        return [probe.base for probe in self.probes if probe.base is not None]
 
 
 def _too_far(off: float, allowed: float) -> str | None:

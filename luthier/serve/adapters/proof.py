@@ -12,7 +12,6 @@ from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.options import Method
 from luthier.platform.weights.artifacts import fault_of
 from luthier.platform.weights.fingerprint import FINGERPRINT, QUESTIONS, Fingerprint, Scores, distance
-from luthier.serve.remember import beside
 from luthier.serve.threads import ADAPTERS
 
 UNPROVED = "it was trained elsewhere, or before fingerprints: it changes the base model's answers, no more is known"
@@ -54,23 +53,24 @@ class KnownBase:
 
 
 async def prove(engine: Scorer, prompts: Prompts, version: ModelVersion, reading: Reading, place: Place) -> Proof:
-    """Of an adapter that `place` puts into the engine. The base model is asked meanwhile. OSError as `fault_of`."""
+    """Of an adapter that `place` puts into the engine. OSError as `fault_of`.
+
+    The base model is asked only where the tuned one's answers are not the trainer's own: a first token waits for it.
+    """
     try:
         fingerprint = await reading
     except ValueError as error:
         return _unreadable(error)
+    if fault := await place():
+        return refused(fault)
     asked = _asked(fingerprint, prompts)
-    asking = beside(_scores(engine, asked, None))  # `place` may fail as well
     try:
-        fault = await place()
-        base = await asking
-        tuned = [] if fault else await _scores(engine, asked, version)
+        tuned = await _scores(engine, asked, version)
+        if fingerprint and fingerprint.is_met(tuned):
+            return Proof(state=ProofState.PROVED)
+        base = await _scores(engine, asked, None)
     except ValueError as error:
         return refused(f"it was trained on another base model: {error}")
-    finally:
-        asking.cancel()
-    if fault:
-        return refused(fault)
     if fingerprint is None:
         return _differs(tuned, base)
     if fault := fingerprint.fault(tuned, base):
