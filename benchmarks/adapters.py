@@ -194,8 +194,9 @@ async def _measured(base: BaseModel, folder: Path, copies: Path, versions: list[
     rows["adapters in the engine's slots"], _ = await _both(bench, (few * NUM_WARM)[:NUM_WARM])
     await bench.all(some)
     rows["adapters in host memory"], _ = await _both(bench, some)
-    rows["adapters in storage"], _ = await _both(bench, versions, is_forgotten=True)
-    rows["adapters on disk"], texts = await _both(bench, versions)
+    cold = versions[::-1]  # those in memory come last: by then they have made room
+    rows["adapters in storage"], _ = await _both(bench, cold, is_forgotten=True)
+    rows["adapters on disk"], texts = await _both(bench, cold)
     words = await _words(bench, base, versions, texts)
     bench.engine.kill()
     return _report(base, rows, words)
