@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 async def until(check: Callable[[], Any]) -> None:

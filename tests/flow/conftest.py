@@ -20,6 +20,7 @@ from luthier.serve.api import build_api, build_direct
 from luthier.serve.services import make_services
 from tests.factories import KEY, add_admin, make_finished, make_progress, make_settings
 from tests.fakes import EchoEngine, Launcher, LocalCompletions
+from tests.waiting import SECONDS
 
 CHAT = "/v1/chat/completions"
 TYPES = {402: "insufficient_quota", 429: "rate_limit_error"}
@@ -118,11 +119,11 @@ def server(doors: ASGIApp) -> Iterator[str]:
     started = _Server(uvicorn.Config(doors, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=started.run, daemon=True)
     thread.start()
-    assert started.ready.wait(20)
+    assert started.ready.wait(SECONDS)
     port = started.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
     started.should_exit = True
-    thread.join(20)
+    thread.join(SECONDS)
 
 
 class _Server(uvicorn.Server):
@@ -192,5 +193,5 @@ async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT, key:
         "query_string": b"",
         "headers": [(b"authorization", f"Bearer {key}".encode())],
     }
-    await asyncio.wait_for(door(scope, receive, send), 20)
+    await asyncio.wait_for(door(scope, receive, send), SECONDS)
     return sent

@@ -23,6 +23,7 @@ from luthier.serve.doors.refusals import read_body
 from tests.factories import KEY, make_settings
 from tests.fakes import EchoEngine
 from tests.flow.conftest import CHAT, call
+from tests.waiting import SECONDS
 
 INVOCATION = "/serving-endpoints/tiny/invocations"
 INFERENCE = "/api/v2/cortex/inference:complete"
@@ -83,7 +84,7 @@ def test_no_byte_of_a_strangers_is_read(app: FastAPI, path: str, code: str) -> N
 def test_a_stranger_reads_that_he_is_one(server: str, path: str, is_patient: bool) -> None:
     address, body = httpx.URL(server), b" " * (8 * MIB)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((address.host, address.port or 80), timeout=20) as client:
+    with socket.create_connection((address.host, address.port or 80), timeout=SECONDS) as client:
         client.sendall(head.encode())
         first = client.recv(65_536) if is_patient else b""
         client.sendall(body)
@@ -208,6 +209,7 @@ def test_a_prompt_that_is_read_keeps_no_room(app: FastAPI, engine: EchoEngine, p
                 asking.append(asyncio.create_task(client.post(CHAT, json={**ASK, "stream": True})))
                 await until(lambda: engine.num_hanging == len(asking) or asking[-1].done())
             assert (engine.num_hanging, app.state.intake.room.num_taken) == (3, 0)
+            gc.collect()
             assert not [each for each in gc.get_objects() if type(each) is ChatBody]
             for task in asking:
                 task.cancel()

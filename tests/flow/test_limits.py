@@ -99,7 +99,7 @@ def test_openais_client_comes_again_when_it_is_told_to(api: TestClient, url: str
         assert client.chat.completions.create(**ASK).usage
         began = time.monotonic()
         assert client.chat.completions.create(**ASK).usage
-    assert 0.3 < time.monotonic() - began < LEFT_SECONDS + 2
+    assert 0.3 < time.monotonic() - began < LEFT_SECONDS + 20, "not the 60 seconds of a whole minute"
 
 
 @pytest.mark.usefixtures("early")

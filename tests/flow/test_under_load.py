@@ -30,6 +30,7 @@ from luthier.serve.services import make_services
 from tests.factories import KEY, ledger_of, make_settings
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, call, error_of, sql
+from tests.waiting import SECONDS
 
 OTHER_KEY = "lt_other_key"
 SECRET = "sesame"
@@ -256,7 +257,7 @@ def test_a_reader_that_takes_nothing_holds_nobody(
     server: str, slow_reader: socket.socket, engine: EchoEngine, registry: Registry
 ) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=server, headers=headers, timeout=20) as client:
+    with httpx.Client(base_url=server, headers=headers, timeout=SECONDS) as client:
         made, others = -1, 0
         # until the slow one has begun, and the other answer alone is made
         while engine.num_made <= others or engine.num_made != made + WORDS:

@@ -24,6 +24,7 @@ from tests.factories import ADMIN, KEY, make_progress
 from tests.fakes import Launcher
 from tests.flow.conftest import create, error_of
 from tests.platform.test_run_files import step
+from tests.waiting import SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def client(server: str) -> luthier.Client:
 def messages(server: str, job_id: str, last_id: str | None = None, accept: str = "text/event-stream") -> Any:
     """An open stream."""
     headers = {"Authorization": f"Bearer {KEY}", "Accept": accept, **({"Last-Event-ID": last_id} if last_id else {})}
-    return httpx.stream("GET", f"{server}/luthier/v1/jobs/{job_id}/events", headers=headers, timeout=20)
+    return httpx.stream("GET", f"{server}/luthier/v1/jobs/{job_id}/events", headers=headers, timeout=SECONDS)
 
 
 def told(message: ServerSentEvent) -> str:

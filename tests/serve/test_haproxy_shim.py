@@ -33,6 +33,7 @@ from tests.serve.haproxy import (
     some_ports,
     until,
 )
+from tests.waiting import SECONDS
 
 ENGINES = ("tiny", "gone", "dies-fresh", "dies-reused")
 FRONT = Front(BINARY, "127.0.0.1", ENGINES, secret="5ec7e7")
@@ -41,7 +42,7 @@ FRONT = Front(BINARY, "127.0.0.1", ENGINES, secret="5ec7e7")
 class Live:
     def __init__(self, folder: Path, ports: Ports, servers: Servers, process: "subprocess.Popen[bytes]") -> None:
         self.folder, self.ports, self.servers, self.process = folder, ports, servers, process
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def direct(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with (
         Servers(ports).running(),
         haproxy(render(folder, ports, request.param), front, ports.clients),
-        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=SECONDS) as client,
     ):
         yield client
 
@@ -197,7 +198,7 @@ def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path) -
     with (
         Servers(ports).running() as servers,
         haproxy(render(tmp_path, ports, front.engines), front, ports.clients),
-        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=SECONDS) as client,
     ):
 
         def path_of(key: str) -> str:

@@ -10,6 +10,7 @@ from luthier.errors import LuthierError, NotFound, Unavailable
 from luthier.serve import known
 from luthier.serve.known import AGAIN_SECONDS, QUIET_SECONDS, Epoch, Known
 from tests.fakes import Clock
+from tests.waiting import SECONDS
 
 FRESH = 1.0
 
@@ -193,7 +194,7 @@ def test_the_epoch_rests_where_nobody_asks(scene: Scene) -> None:
         keeping = scene.epoch._keeping
         assert keeping
         scene.clock.now += QUIET_SECONDS
-        await asyncio.wait_for(keeping, 20)
+        await asyncio.wait_for(keeping, SECONDS)
         scene.source.says(a="2")
         assert await scene.known.get("a") == "2"
 

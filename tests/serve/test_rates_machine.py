@@ -26,6 +26,7 @@ from luthier.serve.metering.rates import Allowance, Rates
 from tests.factories import ADMIN, add_admin
 from tests.fakes import Launcher
 from tests.machines import Bench, Length, Machine, Watched, to_its_end
+from tests.waiting import SECONDS
 
 LENGTH, WHERE_SLOW = Length(40, 100, at_least=1_000), Length(2, 60, at_least=50)
 START_MS = 1_000 * MINUTE_MS
@@ -184,7 +185,7 @@ class RatesMachine(Machine):
     def renew(self, number: int, fault: str) -> None:
         replica = self.replicas[number]
         replica.line.fault = fault
-        self.run(asyncio.wait_for(self.tried(replica), 5))
+        self.run(asyncio.wait_for(self.tried(replica), SECONDS))
 
     async def tried(self, replica: Replica) -> None:
         with suppress(Unavailable):

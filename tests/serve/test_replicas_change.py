@@ -21,6 +21,7 @@ from luthier.serve.haproxy_shim import Front
 from tests.cli.test_cluster import free
 from tests.serve import dying_server
 from tests.serve.haproxy import BINARY, Servers, answers, haproxy, render, some_ports, until
+from tests.waiting import SECONDS
 
 FRONT = Front(BINARY, "127.0.0.1", ("tiny",), several=("tiny",))
 MODELS = [f"model_{number}" for number in range(12)]
@@ -41,7 +42,7 @@ def test_what_a_dead_replica_had_goes_to_one_with_more_than_its_share(tmp_path: 
     with (
         Servers(ports).running(),
         haproxy(config, FRONT, ports.clients),
-        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=10) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{ports.clients}", timeout=SECONDS) as client,
         ThreadPoolExecutor(len(MODELS)) as pool,
     ):
         answers = list(pool.map(lambda body: client.post("/m/tiny/v1/300", content=body), bodies))
@@ -77,7 +78,7 @@ def test_what_is_told_of_a_replica_that_dies(tmp_path: Path, num_bytes: int, is_
     url = f"http://127.0.0.1:{ports.clients}{path}/0"
     with (
         haproxy(config, FRONT, ports.clients),
-        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=30)) as connection,
+        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=SECONDS)) as connection,
     ):
         with serving(ports.engine if "tiny" in path else ports.gateway) as server:
             until(lambda: httpx.post(url).status_code == 200)
@@ -128,7 +129,7 @@ def test_a_connection_from_before_finds_the_replicas_of_today(tmp_path: Path, pa
     with (
         Servers(ports, earlier).running(),
         haproxy(before, FRONT, ports.clients) as replaced,
-        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=10)) as connection,
+        closing(HTTPConnection("127.0.0.1", ports.clients, timeout=SECONDS)) as connection,
     ):
         assert server_of(connection, path) in [f"engine {port}" for port in earlier]
         used = connection.sock

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 
 from luthier.serve.room import Room
+from tests.waiting import SECONDS
 
 
 class Line:
@@ -40,7 +41,7 @@ async def lines(room: Room, *nums: int) -> list[Line]:
 
 
 def run(story: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(asyncio.wait_for(story(), 10))
+    asyncio.run(asyncio.wait_for(story(), SECONDS))
 
 
 def test_what_they_ask_for_together_is_never_more() -> None:

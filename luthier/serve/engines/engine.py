@@ -21,9 +21,10 @@ from luthier.serve.adapters.loading import Loader, Surroundings
 from luthier.serve.adapters.turns import Turns
 from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
-from luthier.serve.engines.engine_args import engine_args, own_args, prepare_environment, stat_loggers
+from luthier.serve.engines.engine_args import engine_args, num_threads, own_args, prepare_environment, stat_loggers
 from luthier.serve.engines.engine_faults import check_grammar, client_error, refused
 from luthier.serve.engines.inputs import Inputs
+from luthier.serve.engines.own_cpu import keep_cpu
 from luthier.serve.engines.reading import Reader, plain_choices
 from luthier.serve.engines.tool_calls import Calls, ForcedCalls
 from luthier.serve.engines.tool_family import Family
@@ -61,6 +62,8 @@ class VllmEngine:
         self._loader = Loader(self, base, self._prompts, around)
         self._turns = Turns(base.engine.max_loras)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
+        if not use_gpu and len(self._processes) == 1 and num_threads(weights) == 1:
+            self._claim = keep_cpu(self._processes[0])
 
     async def check(self) -> None:
         """Raises Unavailable when the engine, or one of its processes, is dead: vLLM may miss the death of a worker."""
