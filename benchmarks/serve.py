@@ -77,8 +77,8 @@ def main(model: str, against: tuple[str, ...], out: Path | None, **options: Any)
 
 OWN = (
     "Luthier's engine has its own beside these: the worker in the engine's process, one computing thread for a small"
-    " model, bound to a CPU with the rest of its process, its products for LoRA, rooms for the targets that its adapters"
-    " can have, one kind of grammar."
+    " model, bound to a CPU with the rest of its process, its products for LoRA, rooms for the targets that its"
+    " adapters can have, one kind of grammar."
 )
 LIMITED = "Its account has a balance: each request reserves credits before it runs."
 

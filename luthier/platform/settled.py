@@ -134,8 +134,12 @@ class SettledFiles:
             self._write(process, settled.model_copy(update={"repeated": repeated, "repeated_upto": number}))
 
     def all(self) -> Iterator[tuple[int, Settled]]:
+        """What is none of ours is passed over."""
         for file in sorted(self._folder.glob("*.settled")):
-            yield int(file.stem), self.of(int(file.stem))
+            if file.stem.isascii() and file.stem.isdigit():
+                yield int(file.stem), self.of(int(file.stem))
+            else:
+                log.warning("%s is no file of totals: nothing in it is counted", file)
 
     def spools(self) -> Iterator[tuple[Path, list[UsageRecord]]]:
         """The files that wait, and their records."""

@@ -182,6 +182,15 @@ def test_files_are_counted_in_the_order_of_their_numbers(registry: Registry, fol
     assert SettledFiles(folder).of(DEAD).totals.records == 2
 
 
+@pytest.mark.parametrize("name", ["foo", "1-2", "\u0661"])
+def test_a_strangers_file_stops_nothing(registry: Registry, folder: Path, name: str) -> None:
+    settled(registry, folder, "a").flush()
+    (folder / f"{name}.settled").write_text("no totals")
+    report = registry.reconcile.report()
+    assert report.is_equal
+    assert report.checks[0].counted == 1
+
+
 def test_what_is_older_than_the_counters_is_told_not_hidden(registry: Registry, folder: Path) -> None:
     registry.ledger.append([make_record("old", time=5)])
     settled(registry, folder, "a").flush()
