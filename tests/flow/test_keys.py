@@ -20,6 +20,7 @@ from luthier.platform.registry.registry import Registry
 from luthier.serve.doors import deps
 from luthier.serve.doors.deps import FRESH_SECONDS
 from tests.factories import KEY, ledger_of
+from tests.flow.batches import chat_line, create_batch, ended
 from tests.flow.conftest import CHAT, error_of
 from tests.flow.people import Join, join, key_of  # noqa: F401 - a fixture
 from tests.flow.test_direct import ASK
@@ -209,6 +210,17 @@ def test_a_key_for_one_model_follows_no_other_ones_job(api: TestClient, tuned: s
         for part in ("", "/events", "/logs", "/metrics", "/answers"):
             assert api.get(f"/luthier/v1/jobs/{job['id']}{part}", headers=key).status_code == status, part
         assert api.post("/luthier/v1/sql", json=describe, headers=key).status_code == status
+
+
+def test_a_key_for_some_models_reads_no_batches(api: TestClient) -> None:
+    batch = ended(api, create_batch(api, [chat_line("a")])["id"])
+    key = bearer(made(api, models=["other"]))
+    for file in (batch["input_file_id"], batch["output_file_id"]):
+        for path in (f"/v1/files/{file}", f"/v1/files/{file}/content"):
+            assert api.get(path).status_code == 200, path
+            assert "may reach any" in error_of(api.get(path, headers=key), 403, "not_authorized"), path
+    assert "may reach any" in error_of(api.get(f"/v1/batches/{batch['id']}", headers=key), 403, "not_authorized")
+    assert api.get("/v1/batches", headers=key).status_code == 200
 
 
 def test_every_key_may_ask_who_it_is(api: TestClient) -> None:

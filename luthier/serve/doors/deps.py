@@ -116,8 +116,18 @@ async def _check_model(session: Session, request: Request) -> None:
         services.check_model(session, model)
     elif job_id := named.get("job_id"):
         await REGISTRY.run(services.check_job, session, job_id)
-    elif is_change(request.method, Endpoint.MODELS) and endpoint_of(path) is Endpoint.MODELS:
+    elif _holds_others(request, path):
         session.check_unbounded(f"{request.method} {path}")
+
+
+def _holds_others(request: Request, path: str) -> bool:
+    """Changes that name no model, and what batches asked and were answered."""
+    match endpoint_of(path):
+        case Endpoint.MODELS:
+            return is_change(request.method, Endpoint.MODELS)
+        case Endpoint.BATCHES:
+            return bool(request.path_params)
+    return False
 
 
 def _path(scope: Scope) -> str:
