@@ -38,7 +38,7 @@ test-end-to-end: install
 
 # Files run two at a time.
 test-others: install
-	nice -n 5 $(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
+	nice $(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

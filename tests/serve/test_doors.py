@@ -4,10 +4,8 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
-import ray
 from ray import serve
 
-from luthier.errors import Unavailable
 from luthier.serve import app
 from luthier.serve.deployments import GATEWAY
 
@@ -56,11 +54,3 @@ def test_a_gateway_that_does_not_end_keeps_no_engine(monkeypatch: pytest.MonkeyP
 def test_what_does_not_end_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1_000_000})
     assert app.end_doors(["tiny"], 0.02) == ["tiny"]
-
-
-def test_what_is_cut_off_and_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1_000_000})
-    monkeypatch.setattr(app, "CUT_SECONDS", 0.02)
-    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: [])
-    with pytest.raises(Unavailable, match=r"^tiny did not end"):
-        app.cut_off_doors(["tiny"])

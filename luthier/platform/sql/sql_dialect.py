@@ -56,7 +56,7 @@ _REFUSED_FUNCTION = re.compile(
 )
 # A quote or comment that does not end goes on to the end of the text, and is never a blank.
 _PIECE = re.compile(
-    r"(?P<is_blank>[\s;]++|(?:--|//)[^\n]*+|/\*(?:[^*]++|\*(?!/))*+\*/)"
+    r"(?P<is_blank>[\s;]++|(?:--|//)[^\n]*+|/\*.*?\*/)"
     r"|/\*.*+|'(?:[^'\\]++|''|\\.)*+'?|\"(?:[^\"]++|\"\")*+\"?|\$\$.*?(?:\$\$|\Z)|[^\s;'\"$/-]++|.",
     re.DOTALL,
 )

@@ -87,7 +87,7 @@ def test_a_killed_replica_is_missed_by_its_own_requests_alone(cluster: LiveClust
     own, theirs = (in_turn(streamed(model, LONG), whole(model, LONG)) for model in (kept, lost))
     with calling(cluster, own, pause=PAUSE) as safe, calling(cluster, by_sql(cluster, lost, SHORT)) as by_gateway:
         by_gateway.wait()
-        stream = cluster.openai.completions.create(model=lost, prompt="the", max_tokens=LONG, stream=True, **ON)
+        stream = cluster.openai.completions.create(model=lost, prompt="the", max_tokens=LONG, n=16, stream=True, **ON)
         next(stream)
         process.kill()
         assert not psutil.wait_procs([process], timeout=SECONDS)[1]
