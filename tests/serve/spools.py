@@ -8,7 +8,6 @@ from luthier.platform.metering import UsageRecord
 from luthier.platform.registry.registry import Registry
 from tests.factories import ledger_of
 
-DEADLINE_SECONDS = 60
 DEAD = 7
 """A process that nothing says is alive."""
 

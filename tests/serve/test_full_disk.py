@@ -21,7 +21,8 @@ from luthier.serve.metering.usage import UsageSpool
 from luthier.serve.replica import EngineReplica
 from tests.factories import make_record
 from tests.full_disk import full_disk
-from tests.serve.spools import DEADLINE_SECONDS, Door, Ledger, lines
+from tests.serve.spools import Door, Ledger, lines
+from tests.waiting import SECONDS
 
 
 class DeadEngine:
@@ -123,7 +124,7 @@ def test_a_full_disk_holds_up_no_record_and_sends_none_twice(folder: Path, monke
     with full_disk():
         for name in "abc":
             spool.settle(make_record(name))
-            assert door.tries.get(timeout=DEADLINE_SECONDS) == [name]
+            assert door.tries.get(timeout=SECONDS) == [name]
             begun = len(pauses)
             while len(pauses) < begun + 3:
                 sleep(0.001)
@@ -158,12 +159,12 @@ def test_an_end_waits_for_no_ledger_that_hangs(folder: Path, monkeypatch: pytest
 
     def append(_records: list[UsageRecord]) -> int:
         hangs.set()
-        assert answers.wait(DEADLINE_SECONDS)
+        assert answers.wait(SECONDS)
         return 0
 
     spool = UsageSpool(folder, append)
     spool.settle(make_record("a"))
     spool.end()
-    assert hangs.wait(DEADLINE_SECONDS)
+    assert hangs.wait(SECONDS)
     answers.set()
     spool.flush()

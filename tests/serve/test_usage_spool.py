@@ -23,7 +23,8 @@ from luthier.serve.metering.living import PROCESS
 from luthier.serve.metering.usage import UsageSpool
 from tests.factories import ledger_of, make_record
 from tests.full_disk import full_disk
-from tests.serve.spools import DEAD, DEADLINE_SECONDS, Door, kept, leave_behind, lines
+from tests.serve.spools import DEAD, Door, kept, leave_behind, lines
+from tests.waiting import SECONDS
 
 
 def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folder: Path) -> None:
@@ -31,7 +32,7 @@ def test_a_settled_record_reaches_the_ledger_by_itself(registry: Registry, folde
     spool = UsageSpool(folder, door.append)
     spool.start()
     spool.settle(make_record("a"))
-    assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a"]
+    assert door.tries.get(timeout=SECONDS) == ["a"]
     spool.flush()
     assert kept(registry) == ["a"]
     assert [file.read_text() for file in folder.glob("*.jsonl")] == [""]
@@ -43,7 +44,7 @@ def test_what_comes_together_is_sent_together(registry: Registry, folder: Path) 
     spool.start()
     for name in "abc":
         spool.settle(make_record(name))
-    assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a", "b", "c"]
+    assert door.tries.get(timeout=SECONDS) == ["a", "b", "c"]
 
 
 def test_a_settled_record_is_on_disk_at_once(registry: Registry, folder: Path, own_file: Path) -> None:
@@ -59,14 +60,14 @@ def test_records_wait_on_disk_while_the_registry_is_away(registry: Registry, fol
     spool = UsageSpool(folder, door.append)
     spool.start()
     spool.settle(make_record("a"))
-    assert door.tries.get(timeout=DEADLINE_SECONDS) == ["a"]
+    assert door.tries.get(timeout=SECONDS) == ["a"]
     with pytest.raises(type(error)):
         spool.flush()
     spool.settle(make_record("b"))
     assert kept(registry) == []
     assert [lines(file) for file in sorted(folder.glob("*.jsonl"))] == [["a"], ["b"]]
     door.is_open = True
-    while door.tries.get(timeout=DEADLINE_SECONDS) != ["b"]:
+    while door.tries.get(timeout=SECONDS) != ["b"]:
         pass
     spool.flush()
     assert kept(registry) == ["a", "b"]

@@ -63,7 +63,7 @@ class VllmEngine:
         self._turns = Turns(base.engine.max_loras)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
         if not use_gpu and len(self._processes) == 1 and num_threads(weights) == 1:
-            self._claim = keep_cpu(self._processes[0])
+            self._claim = keep_cpu(self._processes[0])  # held as long as the engine is
 
     async def check(self) -> None:
         """Raises Unavailable when the engine, or one of its processes, is dead: vLLM may miss the death of a worker."""
