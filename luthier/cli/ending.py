@@ -1,9 +1,12 @@
 """The end of a cluster: what is under way is answered, then its processes end, or our parts leave another's Ray."""
 
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from luthier.cli.cluster_record import Cluster, Say, begun, connected, in_time, is_gone, record_file
+from luthier.cli.cluster_record import CONNECT_SECONDS, Cluster, Say, begun, connected, in_time, is_gone, record_file
 from luthier.cli.front import clear_away
 from luthier.cli.ray_head import end_processes
 from luthier.errors import NotConnected
@@ -15,6 +18,8 @@ TELL_SECONDS = 15.0
 """For Ray to say so, beyond that."""
 LEAVE_SECONDS = 45.0
 """For a Ray that is not ours to let go of the doors, the registry and the jobs. More than `cut_off_doors` waits."""
+
+Leave = Callable[[Cluster, Say], bool]
 
 
 def let_end(cluster: Cluster, say: Say) -> bool:
@@ -35,14 +40,44 @@ def let_end(cluster: Cluster, say: Say) -> bool:
         if not isinstance(error, NotConnected):
             return True
         if cluster.root_pid is None:
-            say(f"what was started on Ray at {cluster.address} may be left there")
+            say(_may_be_left(cluster))
         return False
     if left:
         say(f"cutting off what {', '.join(left)} still {'answers' if len(left) == 1 else 'answer'}")
     return True
 
 
-def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True) -> bool:
+def leave(cluster: Cluster, say: Say) -> bool:
+    """Takes our parts off a Ray that is not ours, and says which may be left there. False when it is not reached."""
+    try:
+        with connected(cluster):
+            _take_off(cluster, say)
+    except NotConnected as error:
+        say(f"{_may_be_left(cluster)}. {error}")
+        return False
+    return True
+
+
+def leave_apart(cluster: Cluster, say: Say) -> bool:
+    """The same in a process of its own: one that Ctrl-C came to may hold a lock for ever, that of logging as a rule."""
+    leaving = subprocess.Popen(
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with leaving:
+        try:
+            told, _ = leaving.communicate(cluster.model_dump_json(), CONNECT_SECONDS + LEAVE_SECONDS + TELL_SECONDS)
+        except BaseException as error:  # Ctrl-C again
+            leaving.kill()
+            say(_may_be_left(cluster))
+            if isinstance(error, subprocess.TimeoutExpired):
+                return False
+            raise
+    for line in told.splitlines() if told or not leaving.returncode else [_may_be_left(cluster)]:
+        say(line)
+    return leaving.returncode == 0
+
+
+def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True, leave: Leave = leave) -> bool:
     """At once. A Ray of another's that is not there is not looked for.
 
     False when one that should be there cannot be reached: the record of our parts stays.
@@ -50,37 +85,30 @@ def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True
     if cluster.root_pid is not None:
         end_processes(cluster.id)
         clear_away(settings, cluster.id)
-    elif is_there and not _leave(cluster, say):
+    elif is_there and not leave(cluster, say):
         return False
     record_file(settings).unlink(missing_ok=True)
     return True
 
 
-def _leave(cluster: Cluster, say: Say) -> bool:
-    """Takes our parts off a Ray that is not ours, and says which may be left there. False when it is not reached."""
-    try:
-        with connected(cluster):
-            from luthier.platform.registry.actor import stop_registry
-            from luthier.serve.app import cut_off_doors
+def _take_off(cluster: Cluster, say: Say) -> None:
+    from luthier.platform.registry.actor import stop_registry
+    from luthier.serve.app import cut_off_doors
 
-            def stop_jobs() -> None:
-                stop_registry()  # first: it would start them again
-                _end_actors()
+    def stop_jobs() -> None:
+        stop_registry()  # first: it would start them again
+        _end_actors()
 
-            parts = {
-                "the gateway and engines": begun(lambda: cut_off_doors(cluster.base_models)),
-                "the registry and jobs": begun(stop_jobs),
-            }
-            until = time.monotonic() + LEAVE_SECONDS
-            for what, taken_off in parts.items():
-                try:
-                    taken_off.result(max(0.0, until - time.monotonic()))
-                except Exception as error:  # the other parts go all the same
-                    say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
-    except NotConnected as error:
-        say(f"what was started on Ray at {cluster.address} may be left there. {error}")
-        return False
-    return True
+    parts = {
+        "the gateway and engines": begun(lambda: cut_off_doors(cluster.base_models)),
+        "the registry and jobs": begun(stop_jobs),
+    }
+    until = time.monotonic() + LEAVE_SECONDS
+    for what, taken_off in parts.items():
+        try:
+            taken_off.result(max(0.0, until - time.monotonic()))
+        except Exception as error:  # the other parts go all the same
+            say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
 
 
 def _end_actors() -> None:
@@ -97,3 +125,11 @@ def _end_actors() -> None:
 
 def _reason(error: Exception) -> str:
     return str(error) or "Ray does not answer"
+
+
+def _may_be_left(cluster: Cluster) -> str:
+    return f"what was started on Ray at {cluster.address} may be left there"
+
+
+if __name__ == "__main__":
+    sys.exit(not leave(Cluster.model_validate_json(sys.stdin.read()), print))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from luthier.cli.cluster_record import Cluster, Say, begun, is_gone
-from luthier.cli.ending import end
+from luthier.cli.ending import end, leave, leave_apart
 from luthier.cli.ray_head import ray_log, ray_words
 from luthier.cli.words import last_words, plain
 from luthier.errors import ClusterError, LuthierError, NotConnected, RayEnded
@@ -41,7 +41,8 @@ def whole_or_not_at_all(settings: Settings, cluster: Cluster, say: Say) -> Itera
     except BaseException as error:
         has_ended = bool(cluster.root_pid) and is_gone(cluster)
         say("stopping what was started")
-        end(settings, cluster, say, is_there=not isinstance(error, NotConnected))
+        way = leave_apart if isinstance(error, KeyboardInterrupt) else leave
+        end(settings, cluster, say, is_there=not isinstance(error, NotConnected), leave=way)
         if has_ended and isinstance(error, Exception):
             raise RayEnded(
                 f"Ray ended while Luthier started: {ray_words(settings)}. {ray_log(settings)} has more. {AGAIN}"

@@ -31,6 +31,7 @@ Traceback (most recent call last):
   File "replica.py", line 7, in initialize
 luthier.errors.InvalidInput: tiny: no tokenizer in /models/tiny.
 """
+LEFT = "what was started on Ray at x:1 may be left there"
 
 
 def running(cluster_id: str) -> subprocess.Popen[bytes]:
@@ -86,7 +87,7 @@ def test_what_was_started_ends_though_its_record_cannot_be_read(
 
 
 @pytest.mark.parametrize(
-    ("fault", "is_looked_for"), [(KeyboardInterrupt(), True), (NotConnected("no answer"), False)], ids=repr
+    ("fault", "is_looked_for"), [(OSError("disk"), True), (NotConnected("no answer"), False)], ids=repr
 )
 def test_a_ray_that_was_never_reached_has_nothing_of_ours(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: BaseException, is_looked_for: bool
@@ -95,9 +96,35 @@ def test_a_ray_that_was_never_reached_has_nothing_of_ours(
     monkeypatch.setattr(ending, "connected", unreachable)
     with pytest.raises(type(fault)), whole_or_not_at_all(settings, joined, said.append):
         raise fault
-    left = "what was started on Ray at x:1 may be left there. no answer"
-    assert said == ["stopping what was started", *([left] if is_looked_for else [])]
+    assert said == ["stopping what was started", *([f"{LEFT}. no answer"] if is_looked_for else [])]
     assert read_record(settings) == (joined if is_looked_for else None)
+
+
+@pytest.mark.parametrize(
+    ("script", "told", "is_kept"),
+    [
+        ("import sys; sys.stdin.read()", [], False),
+        ("import sys; sys.stdin.read(); print('the doors may be left')", ["the doors may be left"], False),
+        ("import sys; sys.stdin.read(); print('no answer'); sys.exit(1)", ["no answer"], True),
+        ("import os; os.kill(os.getpid(), 9)", [LEFT], True),
+        ("import time; time.sleep(600)", [LEFT], True),
+    ],
+    ids=["gone", "a part is left", "not reached", "killed", "hangs"],
+)
+def test_after_ctrl_c_a_process_of_its_own_takes_our_parts_off(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, told: list[str], is_kept: bool
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{script}"\n')
+    python.chmod(0o700)
+    joined, said = record(settings, None), list[str]()
+    if "sleep" in script:
+        monkeypatch.setattr(ending, "CONNECT_SECONDS", 0.2 - ending.LEAVE_SECONDS - ending.TELL_SECONDS)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(KeyboardInterrupt), whole_or_not_at_all(settings, joined, said.append):
+        raise KeyboardInterrupt
+    assert said == ["stopping what was started", *told]
+    assert read_record(settings) == (joined if is_kept else None)
 
 
 def unreachable(_cluster: Cluster) -> NoReturn:
