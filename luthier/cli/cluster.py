@@ -33,7 +33,7 @@ from luthier.cli.failing import AGAIN, LOOK_SECONDS, note, one_sentence, watched
 from luthier.cli.front import claimed_ports, clear_away, haproxy_binary, instruct, lay_out
 from luthier.cli.ports import check_ports
 from luthier.cli.profile import Profile, load_profile, save_profile
-from luthier.cli.ray_head import start_ray
+from luthier.cli.ray_head import NUM_PORTS, start_ray
 from luthier.cli.words import last_words
 from luthier.errors import ClusterError, InvalidInput, NotAllowed, NotAuthenticated
 from luthier.platform.access import KEY_PREFIX, hash_key, new_key
@@ -196,8 +196,8 @@ def _start_ray(settings: Settings, catalog: Catalog, cluster_id: str, haproxy: s
 
     try:
         shim = Path(haproxy_shim.__file__)
-        environment = lay_out(settings, catalog, cluster_id, haproxy, shim, ports) if haproxy else {}
-        return start_ray(settings, cluster_id, environment)
+        environment = lay_out(settings, catalog, cluster_id, haproxy, shim, ports[NUM_PORTS:]) if haproxy else {}
+        return start_ray(settings, cluster_id, environment, ports[:NUM_PORTS])
     except BaseException:
         clear_away(settings, cluster_id)
         raise

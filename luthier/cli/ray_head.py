@@ -25,6 +25,7 @@ START_SECONDS = 60.0
 TRACKER_SECONDS = 3.0
 STOP_SECONDS = 15.0
 OBJECT_STORE_BYTES = 300_000_000
+NUM_PORTS = 3
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 """Of glibc's malloc, which by itself has eight for each core. Each keeps a peak of its own: processes with as many
 threads as Ray's would rise through ten thousand requests and more."""
@@ -53,12 +54,16 @@ def head_environment(settings: Settings, cluster_id: str, own: dict[str, str]) -
     return {**FEW_ARENAS, **os.environ, **ray_environment(settings), **own, **home}
 
 
-def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str]) -> int:
-    """Starts a head node, its processes with this environment too; the pid of its root process once it listens."""
+def start_ray(settings: Settings, cluster_id: str, environment: dict[str, str], ports: range) -> int:
+    """Starts a head node, its processes with this environment too; the pid of its root process once it listens.
+
+    `ports` are NUM_PORTS, for those of its parts that end it when their port is taken: none that systems give to
+    clients, as Ray listens there seconds later.
+    """
     made_once(_token_file(settings), lambda: secrets.token_hex(32).encode())
     file = ray_log(settings)
     file.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings)]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *_options(settings, ports)]
     with file.open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -161,8 +166,8 @@ def _is_tracker(process: psutil.Process) -> bool:
         return False
 
 
-def _options(settings: Settings) -> list[str]:
-    agent, metrics, client = _free_ports(3)
+def _options(settings: Settings, ports: range) -> list[str]:
+    agent, metrics, client = ports
     return [
         "--head",
         "--block",
@@ -183,18 +188,6 @@ def _temp_dir(settings: Settings) -> Path:
     """Short, as Ray's unix sockets lie in it (107 bytes at most), and the home's own."""
     name = hashlib.sha256(str(settings.home.resolve()).encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"luthier-{name}"
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports free just now, above Ray's worker range (10002-19999)."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _token_file(settings: Settings) -> Path:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import ray
 from ray import serve
 
+from luthier.errors import Unavailable
 from luthier.platform.base_models import Catalog
 from luthier.platform.settings import Settings
 from luthier.serve.deployments import GATEWAY, engine_target, gateway_target
@@ -67,13 +68,15 @@ def _end(names: Iterable[str], until: float) -> list[str]:
 
 
 def cut_off_doors(base_models: Iterable[str]) -> None:
-    """Ends the same at once, and Serve with its port when nothing else runs on it."""
+    """Ends the same at once, and Serve with its port when nothing else runs on it. Unavailable when one stays."""
     left = tuple(f"{SERVE_REPLICA}{name}#" for name in end_doors(base_models, 0.0))
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if left and actor["name"].startswith(left):
             with suppress(ValueError):  # it has ended meanwhile
                 ray.kill(ray.get_actor(**actor))
-    if not end_doors(base_models, CUT_SECONDS) and not serve.status().applications:
+    if staying := end_doors(base_models, CUT_SECONDS):
+        raise Unavailable(f"{', '.join(staying)} did not end in {CUT_SECONDS:.0f} s")
+    if not serve.status().applications:
         shutting = threading.Thread(target=serve.shutdown, daemon=True)
         shutting.start()
         shutting.join(SHUT_SECONDS)

@@ -18,7 +18,7 @@ from luthier.cli.cluster_record import Cluster, begun, connected, is_gone, read_
 from luthier.cli.ending import end
 from luthier.cli.failing import one_sentence, watched, whole_or_not_at_all
 from luthier.cli.front import clear_away
-from luthier.cli.ray_head import MARK, start_ray
+from luthier.cli.ray_head import MARK, NUM_PORTS, start_ray
 from luthier.cli.words import last_words
 from luthier.errors import ClusterError, NotConnected, RayEnded
 from luthier.platform.base_models import load_catalog
@@ -237,7 +237,7 @@ def test_a_ray_that_was_not_there_yet_ends_too(settings: Settings, root: subproc
 
 
 def test_the_record_is_there_before_ray_is(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(_settings: Settings, cluster_id: str, _environment: dict[str, str]) -> int:
+    def start(_settings: Settings, cluster_id: str, _environment: dict[str, str], _ports: range) -> int:
         known = read_record(settings)
         assert known
         assert (known.id, known.root_pid) == (cluster_id, 0)
@@ -303,7 +303,7 @@ def test_a_ray_that_does_not_start_says_why(
     ray.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(ray))
     with pytest.raises(ClusterError) as raised:
-        start_ray(settings, "c1", {})
+        start_ray(settings, "c1", {}, range(20000, 20000 + NUM_PORTS))
     told = raised.value.message
     assert told.startswith(
         f"Ray did not start: ValueError: no room in /dev/shm. {settings.home / 'logs' / 'ray.log'} has"

@@ -15,6 +15,7 @@ import pytest
 
 from luthier.cli import cluster, front
 from luthier.cli.cluster_record import Cluster
+from luthier.cli.ray_head import NUM_PORTS
 from luthier.errors import ClusterError
 from luthier.platform.base_models import load_catalog
 from luthier.platform.request_ids import front_secret
@@ -187,7 +188,10 @@ class Begun:
         monkeypatch.setattr(cluster, "haproxy_binary", lambda: binary)
         monkeypatch.setattr(cluster, "start_ray", self._start_ray)
 
-    def _start_ray(self, _settings: Settings, _cluster_id: str, environment: dict[str, str]) -> int:
+    def _start_ray(self, _settings: Settings, _cluster_id: str, environment: dict[str, str], ports: range) -> int:
+        given = {value for name, value in environment.items() if name.endswith("_PORT")}
+        assert len(ports) == NUM_PORTS
+        assert not given.intersection(map(str, ports))
         self.environments.append(environment)
         return 1
 

@@ -191,7 +191,7 @@ async def call(door: ASGIApp, receive: Callable[[], Any], path: str = CHAT, key:
         "method": "POST",
         "path": path,
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {key}".encode())],
+        "headers": [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")],
     }
     await asyncio.wait_for(door(scope, receive, send), SECONDS)
     return sent

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray import serve
 
+from luthier.errors import Unavailable
 from luthier.serve import app
 from luthier.serve.deployments import GATEWAY
 
@@ -54,3 +56,17 @@ def test_a_gateway_that_does_not_end_keeps_no_engine(monkeypatch: pytest.MonkeyP
 def test_what_does_not_end_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1_000_000})
     assert app.end_doors(["tiny"], 0.02) == ["tiny"]
+
+
+def test_what_stays_though_it_was_cut_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "CUT_SECONDS", 0.02)
+    monkeypatch.setattr(ray.util, "list_named_actors", lambda all_namespaces: list[object]())
+    shut = list[str]()
+    monkeypatch.setattr(serve, "shutdown", lambda: shut.append("Serve"))
+    Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1_000_000})
+    with pytest.raises(Unavailable, match="tiny did not end in 0 s"):
+        app.cut_off_doors(["tiny"])
+    assert shut == []
+    Serve(monkeypatch, **{GATEWAY: 1, "tiny": 1})
+    app.cut_off_doors(["tiny"])
+    assert shut == ["Serve"]

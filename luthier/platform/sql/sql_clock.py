@@ -1,4 +1,4 @@
-"""How long a statement may run."""
+"""How long a statement may run: its time, and until nobody waits for it any more."""
 
 import threading
 import time
@@ -7,12 +7,15 @@ from contextlib import contextmanager
 
 import duckdb
 
+LOOK_SECONDS = 0.1
+
 
 class Clock:
     """The time an engine may still use, counted only while it works."""
 
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
+    def __init__(self, seconds: float, unwanted: threading.Event) -> None:
+        """`unwanted` is set once nobody waits for the statement."""
+        self._left, self._unwanted = seconds, unwanted
         self.ran_out = False
 
     @contextmanager
@@ -20,11 +23,10 @@ class Clock:
         done, started = threading.Event(), time.monotonic()
 
         def stop() -> None:
-            wait = max(self._left, 0.0)
-            while not done.wait(wait):  # again and again: an interrupt between two steps is lost
-                self.ran_out = True
-                cursor.interrupt()
-                wait = 0.1
+            while not done.wait(LOOK_SECONDS):
+                self.ran_out = time.monotonic() - started > self._left
+                if self.ran_out or self._unwanted.is_set():  # again and again: an interrupt between two steps is lost
+                    cursor.interrupt()
 
         watcher = threading.Thread(target=stop, daemon=True)
         watcher.start()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Self
 
@@ -86,9 +87,10 @@ class SqlEngine:
         hints: Sequence[QualifiedName] = (),
         memory_limit_mb: int = 512,
         timeout_seconds: float = 60.0,
+        unwanted: Event | None = None,
     ) -> None:
         """`database` and `schema` are folded keys; the files of `tables` must be there; `held` are rows in memory;
-        `hints` may be told of where a name is not there.
+        `hints` may be told of where a name is not there; what runs stops once `unwanted` is set.
         """
         self._home = f"{quote(database)}.{quote(schema)}"
         self._paths = {path: view.name.dotted for view in views for path in view.paths}
@@ -96,7 +98,7 @@ class SqlEngine:
         self._names = [table.name for table in tables] + [view.name for view in views]
         self._names += [parse_name(name, database, schema) for name in held or {}]
         self._memory_limit_mb = memory_limit_mb
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds, self._unwanted = timeout_seconds, unwanted or Event()
         self._arities = {_last(each.name): sorted(set(each.arities)) for each in (functions or {}).values()}
         self._raised: dict[str, Exception] = {}
         self._asker = asker
@@ -241,7 +243,7 @@ class SqlEngine:
 
     def _describe(self, rendered: str) -> list[tuple[str, str]]:
         """Column names and DuckDB types of a rendered query."""
-        with self._root.cursor() as cursor, self._watched(cursor, Clock(self._timeout_seconds)):
+        with self._root.cursor() as cursor, self._watched(cursor, self._clock()):
             relation = self._relation(cursor, rendered)
             return [(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
 
@@ -254,7 +256,7 @@ class SqlEngine:
 
     def _stream(self, rendered: str, batch_rows: int = BATCH_ROWS) -> pa.RecordBatchReader:
         """The limit counts the engine's time alone: a slow reader of the stream does not use it up."""
-        clock, cursor = Clock(self._timeout_seconds), self._root.cursor()
+        clock, cursor = self._clock(), self._root.cursor()
         try:
             with self._watched(cursor, clock):
                 reader = self._relation(cursor, rendered).to_arrow_reader(batch_rows)
@@ -277,6 +279,9 @@ class SqlEngine:
         finally:
             reader.close()
             cursor.close()
+
+    def _clock(self) -> Clock:
+        return Clock(self._timeout_seconds, self._unwanted)
 
     @contextmanager
     def _watched(self, cursor: duckdb.DuckDBPyConnection, clock: Clock) -> Iterator[None]:

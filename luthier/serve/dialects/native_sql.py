@@ -8,6 +8,8 @@ from luthier.serve.dialects.sql_body import Answer
 from luthier.serve.dialects.sql_rows import write_arrow, write_json
 from luthier.serve.doors.deps import ServicesOf, SessionOf
 from luthier.serve.doors.json_route import JsonRouter
+from luthier.serve.doors.leaving import while_there
+from luthier.serve.metering.access_log import CLIENT_GONE
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
@@ -19,4 +21,6 @@ async def sql(request: Request, body: RunSql, session: SessionOf, services: Serv
     """One statement. Arrow IPC stream if asked for by `Accept`, else JSON: sql_rows.py says how."""
     is_arrow = ARROW_STREAM in request.headers.get("accept", "")
     write, media_type = (write_arrow, ARROW_STREAM) if is_arrow else (write_json, "application/json")
-    return Answer(await run_sql(services, session, body.statement, request.scope, write), media_type)
+    async with while_there(request.receive):
+        return Answer(await run_sql(services, session, body.statement, request.scope, write), media_type)
+    return Response(status_code=CLIENT_GONE)  # for the log alone

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
 from starlette.types import Scope
 
+from luthier.errors import Unavailable
 from luthier.platform.keys import Session
 from luthier.platform.privileges import Action
 from luthier.platform.sql.querying import open_engine
@@ -68,7 +70,7 @@ STATEMENTS = [
 async def run_sql(services: Services, session: Session, statement: str, scope: Scope, write: Write) -> Body:
     """Runs one statement in a thread; completions inside it run on this loop. `scope` is the request's.
 
-    Overloaded when there is no place for one more.
+    It stops when this is cancelled. Overloaded when there is no place for one more.
     """
     ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
     running = Statement(services, session, ids, asyncio.get_running_loop(), scope, copy_context())
@@ -76,6 +78,7 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
     try:
         return await asyncio.shield(made)
     except asyncio.CancelledError:
+        running.stop()
         made.add_done_callback(_unread)
         raise
 
@@ -94,6 +97,8 @@ def _run(text: str, statement: Statement, write: Write) -> Body:
     """What is none of STATEMENTS is a query, if anything: every key with SQL may make one, and its functions see to
     themselves as they are called.
     """
+    if statement.unwanted.is_set():
+        raise Unavailable("Who asked left before a thread was free.")
     services, caller, text = statement.services, statement.caller, trimmed(text)
     if meant := meaning(STATEMENTS, text):
         found, rule = meant
@@ -103,7 +108,8 @@ def _run(text: str, statement: Statement, write: Write) -> Body:
         rule.check(command)
         return _body(statement, left(command, rule.answer(command)).to_reader(), write)
     with account_usage(services, statement.session, text) as usage:
-        extras = {"functions": _functions(statement, text), "held": usage.views, "timeout_seconds": TIMEOUT_SECONDS}
+        extras: dict[str, Any] = {"functions": _functions(statement, text), "held": usage.views}
+        extras |= {"timeout_seconds": TIMEOUT_SECONDS, "unwanted": statement.unwanted}
         with open_engine(services.settings, services.registry, caller, text, more=usage.files, **extras) as engine:
             return _body(statement, engine.query(text, BATCH_ROWS), write)
 

@@ -3,9 +3,8 @@
 key -> caller -> body -> base model -> answer, with no framework in between. A client that leaves ends the generation.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from luthier.serve.doors.bodies import Body, ChatBody, CompletionBody
 from luthier.serve.doors.deps import KeyCheck
 from luthier.serve.doors.faults import Refusal, error_response
 from luthier.serve.doors.intake import Intake, beside
+from luthier.serve.doors.leaving import while_there
 from luthier.serve.doors.middleware import Logged, RequestId
 from luthier.serve.doors.refusals import read_body
 from luthier.serve.metering.rate_headers import rate_headers
@@ -131,7 +131,7 @@ class Completing:
 
     async def _answer(self, ask: Ask, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = []
-        async with _while_there(receive), aclosing(self._parts(ask, reply, headers)) as parts:
+        async with while_there(receive), aclosing(self._parts(ask, reply, headers)) as parts:
             try:
                 part = await anext(parts)
             except Exception as error:
@@ -207,26 +207,3 @@ async def _read(receive: Receive) -> bytes:
         if not message.get("more_body"):
             return b"".join(parts)
     raise ClientGone
-
-
-@asynccontextmanager
-async def _while_there(receive: Receive) -> AsyncIterator[None]:
-    """The block is cancelled when the client leaves, and ends quietly. The body must have been read."""
-    task, has_left = asyncio.current_task(), False
-    assert task
-
-    async def watch() -> None:
-        nonlocal has_left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        has_left = True
-        task.cancel()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not has_left or task.uncancel():
-            raise
-    finally:
-        watching.cancel()

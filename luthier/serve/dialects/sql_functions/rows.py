@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import json
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 from starlette.types import Scope
@@ -23,6 +25,7 @@ from luthier.serve.doors.auditing import entry_of_row
 from luthier.serve.services import Services
 
 Row = list[Any]
+Value = TypeVar("Value")
 Call = Callable[[list[pa.Array]], pa.Array]
 
 MAX_MESSAGES = 4
@@ -52,9 +55,30 @@ class Statement:
     changes: Iterator[int] = field(default_factory=itertools.count)
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_MESSAGES))
 
+    unwanted: threading.Event = field(default_factory=threading.Event)
+    """Who asked has left."""
+    _waits: set[Future[Any]] = field(default_factory=set)
+
     @property
     def caller(self) -> Caller:
         return self.session.caller
+
+    def wait_for(self, answers: Coroutine[Any, Any, Value]) -> Value:
+        """In the statement's thread. CancelledError where nobody waits for the statement any more."""
+        waits = asyncio.run_coroutine_threadsafe(answers, self.loop)
+        self._waits.add(waits)
+        try:
+            if self.unwanted.is_set():
+                waits.cancel()
+            return waits.result()
+        finally:
+            self._waits.discard(waits)
+
+    def stop(self) -> None:
+        """What it asks for is taken back, and it ends."""
+        self.unwanted.set()
+        for waits in tuple(self._waits):
+            waits.cancel()
 
     def tell_change(self, kind: str, name: str) -> None:
         """It is about to change something."""
@@ -97,9 +121,8 @@ class Completing:
         self._statement, self._function, self._asked, self._failed = statement, function, asked, failed
 
     def __call__(self, columns: list[pa.Array]) -> pa.Array:
-        future = asyncio.run_coroutine_threadsafe(self._values(_rows(columns)), self._statement.loop)
         try:
-            return pa.array(future.result(), pa.string())
+            return pa.array(self._statement.wait_for(self._values(_rows(columns))), pa.string())
         except ExceptionGroup as group:
             raise _first(group) from None
 

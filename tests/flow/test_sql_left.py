@@ -1,0 +1,68 @@
+"""Who leaves a statement stops it: nobody pays for what nobody reads."""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+from fastapi import FastAPI
+
+from luthier.platform.registry.registry import Registry
+from luthier.serve.dialects.snowflake_sql import PLACES
+from luthier.serve.threads import SQL
+from tests.factories import ADMIN, ledger_of
+from tests.fakes import EchoEngine
+from tests.flow.conftest import call
+from tests.flow.test_direct import client_of
+from tests.waiting import until
+
+ENDLESS = "SELECT count(*) FROM range(1000000000000000)"
+ASKS = "SELECT SNOWFLAKE.CORTEX.COMPLETE('tiny', 'how are you') FROM range({})"
+
+
+async def left(app: FastAPI, statement: str, is_time: Callable[[], bool]) -> None:
+    """Asks, leaves when it is time, and waits for the statement's end."""
+    body = json.dumps({"statement": statement}).encode()
+    sent = await call(app, client_of(body, is_time), path="/luthier/v1/sql")
+    assert sent[0]["status"] == 499
+    await until(lambda: PLACES.num_taken == 0)
+
+
+@pytest.mark.parametrize("num_rows", [1, 100])
+def test_completions_of_a_statement_that_is_left_end(
+    app: FastAPI, engine: EchoEngine, registry: Registry, num_rows: int
+) -> None:
+    engine.hangs_after = 2
+    num_begun = list[int]()
+
+    def all_hang() -> bool:
+        num_begun.append(len(engine.asks))
+        return bool(engine.num_hanging) and num_begun[-20:] == [num_begun[-1]] * 20
+
+    asyncio.run(left(app, ASKS.format(num_rows), all_hang))
+    assert engine.num_open == 0
+    records = [(record.prompt_tokens, record.completion_tokens) for record in ledger_of(registry)]
+    assert records == [(3, 2)] * len(engine.asks)
+    assert len(engine.asks) == num_begun[-1] <= num_rows
+
+
+def test_a_query_that_is_left_ends(app: FastAPI) -> None:
+    asyncio.run(left(app, ENDLESS, lambda: PLACES.num_taken == 1))
+
+
+def test_a_statement_that_waits_for_a_thread_and_is_left_never_begins(app: FastAPI, registry: Registry) -> None:
+    async def scene() -> None:
+        may_end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def wait() -> None:
+            asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result()
+
+        busy = [asyncio.create_task(SQL.run(wait)) for _ in range(SQL.num)]
+        leaving = asyncio.create_task(left(app, "CREATE ROLE late", lambda: PLACES.num_taken == 1))
+        await until(lambda: PLACES.num_taken == 1)
+        may_end.set()
+        await asyncio.gather(*busy, leaving)
+
+    asyncio.run(scene())
+    assert "LATE" not in [role.name for role in registry.roles.show(ADMIN)]
