@@ -29,16 +29,15 @@ $(VENV)/installed-gpu: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/luthier demo $(if $(KEEP),--keep)
 
-# Both parts at once: end to end much is waiting, and goes first. What the others print comes when all have run.
-test: install
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-end-to-end test-others
+# One part after the other: each keeps two cores busy, and clusters, engines and clients starve beside the other's.
+test: test-end-to-end test-others
 
 test-end-to-end: install
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e --durations 40
 
 # Files run two at a time.
 test-others: install
-	nice $(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder --durations 60
 
 check: install
 	$(BIN)/ruff check .
