@@ -123,7 +123,9 @@ class Replica:
         return self.completions.leases, self.completions.rates
 
     def is_behind(self) -> bool:
-        return any(each.epoch != self.epoch.value for kind in self.epoch._followers for each in kind._known.values())
+        """Something that is known is yet to be asked again."""
+        epoch, now = self.epoch.value, self.clock.now
+        return any(kind._is_late(each, epoch, now) for kind in self.epoch._followers for each in kind._known.values())
 
     @asynccontextmanager
     async def without_registry(self) -> AsyncIterator[None]:

@@ -16,13 +16,16 @@ from luthier.platform.prices import load_prices
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings, configs_dir
 from luthier.platform.wire import Choice
+from luthier.serve import known
 from luthier.serve.api import build_api
 from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
+from luthier.serve.metering import leasing
 from luthier.serve.services import make_services
 from tests.factories import ADMIN, KEY, ledger_of
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import CHAT, error_of
+from tests.waiting import SECONDS
 
 NUM_CLIENTS = 64
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -36,6 +39,15 @@ class SlowEngine(EchoEngine):
         async for piece in super().stream(ask, adapter, tally):
             await asyncio.sleep(0)
             yield piece
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nobody is told that the registry is away."""
+    monkeypatch.setattr(leasing, "PATIENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(leasing, "NEW_PATIENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(known, "PATIENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(known, "NEW_PATIENCE_SECONDS", SECONDS)
 
 
 @pytest.fixture

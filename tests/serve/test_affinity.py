@@ -17,7 +17,7 @@ from tests.serve.haproxy import BINARY, Ports, Servers, haproxy, render, some_po
 from tests.waiting import SECONDS
 
 FRONT = Front(BINARY, "127.0.0.1", ("tiny",), several=("tiny",))
-MODELS = [f"model_{number}" for number in range(24)]
+MODELS = [f"model_{number}" for number in range(64)]
 TOGETHER = 16
 
 
