@@ -25,7 +25,7 @@ MADE = "vllm:generation_tokens_total"
 NUM_TOGETHER = 32
 MOST_CHOICES = 16
 """Of a prompt; and as many run at once."""
-CROWD = 120
+CROWD, NUM_ROWS = 120, 2_000
 NUM_IN_FLIGHT = 12
 """Fewer than 16, so that one more is begun at once; enough to take seconds."""
 
@@ -178,6 +178,25 @@ def test_what_is_too_much_is_refused_and_who_leaves_makes_room(
     assert {response.json()["error"]["code"] for response in refused} == {"overloaded"}
     assert all(1 <= int(response.headers["retry-after"]) <= 30 for response in refused)
     assert answer(cluster, "first", "the fox") == FIRST["the fox"]
+
+
+async def leave(cluster: LiveCluster, statement: str) -> None:
+    """As soon as the engine has begun with it."""
+    before = metric_of(cluster, MADE)
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    async with httpx.AsyncClient(base_url=cluster.url, headers=headers, timeout=SECONDS) as session:
+        asked = asyncio.create_task(session.post("/luthier/v1/sql", json={"statement": statement}))
+        await asyncio.to_thread(until, lambda: metric_of(cluster, MADE) > before, SECONDS, "a token for a row")
+        assert not asked.done()
+        asked.cancel()
+
+
+def test_who_leaves_a_statement_stops_it(cluster: LiveCluster) -> None:
+    before, options = metric_of(cluster, MADE), f"{{'max_tokens': {LONG}}}"
+    call = f"SNOWFLAKE.CORTEX.COMPLETE('{BASE}', [{{'role': 'user', 'content': 'the'}}], {options})"
+    asyncio.run(leave(cluster, f"SELECT COUNT({call}) FROM RANGE({NUM_ROWS})"))
+    until(lambda: num_in_engine(cluster) == 0, SECONDS, "an engine that is at nothing")
+    assert metric_of(cluster, MADE) - before < NUM_ROWS * LONG / 4
 
 
 @pytest.mark.parametrize(

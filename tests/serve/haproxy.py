@@ -114,6 +114,14 @@ def haproxy(config: Path, front: haproxy_shim.Front, port: int, *more: str) -> I
         process.wait()
 
 
+def sessions(folder: Path) -> str:
+    """Those that HAProxy has, each in a line."""
+    with closing(socket.socket(socket.AF_UNIX)) as admin:
+        admin.connect(str(folder / "admin"))
+        admin.sendall(b"show sess\n")
+        return admin.makefile().read()
+
+
 def answers(port: int) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -130,8 +138,8 @@ class Servers:
     """Tell what reached them.
 
     /die closes the connection without an answer, /stream sends an event once the one before was read, /late takes its
-    time, and /flood sends until nobody takes any more. A path that ends in a number is answered after so many
-    milliseconds.
+    time, /never waits until its client leaves, and /flood sends until nobody takes any more. A path that ends in a
+    number is answered after so many milliseconds.
     """
 
     def __init__(self, ports: Ports, more: Sequence[int] = ()) -> None:
@@ -146,6 +154,10 @@ class Servers:
         """Events that the client of /stream says that it has."""
         self.num_cut = 0
         """Floods that ended."""
+        self.num_waited_for = 0
+        """Clients of /never."""
+        self.left: list[str] = []
+        """Paths of requests that nobody waits for any more."""
         self.draining: set[str] = set()
         """Servers that say of their health what a replica of Serve says while it goes."""
         self.num_checks: Counter[str] = Counter()
@@ -195,6 +207,13 @@ class Servers:
             return True
         if path.endswith("/flood"):
             await self._flood(writer)
+        if path.endswith("/never"):
+            self.num_waited_for += 1
+            try:
+                await reader.read()
+            finally:
+                self.num_waited_for -= 1
+                self.left.append(path)
         if path.endswith("/late"):
             await asyncio.sleep(LATE_SECONDS)
         if path.rpartition("/")[2].isdigit():

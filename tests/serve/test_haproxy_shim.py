@@ -29,6 +29,7 @@ from tests.serve.haproxy import (
     Servers,
     haproxy,
     render,
+    sessions,
     shim_command,
     some_ports,
     until,
@@ -104,6 +105,18 @@ def test_events_pass_as_they_come(live: Live) -> None:
         for line in answer.iter_lines():
             live.servers.num_read += bool(line)
     assert live.servers.num_read == PIECES
+
+
+@pytest.mark.parametrize("path", ["/m/tiny/never", "/never"])
+def test_a_server_hears_of_who_leaves(live: Live, path: str) -> None:
+    """Also where his body came just after its head."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", live.ports.clients)) as client:
+        client.sendall(head)
+        until(lambda: f":{client.getsockname()[1]} " in sessions(live.folder))
+        client.sendall(b"{}")
+        until(lambda: live.servers.num_waited_for == 1)
+    until(lambda: path in live.servers.left)
 
 
 def test_a_replica_that_is_not_there(live: Live) -> None:
