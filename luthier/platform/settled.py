@@ -85,9 +85,9 @@ def owner(file: Path) -> tuple[int, int]:
     return int(name["process"]), int(name["number"] or 0)
 
 
-def spool_files(folder: Path) -> list[Path]:
+def spool_files(folder: Path, kind: str = "jsonl") -> list[Path]:
     """In the order in which they are written. What is none of ours stays as it is."""
-    found = list(folder.glob("*.jsonl"))
+    found = list(folder.glob(f"*.{kind}"))
     for file in found:
         if not NAME.fullmatch(file.stem):
             log.warning("%s is no usage file: nothing in it is counted or sent", file)

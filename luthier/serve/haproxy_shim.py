@@ -132,7 +132,7 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
         Edit(
             "port of the clients",
             r"^(frontend http_frontend\n    bind )\S+(:\d+)$",
-            rf"{LEARNED_TABLE}\nbackend {SUCCESSOR}\n    server successor {own_address(front)}\2\n\n"
+            rf"{LEARNED_TABLE}\nbackend {SUCCESSOR}\n    {BUFFER}\n    server successor {own_address(front)}\2\n\n"
             rf"\g<1>{front.host}\2{rules}",
         ),
         Edit(

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI
 
+from luthier.errors import NotAllowed
+from luthier.platform.registry.audit import Search
 from luthier.platform.registry.registry import Registry
 from luthier.serve.dialects.snowflake_sql import PLACES
 from luthier.serve.threads import SQL
@@ -14,7 +17,7 @@ from tests.factories import ADMIN, ledger_of
 from tests.fakes import EchoEngine
 from tests.flow.conftest import call
 from tests.flow.test_direct import client_of
-from tests.waiting import until
+from tests.waiting import SECONDS, until
 
 ENDLESS = "SELECT count(*) FROM range(1000000000000000)"
 ASKS = "SELECT SNOWFLAKE.CORTEX.COMPLETE('tiny', 'how are you') FROM range({})"
@@ -50,19 +53,42 @@ def test_a_query_that_is_left_ends(app: FastAPI) -> None:
     asyncio.run(left(app, ENDLESS, lambda: PLACES.num_taken == 1))
 
 
+def test_a_refusal_to_who_has_left_is_in_the_audit(
+    app: FastAPI, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def refuse(*_: object) -> None:
+        assert may_end.wait(SECONDS)
+        raise NotAllowed("Not for you.")
+
+    monkeypatch.setattr(registry.roles, "create", refuse)
+
+    def is_time() -> bool:
+        if has_come := PLACES.num_taken == 1:
+            asyncio.get_running_loop().call_later(0.05, may_end.set)
+        return has_come
+
+    body = json.dumps({"statement": "CREATE ROLE late"}).encode()
+    sent = asyncio.run(call(app, client_of(body, is_time), path="/luthier/v1/sql"))
+    assert sent[0]["status"] == 403
+    monkeypatch.undo()
+    newest, *_ = registry.audit.show(ADMIN, Search())
+    assert (newest.status, newest.is_allowed) == (403, False)
+
+
 def test_a_statement_that_waits_for_a_thread_and_is_left_never_begins(app: FastAPI, registry: Registry) -> None:
+    """Its place is free at once, while all threads are busy."""
+    may_end = threading.Event()
+
     async def scene() -> None:
-        may_end = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def wait() -> None:
-            asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result()
-
-        busy = [asyncio.create_task(SQL.run(wait)) for _ in range(SQL.num)]
-        leaving = asyncio.create_task(left(app, "CREATE ROLE late", lambda: PLACES.num_taken == 1))
-        await until(lambda: PLACES.num_taken == 1)
-        may_end.set()
-        await asyncio.gather(*busy, leaving)
+        busy = [asyncio.create_task(SQL.run(may_end.wait, SECONDS)) for _ in range(SQL.num)]
+        try:
+            await left(app, "CREATE ROLE late", lambda: PLACES.num_taken == 1)
+        finally:
+            may_end.set()
+        await asyncio.gather(*busy)
+        await SQL.run(int)
 
     asyncio.run(scene())
     assert "LATE" not in [role.name for role in registry.roles.show(ADMIN)]

@@ -1,6 +1,7 @@
 """The locked engine: names, functions, training rows, limits, both fences."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +182,19 @@ def test_endless_query_is_stopped(tmp_path: Path) -> None:
             engine.query("SELECT count(*) FROM range(1000000000000000)").read_all()
         assert time.monotonic() - began < 10
         assert engine.query("SELECT 1 AS a").read_all().num_rows == 1
+
+
+def test_an_endless_answer_is_stopped_between_its_quick_batches() -> None:
+    rows, unwanted = "SELECT * FROM range(1000000000000000)", threading.Event()
+    with SqlEngine([], "LUTHIER", "PUBLIC", timeout_seconds=0.3) as engine, pytest.raises(InvalidSql, match="seconds"):
+        for _ in engine.query(rows, 10):
+            pass
+    with SqlEngine([], "LUTHIER", "PUBLIC", timeout_seconds=60, unwanted=unwanted) as engine:
+        batches = iter(engine.query(rows, 10))
+        next(batches)
+        unwanted.set()
+        with pytest.raises(InvalidSql, match="Interrupted"):
+            next(batches)
 
 
 def test_memory_limit_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ class Clock:
 
     @contextmanager
     def running(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Raises InterruptException where it may not even begin: many short steps are stopped as one long one is."""
+        self.ran_out = self._left <= 0
+        if self.ran_out or self._unwanted.is_set():
+            raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
         done, started = threading.Event(), time.monotonic()
 
         def stop() -> None:

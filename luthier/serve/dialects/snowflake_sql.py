@@ -39,6 +39,7 @@ from luthier.serve.dialects.sql_functions.complete import complete, try_complete
 from luthier.serve.dialects.sql_functions.finetune import finetune_of
 from luthier.serve.dialects.sql_functions.rows import Call, Statement, each_row
 from luthier.serve.dialects.sql_rows import Write
+from luthier.serve.doors.auditing import REFUSED
 from luthier.serve.services import Services
 from luthier.serve.threads import ANSWERS, SQL
 
@@ -79,7 +80,14 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
         return await asyncio.shield(made)
     except asyncio.CancelledError:
         running.stop()
+        if (
+            not running.has_begun
+        ):  # by the order of both sides, its thread sees that it is unwanted, or this that it runs
+            made.cancel()
         made.add_done_callback(_unread)
+        await asyncio.wait([made])
+        if not made.cancelled() and getattr(made.exception(), "http", None) in REFUSED:
+            made.result()  # for the audit
         raise
 
 
@@ -97,6 +105,7 @@ def _run(text: str, statement: Statement, write: Write) -> Body:
     """What is none of STATEMENTS is a query, if anything: every key with SQL may make one, and its functions see to
     themselves as they are called.
     """
+    statement.has_begun = True
     if statement.unwanted.is_set():
         raise Unavailable("Who asked left before a thread was free.")
     services, caller, text = statement.services, statement.caller, trimmed(text)

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from luthier.platform.settled import spool_files
 from luthier.serve.metering.living import PROCESS, live
 from luthier.serve.metering.usage import is_written
 
@@ -15,7 +16,7 @@ class Holders:
         folder.mkdir(parents=True, exist_ok=True)
         live(folder)
         self._end_holder = end_holder
-        self._gone = [file for file in sorted(folder.glob("*.holder")) if not is_written(file)]
+        self._gone = [file for file in spool_files(folder, "holder") if not is_written(file)]
         self.name = f"replica_{uuid.uuid4().hex}"
         own = len(list(folder.glob(f"{PROCESS}-*.holder"))) + 1
         (folder / f"{PROCESS}-{own}.holder").write_text(self.name)

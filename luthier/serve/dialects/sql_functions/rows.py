@@ -57,6 +57,8 @@ class Statement:
 
     unwanted: threading.Event = field(default_factory=threading.Event)
     """Who asked has left."""
+    has_begun: bool = False
+    """In its thread."""
     _waits: set[Future[Any]] = field(default_factory=set)
 
     @property
