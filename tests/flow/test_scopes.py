@@ -100,6 +100,17 @@ def test_a_key_for_another_model(app: FastAPI, api: TestClient) -> None:
     assert [route for route in named if not refused(api, key, *route)] == []
 
 
+def test_a_key_revokes_none_that_opens_more(api: TestClient) -> None:
+    """It revokes itself, and what it might have made."""
+    whole, support = (api.post("/luthier/v1/keys", json=asked).json() for asked in ({}, {"models": ["support"]}))
+    alike = api.post("/luthier/v1/keys", json={"models": ["support"]}).json()
+    own = bearer(support)
+    assert api.delete(f"/luthier/v1/keys/{whole['id']}", headers=own).status_code == 403
+    assert api.get("/luthier/v1/models", headers=bearer(whole)).status_code == 200
+    assert api.delete(f"/luthier/v1/keys/{alike['id']}", headers=own).status_code == 200
+    assert api.delete(f"/luthier/v1/keys/{support['id']}", headers=own).status_code == 200
+
+
 def test_the_engines_own_door(app: FastAPI, api: TestClient, direct: Any) -> None:
     key = made(api, endpoints=["usage"])
     replica = TestClient(direct)

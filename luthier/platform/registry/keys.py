@@ -111,9 +111,14 @@ class Keys:
             return [KeyInfo.from_row(row) for row in fetch(tx, page)]
 
     def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
-        """From now on it opens nothing; doors that know it have heard within seconds."""
+        """From now on it opens nothing; doors that know it have heard within seconds.
+
+        By a key: itself, and those that open no more than it does. NotAllowed.
+        """
         with self._guard.change(caller) as tx:
             row = self._get(tx, caller, key_id)
+            if caller.key not in (None, key_id) and not self._own(tx, caller).scope.covers(_session(row).scope):
+                raise NotAllowed(f"Key {key_id} opens more than key {caller.key}, which may not revoke it.")
             if row["revoked_on"] is None:
                 self._update(tx, key_id, revoked_on=self._clock())
             return KeyInfo.from_row(self._get(tx, caller, key_id))
