@@ -71,7 +71,8 @@ STATEMENTS = [
 async def run_sql(services: Services, session: Session, statement: str, scope: Scope, write: Write) -> Body:
     """Runs one statement in a thread; completions inside it run on this loop. `scope` is the request's.
 
-    It stops when this is cancelled. Overloaded when there is no place for one more.
+    It stops when this is cancelled; what it was refused is raised all the same, for the audit. Overloaded when there is
+    no place for one more.
     """
     ids = (f"{scope['state']['id']}-{count}" for count in itertools.count())
     running = Statement(services, session, ids, asyncio.get_running_loop(), scope, copy_context())
@@ -80,14 +81,12 @@ async def run_sql(services: Services, session: Session, statement: str, scope: S
         return await asyncio.shield(made)
     except asyncio.CancelledError:
         running.stop()
-        if (
-            not running.has_begun
-        ):  # by the order of both sides, its thread sees that it is unwanted, or this that it runs
+        if not running.has_begun:  # or its thread, which says so first, sees that it is unwanted
             made.cancel()
         made.add_done_callback(_unread)
         await asyncio.wait([made])
         if not made.cancelled() and getattr(made.exception(), "http", None) in REFUSED:
-            made.result()  # for the audit
+            made.result()
         raise
 
 
