@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from luthier.platform.access import hash_key, new_key
 from luthier.platform.keys import NewKey, new_key_id
 from luthier.platform.registry.registry import Registry
-from luthier.platform.securables import ObjectKind, Securable
+from luthier.platform.securables import PUBLIC, SYSTEM_ROLES, ObjectKind, Securable
 from tests.factories import ADMIN
 
 Join = Callable[..., TestClient]
@@ -26,8 +26,9 @@ def join(api: TestClient, app: FastAPI, registry: Registry) -> Join:
             registry.access.add_admin_key(account, hash_key(key), key[:6])
         else:
             registry.users.create(ADMIN, user)
-            if role != "PUBLIC":
+            if role not in SYSTEM_ROLES:
                 registry.roles.create(ADMIN, role)
+            if role != PUBLIC:
                 registry.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name=user))
             new = NewKey(id=new_key_id(), hash=hash_key(key), prefix=key[:6], user=user, role=role)
             registry.keys.create(ADMIN, new)

@@ -227,9 +227,9 @@ def test_whoever_may_there(
         run_all(api, f"GRANT USAGE ON {statement} TO ROLE analyst")
     assert "is needed to replicate the model" in error_of(replicate(ann), 403, "not_authorized")
     run_all(api, "GRANT OWNERSHIP ON MODEL tuned TO ROLE analyst")
+    _admit(eu, "ANALYST")
     told = error_of(replicate(ann), 403, "not_authorized")
     assert told.startswith("In region eu: USAGE ON DATABASE LUTHIER is needed to create a model there")
-    eu.roles.create(ADMIN, "ANALYST")
     run_all(eu_api, *(f"GRANT USAGE ON {each} TO ROLE analyst" for each in ("DATABASE luthier", "SCHEMA public")))
     assert "CREATE MODEL ON SCHEMA" in error_of(replicate(ann), 403, "not_authorized")
     run_all(eu_api, "GRANT CREATE MODEL ON SCHEMA public TO ROLE analyst")
@@ -243,6 +243,30 @@ def test_whoever_may_there(
     run_all(eu_api, "DROP MODEL tuned")
     assert replicate(api).status_code == 200
     assert [grant.grantee_name for grant in eu.grants.on(ADMIN, _model())] == ["ANALYST"], "the admin has each role"
+
+
+def test_whoever_takes_a_role_there_was_given_it_there(
+    api: TestClient,
+    eu: Registry,
+    eu_settings: Settings,
+    publish: Publish,
+    join: Join,  # noqa: F811
+) -> None:
+    """The same name here is no proof: a region's own admin says who its users are, and what they may be."""
+    publish()
+    ann = join("ACCOUNTADMIN")
+    as_public = "GRANT USAGE ON DATABASE luthier TO ROLE public", "GRANT OWNERSHIP ON MODEL tuned TO ROLE public"
+    for is_there in (False, True):
+        if is_there:
+            eu.users.create(ADMIN, "ANN")
+        told = error_of(replicate(ann), 403, "not_authorized")
+        assert told.startswith("In region eu: user ANN does not have the role ACCOUNTADMIN.")
+    assert folders(eu_settings) == []
+    _admit(eu, "ACCOUNTADMIN")
+    assert replicate(ann).status_code == 200
+    run_all(api, *as_public, "GRANT USAGE ON SCHEMA public TO ROLE public")
+    told = error_of(replicate(join("PUBLIC", "BOB")), 403, "not_authorized")
+    assert told.startswith("In region eu: user BOB does not have the role PUBLIC."), "who is nobody there"
 
 
 def test_its_schema_is_there_with_it(api: TestClient, eu_api: TestClient, publish: Publish) -> None:
@@ -355,6 +379,14 @@ def test_by_the_command_line(eu: Registry, publish: Publish, server: str, monkey
     assert as_json(run("eu", "--json"))["versions"] == [1]
     assert "No region mars" in refused(run("mars"), 3)
     assert Client(server, KEY).models.replicate("tuned", "eu")["new"] == []
+
+
+def _admit(eu: Registry, role: str) -> None:
+    """As a user of that region, with a role."""
+    eu.users.create(ADMIN, "ANN")
+    if role != ADMIN.role:
+        eu.roles.create(ADMIN, role)
+    eu.roles.grant(ADMIN, role, Securable(ObjectKind.USER, name="ANN"))
 
 
 def _model() -> Any:

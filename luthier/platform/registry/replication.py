@@ -12,6 +12,7 @@ from luthier.platform.models import Change, ModelVersion
 from luthier.platform.names import QualifiedName
 from luthier.platform.options import Method
 from luthier.platform.privileges import Action
+from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import in_schema, securable
 from luthier.platform.registry.model_rows import IMPORT, ModelRows, name_of
 from luthier.platform.registry.objects import object_row
@@ -83,6 +84,7 @@ class ReplicaRows:
     def __init__(self, store: Store, region: str) -> None:
         self._store, self._region = store, region
         self._rows, self._places = ModelRows(store), PlaceRows(store)
+        self._access = Access(store, self._rows.guard)
         self._base_models = store.table("region_base_models")
 
     def check(self, caller: Caller, source: Source, bases: dict[str, BaseModel]) -> None:
@@ -118,6 +120,7 @@ class ReplicaRows:
         accounts = self._store.table("accounts").c
         if not exists(tx, accounts.name == source.account):
             raise NotFound(f"Region {self._region} has no account {source.account}: who runs it makes one.")
+        self._check_has_role(tx, caller)
         name = _name(source)
         self._rows.shares.check_own(tx, source.account, name.database)
         model = self._rows.find(tx, caller, name)
@@ -127,6 +130,16 @@ class ReplicaRows:
                 f"Region {self._region} has a model {source.display} of its own, or makes one. Drop it there first."
             )
         return model
+
+    def _check_has_role(self, tx: sa.Connection, caller: Caller) -> None:
+        """What he is in the region that he asks says nothing of who he is there."""
+        users = self._store.table("users").c
+        is_user = exists(tx, users.account == caller.account, users.name == caller.user)
+        if not is_user or caller.role not in self._access.roles_of(tx, caller.account, caller.user):
+            raise NotAllowed(
+                f"In region {self._region}: user {caller.user} does not have the role {caller.role}. Who manages users "
+                f"there has to create him, and to grant it to him."
+            )
 
     def _check_may(self, tx: sa.Connection, caller: Caller, name: QualifiedName, replica: Row | None) -> None:
         guard, about = self._rows.guard, securable(ObjectKind.MODEL, replica) if replica else None
