@@ -4,6 +4,7 @@ import pytest
 
 from luthier.errors import Conflict, NotAuthenticated
 from luthier.platform.access import Caller
+from luthier.platform.batches import BatchStatus, Step
 from luthier.platform.credits import Budget, BudgetKind
 from luthier.platform.names import parse_name
 from luthier.platform.registry.registry import Registry
@@ -12,10 +13,12 @@ from luthier.platform.securables import ACCOUNT, Granted, ObjectKind, Privilege,
 from luthier.platform.settings import Settings
 from tests.factories import ADMIN, add_admin, ledger_of, make_finished, make_job, make_record
 from tests.fakes import Clock, Launcher
+from tests.platform.test_batches import make_batch, make_file
 
 pytestmark = pytest.mark.stores
 
 BEGAN = 10 * HOUR_MS
+SCHEMA = Securable(ObjectKind.SCHEMA, "LUTHIER", "PUBLIC")
 ANALYST = Caller(account="main", user="ann", role="ANALYST")
 
 
@@ -37,6 +40,13 @@ def made_again(registry: Registry, time: Clock) -> None:
     time.now += 5
     registry.roles.drop(ADMIN, ANALYST.role)
     registry.roles.create(ADMIN, ANALYST.role)
+
+
+def open_schema(registry: Registry) -> None:
+    """To the role, to make models there."""
+    for on in (Securable(ObjectKind.DATABASE, "LUTHIER"), SCHEMA):
+        registry.grants.grant(ADMIN, Granted((Privilege.USAGE,), on), ANALYST.role)
+    registry.grants.grant(ADMIN, Granted((Privilege.CREATE_MODEL,), SCHEMA), ANALYST.role)
 
 
 def use(registry: Registry, id: str, at: int) -> None:
@@ -67,12 +77,9 @@ def test_a_role_sees_what_was_changed_since_it_is_there(registry: Registry, time
     registry.jobs.submit(make_job("ft_1", name.display))
     registry.jobs.tick()
     registry.jobs.finish("ft_1", make_finished())
-    for privilege, on in (
-        (Privilege.USAGE, Securable(ObjectKind.DATABASE, "LUTHIER")),
-        (Privilege.USAGE, Securable(ObjectKind.SCHEMA, "LUTHIER", "PUBLIC")),
-        (Privilege.OWNERSHIP, Securable.named(ObjectKind.MODEL, name)),
-    ):
-        registry.grants.grant(ADMIN, Granted((privilege,), on), ANALYST.role)
+    open_schema(registry)
+    own = Granted((Privilege.OWNERSHIP,), Securable.named(ObjectKind.MODEL, name))
+    registry.grants.grant(ADMIN, own, ANALYST.role)
     registry.versions.set_alias(ANALYST, name, "A", 1)
     registry.models.drop(ADMIN, name)
     assert [change.verb for change in registry.versions.history(ANALYST, name)] == ["SET_ALIAS"]
@@ -133,3 +140,21 @@ def test_public_takes_nothing_over(registry: Registry) -> None:
     registry.roles.create(public.model_copy(update={"role": "TEAM"}), "PART")
     registry.roles.drop(public, "TEAM")
     assert {role.name: role.owner for role in registry.roles.show(ADMIN)}["PART"] == ADMIN.role
+
+
+def test_no_role_is_dropped_from_what_runs(registry: Registry) -> None:
+    """It would go on by the rights, and be the bill, of who dropped it."""
+    open_schema(registry)
+    his = {"owner": ANALYST.user, "role": ANALYST.role}
+    registry.jobs.submit(make_job("ft_1", **his))
+    with pytest.raises(Conflict, match="Role ANALYST has 1 unfinished jobs"):
+        registry.roles.drop(ADMIN, ANALYST.role)
+    registry.jobs.cancel(ADMIN, "ft_1")
+    registry.files.create(make_file(**his))
+    registry.batches.submit(make_batch(**his))
+    with pytest.raises(Conflict, match="Role ANALYST has 1 unfinished batches"):
+        registry.roles.drop(ADMIN, ANALYST.role)
+    registry.batches.claim("holder")
+    registry.batches.advance("batch_1", "holder", Step(to=BatchStatus.FAILED))
+    registry.roles.drop(ADMIN, ANALYST.role)
+    assert registry.jobs.get(ADMIN, "ft_1").role == ADMIN.role

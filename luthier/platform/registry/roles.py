@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.errors import Conflict, InvalidInput, NotFound
+from luthier.platform import batches, jobs
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
@@ -70,7 +71,8 @@ class Roles:
     def drop(self, caller: Caller, name: str) -> None:
         """What it owned is the caller's role's; what was granted to it, it to others, and its budget end with it.
 
-        PUBLIC takes nothing over, as that would be its users': who drops as PUBLIC leaves it to ACCOUNTADMIN.
+        PUBLIC takes nothing over, as that would be its users': who drops as PUBLIC leaves it to ACCOUNTADMIN. Conflict
+        while something runs that it began: it would go on with the rights, and as the bill, of the caller's.
         """
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.MANAGE, self.find(tx, caller, name), lambda: no_role(name))
@@ -78,6 +80,8 @@ class Roles:
                 raise InvalidInput(f"Role {name} belongs to every account: it cannot be dropped.")
             if name == caller.role:
                 raise Conflict(f"Role {name} is your current role. Take another one to drop it.")
+            if running := self.unfinished(tx, caller, role=name):
+                raise Conflict(f"Role {name} has {running}. Cancel what runs, or wait for its end, and drop it then.")
             heir = caller.model_copy(update={"role": ADMIN_ROLE}) if caller.role == PUBLIC else caller
             for table, column in OWNED_BY_ROLE.items():
                 self._pass_on(tx, table, column, heir, name)
@@ -157,6 +161,15 @@ class Roles:
             kind, _, name = scope.partition(":")
             raise Conflict(f"{kind.capitalize()} {name} has a hard budget: ACCOUNTADMIN has to end it first.")
         self._limits.delete(tx, caller.account, scope)
+
+    def unfinished(self, tx: sa.Connection, caller: Caller, **began: str) -> str:
+        """How many jobs, or else batches, with these columns have not ended, in words. Empty: all have."""
+        for table, active in ((self._store.table("jobs"), jobs.ACTIVE), (self._store.table("batches"), batches.ACTIVE)):
+            theirs = (table.c[column] == value for column, value in began.items())
+            query = sa.select(sa.func.count()).where(table.c.account == caller.account, *theirs)
+            if num := tx.execute(query.where(table.c.status.in_(active))).scalar_one():
+                return f"{num} unfinished {table.name}"
+        return ""
 
     def check_takes(self, tx: sa.Connection, caller: Caller, name: str) -> None:
         """NotFound unless the caller's user may take the role."""

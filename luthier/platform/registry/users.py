@@ -6,7 +6,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from luthier.errors import Conflict
-from luthier.platform import batches, jobs
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
@@ -75,7 +74,11 @@ class Users:
             if name == caller.user:
                 raise Conflict(f"User {name} is you. Another one has to drop you.")
             self._roles.check_leaves_an_admin(tx, caller, user)
-            self._check_nothing_runs(tx, caller.account, name)
+            if running := self._roles.unfinished(tx, caller, role=PUBLIC, owner=name):
+                raise Conflict(
+                    f"User {name} has {running} that he began as {PUBLIC}. Revoke his keys, cancel what runs, and drop "
+                    "him then."
+                )
             keys, granted = self._keys.c, self._role_grants.c
             his = (keys.account == caller.account, keys.user == name, keys.revoked_on.is_(None))
             tx.execute(sa.update(self._keys).where(*his).values(revoked_on=self._clock()))
@@ -88,17 +91,6 @@ class Users:
             tx.execute(sa.delete(self._users).where(*_is_he(self._users, caller.account, name)))
             dropped = {"account": caller.account, "name": name, "dropped_on": self._clock()}
             self._store.insert_missing(tx, "dropped_users", [dropped])
-
-    def _check_nothing_runs(self, tx: sa.Connection, account: str, name: str) -> None:
-        for table, active in ((self._jobs, jobs.ACTIVE), (self._batches, batches.ACTIVE)):
-            columns = table.c
-            is_his = (columns.account == account, columns.role == PUBLIC, columns.owner == name)
-            query = sa.select(sa.func.count()).where(*is_his, columns.status.in_(active))
-            if num := tx.execute(query).scalar_one():
-                raise Conflict(
-                    f"User {name} has {num} unfinished {table.name} that he began as {PUBLIC}. Revoke his keys, cancel "
-                    "what runs, and drop him then."
-                )
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, after: str | None = None, wanted: Named = ALL) -> list[User]:
         """Oneself, and those that one's roles own; all for who may see all grants. By their names."""
