@@ -9,7 +9,7 @@ from ray._common.utils import get_system_memory
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from luthier.errors import InvalidInput, LossDiverged, LuthierError, Unavailable
+from luthier.errors import InvalidInput, LossDiverged, LuthierError, NotAllowed, Unavailable
 from luthier.platform.base_models import load_catalog
 from luthier.platform.jobs import JobError, JobStatus
 from luthier.platform.memory import gpu_bytes
@@ -128,8 +128,8 @@ def _gpu_types() -> list[str | None]:
 
 
 def is_billable(error: Exception) -> bool:
-    """Whether a failure lies in the job's data or options."""
-    return isinstance(error, InvalidInput | LossDiverged)
+    """Whether a failure lies in the job's data or options, or in what its owner may."""
+    return isinstance(error, InvalidInput | LossDiverged | NotAllowed)
 
 
 def _find(job_id: str) -> ActorHandle | None:

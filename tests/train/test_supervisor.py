@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from luthier.errors import BadDataset, LossDiverged, TrainingFailed
+from luthier.errors import BadDataset, LossDiverged, NotAllowed, TrainingFailed
 from luthier.platform.queue import Capacity
 from luthier.platform.settings import GIB, Settings
 from luthier.train import supervisor
@@ -127,5 +127,6 @@ def test_a_cluster_that_lost_its_gpus_does_not_train_on_cpus(
 
 
 def test_what_is_billed_of_a_failure() -> None:
-    errors = [LossDiverged("nan"), BadDataset("no rows"), TrainingFailed("a worker died"), OSError("no space")]
-    assert [is_billable(error) for error in errors] == [True, True, False, False]
+    billed = [LossDiverged("nan"), BadDataset("no rows"), NotAllowed("another role's model")]
+    free = [TrainingFailed("a worker died"), OSError("no space")]
+    assert [is_billable(error) for error in billed + free] == [True, True, True, False, False]

@@ -78,15 +78,22 @@ class ModelRows:
         return self.find(tx, caller, name) or self.shares.find_model(tx, caller.account, name)
 
     def check_makes(self, tx: sa.Connection, caller: Caller, name: QualifiedName, by: Action, is_version: bool) -> None:
-        """A model of that name, or the next version of one that is there, which must be the caller's."""
+        """A model of that name, or the next version of one that is there, or being made: it must be the caller's."""
         self.guard.check(tx, caller, by, in_schema(name))
         self.shares.check_own(tx, caller.account, name.database)
         self._places.check_there(tx, caller.account, in_schema(name))
         row = self.find(tx, caller, name)
         if row and is_version:
             self.get(tx, caller, name, Action.CHANGE_MODEL)
-        elif row and not self.guard.may(tx, caller, Action.CHANGE_MODEL, securable(ObjectKind.MODEL, row)):
+            return
+        job = self.maker(tx, caller, name) if is_version else None  # with no new version check_free says more of it
+        if job:
+            row = {**dict(zip(NAME_PARTS, name.parts, strict=True)), "role": job["role"]}
+        if row and not self.may_change(tx, caller, row):
             raise _taken(name)
+
+    def may_change(self, tx: sa.Connection, caller: Caller, model: Row) -> bool:
+        return self.guard.may(tx, caller, Action.CHANGE_MODEL, securable(ObjectKind.MODEL, model))
 
     def _not_there(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> LuthierError:
         job = self.maker(tx, caller, name)

@@ -6,7 +6,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from luthier.errors import Conflict
+from luthier.errors import Conflict, NotAllowed
 from luthier.platform.access import Caller
 from luthier.platform.jobs import FinishedModel, Job, now_ms
 from luthier.platform.models import ImportedModel, Model
@@ -120,8 +120,17 @@ class Models:
             self._rows.check_free(tx, caller, name)
 
     def publish(self, tx: sa.Connection, job: Job, name: QualifiedName, made: FinishedModel, now: int) -> int:
-        """Adds the version that a job made, inside the transaction that ends it; its number."""
+        """Adds the version that a job made, inside the transaction that ends it; its number.
+
+        NotAllowed where the model has passed to others meanwhile: they would be handed its weights, and asked by them.
+        """
         owner = Caller(account=job.account, user=job.owner, role=job.role)
+        model = self._rows.find(tx, owner, name)
+        if model and not self._rows.may_change(tx, owner, model):
+            raise NotAllowed(
+                f"Model {name.display} has no version of job {job.id}: role {job.role} may not change it any more. "
+                f"Make another model from the job's last checkpoint: continue_from = {job.id}."
+            )
         row = {
             "job_id": job.id,
             "base_model": job.base_model,
