@@ -15,7 +15,7 @@ from pydantic import Field
 from luthier.errors import PaymentRequired
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
-from luthier.platform.metering import UsageRecord
+from luthier.platform.metering import UsageKind, UsageRecord
 from luthier.platform.prices import to_credits
 from luthier.platform.privileges import Action
 
@@ -139,7 +139,9 @@ class Renewal(Frozen):
 
 
 def places_of(spender: Caller | UsageRecord) -> tuple[Place, ...]:
-    """Of the limits that there can be for a caller, or for what he used."""
+    """Of the limits that there can be for a caller, or for what he used. Storage is the account's alone."""
+    if isinstance(spender, UsageRecord) and spender.kind is UsageKind.STORAGE:
+        return ((spender.account, ACCOUNT),)
     return _places(spender.account, spender.role, spender.user, spender.key)
 
 

@@ -4,13 +4,20 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from luthier.errors import InvalidInput
 from luthier.platform.access import Caller
 from luthier.platform.frozen import Frozen
 from luthier.platform.prices import PriceList
 
 SYSTEM = "SYSTEM"
-"""Stands for user and role where nobody asked for anything."""
+"""Stands for user and role where nobody asked for anything; no user or role is called so."""
 DAY_MS = 86_400_000
+
+
+def check_name(name: str) -> None:
+    """Of a new role or user."""
+    if name == SYSTEM:
+        raise InvalidInput(f"{SYSTEM} stands for the platform itself in what was used. Choose another name.")
 
 
 class UsageKind(StrEnum):

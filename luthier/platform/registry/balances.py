@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from luthier.platform.credits import ACCOUNT, BudgetKind
 from luthier.platform.jobs import ACTIVE
+from luthier.platform.metering import UsageKind
 from luthier.platform.store import Store, fetch
 
 MAX_NAMED = 5
@@ -44,7 +45,8 @@ class Balances:
     def _is_of(self, scope: str) -> sa.ColumnElement[bool]:
         """Records that a limit of that scope pays for."""
         kind, _, name = scope.partition(":")
-        return self._usage.c[BudgetKind(kind).value] == name if kind else sa.true()
+        usage, in_budgets = self._usage.c, self._usage.c.kind != UsageKind.STORAGE.value
+        return sa.and_(usage[BudgetKind(kind).value] == name, in_budgets) if kind else sa.true()
 
     def _held(self, tx: sa.Connection, account: str) -> tuple[int, int, list[str]]:
         """For jobs: all, and for those that are under way; and the others' ids."""

@@ -4,8 +4,9 @@ import uuid
 
 import sqlalchemy as sa
 
-from luthier.errors import NotAuthenticated, NotFound
+from luthier.errors import InvalidInput, NotAuthenticated, NotFound
 from luthier.platform.audit import MAX_TEXT, Entry
+from luthier.platform.metering import check_name
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.guard import Guard
 from luthier.platform.securables import PUBLIC
@@ -30,8 +31,12 @@ class Identities:
         columns = self._users.c
         return exists(tx, columns.account == account, columns.name == user)
 
-    def check_not_dropped(self, tx: sa.Connection, account: str, user: str) -> None:
+    def check_may_come(self, tx: sa.Connection, account: str, user: str) -> None:
         """A new user would begin without the budget and the limits of the one who was dropped."""
+        try:
+            check_name(user)
+        except InvalidInput as error:
+            raise NotAuthenticated(error.message) from error
         columns = self._dropped.c
         if exists(tx, columns.account == account, columns.name == user):
             raise NotAuthenticated(f"User {user} was dropped here. Have him created again, or use another token.")

@@ -69,7 +69,7 @@ class Keys:
             raise NotAuthenticated(f"The token is good, but {user!r} is no user here. Have one created.")
         if not is_known and issuer is not None:
             with self._store.transaction() as tx:
-                self._identities.check_not_dropped(tx, account, user)
+                self._identities.check_may_come(tx, account, user)
                 self._identities.create(tx, account, user, issuer, self._clock())
         with self._store.reading() as tx:
             held = self._identities.roles_of(tx, account, user)

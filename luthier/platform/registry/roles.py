@@ -10,6 +10,7 @@ from luthier.platform import batches, jobs
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
+from luthier.platform.metering import check_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.access import Access
 from luthier.platform.registry.grant_rows import GrantRows
@@ -62,6 +63,7 @@ class Roles:
         made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_ROLE)
+            check_name(name)
             if self._store.insert_missing(tx, "roles", [{**made, "created_on": self._clock()}]):
                 return True
             if name in SYSTEM_ROLES or self.find(tx, caller, name).owner != caller.role:

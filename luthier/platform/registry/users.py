@@ -9,6 +9,7 @@ from luthier.errors import Conflict
 from luthier.platform.access import ADMIN_ROLE, Caller
 from luthier.platform.credits import BudgetKind, budget_scope
 from luthier.platform.frozen import Frozen
+from luthier.platform.metering import check_name
 from luthier.platform.privileges import Action
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import ALL, MAX_SHOWN, Named, named_page
@@ -40,6 +41,7 @@ class Users:
         made = {"account": caller.account, "name": name, "owner": caller.role, "comment": comment}
         with self._guard.change(caller) as tx:
             self._guard.check(tx, caller, Action.CREATE_USER)
+            check_name(name)
             if default_role is not None:
                 self._roles.find(tx, caller, default_role)
             row = {**made, "default_role": default_role, "created_on": self._clock()}
