@@ -26,6 +26,13 @@ ERROR = {
     "code": "unavailable",
     "param": None,
 }
+LATE = {
+    "message": "The request did not come whole in time. Send it again.",
+    "type": "invalid_request_error",
+    "code": "request_timeout",
+    "param": None,
+}
+ERROR_PAGES = {"503": ("Service Unavailable", ERROR), "408": ("Request Timeout", LATE)}
 BODY_SECONDS = 10
 """How long HAProxy waits for a body that must tell its model."""
 CONTROL_HEADERS = (
@@ -77,6 +84,8 @@ class Front(NamedTuple):
     """Database and schema of a name that has none, in small letters, as patterns."""
     secret: str = ""
     """Replicas take an id from who shows it."""
+    request_seconds: int = 30
+    """For the head of a request, and for as much of its body as HAProxy holds before it sends it on: 64 KB."""
 
 
 class Edit(NamedTuple):
@@ -98,9 +107,9 @@ def main(arguments: list[str]) -> None:
     told = json.loads(Path(settings).read_text())  # by an older Luthier too, whose cluster is still up
     front = Front(**{name: told[name] for name in Front._fields if name in told})
     config = Path(ray_arguments[ray_arguments.index("-f") + 1])
-    error_file = config.with_name("503.http")
-    error_file.write_bytes(error_answer())
-    put(config, edited(config.read_text("utf-8"), front, error_file))
+    for status, (reason, error) in ERROR_PAGES.items():
+        error_file(config.parent, status).write_bytes(error_answer(f"{status} {reason}", error))
+    put(config, edited(config.read_text("utf-8"), front, config.parent))
     os.execv(front.binary, [front.binary, *ray_arguments])
 
 
@@ -112,16 +121,16 @@ def end_with_parent() -> None:
         sys.exit("the parent has ended")
 
 
-def edited(config: str, front: Front, error_file: Path) -> str:
-    """Ray's configuration as we want it. Raises Unexpected."""
-    for edit in edits(config, front, error_file):
+def edited(config: str, front: Front, folder: Path) -> str:
+    """Ray's configuration as we want it, with the error pages of a folder. Raises Unexpected."""
+    for edit in edits(config, front, folder):
         config, found = re.subn(edit.pattern, edit.by, config, flags=re.MULTILINE)
         if found not in edit.times:
             raise Unexpected(f"{edit.what}: found {found} times, expected {' or '.join(map(str, edit.times))}")
     return config
 
 
-def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
+def edits(config: str, front: Front, folder: Path) -> list[Edit]:
     num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
     rules = "".join(f"\n    {rule}" for rule in (*header_rules(front.secret), *direct_rules(front)))
     num_servers = len(re.findall(r"^ *server (?!.* backup\b)", config, flags=re.MULTILINE))
@@ -152,7 +161,16 @@ def edits(config: str, front: Front, error_file: Path) -> list[Edit]:
         Edit("health", r"^(    http-check expect) status 200$", rf"\1 rstring {REACHED}", (num_backends,)),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
-        Edit("page of errors", r"^(    errorfile 50[234]) .*$", rf'\1 "{error_file}"', (3,)),
+        Edit("page of errors", r"^(    errorfile 50[234]) .*$", rf'\1 "{error_file(folder, "503")}"', (3,)),
+        # A connection that is kept may be silent for longer, as ever.
+        Edit(
+            "time of a request",
+            r"^    timeout client (\S+)$",
+            rf"\g<0>\n    timeout http-request {front.request_seconds}s\n    timeout http-keep-alive \1",
+        ),
+        Edit(
+            "page of late requests", r"^    errorfile 502 ", rf'    errorfile 408 "{error_file(folder, "408")}"\n\g<0>'
+        ),
         # Without a replica Ray holds requests in a Python proxy until there is one; ours are told to come again.
         Edit("backup server", r"^    server \S+ \S+ check backup\n", "", tuple(sorted({0, num_backends}))),
         Edit("backup server of another form", r"^ *server .* backup\b", "", (0,)),
@@ -244,9 +262,13 @@ def learning_rules(engines: tuple[str, ...]) -> list[str]:
     return [*named, learn.format(number=0, what="status 400:404 503")]
 
 
-def error_answer() -> bytes:
-    body = json.dumps({"error": ERROR}, separators=(",", ":"))
-    head = ("HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_SECONDS}")
+def error_file(folder: Path, status: str) -> Path:
+    return folder / f"{status}.http"
+
+
+def error_answer(status: str, error: dict[str, str | None]) -> bytes:
+    body = json.dumps({"error": error}, separators=(",", ":"))
+    head = (f"HTTP/1.1 {status}", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_SECONDS}")
     return "\r\n".join((*head, f"Content-Length: {len(body)}", "", body)).encode()
 
 

@@ -1,5 +1,6 @@
 """Ray's own configuration, edited, with a real HAProxy that runs it."""
 
+import http.client
 import json
 import re
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,7 @@ def test_clients_reach_the_host_that_was_wanted(tmp_path: Path) -> None:
         ("return status 404", "return status 405"),
         ("# Static routing", "# Routing"),
         ("expect status 200", "expect status 204"),
+        ("timeout client", "timeout  client"),
     ],
 )
 def test_a_template_that_changed_is_refused(tmp_path: Path, known: str, other: str) -> None:
@@ -325,3 +328,21 @@ def test_who_takes_nothing_is_cut_off_and_who_waits_is_not(tmp_path: Path) -> No
         assert late.elapsed.total_seconds() > CLIENT_SECONDS
         assert late.status_code == 200
         until(lambda: servers.num_cut == 1)
+
+
+@pytest.mark.parametrize("path", ["/m/tiny/echo", "/v1/files"])
+def test_a_body_that_stalls_is_refused_as_json(tmp_path: Path, path: str) -> None:
+    ports = some_ports()
+    config = render(tmp_path, ports, ("tiny",))
+    address = ("127.0.0.1", ports.clients)
+    with (
+        Servers(ports).running(),
+        haproxy(config, FRONT._replace(request_seconds=1), ports.clients),
+        closing(http.client.HTTPConnection(*address, timeout=SECONDS)) as sender,
+    ):
+        sender.putrequest("POST", path)
+        sender.putheader("Content-Length", "9")
+        sender.endheaders(b"{")
+        answer = sender.getresponse()
+        assert (answer.status, answer.getheader("content-type")) == (408, "application/json")
+        assert json.load(answer)["error"]["code"] == "request_timeout"
