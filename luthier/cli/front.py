@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from luthier.cli.ray_head import NUM_PORTS
 from luthier.errors import ClusterError
 from luthier.platform.base_models import Catalog
 from luthier.platform.request_ids import front_file, front_secret
@@ -30,6 +31,8 @@ NODE_ID = 56
 PORTS_A_BLOCK = 500
 BLOCKS = [range(start, start + PORTS_A_BLOCK) for start in range(20000, 32000, PORTS_A_BLOCK)]
 """Between the ports of Ray's workers and those that systems give to clients."""
+NUM_OWN_PORTS = 3
+"""The last of a block: HAProxy's metrics and statistics, and Ray's own proxy."""
 
 
 def haproxy_binary() -> str | None:
@@ -91,16 +94,21 @@ def lay_out(
 @contextmanager
 def claimed_ports(settings: Settings) -> Iterator[range]:
     """A block whose ports are free, and which no other `up` of the machine gets until this one has taken them: its last
-    port is bound meanwhile. Where no block is wholly free, one is drawn: replicas step over a port that is taken.
+    port is bound meanwhile. Where no block is wholly free, one whose ports for one thing each are: replicas step over a
+    port that is taken. ClusterError when there is none.
     """
     own = {settings.port, settings.ray_port, settings.dashboard_port}
     blocks = [block for block in random.sample(BLOCKS, len(BLOCKS)) if own.isdisjoint(block)]
-    for block in blocks:
-        with closing(socket.socket()) as claim:
-            if _binds(claim, block[-1]) and all(_is_free(port) for port in block[:-1]):
-                yield block[:-1]
-                return
-    yield blocks[0][:-1]
+    for num_first in (PORTS_A_BLOCK, NUM_PORTS):
+        for block in blocks:
+            ports, last = block[:-1], block[-1]
+            with closing(socket.socket()) as claim:
+                needed = {*ports[:num_first], *ports[-NUM_OWN_PORTS:]}
+                if _binds(claim, last) and all(map(_is_free, needed)):
+                    yield ports
+                    return
+    first, last = BLOCKS[0][0], BLOCKS[-1][-1]
+    raise ClusterError(f"Of the ports {first} to {last} too many are taken: each block of {PORTS_A_BLOCK} has some.")
 
 
 def instruct(settings: Settings, catalog: Catalog, binary: str) -> None:

@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,23 @@ def test_each_block_of_ports_is_claimed_once(settings: Settings) -> None:
         assert len(ports) == sum(map(len, claimed))
     with front.claimed_ports(settings) as again:
         assert len(again) == front.PORTS_A_BLOCK - 1
+
+
+def test_where_no_block_is_wholly_free_replicas_step_over_what_is_taken(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with front.claimed_ports(settings) as one, front.claimed_ports(settings) as other:
+        blocks = [range(ports.start, ports.stop + 1) for ports in (one, other)]
+    monkeypatch.setattr(front, "BLOCKS", blocks)
+    with ExitStack() as taken:
+        for port in (one[100], other[100], one[-1]):  # the last is for one thing alone
+            taken.enter_context(closing(socket.create_server(("", port))))
+        for _ in range(10):
+            with front.claimed_ports(settings) as ports:
+                assert ports == other
+        taken.enter_context(closing(socket.create_server(("", other[0]))))
+        with pytest.raises(ClusterError, match="too many are taken"), front.claimed_ports(settings):
+            pass
 
 
 def test_the_ports_of_the_settings_are_left_alone(settings: Settings, temp: Path) -> None:
