@@ -92,7 +92,7 @@ def down(settings: Settings, say: Say, is_now: bool = False) -> bool:
             is_there = is_now or let_end(cluster, say)
             if not end(settings, cluster, say, is_there=is_there):
                 raise ClusterError(
-                    "Not stopped. Try again once that Ray answers; without --now, one that is gone is given up."
+                    "Not all is stopped. Try again once that Ray answers; without --now, one that is gone is given up."
                 )
         return cluster is not None
 

@@ -48,14 +48,13 @@ def let_end(cluster: Cluster, say: Say) -> bool:
 
 
 def leave(cluster: Cluster, say: Say) -> bool:
-    """Takes our parts off a Ray that is not ours, and says which may be left there. False when it is not reached."""
+    """Takes our parts off a Ray that is not ours, and says which may be left there. False when one may."""
     try:
         with connected(cluster):
-            _take_off(cluster, say)
+            return _take_off(cluster, say)
     except NotConnected as error:
         say(f"{_may_be_left(cluster)}. {error}")
         return False
-    return True
 
 
 def leave_apart(cluster: Cluster, say: Say) -> bool:
@@ -80,7 +79,7 @@ def leave_apart(cluster: Cluster, say: Say) -> bool:
 def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True, leave: Leave = leave) -> bool:
     """At once. A Ray of another's that is not there is not looked for.
 
-    False when one that should be there cannot be reached: the record of our parts stays.
+    False when one that should be there cannot be reached, or keeps a part of ours: the record of them stays.
     """
     if cluster.root_pid is not None:
         end_processes(cluster.id)
@@ -91,7 +90,8 @@ def end(settings: Settings, cluster: Cluster, say: Say, *, is_there: bool = True
     return True
 
 
-def _take_off(cluster: Cluster, say: Say) -> None:
+def _take_off(cluster: Cluster, say: Say) -> bool:
+    """Whether all went."""
     from luthier.platform.registry.actor import stop_registry
     from luthier.serve.app import cut_off_doors
 
@@ -103,12 +103,14 @@ def _take_off(cluster: Cluster, say: Say) -> None:
         "the gateway and engines": begun(lambda: cut_off_doors(cluster.base_models)),
         "the registry and jobs": begun(stop_jobs),
     }
-    until = time.monotonic() + LEAVE_SECONDS
+    until, has_all = time.monotonic() + LEAVE_SECONDS, True
     for what, taken_off in parts.items():
         try:
             taken_off.result(max(0.0, until - time.monotonic()))
         except Exception as error:  # the other parts go all the same
             say(f"{what} may be left on Ray at {cluster.address}: {_reason(error)}")
+            has_all = False
+    return has_all
 
 
 def _end_actors() -> None:
