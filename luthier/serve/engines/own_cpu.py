@@ -25,7 +25,7 @@ def keep_cpu(engine: psutil.Process, claims: str = CLAIMS) -> socket.socket | No
             claim.close()
             continue
         for thread in engine.threads():
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # it has ended, or who runs us may not: slower, and no fault
                 os.sched_setaffinity(thread.id, {cpu})
         return claim
     return None
