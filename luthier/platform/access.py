@@ -25,6 +25,11 @@ class Caller(Frozen):
         return {"account": self.account, "user": self.user, "role": self.role}
 
 
+def own_request(caller: Caller, idempotency_key: str) -> str:
+    """What a request that may be sent again is known by: the same text is another key of others, or in another role."""
+    return hashlib.sha256("\0".join((*caller.identity.values(), idempotency_key)).encode()).hexdigest()
+
+
 def new_key() -> str:
     """A fresh API key with 256 random bits, to be shown once."""
     return KEY_PREFIX + secrets.token_urlsafe(32)

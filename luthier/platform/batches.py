@@ -9,13 +9,12 @@ from enum import StrEnum
 from typing import ClassVar, Literal
 
 from luthier.errors import Conflict
+from luthier.platform.access import Caller, own_request
 from luthier.platform.files import StoredFile
 from luthier.platform.frozen import Frozen
 from luthier.platform.metering import UsageRecord
 from luthier.platform.securables import ObjectKind
 
-KEYS = uuid.UUID("3b7c4a52-6f0e-4d0b-9a55-0c4f1d1d2f6e")
-"""Ids of keys are made in this namespace."""
 Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
 WINDOW_MS = 24 * 3_600_000
 """What is not answered by then never is."""
@@ -138,10 +137,10 @@ class LineResult(Frozen):
     """Its bill: None when it failed."""
 
 
-def new_batch_id(account: str, idempotency_key: str | None) -> str:
-    """Of the same key it is the same."""
-    made = uuid.uuid4() if idempotency_key is None else uuid.uuid5(KEYS, f"{account}\0{idempotency_key}")
-    return f"batch_{made.hex}"
+def new_batch_id(caller: Caller, idempotency_key: str | None) -> str:
+    """Of the same key of his it is the same."""
+    made = uuid.uuid4().hex if idempotency_key is None else own_request(caller, idempotency_key)[:32]
+    return f"batch_{made}"
 
 
 def source_id(batch: Batch, line: int) -> str:

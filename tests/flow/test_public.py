@@ -37,8 +37,9 @@ def upload(client: TestClient) -> str:
     return id
 
 
-def begin(client: TestClient, file: str) -> Any:
-    return client.post("/v1/batches", json={"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"})
+def begin(client: TestClient, file: str, **headers: str) -> Any:
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+    return client.post("/v1/batches", json=body, headers=headers)
 
 
 def ids(client: TestClient, path: str, name: str = "data") -> list[str]:
@@ -90,6 +91,15 @@ def test_usage(api: TestClient, ann: TestClient, bob: TestClient) -> None:
     for client, his in ((ann, {"ANN"}), (bob, {"BOB"}), (api, {"ANN", "BOB"})):
         rows = client.get(f"{V1}/usage/completions", params={"group_by": "user"}).json()["usage"]
         assert {row["user"] for row in rows} == his
+
+
+def test_an_idempotency_key_is_its_users_own(ann: TestClient, bob: TestClient) -> None:
+    """Others may use the same, and learn nothing by it."""
+    key = {"Idempotency-Key": "k"}
+    jobs = {create(client, "k", model=model).json()["id"] for client, model in ((ann, "anns"), (bob, "bobs"))}
+    batches = {begin(client, upload(client), **key).json()["id"] for client in (ann, bob)}
+    assert (len(jobs), len(batches)) == (2, 2)
+    assert create(bob, "k", model="bobs").json()["id"] in jobs
 
 
 def test_another_role_of_his_has_what_he_made_as_public(ann: TestClient, join: Join) -> None:  # noqa: F811

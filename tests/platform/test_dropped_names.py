@@ -87,6 +87,27 @@ def test_a_role_sees_what_was_changed_since_it_is_there(registry: Registry, time
     assert registry.versions.history(ANALYST, name) == []
 
 
+def test_a_model_has_none_of_the_changes_of_one_that_was_dropped(registry: Registry) -> None:
+    name = parse_name("luthier.public.m", "", "")
+    open_schema(registry)
+
+    def tune(job: str, by: Caller) -> None:
+        registry.jobs.submit(make_job(job, name.display, owner=by.user, role=by.role))
+        registry.jobs.tick()
+        registry.jobs.finish(job, make_finished())
+
+    tune("ft_1", ADMIN)
+    registry.versions.set_alias(ADMIN, name, "SECRET", 1)
+    registry.models.drop(ADMIN, name)
+    assert registry.versions.history(ANALYST, name) == []
+    tune("ft_2", ANALYST)
+    registry.versions.set_alias(ADMIN, name, "A", 1)
+    assert [change.detail for change in registry.versions.history(ANALYST, name)] == ["", "A"]
+    assert [change.detail for change in registry.versions.history(ADMIN, name)] == ["", "SECRET", "", "", "A"]
+    registry.models.drop(ANALYST, name)
+    assert [change.verb for change in registry.versions.history(ANALYST, name)] == ["CREATE_VERSION", "DROP"]
+
+
 @pytest.mark.parametrize("kind", [BudgetKind.ROLE, BudgetKind.USER])
 def test_a_budget_ends_with_whose_it_is(registry: Registry, kind: BudgetKind) -> None:
     owners = registry.roles if kind is BudgetKind.ROLE else registry.users

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from luthier.errors import Conflict, NotFound, PaymentRequired
-from luthier.platform.access import Caller
+from luthier.platform.access import Caller, own_request
 from luthier.platform.jobs import (
     ATTEMPT_BEGINS,
     Event,
@@ -84,7 +84,7 @@ class Jobs:
         if first := self.precheck(job, idempotency_key):
             return first
         with self._guard.change(owner_of(job), ("job", job.id)) as tx:
-            row = {**job.model_dump(mode="json"), "idempotency_key": idempotency_key}
+            row = {**job.model_dump(mode="json"), "idempotency_key": _own(job, idempotency_key)}
             row["model_name"] = _model_name(job).dotted
             self._billing.hold(tx, job)
             tx.execute(sa.insert(self._jobs).values(**row))
@@ -302,7 +302,7 @@ class Jobs:
         columns = self._jobs.c
         same = columns.id == job.id
         if key is not None:
-            same = sa.or_(same, sa.and_(columns.account == job.account, columns.idempotency_key == key))
+            same = sa.or_(same, sa.and_(columns.account == job.account, columns.idempotency_key == _own(job, key)))
         row = fetch_first(tx, sa.select(self._jobs).where(same))
         if row is None:
             return None
@@ -342,6 +342,10 @@ class Jobs:
         rows = [{"job_id": job_id, **event.model_dump(exclude={"id"})} for event in events]
         if rows:
             tx.execute(sa.insert(self._events), rows)
+
+
+def _own(job: Job, key: str | None) -> str | None:
+    return None if key is None else own_request(owner_of(job), key)
 
 
 def _model_name(job: Job) -> QualifiedName:

@@ -74,7 +74,7 @@ class Versions:
         return self._store.epoch
 
     def history(self, caller: Caller, name: QualifiedName, limit: int = MAX_SHOWN, after: int = 0) -> list[Change]:
-        """What changed under that name, oldest first; of a model that was dropped, what the caller's roles did.
+        """What changed of the model, oldest first; of one of that name that was dropped, what the caller's roles did.
 
         From behind a change's id: those that he sees are numbered from 1 on.
         """
@@ -83,8 +83,9 @@ class Versions:
             mine = self._rows.guard.made(tx, caller, Action.READ_HISTORY, ObjectKind.HISTORY, changes)
             if self._rows.is_seen(tx, caller, name):
                 self._rows.get(tx, caller, name, Action.INSPECT_MODEL)
-                mine = changes.c.account == caller.account
-            its = sa.select(changes).where(mine, changes.c.model == name.dotted).order_by(changes.c.id)
+                mine = sa.or_(mine, changes.c.id > self._dropped(tx, caller, name))
+            of_name = (changes.c.account == caller.account, changes.c.model == name.dotted)
+            its = sa.select(changes).where(*of_name, mine).order_by(changes.c.id)
             rows = fetch(tx, its.offset(after).limit(min(limit, MAX_SHOWN)))
         return [Change.from_row({**row, "id": number}) for number, row in enumerate(rows, after + 1)]
 
@@ -184,6 +185,12 @@ class Versions:
     def _end_canary(self, tx: sa.Connection, caller: Caller, model: Row) -> None:
         self.note(tx, caller, model, "END_CANARY", model["canary_version"])
         self._rows.update(tx, model, **NO_CANARY)
+
+    def _dropped(self, tx: sa.Connection, caller: Caller, name: QualifiedName) -> int:
+        """The change by which the last model of that name went; 0: the one that is there is the first."""
+        columns = self._rows.changes.c
+        of_name = (columns.account == caller.account, columns.model == name.dotted, columns.verb == "DROP")
+        return tx.execute(sa.select(sa.func.max(columns.id)).where(*of_name)).scalar() or 0
 
     def _remove_alias(self, tx: sa.Connection, model: Row, alias: str) -> bool:
         columns = self._rows.aliases.c

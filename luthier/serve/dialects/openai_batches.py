@@ -42,7 +42,7 @@ async def create_batch(
     """A batch over a file that was uploaded with purpose `batch`. Faults of the file are told in `errors`, later."""
     now = now_ms()
     batch = Batch(
-        id=new_batch_id(caller.account, key),
+        id=new_batch_id(caller, key),
         account=caller.account,
         owner=caller.user,
         role=caller.role,
