@@ -7,6 +7,7 @@ from luthier.platform.access import Caller
 from luthier.platform.base_models import BaseModel
 from luthier.platform.data.recipe import lora_of
 from luthier.platform.frozen import Frozen
+from luthier.platform.jobs import is_job_id
 from luthier.platform.options import FinetuneOptions, Method
 from luthier.platform.privileges import Action
 from luthier.platform.registry.jobs import Jobs
@@ -32,7 +33,7 @@ def starting_point(
 ) -> StartingPoint:
     """Of options.continue_from; NotFound or Conflict when there are no weights of that name."""
     assert options.continue_from
-    if options.continue_from.startswith("ft_") and "-" in options.continue_from:  # no model's name has a dash
+    if is_job_id(options.continue_from):
         return _of_job(caller, options.continue_from, Storage(settings.storage), jobs)
     asked = parse_model(options.continue_from, settings.database, settings.schema_name)
     version = models.get(caller, *asked, to=Action.READ_ARTIFACTS)

@@ -125,6 +125,8 @@ class EventType(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
+    BILLED = "BILLED"
+    """What it trained for nothing, as another job goes on from it."""
     REQUEUED = "REQUEUED"
     """The whole run was lost and begins another attempt."""
 
@@ -178,6 +180,11 @@ class FinishedModel(Frozen):
 
 def new_job_id() -> str:
     return f"ft_{uuid.uuid4()}"
+
+
+def is_job_id(text: str) -> bool:
+    """Rather than a model's name, none of which has a dash."""
+    return text.startswith("ft_") and "-" in text
 
 
 def now_ms() -> int:

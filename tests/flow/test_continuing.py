@@ -9,9 +9,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.errors import Conflict
+from luthier.platform.jobs import JobError
+from luthier.platform.metering import UsageKind
+from luthier.platform.prices import to_ucr
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
 from luthier.platform.weights.lora import Modules
+from tests.factories import ADMIN, ledger_of, make_progress
 from tests.flow.conftest import create, error_of
 
 SAME = {"lora_rank": 8, "continue_from": "tuned"}
@@ -92,3 +96,28 @@ def test_continuing_from_a_job(
     other = {**asked, "options": {**asked["options"], "lora_alpha": 9}}
     assert "Give lora_alpha = 16" in error_of(create(api, **other), 400, "invalid_parameter_value")
     assert create(api, **asked).status_code == 201
+
+
+def test_what_our_fault_made_free_is_paid_by_who_goes_on_from_it(
+    api: TestClient, faq: str, registry: Registry, settings: Settings, foreign_adapter: Path
+) -> None:
+    job_id = create(api, options={"lora_rank": 8}).json()["id"]
+    registry.jobs.tick()
+    registry.jobs.report(job_id, make_progress(trained_tokens=10, evaluated_tokens=3))
+    registry.jobs.fail(job_id, JobError(code="RUN_LOST", message="lost"), billable=False)
+    shutil.copytree(foreign_adapter, settings.storage / "runs" / job_id / "step-000002" / "model")
+    asked: dict[str, Any] = {"options": {"lora_rank": 8, "continue_from": job_id}}
+    price = create(api, dry_run=True, model="next", **asked).json()["credits"]
+    assert ledger_of(registry, UsageKind.TRAINING) == []
+    registry.credits.top_up(ADMIN, ADMIN.account, to_ucr(price), "k")
+    error_of(create(api, model="next", **asked), 402, "insufficient_credits")
+    assert (ledger_of(registry, UsageKind.TRAINING), registry.jobs.run(job_id).trained_tokens) == ([], 0)
+    registry.credits.top_up(ADMIN, ADMIN.account, to_ucr(price) + 1, "k2")
+    for model in ("next", "other"):
+        assert create(api, model=model, **asked).status_code == 201
+        (bill,) = ledger_of(registry, UsageKind.TRAINING)
+        assert (bill.source_id, bill.amount_ucr) == (job_id, 1)
+        assert (bill.trained_tokens, bill.evaluated_tokens) == (10, 3)
+    assert registry.credits.balance(ADMIN).available_ucr == 0
+    checks = api.get("/luthier/v1/ledger/reconcile").json()["checks"]
+    assert [each for each in checks if each["difference"]] == []

@@ -22,6 +22,7 @@ from luthier.platform.jobs import (
     JobStatus,
     Progress,
     check_move,
+    is_job_id,
     shortened_words,
 )
 from luthier.platform.names import QualifiedName, parse_name
@@ -87,6 +88,7 @@ class Jobs:
             row = {**job.model_dump(mode="json"), "idempotency_key": _own(job, idempotency_key)}
             row["model_name"] = _model_name(job).dotted
             self._billing.hold(tx, job)
+            self._pay_for_start(tx, job)
             tx.execute(sa.insert(self._jobs).values(**row))
             self._note(tx, job.id, EventType.CREATED, f"Model {job.model} on {job.base_model}")
             counted = f"{job.report['rows']} rows, {job.report['trained_tokens']} tokens to train"
@@ -95,6 +97,19 @@ class Jobs:
                 words = shortened_words(job.report["trained_tokens"])
                 self._note_new(tx, job, [Event(time=self._clock(), type=EventType.SHORTENED, message=words)])
         return job
+
+    def _pay_for_start(self, tx: sa.Connection, job: Job) -> None:
+        """A job that our fault ended costs nothing, until another goes on from its checkpoint; then it does once."""
+        start_id = job.options.continue_from
+        if start_id is None or not is_job_id(start_id):
+            return
+        start = self._find(start_id, tx)
+        done = start.progress
+        if start.status is JobStatus.ERROR and not start.trained_tokens and done.trained_tokens:
+            self._billing.charge_late(tx, start, owner_of(job), self._clock())
+            billed = {"trained_tokens": done.trained_tokens, "evaluated_tokens": done.evaluated_tokens}
+            self._update(tx, start.id, **billed)
+            self._note(tx, start.id, EventType.BILLED, f"{done.trained_tokens} tokens, as job {job.id} goes on from it")
 
     def precheck(self, job: Job, idempotency_key: str | None = None) -> Job | None:
         """What `submit` would say whatever the data: the first answer to this key, a refusal, or None to go on."""
