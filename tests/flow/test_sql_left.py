@@ -4,6 +4,8 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -12,6 +14,7 @@ from luthier.errors import NotAllowed
 from luthier.platform.registry.audit import Search
 from luthier.platform.registry.registry import Registry
 from luthier.serve.dialects.snowflake_sql import PLACES
+from luthier.serve.dialects.sql_functions.rows import Statement
 from luthier.serve.threads import SQL
 from tests.factories import ADMIN, ledger_of
 from tests.fakes import EchoEngine
@@ -51,6 +54,24 @@ def test_completions_of_a_statement_that_is_left_end(
 
 def test_a_query_that_is_left_ends(app: FastAPI) -> None:
     asyncio.run(left(app, ENDLESS, lambda: PLACES.num_taken == 1))
+
+
+def test_what_a_left_statement_would_ask_next_is_not_asked() -> None:
+    asks = list[str]()
+
+    async def ask() -> None:
+        asks.append("one more")
+
+    async def leave() -> None:
+        nothing: Any = None
+        loop = asyncio.get_running_loop()
+        statement = Statement(nothing, nothing, iter(()), loop, {}, copy_context())
+        statement.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.to_thread(statement.wait_for, ask())
+
+    asyncio.run(leave())
+    assert asks == []
 
 
 def test_a_refusal_to_who_has_left_is_in_the_audit(

@@ -6,7 +6,7 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -67,6 +67,9 @@ class Statement:
 
     def wait_for(self, answers: Coroutine[Any, Any, Value]) -> Value:
         """In the statement's thread. CancelledError where nobody waits for the statement any more."""
+        if self.unwanted.is_set():  # cancelled on the loop, it would first be begun
+            answers.close()
+            raise CancelledError
         waits = asyncio.run_coroutine_threadsafe(answers, self.loop)
         self._waits.add(waits)
         try:
