@@ -14,25 +14,38 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PR_SET_PDEATHSIG = 1
 UNCONFIGURED = 78
 """Exit status: a configuration that is not as expected (EX_CONFIG)."""
 RETRY_AFTER_SECONDS = 2
-ERROR = {
-    "message": "This part of Luthier does not answer just now. Try again in a moment.",
-    "type": "server_error",
-    "code": "unavailable",
-    "param": None,
+GONE = "This part of Luthier does not answer just now. Try again in a moment."
+CORTEX = "/api/v2/cortex"
+UNAVAILABLE: dict[str, dict[str, Any]] = {
+    "": {"error": {"message": GONE, "type": "server_error", "code": "unavailable", "param": None}},
+    CORTEX: {
+        "message": f"inference timed out: {GONE}",
+        "code": "unavailable",
+        "error_code": "unavailable",
+        "request_id": "%[var(txn.id)]",
+    },
+    "/serving-endpoints /api/2.0/serving-endpoints": {
+        "error_code": "TEMPORARILY_UNAVAILABLE",
+        "message": GONE,
+        "code": "unavailable",
+    },
 }
+"""What a 503 says under paths that begin so, in the form of their dialect."""
 LATE = {
-    "message": "The request did not come whole in time. Send it again.",
-    "type": "invalid_request_error",
-    "code": "request_timeout",
-    "param": None,
+    "error": {
+        "message": "The request did not come whole in time. Send it again.",
+        "type": "invalid_request_error",
+        "code": "request_timeout",
+        "param": None,
+    }
 }
-ERROR_PAGES = {"503": ("Service Unavailable", ERROR), "408": ("Request Timeout", LATE)}
+"""To whoever: of a head that is not whole nobody knows the path."""
 BODY_SECONDS = 10
 """How long HAProxy waits for a body that must tell its model."""
 CONTROL_HEADERS = (
@@ -55,6 +68,7 @@ SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
 MOST_ID = 2**31 - 2
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 REQUEST_ID = "luthier-request-id"
+HEX_MS = "var(txn.ms),hex,bytes(4),lower"
 BASE_MODEL = "luthier-base-model"
 """Header of an answer: whose engine gave it."""
 LEARNED = "luthier_learned"
@@ -107,9 +121,7 @@ def main(arguments: list[str]) -> None:
     told = json.loads(Path(settings).read_text())  # by an older Luthier too, whose cluster is still up
     front = Front(**{name: told[name] for name in Front._fields if name in told})
     config = Path(ray_arguments[ray_arguments.index("-f") + 1])
-    for status, (reason, error) in ERROR_PAGES.items():
-        error_file(config.parent, status).write_bytes(error_answer(f"{status} {reason}", error))
-    put(config, edited(config.read_text("utf-8"), front, config.parent))
+    put(config, edited(config.read_text("utf-8"), front))
     os.execv(front.binary, [front.binary, *ray_arguments])
 
 
@@ -121,18 +133,18 @@ def end_with_parent() -> None:
         sys.exit("the parent has ended")
 
 
-def edited(config: str, front: Front, folder: Path) -> str:
-    """Ray's configuration as we want it, with the error pages of a folder. Raises Unexpected."""
-    for edit in edits(config, front, folder):
+def edited(config: str, front: Front) -> str:
+    """Ray's configuration as we want it. Raises Unexpected."""
+    for edit in edits(config, front):
         config, found = re.subn(edit.pattern, edit.by, config, flags=re.MULTILINE)
         if found not in edit.times:
             raise Unexpected(f"{edit.what}: found {found} times, expected {' or '.join(map(str, edit.times))}")
     return config
 
 
-def edits(config: str, front: Front, folder: Path) -> list[Edit]:
+def edits(config: str, front: Front) -> list[Edit]:
     num_backends = len(re.findall(r"^backend http-", config, flags=re.MULTILINE))
-    rules = "".join(f"\n    {rule}" for rule in (*header_rules(front.secret), *direct_rules(front)))
+    rules = "".join(f"\n    {rule}" for rule in (*header_rules(front.secret), *error_rules(), *direct_rules(front)))
     num_servers = len(re.findall(r"^ *server (?!.* backup\b)", config, flags=re.MULTILINE))
     return [
         Edit("port of the metrics", r"^(frontend prometheus\n    bind ):(\d+)$", r"\g<1>127.0.0.1:\2"),
@@ -161,16 +173,14 @@ def edits(config: str, front: Front, folder: Path) -> list[Edit]:
         Edit("health", r"^(    http-check expect) status 200$", rf"\1 rstring {REACHED}", (num_backends,)),
         Edit("rights of the admin socket", r" mode 666 level admin", " mode 600 level admin"),
         Edit("system log", r"^    log 127\.0\.0\.1:514 local0 info\n", ""),
-        Edit("page of errors", r"^(    errorfile 50[234]) .*$", rf'\1 "{error_file(folder, "503")}"', (3,)),
+        Edit("answer of errors", r"^    errorfile (50[234]) .*$", error_answer(r"\1", "%[var(txn.error)]"), (3,)),
         # A connection that is kept may be silent for longer, as ever.
         Edit(
             "time of a request",
             r"^    timeout client (\S+)$",
             rf"\g<0>\n    timeout http-request {front.request_seconds}s\n    timeout http-keep-alive \1",
         ),
-        Edit(
-            "page of late requests", r"^    errorfile 502 ", rf'    errorfile 408 "{error_file(folder, "408")}"\n\g<0>'
-        ),
+        Edit("answer of late requests", r"^defaults\n    mode http$", rf"\g<0>\n{error_answer('408', as_json(LATE))}"),
         # Without a replica Ray holds requests in a Python proxy until there is one; ours are told to come again.
         Edit("backup server", r"^    server \S+ \S+ check backup\n", "", tuple(sorted({0, num_backends}))),
         Edit("backup server of another form", r"^ *server .* backup\b", "", (0,)),
@@ -219,8 +229,35 @@ def header_rules(secret: str) -> list[str]:
         "http-request del-header x-serve-router- -m beg",
         "http-request set-header x-forwarded-for %[src]",  # for the audit; in the place of a client's own
         # Once for a request, however often it is sent: whoever answers it bills it under this id.
-        f'http-request set-header {REQUEST_ID} "{secret} %[date(0,ms)] %[uuid()]"',
+        "http-request set-var(txn.ms) date(0,ms)",
+        "http-request set-var(txn.uuid) uuid()",
+        f'http-request set-header {REQUEST_ID} "{secret} %[var(txn.ms)] %[var(txn.uuid)]"',
     ]
+
+
+def error_rules() -> list[str]:
+    """What HAProxy says where no replica answers, and whose request it was, as request_ids.py writes it."""
+    return [
+        f'http-request set-var-fmt(txn.id) "req_%[{HEX_MS}]%[var(txn.uuid),regsub(-,,g),bytes(0,20)]"',
+        *(
+            f"http-request set-var-fmt(txn.error) '{as_json(told)}'{under(paths)}"
+            for paths, told in UNAVAILABLE.items()
+        ),
+        f"http-request set-var(txn.snowflake_id) var(txn.id){under(CORTEX)}",
+        "http-after-response set-status 503 if { status 502 504 }",
+        named_rule("x-request-id", "txn.id"),
+        named_rule("X-Snowflake-Request-ID", "txn.snowflake_id"),
+    ]
+
+
+def named_rule(header: str, by: str) -> str:
+    """Names an answer of HAProxy's own: a replica's has the header."""
+    condition = f"if {{ var({by}) -m found }} !{{ res.hdr({header}) -m found }}"
+    return f"http-after-response set-header {header} %[var({by})] {condition}"
+
+
+def under(paths: str) -> str:
+    return f" if {{ path_beg {paths} }}" if paths else ""
 
 
 def direct_rules(front: Front) -> list[str]:
@@ -262,14 +299,13 @@ def learning_rules(engines: tuple[str, ...]) -> list[str]:
     return [*named, learn.format(number=0, what="status 400:404 503")]
 
 
-def error_file(folder: Path, status: str) -> Path:
-    return folder / f"{status}.http"
+def error_answer(status: str, body: str) -> str:
+    headers = f"hdr Retry-After {RETRY_AFTER_SECONDS}"
+    return f"    http-error status {status} content-type application/json lf-string '{body}' {headers}"
 
 
-def error_answer(status: str, error: dict[str, str | None]) -> bytes:
-    body = json.dumps({"error": error}, separators=(",", ":"))
-    head = (f"HTTP/1.1 {status}", "Content-Type: application/json", f"Retry-After: {RETRY_AFTER_SECONDS}")
-    return "\r\n".join((*head, f"Content-Length: {len(body)}", "", body)).encode()
+def as_json(told: dict[str, Any]) -> str:
+    return json.dumps(told, separators=(",", ":"))
 
 
 def put(file: Path, text: str) -> None:

