@@ -10,7 +10,7 @@ from luthier.serve.batches.batching import Batching
 from luthier.serve.dialects import cortex, databricks, native, openai, openai_batches, openai_files
 from luthier.serve.doors.auditing import Audited, Auditor
 from luthier.serve.doors.deps import KeyCheck
-from luthier.serve.doors.direct import Direct
+from luthier.serve.doors.direct import ROUTES, Direct, Route
 from luthier.serve.doors.faults import answer_errors
 from luthier.serve.doors.intake import Intake
 from luthier.serve.doors.middleware import Logged, RequestId
@@ -29,10 +29,14 @@ def build_api(services: Services) -> FastAPI:
 
 
 def build_direct(services: Services, replica: str = "") -> ASGIApp:
-    """A replica's own door: OpenAI's dialect for one base model, and how the engine does, by the replica's name."""
+    """A replica's own door: completions in every dialect, and how the engine does, by the replica's name."""
     app = _app(services, openai.router, engine_metrics.router)
     app.state.replica = replica
-    return Direct(services, app.state.intake, app.state.auditor, app)
+    return Direct(services, app.state.intake, app.state.auditor, _route_of, app)
+
+
+def _route_of(path: str) -> Route | None:
+    return ROUTES.get(path) or cortex.ROUTES.get(path) or databricks.route_of(path)
 
 
 def _app(services: Services, *routers: APIRouter, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:

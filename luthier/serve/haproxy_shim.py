@@ -21,7 +21,7 @@ UNCONFIGURED = 78
 """Exit status: a configuration that is not as expected (EX_CONFIG)."""
 RETRY_AFTER_SECONDS = 2
 GONE = "This part of Luthier does not answer just now. Try again in a moment."
-CORTEX = "/api/v2/cortex"
+CORTEX = "/api/v2/cortex/inference /api/v2/cortex/models"
 UNAVAILABLE: dict[str, dict[str, Any]] = {
     "": {"error": {"message": GONE, "type": "server_error", "code": "unavailable", "param": None}},
     CORTEX: {
@@ -66,7 +66,16 @@ MOST_OF_MEAN = 150
 """Percent of the mean number of requests at a replica that one may have before a model's go to the next."""
 SERVER = r"^(    server \S+ (\S+:\d+)) (check)\b(?! backup)"
 MOST_ID = 2**31 - 2
-COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+COMPLETIONS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/api/v2/cortex/inference:complete",
+    "/api/v2/cortex/v1/chat/completions",
+    "/serving-endpoints/chat/completions",
+    "/serving-endpoints/completions",
+)
+INVOCATIONS = "/serving-endpoints/.+/invocations$"
+"""Ends a path that says which model it asks."""
 REQUEST_ID = "luthier-request-id"
 HEX_MS = "var(txn.ms),hex,bytes(4),lower"
 BASE_MODEL = "luthier-base-model"
@@ -206,6 +215,7 @@ def affinity_rules(name: str, defaults: tuple[str, str]) -> list[str]:
     return [
         f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST",
         "http-request set-var(txn.adapter) req.body,json_query('$.model') if METH_POST",
+        named_in_path("txn.adapter"),
         f"http-request unset-var(txn.adapter) if {{ var(txn.adapter) -m str {name} }}",
         f"http-request set-var(txn.adapter) 'var(txn.adapter),{bare}' if {{ var(txn.adapter) -m found }}",
         "balance hash var(txn.adapter)",
@@ -264,10 +274,15 @@ def direct_rules(front: Front) -> list[str]:
     """The gateway gets what is left: bodies that do not tell their model, and each model for the first time."""
     if not front.engines:
         return []
-    door = f"acl luthier_completion path {' '.join(COMPLETIONS)}"
+    door = [f"acl luthier_completion path {' '.join(COMPLETIONS)}", f"acl luthier_completion path_reg ^{INVOCATIONS}"]
     if len(front.engines) == 1:
-        return [door, f"http-request set-path /m/{front.engines[0]}%[path] if METH_POST luthier_completion"]
-    return [door, *asked_rules(), *move_rules(front.engines), *learning_rules(front.engines)]
+        return [*door, f"http-request set-path /m/{front.engines[0]}%[path] if METH_POST luthier_completion"]
+    return [*door, *asked_rules(), *move_rules(front.engines), *learning_rules(front.engines)]
+
+
+def named_in_path(variable: str) -> str:
+    model = 'path,url_dec,regsub("^.*/serving-endpoints/",""),regsub("/invocations$","")'
+    return f"http-request set-var({variable}) '{model}' if METH_POST {{ path_reg {INVOCATIONS} }}"
 
 
 def asked_rules() -> list[str]:
@@ -275,6 +290,7 @@ def asked_rules() -> list[str]:
     return [
         f"http-request wait-for-body time {BODY_SECONDS}s if METH_POST luthier_completion",
         "http-request set-var(txn.model) req.body,json_query('$.model') if METH_POST luthier_completion",
+        named_in_path("txn.model"),
         'http-request set-var-fmt(txn.asked) "%[req.hdr(authorization)] %[var(txn.model)]" '
         "if luthier_completion { var(txn.model) -m found }",
     ]

@@ -66,6 +66,14 @@ def test_and_so_in_all_spellings(four: httpx.Client, spelling: str) -> None:
     assert {server_of(four, f"other.{model}") for model in MODELS} == set(first.values())
 
 
+def test_and_where_the_path_names_it(four: httpx.Client) -> None:
+    def asked(name: str) -> str:
+        return str(four.post(f"/serving-endpoints/{name}/invocations", content=b'{"messages": []}').json()["server"])
+
+    assert {model: asked(f"luthier.public.{model}") for model in MODELS} == homes(four)
+    assert len({asked("tiny") for _ in range(16)}) == 4
+
+
 def test_the_base_model_is_everywhere(four: httpx.Client) -> None:
     assert len({server_of(four, "tiny") for _ in range(16)}) == 4
 

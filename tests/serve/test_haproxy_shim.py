@@ -23,7 +23,16 @@ from luthier.errors import Unavailable
 from luthier.platform.request_ids import HEADER, new_request_id, request_id
 from luthier.serve.dialects import cortex, databricks
 from luthier.serve.doors.faults import Refusal, error_response
-from luthier.serve.haproxy_shim import CONTROL_HEADERS, GONE, REQUEST_ID, UNCONFIGURED, Front, Unexpected, edited
+from luthier.serve.haproxy_shim import (
+    COMPLETIONS,
+    CONTROL_HEADERS,
+    GONE,
+    REQUEST_ID,
+    UNCONFIGURED,
+    Front,
+    Unexpected,
+    edited,
+)
 from tests.serve.haproxy import (
     BINARY,
     CLIENT_SECONDS,
@@ -192,12 +201,20 @@ def test_only_loopback_listens_and_only_we_may_command(live: Live) -> None:
     assert (live.folder / "admin").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions?a=1"])
+@pytest.mark.parametrize("path", [*COMPLETIONS, "/v1/completions?a=1"])
 @pytest.mark.parametrize("spacing", ["", " ", "\n"])
 def test_a_base_models_completion_goes_to_its_engine(direct: httpx.Client, path: str, spacing: str) -> None:
     body = f'{{{spacing}"messages": [{{"model": "mine"}}],{spacing}"model"{spacing}:{spacing}"tiny"{spacing}}}'
     found = direct.post(path, content=body).json()
     assert (found["server"], found["path"], found["bytes"]) == ("engine", f"/m/tiny{path}", len(body))
+
+
+def test_a_path_that_names_a_base_model_goes_to_its_engine(direct: httpx.Client) -> None:
+    path = "/serving-endpoints/tiny/invocations"
+    found = direct.post(path, content=b'{"messages": []}').json()
+    assert (found["server"], found["path"]) == ("engine", f"/m/tiny{path}")
+    moved = direct.post(f"/m/tiny{path}", content=b"{}").json()
+    assert (moved["server"], moved["path"]) == ("engine", f"/m/tiny{path}")
 
 
 @pytest.mark.parametrize(
@@ -219,15 +236,28 @@ def test_what_names_no_base_model_goes_to_the_gateway(direct: httpx.Client, body
     assert (found["server"], found["path"], found["bytes"]) == (*expected, len(body))
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/completions"), ("POST", "/v1/models"), ("GET", "/")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/completions"),
+        ("POST", "/v1/models"),
+        ("GET", "/"),
+        ("GET", "/serving-endpoints/tiny/invocations"),
+        ("POST", "/api/2.0/serving-endpoints/tiny/invocations"),
+        ("POST", "/api/v2/cortex/models"),
+    ],
+)
 def test_all_else_goes_to_the_gateway(direct: httpx.Client, method: str, path: str) -> None:
     found = direct.request(method, path, content=b'{"model": "tiny"}').json()
     assert (found["server"], found["path"]) == ("gateway", path)
 
 
-def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", '{"model": "mine"}'), ("/serving-endpoints/mine/invocations", '{"messages": []}')],
+)
+def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path, path: str, body: str) -> None:
     ports, front = some_ports(), FRONT._replace(engines=("other", "tiny"))
-    body = '{"model": "mine"}'
     with (
         Servers(ports).running() as servers,
         haproxy(render(tmp_path, ports, front.engines), front, ports.clients),
@@ -235,17 +265,17 @@ def test_where_a_tuned_model_stands_is_learned_for_each_caller(tmp_path: Path) -
     ):
 
         def path_of(key: str) -> str:
-            answer = client.post("/v1/completions", content=body, headers={"authorization": f"Bearer {key}"})
+            answer = client.post(path, content=body, headers={"authorization": f"Bearer {key}"})
             return str(answer.json()["path"])
 
         servers.stands_on[body] = "tiny"
-        assert [path_of("one") for _ in range(3)] == ["/v1/completions", *["/m/tiny/v1/completions"] * 2]
-        assert path_of("two") == "/v1/completions"
+        assert [path_of("one") for _ in range(3)] == [path, *[f"/m/tiny{path}"] * 2]
+        assert path_of("two") == path
         servers.stands_on[body] = "other"
-        assert [path_of("one") for _ in range(2)] == ["/m/tiny/v1/completions", "/m/other/v1/completions"]
+        assert [path_of("one") for _ in range(2)] == [f"/m/tiny{path}", f"/m/other{path}"]
         servers.stands_on[body] = ""
-        assert [path_of("one") for _ in range(2)] == ["/m/other/v1/completions", "/v1/completions"]
-        assert path_of("two") == "/m/tiny/v1/completions"
+        assert [path_of("one") for _ in range(2)] == [f"/m/other{path}", path]
+        assert path_of("two") == f"/m/tiny{path}"
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

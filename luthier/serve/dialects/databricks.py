@@ -4,6 +4,7 @@ Wire format: docs.databricks.com, Foundation model REST API reference, as databr
 OpenAI's client send and read it.
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ ROUTES = {
     f"{PREFIX}/chat/completions": Route(ChatBody, "DATABRICKS_CHAT_COMPLETIONS", writer_of, refusal=refusal),
     f"{PREFIX}/completions": Route(CompletionBody, "DATABRICKS_COMPLETIONS", writer_of, refusal=refusal),
 }
+INVOCATIONS = re.compile(rf"{PREFIX}/(.+)/invocations")
 IS_UP = {"ready": "READY", "config_update": "NOT_UPDATING"}
 
 router = APIRouter(tags=["Databricks"])
@@ -40,9 +42,7 @@ async def complete(request: Request, services: ServicesOf) -> Response:
 @router.post(f"{PREFIX}/{{model:path}}/invocations", openapi_extra=body_schema(ChatInvocation | CompletionInvocation))
 async def invoke(model: str, request: Request, services: ServicesOf) -> Response:
     """Answers a chat, or a completion where the body has a `prompt`; as above, with the model's name in the path."""
-    read = partial(read_invocation, model)
-    route = Route(ChatInvocation, "DATABRICKS_INVOCATIONS", writer_of, read, refusal)
-    return Handed(Completing(services, request.app.state.keys, route))
+    return Handed(Completing(services, request.app.state.keys, _invocation(model)))
 
 
 @router.get(ENDPOINTS)
@@ -55,6 +55,17 @@ def list_endpoints(caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
 @router.get(f"{ENDPOINTS}/{{model:path}}")
 def get_endpoint(model: str, caller: CallerOf, services: ServicesOf) -> dict[str, Any]:
     return _endpoint(find_model(services, caller, model))
+
+
+def route_of(path: str) -> Route | None:
+    """Of a completion's path."""
+    invoked = INVOCATIONS.fullmatch(path)
+    return _invocation(invoked[1]) if invoked else ROUTES.get(path)
+
+
+def _invocation(model: str) -> Route:
+    read = partial(read_invocation, model)
+    return Route(ChatInvocation, "DATABRICKS_INVOCATIONS", writer_of, read, refusal)
 
 
 def _endpoint(model: BaseModel | ModelVersion) -> dict[str, Any]:

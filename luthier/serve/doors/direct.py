@@ -1,4 +1,4 @@
-"""The shortest way from a socket to an engine: OpenAI's two hot routes as bare ASGI, everything else behind them.
+"""The shortest way from a socket to an engine: completions as bare ASGI, everything else behind them.
 
 key -> caller -> body -> base model -> answer, with no framework in between. A client that leaves ends the generation.
 """
@@ -94,20 +94,27 @@ ROUTES = {
 
 
 class Direct:
-    """An ASGI app in front of another, `rest`, which gets all but the POSTs to ROUTES."""
+    """An ASGI app in front of another, `rest`, which gets all but the POSTs whose path has a route."""
 
-    def __init__(self, services: Services, intake: Intake, auditor: Auditor, rest: ASGIApp) -> None:
+    def __init__(
+        self,
+        services: Services,
+        intake: Intake,
+        auditor: Auditor,
+        route_of: Callable[[str], Route | None],
+        rest: ASGIApp,
+    ) -> None:
         def door(route: Route) -> ASGIApp:
             app: ASGIApp = Audited(intake.before(Completing(services, intake.keys, route)), auditor)
             return RequestId(Logged(app, services.access_log) if services.access_log else app, secret)
 
-        self._rest, secret = rest, front_secret(services.settings.home)
-        self._hot = {path: door(route) for path, route in ROUTES.items()}
+        self._route_of, self._door, self._rest = route_of, door, rest
+        secret = front_secret(services.settings.home)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_hot = scope["type"] == "http" and scope["method"] == "POST"
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if is_hot else ""
-        await self._hot.get(path, self._rest)(scope, receive, send)
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        route = self._route_of(scope["path"].removeprefix(scope.get("root_path", ""))) if is_post else None
+        await (self._door(route) if route else self._rest)(scope, receive, send)
 
 
 class Completing:
