@@ -30,18 +30,14 @@ demo: install
 	$(BIN)/luthier demo $(if $(KEEP),--keep)
 
 # One part after the other: each keeps two cores busy, and clusters, engines and clients starve beside the other's.
-# What fails is run once more, alone, and both are shown: a limit of time that a busy machine passed, or a fault.
-AGAIN := --last-failed --last-failed-no-failures none
-
 test: test-end-to-end test-others
 
 test-end-to-end: install
-	$(BIN)/pytest tests/e2e --durations 10 || $(BIN)/pytest tests/e2e $(AGAIN)
+	scripts/test_twice $(BIN)/pytest tests/e2e --durations 10
 
 # Files run two at a time.
 test-others: install
-	$(BIN)/pytest --ignore tests/e2e -n 2 --dist loadfile --no-loadscope-reorder --durations 10 \
-		|| $(BIN)/pytest --ignore tests/e2e $(AGAIN)
+	scripts/test_twice $(BIN)/pytest '--ignore tests/e2e' -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 check: install
 	$(BIN)/ruff check .
