@@ -45,6 +45,9 @@ RESERVED = (0, 1)
 @click.option("--tokens", default=32, show_default=True, help="Of an answer.")
 @click.option("--ignore-eos/--end-at-eos", default=True, show_default=True, help="All answers have --tokens tokens.")
 @click.option("--base-models", default=1, show_default=True, help="That Luthier serves at once; all but one are idle.")
+@click.option(
+    "--door", "doors", multiple=True, default=["/v1", f"/m/{BASE}/v1"], show_default=True, help="Of Luthier's."
+)
 @click.option("--vllm-reserved", type=click.IntRange(0), help="CPUs that vLLM keeps for its server; else it screens.")
 @engine_options
 @OUT

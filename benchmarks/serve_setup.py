@@ -61,7 +61,7 @@ def prepare(model: str, scratch: Path, options: Mapping[str, Any]) -> Setup:
         f"A{number}": build_adapter(base_dir, scratch / f"A{number}", seed=number, r=options["rank"])
         for number in range(max(options["adapters"]))
     }
-    return Setup(home, names, adapters)
+    return Setup(home, names, options.get("doors", ()), adapters)
 
 
 def _base_dir(model: str, scratch: Path) -> Path:

@@ -51,6 +51,8 @@ class Setup:
     home: Path
     """Luthier's. Its catalog has the model, once for each name in base_models."""
     base_models: tuple[str, ...]
+    doors: tuple[str, ...]
+    """Luthier's: what stands before /chat/completions."""
     adapters: Mapping[str, Path] = field(default_factory=dict)
     """Folders of PEFT's by the names that requests ask for."""
 
@@ -114,9 +116,7 @@ def luthier(setup: Setup) -> Iterator[Running]:
         client.credits.top_up(BALANCE)
         _import(client, setup.adapters)
         headers = {"Authorization": f"Bearer {profile.api_key}"}
-        direct = f"/m/{BASE}/v1"
-        paths = ["/v1", *([direct] if httpx.get(f"{url}{direct}/models", headers=headers).status_code == 200 else [])]
-        doors = {f"Luthier {path}": f"{url}{path}" for path in paths}
+        doors = {f"Luthier {path}": f"{url}{path}" for path in setup.doors}
         yield Running(mark, doors, f"{url}/metrics", headers=headers, ledger=lambda: _counted(client))
         _luthier(env, "down")
     finally:

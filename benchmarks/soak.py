@@ -81,7 +81,7 @@ def _prepare(scratch: Path) -> Setup:
         (home / "base_models" / f"{name}.toml").write_text(ROW.format(name=name, path=base_dir, **ENGINE))
     seeds = range(1, NUM_ADAPTERS + 1)
     adapters = {f"A{seed}": build_adapter(base_dir, scratch / f"A{seed}", seed=seed, r=8) for seed in seeds}
-    return Setup(home, BASES, adapters)
+    return Setup(home, BASES, ("/v1",), adapters)
 
 
 def _soak(setup: Setup, running: Running, seconds: float, visitors: int) -> tuple[str, list[Check]]:
