@@ -27,6 +27,7 @@ from luthier.platform.wire import Choice
 from luthier.serve import known, resolver
 from luthier.serve.adapters.disk import LocalDisk, Original
 from luthier.serve.adapters.loading import Loader, Surroundings
+from luthier.serve.adapters.turns import Turns
 from luthier.serve.api import build_direct
 from luthier.serve.asks import Ask
 from luthier.serve.complete import Tally
@@ -344,7 +345,7 @@ def make_cold(replica: Replica, folder: Path) -> None:
 
 def make_loader(replica: Replica, settings: Settings, folder: Path) -> Loader:
     around = Surroundings(replica.way.proofs.report, LocalDisk(folder / "disk", "tiny", 1 << 20))
-    return Loader(Workers(), load_catalog(settings).get("tiny"), Letters(), around)
+    return Loader(Workers(), load_catalog(settings).get("tiny"), Letters(), around, Turns(1))
 
 
 def test_who_is_known_waits_for_no_thread(replica: Replica, settings: Settings, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from luthier.platform.models import ModelVersion, Proof, ProofState
 from luthier.platform.settings import Settings
 from luthier.serve.adapters.disk import LocalDisk
 from luthier.serve.adapters.loading import Loader, Surroundings
+from luthier.serve.adapters.turns import Turns
 from tests.factories import make_version
 
-SIZE = 2
+SIZE = SLOTS = 2
 
 
 class Engine:
@@ -87,8 +89,9 @@ class Bench:
         base = load_catalog(settings).get("tiny")
         base = base.model_copy(update={"engine": base.engine.model_copy(update={"max_cpu_loras": SIZE})})
         self._folder, self.disk = folder / "storage", LocalDisk(folder / "disk", "tiny", 1 << 20)
+        self.turns = Turns(SLOTS)
         self.engine, self.reports = Engine(), list[tuple[int, ProofState, str]]()
-        self.loader = Loader(self.engine, base, Letters(), Surroundings(self.report, self.disk))
+        self.loader = Loader(self.engine, base, Letters(), Surroundings(self.report, self.disk), self.turns)
 
     def report(self, number: int, proof: Proof) -> None:
         self.reports.append((number, proof.state, proof.reason))
@@ -97,10 +100,11 @@ class Bench:
         return make_version(number, self._folder, str(number))
 
     async def ask(self, version: ModelVersion, seconds: float = 0.0) -> None:
-        await self.loader.hold(version)
+        turn = await self.loader.hold(version) or await self.turns.take(version.number, 0, time.monotonic())
         assert version.number in self.engine.held
         await asyncio.sleep(seconds)
         assert version.number in self.engine.held
+        turn()
         self.loader.release(version)
 
     async def refusal(self, version: ModelVersion) -> str:

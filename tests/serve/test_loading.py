@@ -148,8 +148,10 @@ def test_the_least_recently_used_makes_room(settings: Settings, tmp_path: Path) 
 def test_one_in_use_stays_and_who_needs_its_place_waits(settings: Settings, tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         one, two, three = (bench.version(number) for number in (1, 2, 3))
-        await bench.loader.hold(one)
-        await bench.loader.hold(two)
+        for version in (one, two):
+            turn = await bench.loader.hold(version)
+            assert turn
+            turn()
         third = asyncio.create_task(bench.ask(three))
         await asyncio.wait([third], timeout=0.05)
         assert bench.engine.held == {1, 2}

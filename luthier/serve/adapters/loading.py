@@ -21,6 +21,7 @@ from luthier.serve.adapters.disk import Copy, LocalDisk
 from luthier.serve.adapters.fetching import Fetches
 from luthier.serve.adapters.host_memory import HostMemory
 from luthier.serve.adapters.proof import KnownBase, Scorer, fingerprint_of, not_given, prove, refusal
+from luthier.serve.adapters.turns import Turns
 from luthier.serve.remember import beside
 from luthier.serve.threads import ADAPTERS, REGISTRY
 
@@ -35,6 +36,8 @@ TELL_SECONDS = 2.0
 """Less than whoever asks all replicas waits: one busy engine must not take the others' answers along."""
 DISK, STORAGE = "disk", "storage"
 
+Turn = Callable[[], None]
+"""One of `Turns`, to be called at its end."""
 Report = Callable[[int, Proof], None]
 """Takes a version's number and what was found; it may block."""
 
@@ -62,13 +65,29 @@ class Flight:
     """From then on those who waited hold the adapter."""
     source: str = STORAGE
     """Where its files came from."""
+    turn: Turn | None = None
+    """In the engine, for the proof. The first who waited goes on with it: for another he would wait again."""
+
+    def inherited(self) -> Turn | None:
+        turn, self.turn = self.turn, None
+        return turn
+
+    def end_turn(self) -> None:
+        if turn := self.inherited():
+            turn()
+
+    def leave(self) -> None:
+        """Who waited has what he waited for, or goes without it."""
+        self.num_waiting -= 1
+        if self.task.done() and not self.num_waiting:
+            self.end_turn()
 
 
 class Loader:
     """Belongs to one event loop."""
 
-    def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, around: Surroundings) -> None:
-        self._engine, self._base, self._prompts = engine, base, prompts
+    def __init__(self, engine: Workers, base: BaseModel, prompts: Prompts, around: Surroundings, turns: Turns) -> None:
+        self._engine, self._base, self._prompts, self._turns = engine, base, prompts, turns
         self._scorer = KnownBase(engine)
         self._report, self._disk = around
         self._fetches, self._memory = Fetches(self._disk), HostMemory(base.engine.max_cpu_loras)
@@ -84,25 +103,27 @@ class Loader:
         self._hits = self._misses = self._num_refused = 0
         self._times = {source: LoadTimes() for source in (DISK, STORAGE)}
 
-    async def hold(self, version: ModelVersion) -> None:
+    async def hold(self, version: ModelVersion) -> Turn | None:
         """Returns when the adapter can be asked, and stays so until `release`. AdapterRefused says why it cannot be.
 
-        Unavailable when storage does not give it: nothing is known of it then, and the next request tries again.
+        Of those who waited for its load the first gets a turn in the engine, which he ends. Unavailable when storage
+        does not give it: nothing is known of it then, and the next request tries again.
         """
         if await self._memory.take(version.number):
             self._hits += 1
-            return
+            return None
         self._misses += 1
         flight = self._flights.get(version.number) or self._start(version)
         flight.num_waiting += 1
         try:
             await asyncio.shield(flight.task)
+            return flight.inherited()
         except asyncio.CancelledError:
             if flight.is_in:
                 self.release(version)
-            else:
-                flight.num_waiting -= 1
             raise
+        finally:
+            flight.leave()
 
     def release(self, version: ModelVersion) -> None:
         self._memory.give_back(version.number)
@@ -148,8 +169,13 @@ class Loader:
             raise refusal(version, reason)
         flight = self._flights[version.number] = Flight()
         flight.task = beside(self._load(version, flight))
-        flight.task.add_done_callback(lambda _: self._flights.pop(version.number))
+        flight.task.add_done_callback(lambda _: self._ended(version.number))
         return flight
+
+    def _ended(self, number: int) -> None:
+        flight = self._flights.pop(number)
+        if not flight.num_waiting:
+            flight.end_turn()
 
     async def _load(self, version: ModelVersion, flight: Flight) -> None:
         began = time.perf_counter()
@@ -188,7 +214,7 @@ class Loader:
         dropping = asyncio.create_task(self._drop(evicted))
         try:
             there = version.model_copy(update={"path": str(copy.path)})
-            reading, place = copy.run(fingerprint_of, there), partial(self._put, there, copy)
+            reading, place = copy.run(fingerprint_of, there), partial(self._put_in_turn, there, copy, flight)
             try:
                 proof = await prove(self._scorer, self._prompts, there, reading, place)
             finally:
@@ -200,6 +226,7 @@ class Loader:
                 self._in[version.number] = version
                 self._memory.fill(version.number, flight.num_waiting)
             else:
+                flight.end_turn()
                 await self._engine.call("drop_adapter", version.number)
                 self._memory.forgo()
 
@@ -210,6 +237,12 @@ class Loader:
         await self._engine.call("drop_adapter", evicted)
         if self._disk:
             self._disk.used(gone)
+
+    async def _put_in_turn(self, version: ModelVersion, copy: Copy, flight: Flight) -> str | None:
+        fault = await self._put(version, copy)
+        if fault is None:
+            flight.turn = await self._turns.take(version.number, 0, time.monotonic())
+        return fault
 
     async def _put(self, version: ModelVersion, copy: Copy) -> str | None:
         """Into the engine, beside its steps; or what is wrong with it. OSError as `fault_of`."""

@@ -59,8 +59,8 @@ class VllmEngine:
             AsyncEngineArgs(**arguments), usage_context=context, stat_loggers=stat_loggers()
         )
         self._inputs = Inputs(self._prompts, base.engine.max_model_len, _last_token(self._engine))
-        self._loader = Loader(self, base, self._prompts, around)
         self._turns = Turns(base.engine.max_loras)
+        self._loader = Loader(self, base, self._prompts, around, self._turns)
         self._processes = [each for each in psutil.Process().children(recursive=True) if _is_vllm(each)]
         if not use_gpu and len(self._processes) == 1 and num_threads(weights) == 1:
             self._claim = keep_cpu(self._processes[0])  # held as long as the engine is
@@ -113,7 +113,7 @@ class VllmEngine:
         return False
 
     async def score(self, ids: Sequence[int], start: int, adapter: ModelVersion | None) -> list[float]:
-        """The log-probability of each token from a place on."""
+        """The log-probability of each token from a place on. Who asks with an adapter has a turn of it."""
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
 
@@ -121,10 +121,7 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         given = tokens_input(list(ids)), params, f"proof_{uuid.uuid4().hex}"
         try:
-            with ExitStack() as ready:
-                if adapter:
-                    ready.callback(await self._turns.take(adapter.number, 0, time.monotonic()))
-                *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
+            *_, output = [each async for each in self._engine.generate(*given, lora_request=_lora_request(adapter))]
         except _engine_dead() as error:
             raise Unavailable(STOPPED) from error
         self.probed.prompt += len(ids)
@@ -138,8 +135,10 @@ class VllmEngine:
 
     async def load(self, version: ModelVersion) -> None:
         """Has the adapter in memory, proved, before a request asks for it."""
-        await self._loader.hold(version)
+        turn = await self._loader.hold(version)
         self._loader.release(version)
+        if turn:
+            turn()
 
     def stream(self, ask: Ask, adapter: ModelVersion | None, tally: Tally) -> AsyncGenerator[list[Choice], None]:
         """Pieces of the answer as they come; errors as those of `whole`."""
@@ -190,9 +189,9 @@ class VllmEngine:
         with ExitStack() as ready:
             if adapter:
                 since = time.monotonic()
-                await self._loader.hold(adapter)
+                turn = await self._loader.hold(adapter)
                 ready.callback(self._loader.release, adapter)
-                ready.callback(await self._turns.take(adapter.number, priority, since))
+                ready.callback(turn or await self._turns.take(adapter.number, priority, since))
             yield ready
 
     def _check_weights(self, adapter: ModelVersion | None) -> None:
