@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from luthier.platform.storage import num_bytes
 from luthier.platform.weights.artifacts import fault_of
 from luthier.serve.adapters.disk import PART, LocalDisk
 from tests.factories import make_version
+from tests.waiting import SECONDS
 
 READER = """
 import sys
@@ -211,5 +213,25 @@ def test_many_readers_always_find_whole_copies(far: Node) -> None:
         found = sum(pool.map(replica, range(4)))
     assert 0 < found < 600
     assert far.parts() == []
-    far.read(far.version(9))
     assert sum(far.disk.copies().values()) <= far.disk.size
+
+
+def test_many_that_come_at_once_never_take_more_than_the_disk_may_hold(
+    far: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that find room wait for each other: all are on their way at once."""
+    copyfile, gate, at_once = shutil.copyfile, threading.Barrier(3, timeout=SECONDS), list[int]()
+
+    def met(source: Path, to: Path) -> None:
+        if to.name == "weights":
+            gate.wait()
+            at_once.append(num_bytes(far.folder))
+        copyfile(source, to)
+
+    monkeypatch.setattr(shutil, "copyfile", met)
+    versions = [far.version(number) for number in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda version: far.disk.take(version).path.parent.name, versions))
+    assert sorted(found) == ["storage"] * 5 + ["tiny"] * 3
+    assert max(at_once) <= far.disk.size
+    assert num_bytes(far.folder) == far.disk.size

@@ -12,12 +12,11 @@ import logging
 import os
 import re
 import shutil
-import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from luthier.platform.models import ModelVersion
@@ -93,7 +92,6 @@ class LocalDisk:
         """`size` in bytes."""
         self._all, self._own, self.size = folder, folder / base_model, size
         self._sizes: dict[str, int] = {}
-        self._making_room = threading.Lock()
         self.evictions = 0
         """By this process."""
 
@@ -142,14 +140,19 @@ class LocalDisk:
         return self._own / f"{Path(version.path).name}-{version.number}"
 
     def _made(self, source: Path, path: Path) -> Copy:
-        self._make_room(num_bytes(source))
-        part = _part(path)
-        part.mkdir(parents=True)
-        lock = _locked(part, fcntl.LOCK_SH)
+        """Whole when it has its name; until then its files have their sizes, so that nobody else takes its room."""
+        sizes = {file: file.stat().st_size for file in source.iterdir()}
+        part, lock = _part(path), None
         try:
-            for file in source.iterdir():
-                _bring(file, part / file.name)
-            os.rename(part, path)
+            with self._alone():
+                self._make_room(sum(sizes.values()))
+                part.mkdir(parents=True)
+                lock = _locked(part, fcntl.LOCK_SH)
+                far = [file for file, size in sizes.items() if not _linked(file, part / file.name, size)]
+            for file in far:
+                shutil.copyfile(file, part / file.name)
+            with self._alone():  # who counts finds it under one of its names
+                os.rename(part, path)
         except OSError:
             if lock is not None:
                 os.close(lock)
@@ -158,16 +161,27 @@ class LocalDisk:
         _touch(path)
         return Copy(path, lock)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Among all replicas of the node: nobody else counts what is free meanwhile."""
+        self._all.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._all, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
     def _make_room(self, needed: int) -> None:
         """The longest unused go. OSError when it is not enough."""
-        with self._making_room:
-            found = self._found()
-            over = sum(found.values()) + needed - self.size
-            oldest = deque(sorted(found, key=_last_use) if needed <= self.size else ())
-            while over > 0 and oldest:
-                if _evict(Path(path := oldest.popleft())):
-                    over -= found[path]
-                    self.evictions += 1
+        found = self._found()
+        on_their_way = sum(num_bytes(Path(path)) for path in self._folders() if path.endswith(PART))
+        over = sum(found.values()) + on_their_way + needed - self.size
+        oldest = deque(sorted(found, key=_last_use) if needed <= self.size else ())
+        while over > 0 and oldest:
+            if _evict(Path(path := oldest.popleft())):
+                over -= found[path]
+                self.evictions += 1
         if over > 0:
             raise OSError(errno.ENOSPC, f"no room for {needed} bytes")
 
@@ -242,12 +256,15 @@ def _part(folder: Path) -> Path:
     return folder.with_name(f"{folder.name.partition('.')[0]}.{uuid.uuid4().hex}{PART}")
 
 
-def _bring(file: Path, to: Path) -> None:
-    """A second name of the same file, if both are on one file system."""
+def _linked(file: Path, to: Path, size: int) -> bool:
+    """A second name of the same file, if both are on one file system; else room for it."""
     try:
         os.link(file, to)
     except OSError:
-        shutil.copyfile(file, to)
+        with to.open("wb") as room:
+            room.truncate(size)
+        return False
+    return True
 
 
 def _touch(folder: Path) -> None:
