@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.errors import Overloaded
+from luthier.serve.doors.bodies import LEAST_TOP_P
 from tests.factories import KEY
 from tests.fakes import EchoEngine, LocalCompletions
 from tests.flow.conftest import error_of
@@ -119,10 +120,10 @@ def test_all_at_once(api: TestClient) -> None:
 
 def test_options(api: TestClient, engine: EchoEngine) -> None:
     post(api, temperature=0.7, top_p=0.5, max_tokens=9, max_output_tokens=9)
-    post(api, top_p=0, max_tokens=4096, max_output_tokens=5)
+    post(api, temperature=1, top_p=0, max_tokens=4096, max_output_tokens=5)
     post(api, max_tokens=4096, max_output_tokens=4096)
     asked = [(each.temperature, each.top_p, each.max_tokens) for each in engine.requests]
-    assert asked == [(0.7, 0.5, 9), (0.0, 1.0, 5), (0.0, 1.0, None)]
+    assert asked == [(0.7, 0.5, 9), (1.0, LEAST_TOP_P, 5), (0.0, 1.0, None)]
 
 
 def test_a_conversation_in_parts(api: TestClient, engine: EchoEngine) -> None:

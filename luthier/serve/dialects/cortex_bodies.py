@@ -12,7 +12,7 @@ from luthier.errors import InvalidInput, UnsupportedParameter
 from luthier.platform.frozen import ListOf, Strict
 from luthier.platform.wire import CompleteRequest
 from luthier.serve.dialects.cortex_rules import ResponseFormat, asked_limit, check_turns, no_guard
-from luthier.serve.doors.bodies import ChatBody, Label, ModelName
+from luthier.serve.doors.bodies import LEAST_TOP_P, ChatBody, Label, ModelName
 from luthier.serve.doors.messages import TextPart
 
 
@@ -74,7 +74,7 @@ class InferenceBody(Strict):
             model=self.model,
             messages=[turn.flat() for turn in self.messages],
             temperature=self.temperature or 0.0,
-            top_p=self.top_p or 1.0,
+            top_p=1.0 if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             max_tokens=asked_limit(self.max_tokens, self.max_output_tokens),
             json_schema=self.response_format.json_schema if self.response_format else None,
         )
