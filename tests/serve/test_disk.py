@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import BinaryIO
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_a_full_disk_is_done_without(far: Node, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     version = far.version(1)
     assert far.disk.take(version).path == Path(version.path)
     assert (far.kept(), far.parts()) == ([], [])
@@ -220,15 +221,15 @@ def test_many_that_come_at_once_never_take_more_than_the_disk_may_hold(
     far: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that find room wait for each other: all are on their way at once."""
-    copyfile, gate, at_once = shutil.copyfile, threading.Barrier(3, timeout=SECONDS), list[int]()
+    copy, gate, at_once = shutil.copyfileobj, threading.Barrier(3, timeout=SECONDS), list[int]()
 
-    def met(source: Path, to: Path) -> None:
-        if to.name == "weights":
+    def met(source: BinaryIO, to: BinaryIO, length: int) -> None:
+        if to.name.endswith("weights"):
             gate.wait()
             at_once.append(num_bytes(far.folder))
-        copyfile(source, to)
+        copy(source, to, length)
 
-    monkeypatch.setattr(shutil, "copyfile", met)
+    monkeypatch.setattr(shutil, "copyfileobj", met)
     versions = [far.version(number) for number in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda version: far.disk.take(version).path.parent.name, versions))

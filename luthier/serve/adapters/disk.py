@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from luthier.platform.models import ModelVersion
+from luthier.platform.settings import MIB
 from luthier.platform.storage import num_bytes
 from luthier.platform.weights.artifacts import fault_of, put_away
 from luthier.serve.threads import ADAPTERS, STORAGE, Answer, Given
@@ -148,9 +149,10 @@ class LocalDisk:
                 self._make_room(sum(sizes.values()))
                 part.mkdir(parents=True)
                 lock = _locked(part, fcntl.LOCK_SH)
-                far = [file for file, size in sizes.items() if not _linked(file, part / file.name, size)]
-            for file in far:
-                shutil.copyfile(file, part / file.name)
+                for file, size in sizes.items():
+                    _take_room(part / file.name, size)
+            for file in sizes:
+                _bring(file, part / file.name)
             with self._alone():  # who counts finds it under one of its names
                 os.rename(part, path)
         except OSError:
@@ -256,15 +258,20 @@ def _part(folder: Path) -> Path:
     return folder.with_name(f"{folder.name.partition('.')[0]}.{uuid.uuid4().hex}{PART}")
 
 
-def _linked(file: Path, to: Path, size: int) -> bool:
-    """A second name of the same file, if both are on one file system; else room for it."""
+def _take_room(file: Path, size: int) -> None:
+    with file.open("wb") as room:
+        room.truncate(size)
+
+
+def _bring(file: Path, to: Path) -> None:
+    """Into its room; a second name of the same file, if both are on one file system."""
+    second = to.with_name(f"{to.name}.second")
     try:
-        os.link(file, to)
+        os.link(file, second)
+        os.replace(second, to)
     except OSError:
-        with to.open("wb") as room:
-            room.truncate(size)
-        return False
-    return True
+        with file.open("rb") as source, to.open("r+b") as room:
+            shutil.copyfileobj(source, room, MIB)
 
 
 def _touch(folder: Path) -> None:
