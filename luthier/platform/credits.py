@@ -30,6 +30,8 @@ GRACE_MS = 3_600_000
 """So long after its end a lease is kept for usage on its way, unless its holder's heir says that none is."""
 BATCH_GRACE_MS = 300_000
 """The same of a process that works on batches: another has taken them over, and billed what it found, long before."""
+RETURN_MS = 300_000
+"""So long leases are kept at the least after the registry's start, whenever they ended: usage waited for it."""
 SHARE = 4
 """Beyond what is needed at once, a lease takes no more than this part of what is available: others want some too."""
 MUCH = 2**62

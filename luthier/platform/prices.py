@@ -44,6 +44,10 @@ class PriceList(Frozen):
     def _credits_to_ucr(cls, value: object) -> int:
         return _read(value)
 
+    def training_price(self, price_class: str) -> int:
+        """Micro-credits per million trained tokens."""
+        return self._price(price_class).training
+
     def training_ucr(self, price_class: str, trained_tokens: int) -> int:
         return _amount(trained_tokens * self._price(price_class).training)
 

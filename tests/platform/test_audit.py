@@ -34,6 +34,7 @@ UNASKED = {
     *(
         "Ledger.append",
         "Credits.renew",
+        "Credits.keep_leases",
         "Credits.end_holder",
         "Rates.renew",
         "Keys.used",

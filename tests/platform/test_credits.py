@@ -7,7 +7,7 @@ import pytest
 from luthier.errors import Conflict, NotAllowed, NotFound, PaymentRequired
 from luthier.platform import securables
 from luthier.platform.access import Caller
-from luthier.platform.credits import GRACE_MS, LEASE_MS, Balance, Budget, BudgetKind, Granted, Want
+from luthier.platform.credits import GRACE_MS, LEASE_MS, RETURN_MS, Balance, Budget, BudgetKind, Granted, Want
 from luthier.platform.jobs import JobError
 from luthier.platform.metering import UsageKind
 from luthier.platform.registry.registry import Registry
@@ -303,3 +303,28 @@ def test_what_limits_a_caller(registry: Registry) -> None:
     give(registry, 1)
     assert registry.credits.renew("r1", [ADMIN, OTHER], []).limits == [("",), ()]
     assert lease(registry, 5, id="l9").total_ucr == 1
+
+
+def test_usage_that_waited_for_the_registry_is_paid_of_its_lease(
+    settings: Settings, registry: Registry, launcher: Launcher, time: Clock
+) -> None:
+    give(registry, 10)
+    lease(registry, 10)
+    time.now += LEASE_MS + GRACE_MS + 1
+    later = Registry(settings, launcher, time)
+    later.credits.keep_leases()
+    assert lease(later, 10, id="l2", holder="r2").total_ucr == 0, "nobody else gets it meanwhile"
+    spend(later, "late", 10, "l1")
+    assert sums(later) == (0, 10, 0, 0)
+    assert later.credits.balance(ADMIN).overrun_ucr == 0
+
+
+def test_a_lease_whose_replica_is_gone_comes_back_after_the_registrys_start(registry: Registry, time: Clock) -> None:
+    give(registry, 10)
+    lease(registry, 10)
+    registry.credits.keep_leases()
+    assert lease(registry, 4, id="l2", holder="r2").total_ucr == 0
+    time.now += LEASE_MS + GRACE_MS + 1
+    registry.credits.keep_leases()
+    time.now += RETURN_MS + 1
+    assert lease(registry, 4, id="l3", holder="r2").total_ucr == 4

@@ -1,6 +1,7 @@
 """The store: migrations up and down with rows in it, and transactions that hold whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -129,3 +130,40 @@ def test_rows_are_given_as_they_are(settings: Settings) -> None:
     store = Store(settings.store_url)
     assert store.rows(sa.select(*store.given("limits", rows).c)) == rows
     store.engine.dispose()
+
+
+def test_numbers_go_on_beyond_32_bits(registry: Registry, settings: Settings) -> None:
+    store = Store(settings.store_url)
+    if store.engine.dialect.name == "postgresql":
+        _count_on(store, 2**31)
+    registry.ledger.append([make_record()])
+    registry.jobs.submit(make_job())
+    registry.jobs.tick()
+    registry.jobs.finish("ft_1", make_finished())
+    for name, column in (("usage", "id"), ("events", "id"), ("models", "id"), ("versions", "number")):
+        least = min(row[column] for row in store.rows(sa.select(store.table(name))))
+        assert least >= (2**31 if store.engine.dialect.name == "postgresql" else 1)
+    store.engine.dispose()
+
+
+def _count_on(store: Store, number: int) -> None:
+    """Each sequence, from there."""
+    with store.transaction() as tx:
+        names = tx.execute(sa.text("SELECT sequencename FROM pg_sequences")).scalars().all()
+        assert len(names) > 10
+        for name in names:
+            tx.execute(sa.text(f"ALTER SEQUENCE {name} RESTART WITH {number}"))
+
+
+def test_what_counts_up_and_what_points_at_it_have_64_bits(settings: Settings) -> None:
+    store = Store(settings.store_url)
+    if store.engine.dialect.name == "postgresql":
+        tables = store.tables.tables.values()
+        small = {f"{each.table.name}.{each.name}" for table in tables for each in table.c if _is_small(each)}
+        assert small == set()
+    store.engine.dispose()
+
+
+def _is_small(column: sa.Column[Any]) -> bool:
+    counts = column.primary_key and column.server_default is not None
+    return type(column.type) is sa.INTEGER and bool(counts or column.foreign_keys or column.name == "share_id")

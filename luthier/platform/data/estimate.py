@@ -18,6 +18,7 @@ class Estimate(Frozen):
     trained_tokens: int
     is_shortened: bool
     price_version: str
+    training_price: str
     credits: str
     seconds: tuple[int, int] | None
 
@@ -45,6 +46,7 @@ def estimate(lengths: Rows, num_rows: int, terms: Terms) -> Estimate:
         trained_tokens=trained_tokens,
         is_shortened=is_shortened(steps, lengths, reckoned, options.duration, options.seed),
         price_version=prices.version,
+        training_price=str(to_credits(prices.training_price(base.price_class))),
         credits=str(to_credits(prices.training_ucr(base.price_class, trained_tokens))),
         seconds=_seconds(trained_tokens, terms),
     )

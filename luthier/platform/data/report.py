@@ -70,6 +70,8 @@ class DataReport(Frozen):
     is_shortened: bool = False
     """The job's budget ends it before its duration does."""
     price_version: str = ""
+    training_price: str = ""
+    """Credits a million tokens: the job is charged at it, whatever the prices are when it ends."""
     credits: str = ""
     seconds: tuple[int, int] | None = None
     """Shortest and longest that training is expected to take, by the speeds of the last runs here; None without any."""

@@ -75,6 +75,7 @@ class RegistryActor:
 
     def __init__(self, settings: Settings, launcher: Launcher) -> None:
         self._registry = Registry(settings, launcher)
+        self._registry.credits.keep_leases()
         me = ray.get_runtime_context().current_actor
         threading.Thread(target=_tick_forever, args=(me,), daemon=True).start()
         threading.Thread(target=_collect_forever, daemon=True).start()

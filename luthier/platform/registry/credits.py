@@ -11,6 +11,7 @@ from luthier.platform.credits import (
     GRACE_MS,
     LEASE_MS,
     MOST_GRANTED,
+    RETURN_MS,
     Balance,
     Renewal,
     TopUp,
@@ -127,6 +128,11 @@ class Credits:
         """The holder is dead and all usage that it told of is in the ledger: its leases come back. How many."""
         with self._store.transaction() as tx:
             return self._limits.release_of(tx, holder)
+
+    def keep_leases(self) -> None:
+        """Of replicas that could not tell their usage while there was no registry: nobody else gets them before."""
+        with self._store.transaction() as tx:
+            self._limits.keep(tx, self._clock() + RETURN_MS)
 
     # who may, and what is there
 

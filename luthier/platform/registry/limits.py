@@ -157,6 +157,11 @@ class Limits:
         """Leases whose time, and the time for late usage, is over."""
         return self._close(tx, self._reservations.c.until < self._clock())
 
+    def keep(self, tx: sa.Connection, until: int) -> None:
+        """Leases, to that time at the least."""
+        ends = self._reservations.c.until
+        tx.execute(sa.update(self._reservations).where(ends < until).values(until=until))
+
     # rows
 
     def _close(self, tx: sa.Connection, its: sa.ColumnElement[bool]) -> int:
