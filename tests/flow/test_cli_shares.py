@@ -42,7 +42,7 @@ def test_a_share_from_its_making_to_its_end(run: Run, server: str) -> None:
     assert as_json(own("grant", "partners", "model", "public", "--all", "--json"))["objects"] == 1
     assert len(as_json(own("accounts", "partners", "--add", "acme", "--add", "beta", "--json"))) == 2
     (opened,) = as_json(own("accounts", "partners", "--add", "acme", "--remove", "beta", "--json"))
-    assert opened["grantee_name"] == "acme"
+    assert opened["grantee_name"] == "ACME"
     assert "--set says all" in refused(own("accounts", "partners", "--set", "a", "--add", "b"), 2)
     assert [row["kind"] for row in as_json(run(key, "shares", "list", "--json"))] == ["INBOUND"]
     assert "<DB>.PUBLIC.TUNED" in good(run(key, "shares", "show", "partners", "--from", "main"))
@@ -69,7 +69,7 @@ def test_the_python_client_has_a_method_for_each(server: str) -> None:
     assert owner.shares.remove_account("s", "beta") == ["ACME"]
     assert owner.shares.set_accounts("s", ["acme"]) == ["ACME"]
     assert len(owner.shares.grants("s")) == len(owner.shares.describe("s")) == 3
-    assert [row["grantee_name"] for row in owner.shares.accounts("s")] == ["acme"]
+    assert [row["grantee_name"] for row in owner.shares.accounts("s")] == ["ACME"]
     assert tenant.shares.list()[0]["owner_account"] == "main"
     assert tenant.shares.use("main", "s", "x") == {"name": "X"}
     assert tenant.complete("x.public.tuned", "hello").endswith("hello")

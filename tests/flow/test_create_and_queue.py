@@ -5,8 +5,10 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
+from luthier.platform.jobs import new_job_id
 from luthier.platform.registry.registry import Registry
 from luthier.platform.settings import Settings
+from tests.factories import make_job
 from tests.fakes import Launcher
 from tests.flow.conftest import create, error_of
 
@@ -53,3 +55,11 @@ def test_the_place_in_the_queue(api: TestClient, faq: str, registry: Registry, l
     *_, event = api.get(f"/luthier/v1/jobs/{ids[1]}/events").json()["events"]
     assert (event["type"], event["message"]) == ("WAITING", "Waits for a job to end: 1 run, and no more may.")
     assert api.post(f"/luthier/v1/jobs/{ids[1]}/cancel").json()["queue_position"] is None
+
+
+def test_the_place_tells_nothing_of_other_accounts(api: TestClient, faq: str, registry: Registry) -> None:
+    registry.access.add_admin_key("other", "hash", "lt_x")
+    for number in range(3):
+        registry.jobs.submit(make_job(new_job_id(), f"LUTHIER.PUBLIC.M{number}", account="other", created_on=number))
+    assert create(api).json()["queue_position"] == 1
+    assert create(api, model="second").json()["queue_position"] == 2

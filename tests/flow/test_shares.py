@@ -239,7 +239,7 @@ def test_what_is_shown_of_shares(tenant: TestClient, api: TestClient) -> None:
     assert {(row["privilege"], row["granted_to"], row["grantee_name"]) for row in granted} == {
         ("USAGE", "SHARE", "PARTNERS")
     }
-    assert [row["grantee_name"] for row in rows(api, "SHOW GRANTS OF SHARE partners")] == ["tenant"]
+    assert [row["grantee_name"] for row in rows(api, "SHOW GRANTS OF SHARE partners")] == ["TENANT"]
     assert "SHARE" in [row["granted_to"] for row in rows(api, "SHOW GRANTS ON MODEL tuned")]
     for statement in ("DESC SHARE main.nothing", "DESC SHARE nobody.partners", "CREATE DATABASE x FROM SHARE main.no"):
         assert "is open to this one" in sql_error(tenant, statement, 404, "not_found")
@@ -302,3 +302,36 @@ def test_each_statement_and_route_is_in_the_audit(tenant: TestClient, api: TestC
     api.delete("/luthier/v1/shares/more")
     actions = [row["action"] for row in api.get("/luthier/v1/audit").json()["audit"][:2]]
     assert actions == ["drop_share", "create_share"]
+
+
+@pytest.mark.parametrize("spellings", [("{}",), ("{}", "{}"), ("{}", "{!u}")], ids=["one", "twice", "in other letters"])
+def test_nobody_is_told_which_accounts_there_are(api: TestClient, join: Join, spellings: tuple[str, ...]) -> None:  # noqa: F811
+    """Whoever opens a share to an account reads the same of one that is there and of one that is not."""
+    join("ACCOUNTADMIN", account="acme")
+    run_all(api, *GIVE[:-1])
+    answers = []
+    for name in ("acme", "nobody"):
+        written = ", ".join(each.replace("{!u}", name.upper()).format(name) for each in spellings)
+        read = []
+        for statement in (
+            f"ALTER SHARE partners ADD ACCOUNTS = {written}",
+            "SHOW SHARES",
+            "SHOW GRANTS OF SHARE partners",
+            f"ALTER SHARE partners SET ACCOUNTS = {written}",
+            "SHOW SHARES",
+            f"ALTER SHARE partners REMOVE ACCOUNTS = {name.capitalize()}",
+            "SHOW GRANTS OF SHARE partners",
+        ):
+            told = [{**row, "created_on": 0} for row in rows(api, statement)]
+            read.append(str(told).replace(name.upper(), "X").replace(name, "x"))
+        answers.append(read)
+    assert answers[0] == answers[1]
+    assert "X" in answers[0][1]
+
+
+def test_a_share_opens_to_an_account_in_any_letters(api: TestClient, join: Join) -> None:  # noqa: F811
+    client = join("ACCOUNTADMIN", account="tenant")
+    run_all(api, *GIVE[:-1], "ALTER SHARE partners ADD ACCOUNTS = TeNaNt")
+    run_all(client, "CREATE DATABASE theirs FROM SHARE main.partners")
+    response = api.post("/luthier/v1/accounts", json={"name": "TENANT"})
+    assert "in other letters" in error_of(response, 409, "conflict")

@@ -295,3 +295,17 @@ def test_without_a_role_a_session_is_in_the_users_default_one(registry: Registry
         assert registry.keys.session_of("main", "ann", []).caller.role == role
         new = NewKey(id=f"key_{number}", hash=f"h{number}", prefix="lt_", user="ann")
         assert registry.keys.create(ADMIN, new).role == role
+
+
+def test_a_key_of_a_lesser_role_revokes_none_of_a_greater(timed: Registry, settings: Settings) -> None:
+    with_user(settings, "admin", "ANALYST")
+    (secret, lesser), (_, other) = draw(role="ANALYST"), draw(role="ANALYST")
+    for new in (lesser, other):
+        timed.keys.create(ADMIN, new)
+    caller = opened(timed, secret).caller
+    assert opened(timed, KEY).caller.role == ADMIN_ROLE
+    with pytest.raises(NotAllowed, match="opens more than key"):
+        timed.keys.revoke(caller, str(opened(timed, KEY).caller.key))
+    assert opened(timed, KEY)
+    timed.keys.revoke(caller, other.id)
+    timed.keys.revoke(caller, lesser.id)

@@ -98,8 +98,8 @@ def test_positions(registry: Registry) -> None:
     for number, account in ((2, ADMIN.account), (3, ADMIN.account), (4, OTHER.account)):
         submit(registry, number, account)
     submit(registry, 5, priority="high")
-    assert registry.jobs.positions(ADMIN) == {"ft_5": 1, "ft_2": 3, "ft_3": 4}
-    assert registry.jobs.positions(OTHER) == {"ft_4": 2}
+    assert registry.jobs.positions(ADMIN) == {"ft_5": 1, "ft_2": 2, "ft_3": 3}
+    assert registry.jobs.positions(OTHER) == {"ft_4": 1}
     registry.jobs.cancel(ADMIN, "ft_5")
     assert registry.jobs.positions(OTHER) == {"ft_4": 1}
 

@@ -137,7 +137,13 @@ class Accounts:
 
 
 def open_account(store: Store, tx: sa.Connection, name: str, home: Securable, now: int) -> bool:
-    """Makes an account with its admin, roles, first schema and what PUBLIC may do; False if it is there already."""
+    """Makes an account with its admin, roles, first schema and what PUBLIC may do; False if it is there already.
+
+    Conflict when another has the name in other letters: a share is opened to a name in any.
+    """
+    names = store.table("accounts").c.name
+    if exists(tx, sa.func.upper(names) == name.upper(), names != name):
+        raise Conflict(f"Account {name} is there already, in other letters. Choose another name.")
     if not store.insert_missing(tx, "accounts", [{"name": name, "created_on": now}]):
         return False
     made = {"account": name, "created_on": now}

@@ -88,10 +88,8 @@ class Databases:
                 raise InvalidInput(f"{place} is where names without one are looked for: it stays.")
             if self._models.are_made_in(tx, caller, place):
                 raise Conflict(f"A job is making a model in {place}. Wait for it, or cancel it.")
-            num_tables, num_views, num_models = (self._rows.num_in(tx, caller.account, place, name) for name in HELD)
-            if (num_tables or num_views or num_models) and not cascade:
-                held = f"{num_tables} tables, {num_views} views and {num_models} models"
-                raise Conflict(f"{place} has {held} in it. Drop them first, or say CASCADE (--cascade).")
+            if not cascade and any(self._rows.has_in(tx, caller.account, place, name) for name in HELD):
+                raise Conflict(f"{place} is not empty. Drop first what lies in it, or say CASCADE (--cascade).")
             self._models.remove(tx, caller, lies_in(self._store.table("models"), caller.account, place))
             self._views.remove(tx, caller, place)
             gone = self._tables.remove(tx, caller, place)

@@ -117,10 +117,10 @@ class Jobs:
             return self._first_answer(tx, job, idempotency_key)
 
     def positions(self, caller: Caller) -> dict[str, int]:
-        """Of the account's waiting jobs, their places in the queue of all accounts: 1 starts next."""
+        """Of the account's waiting jobs, their places among each other, in the order in which they start: from 1."""
         queue = self._queue.read(self._launcher.capacity(), self._clock())
-        places = positions(queue)
-        return {job.id: places[job.id] for job in queue.waiting if job.account == caller.account}
+        own = {job.id for job in queue.waiting if job.account == caller.account}
+        return {job_id: place for place, job_id in enumerate((each for each in positions(queue) if each in own), 1)}
 
     def show(self, caller: Caller, limit: int = MAX_SHOWN, before: str | None = None) -> list[Job]:
         """The jobs of the caller's roles, newest first; with `before` those older than a job."""

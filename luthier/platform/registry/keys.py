@@ -113,11 +113,11 @@ class Keys:
     def revoke(self, caller: Caller, key_id: str) -> KeyInfo:
         """From now on it opens nothing; doors that know it have heard within seconds.
 
-        By a key: itself, and those that open no more than it does. NotAllowed.
+        By a key: itself, and those that open no more than it does, in a role within its own. NotAllowed.
         """
         with self._guard.change(caller) as tx:
             row = self._get(tx, caller, key_id)
-            if caller.key not in (None, key_id) and not self._own(tx, caller).scope.covers(_session(row).scope):
+            if caller.key not in (None, key_id) and not self._covers(tx, caller, _session(row)):
                 raise NotAllowed(f"Key {key_id} opens more than key {caller.key}, which may not revoke it.")
             if row["revoked_on"] is None:
                 self._update(tx, key_id, revoked_on=self._clock())
@@ -175,6 +175,12 @@ class Keys:
         if caller.key is None:
             return Session(caller=caller, expires_on=self._token_keys_end())
         return _session(self._get(tx, caller, caller.key))
+
+    def _covers(self, tx: sa.Connection, caller: Caller, other: Session) -> bool:
+        """Whether the caller's key opens all that another does."""
+        within = self._identities.roles_within(tx, caller.account, caller.role)
+        is_within = other.caller.role in within or self._guard.may(tx, caller, Action.ADMINISTER)
+        return is_within and self._own(tx, caller).scope.covers(other.scope)
 
     def _token_keys_end(self) -> int | None:
         """A provider that withdraws a user tells nobody: what his tokens made has to end by itself."""

@@ -43,10 +43,9 @@ class PlaceRows:
         if not exists(tx, self.is_it(account, place)):
             raise no_place(place)
 
-    def num_in(self, tx: sa.Connection, account: str, place: Securable, table: str) -> int:
-        """Tables or models."""
-        its = lies_in(self._store.table(table), account, place)
-        return tx.execute(sa.select(sa.func.count()).where(its)).scalar_one()
+    def has_in(self, tx: sa.Connection, account: str, place: Securable, table: str) -> bool:
+        """Tables, views or models."""
+        return exists(tx, lies_in(self._store.table(table), account, place))
 
     def end(self, tx: sa.Connection, account: str, place: Securable) -> None:
         """With its schemas, and all that is granted there, now and in future."""

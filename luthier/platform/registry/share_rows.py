@@ -29,6 +29,11 @@ class Imported(NamedTuple):
     """Of the database."""
 
 
+def folded(account: str) -> str:
+    """How it is written down to whom a share is open: the same whether there is such an account or not."""
+    return account.upper()
+
+
 class ShareRows:
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -71,7 +76,7 @@ class ShareRows:
         """All of them, or the one of that name; none of shares that are dropped, or open to the account no more."""
         made, share, opened = self.databases.c, self.shares.c, self.accounts.c
         joined = sa.join(self.databases, self.shares, share.id == made.share_id).join(
-            self.accounts, sa.and_(opened.share_id == share.id, opened.account == made.account)
+            self.accounts, sa.and_(opened.share_id == share.id, opened.account == folded(account))
         )
         query = sa.select(made.name, share.id, share.name, share.account, made.created_on).select_from(joined)
         query = query.where(made.account == account)

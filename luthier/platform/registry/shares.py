@@ -18,7 +18,7 @@ from luthier.platform.registry.grants import Grant, Grants, no_share, shared
 from luthier.platform.registry.guard import Guard
 from luthier.platform.registry.paging import MAX_SHOWN, joined_page
 from luthier.platform.registry.place_rows import PlaceRows
-from luthier.platform.registry.share_rows import ShareRows, place_in
+from luthier.platform.registry.share_rows import ShareRows, folded, place_in
 from luthier.platform.securables import Granted, ObjectKind, Privilege, Scope, Securable, is_taken
 from luthier.platform.store import Row, Store, fetch, fetch_first
 
@@ -94,7 +94,7 @@ class Shares:
     def remove_accounts(self, caller: Caller, name: str, accounts: Sequence[str]) -> list[str]:
         with self._guard.change(caller) as tx:
             share = self._managed(tx, caller, name)
-            named = [self._account(tx, each) for each in accounts]
+            named = list(map(folded, accounts))
             opened = self._rows.accounts
             its = (opened.c.share_id == share["id"], opened.c.account.in_(named))
             tx.execute(sa.delete(opened).where(*its))
@@ -229,7 +229,7 @@ class Shares:
         """Of other accounts."""
         shares, opened = self._rows.shares, self._rows.accounts
         joined = sa.join(shares, opened, opened.c.share_id == shares.c.id)
-        query = sa.select(shares).select_from(joined).where(opened.c.account == caller.account)
+        query = sa.select(shares).select_from(joined).where(opened.c.account == folded(caller.account))
         return fetch(tx, query.order_by(shares.c.account, shares.c.name))
 
     def _open_share(self, tx: sa.Connection, caller: Caller, name: str, provider: str) -> Row:
@@ -241,24 +241,18 @@ class Shares:
             raise NotFound(f"No share {name} of account {provider} is open to this one. SHOW SHARES lists them.")
         return near[0]
 
-    def _account(self, tx: sa.Connection, written: str) -> str:
-        """An account's name in any spelling. One that is not there is taken as written: who asks is not told."""
-        names = self._store.table("accounts").c.name
-        near = tx.execute(sa.select(names).where(sa.func.lower(names) == written.lower())).scalars().all()
-        return near[0] if len(near) == 1 else written
-
     def _open_to(self, tx: sa.Connection, caller: Caller, share: Row, accounts: Sequence[str]) -> None:
-        named = list(dict.fromkeys(self._account(tx, each) for each in accounts))
-        if caller.account in named:
+        """Nobody is told which of them are there."""
+        named = list(dict.fromkeys(map(folded, accounts)))
+        if folded(caller.account) in named:
             raise InvalidInput(f"Account {caller.account} is your own: a share is for others.")
         made = {"share_id": share["id"], "granted_by": caller.role, "created_on": self._clock()}
         self._store.insert_missing(tx, "share_accounts", [{**made, "account": each} for each in named])
 
     def _opened(self, tx: sa.Connection, share: Row) -> list[str]:
-        """In upper case, so that nobody is told which of them are there."""
         columns = self._rows.accounts.c
         query = sa.select(columns.account).where(columns.share_id == share["id"]).order_by(columns.account)
-        return [each.upper() for each in tx.execute(query).scalars()]
+        return list(tx.execute(query).scalars())
 
     def _outbound(self, tx: sa.Connection, row: Row) -> Share:
         return _to_share(row, "OUTBOUND", self._given(tx, row) or "", to=self._opened(tx, row), owner=row["owner"])
